@@ -1,0 +1,396 @@
+"""What the networks are: one frozen config and the table of named configs.
+
+Data and arithmetic only; nothing here needs torch. `model.py` builds a network from a config, and
+everything people ask about one (channels, reductions, parameters, multiply-adds) is derived here.
+
+The paper is Sandler et al. 2018, "MobileNetV2: Inverted Residuals and Linear Bottlenecks",
+https://arxiv.org/abs/1801.04381; its letters are kept: t is the expansion factor, c the output
+channels at width 1.0, n the number of bottlenecks in the stage, s the stride of the first of them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from mnv2zoo.errors import UnknownModelError
+
+Classifier = Literal["linear", "conv", "conv_bn", "conv_bn_act"]
+CLASSIFIERS: tuple[Classifier, ...] = ("linear", "conv", "conv_bn", "conv_bn_act")
+OUTPUT_STRIDES = (8, 16, 32)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of n bottlenecks with the same width: a row of the paper's Table 2."""
+
+    t: int
+    c: int
+    n: int
+    s: int
+
+
+@dataclass(frozen=True)
+class Config:
+    """A network of the family.
+
+    Attributes:
+        name: The architecture's name in the registry.
+        stages: The rows of the network's table.
+        width: Multiplier of all channel counts (paper, section 4.1, "width multiplier").
+        fix_stem_head: Whether stem and head keep their channels whatever the width.
+        stem: Channels of the stem at width 1.0.
+        head: Channels of the head at width 1.0; widths below 1.0 never narrow it (section 4.1).
+        activation: `relu6` as in the paper, or `relu`.
+        expand_first: Whether the first bottleneck has an expansion layer in spite of t = 1.
+        conv_bias: Whether the convolutions of stem and head have a bias before their batch norm.
+        classifier: `linear`, or a 1x1 convolution, alone or followed by a batch norm and by an
+            activation.
+        init: `tensorflow` (the normal initialisation by fan-out that timm gives its MobileNetV2) or
+            `torch` (PyTorch's own defaults).
+        num_classes: Classes of the network as published.
+        source: Where the network was described.
+    """
+
+    name: str
+    stages: tuple[Stage, ...]
+    width: float = 1.0
+    fix_stem_head: bool = False
+    stem: int = 32
+    head: int = 1280
+    activation: Literal["relu", "relu6"] = "relu6"
+    expand_first: bool = False
+    conv_bias: bool = False
+    classifier: Classifier = "linear"
+    init: Literal["tensorflow", "torch"] = "tensorflow"
+    num_classes: int = 1000
+    source: str = "https://arxiv.org/abs/1801.04381"
+
+    @property
+    def stem_channels(self) -> int:
+        """Output channels of the stem."""
+        return self.stem if self.fix_stem_head else round_channels(self.stem * self.width)
+
+    @property
+    def head_channels(self) -> int:
+        """Output channels of the head, which are those of the pooled feature."""
+        if self.fix_stem_head:
+            return self.head
+        return max(self.head, round_channels(self.head * self.width))
+
+    @property
+    def classifier_norm(self) -> bool:
+        """Whether a batch norm follows the classifier."""
+        return self.classifier in ("conv_bn", "conv_bn_act")
+
+
+@dataclass(frozen=True)
+class Bottleneck:
+    """One inverted residual, with its place in the network and everything needed to build it.
+
+    Attributes:
+        number: From 1, as in `Bottleneck_1`.
+        stage: Index of its stage, from 0.
+        index: Index within its stage, from 0.
+        in_channels: Channels it takes.
+        hidden: Channels of its depthwise convolution.
+        out_channels: Channels it gives.
+        stride: Stride of its depthwise convolution.
+        dilation: Dilation of its depthwise convolution, above 1 only where `output_stride` asks.
+        reduction: Image pixels a side for one pixel of its output.
+        expand: Whether a 1x1 convolution widens its input to `hidden` first.
+    """
+
+    number: int
+    stage: int
+    index: int
+    in_channels: int
+    hidden: int
+    out_channels: int
+    stride: int
+    dilation: int
+    reduction: int
+    expand: bool
+
+    @property
+    def name(self) -> str:
+        """Its public name, `Bottleneck_k`."""
+        return f"Bottleneck_{self.number}"
+
+    @property
+    def shortcut(self) -> bool:
+        """Whether the input is added to the output (paper, Figure 4(d))."""
+        return self.stride == 1 and self.in_channels == self.out_channels
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A map that feature extraction offers: the last one before each halving of the resolution.
+
+    Attributes:
+        stage: Stages to run, from 1, to get it.
+        channels: Its channels.
+        reduction: Image pixels a side for one of its own.
+    """
+
+    stage: int
+    channels: int
+    reduction: int
+
+
+def round_channels(channels: float, divisor: int = 8) -> int:
+    """Rounds to the nearest multiple of `divisor`, never losing more than a tenth.
+
+    This is `make_divisible` of the reference implementation,
+    https://github.com/tensorflow/models/blob/master/research/slim/nets/mobilenet/mobilenet.py
+
+    Args:
+        channels: Channels wanted, a positive number.
+        divisor: What the result is a multiple of.
+
+    Returns:
+        The rounded channel count, at least `divisor`.
+    """
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+def bottlenecks(config: Config, output_stride: int = 32) -> tuple[Bottleneck, ...]:
+    """Lays out the bottlenecks of a network.
+
+    Args:
+        config: The network.
+        output_stride: Reduction that is not exceeded, 8, 16 or 32. Strides beyond it become
+            dilations of the bottlenecks that follow, as in timm: the bottleneck that loses its
+            stride keeps the dilation it had.
+
+    Returns:
+        The bottlenecks in the order they run.
+
+    Raises:
+        ValueError: If `output_stride` is none of the three.
+    """
+    if output_stride not in OUTPUT_STRIDES:
+        raise ValueError(f"output_stride must be 8, 16 or 32, not {output_stride!r}")
+    laid: list[Bottleneck] = []
+    in_channels, reduction, dilation = config.stem_channels, 2, 1
+    for stage_index, stage in enumerate(config.stages):
+        out_channels = round_channels(stage.c * config.width)
+        for index in range(stage.n):
+            stride = stage.s if index == 0 else 1
+            next_dilation = dilation
+            if reduction * stride > output_stride:
+                next_dilation, stride = dilation * stride, 1
+            reduction *= stride
+            laid.append(
+                Bottleneck(
+                    number=len(laid) + 1,
+                    stage=stage_index,
+                    index=index,
+                    in_channels=in_channels,
+                    hidden=in_channels * stage.t,
+                    out_channels=out_channels,
+                    stride=stride,
+                    dilation=dilation,
+                    reduction=reduction,
+                    expand=stage.t > 1 or config.expand_first,
+                )
+            )
+            in_channels, dilation = out_channels, next_dilation
+    return tuple(laid)
+
+
+def features(config: Config, output_stride: int = 32) -> tuple[Feature, ...]:
+    """Lists the maps for feature extraction: the last bottleneck before each stride, and the last.
+
+    Args:
+        config: The network.
+        output_stride: As in `bottlenecks`. A stride that became a dilation still ends a level, as
+            in timm, so that there are five maps whatever the output stride.
+
+    Returns:
+        The maps from fine to coarse.
+    """
+    last = {block.stage: block for block in bottlenecks(config, output_stride)}
+    ends = [i for i in last if i + 1 == len(config.stages) or config.stages[i + 1].s > 1]
+    return tuple(Feature(i + 1, last[i].out_channels, last[i].reduction) for i in ends)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or linear layer as far as counting goes.
+
+    Attributes:
+        in_channels: Its input channels, divided by its groups.
+        out_channels: Its output channels.
+        kernel: Its kernel's side.
+        reduction: Image pixels a side for one pixel of its output; 0 after the global pool.
+        bias: Whether it has a bias.
+        norm: Whether a batch norm follows.
+    """
+
+    in_channels: int
+    out_channels: int
+    kernel: int
+    reduction: int
+    bias: bool
+    norm: bool
+
+    @property
+    def parameters(self) -> int:
+        """Learnt numbers, those of the batch norm included."""
+        weights = self.in_channels * self.out_channels * self.kernel**2
+        return weights + self.out_channels * (self.bias + 2 * self.norm)
+
+
+def layers(config: Config, num_classes: int | None = None, in_chans: int = 3) -> Iterator[Layer]:
+    """Walks the convolution and linear layers of a network in the order they run.
+
+    Args:
+        config: The network.
+        num_classes: Classes of the classifier; the config's own by default, none for 0.
+        in_chans: Channels of the input image.
+
+    Yields:
+        A `Layer` for each.
+    """
+    classes = config.num_classes if num_classes is None else num_classes
+    yield Layer(in_chans, config.stem_channels, 3, 2, config.conv_bias, True)
+    reduction = 2
+    for b in bottlenecks(config):
+        if b.expand:
+            yield Layer(b.in_channels, b.hidden, 1, reduction, False, True)
+        reduction = b.reduction
+        yield Layer(1, b.hidden, 3, reduction, False, True)
+        yield Layer(b.hidden, b.out_channels, 1, reduction, False, True)
+    yield Layer(b.out_channels, config.head_channels, 1, reduction, config.conv_bias, True)
+    if classes:
+        yield Layer(config.head_channels, classes, 1, 0, True, config.classifier_norm)
+
+
+def parameters(config: Config, num_classes: int | None = None) -> int:
+    """Counts the learnt parameters of a network for RGB images.
+
+    Args:
+        config: The network.
+        num_classes: Classes of the classifier; the config's own by default.
+
+    Returns:
+        The count; running statistics of batch norms are buffers and not in it.
+    """
+    return sum(layer.parameters for layer in layers(config, num_classes))
+
+
+def macs(config: Config, size: tuple[int, int] = (224, 224), num_classes: int | None = None) -> int:
+    """Counts the multiply-adds of a network's convolution and linear layers for one RGB image.
+
+    Args:
+        config: The network.
+        size: Height and width of the image in pixels.
+        num_classes: Classes of the classifier; the config's own by default.
+
+    Returns:
+        The count (0.3008 G for width 1.0 at 224 pixels). Biases, batch norms, activations and
+        shortcuts are not in it.
+    """
+
+    def pixels(reduction: int) -> int:
+        # Every stride-2 convolution here pads so that an odd side rounds up.
+        return -(-size[0] // reduction) * -(-size[1] // reduction) if reduction else 1
+
+    return sum(
+        layer.in_channels * layer.out_channels * layer.kernel**2 * pixels(layer.reduction)
+        for layer in layers(config, num_classes)
+    )
+
+
+# Paper, Table 2.
+PAPER_STAGES = (
+    Stage(t=1, c=16, n=1, s=1),
+    Stage(t=6, c=24, n=2, s=2),
+    Stage(t=6, c=32, n=3, s=2),
+    Stage(t=6, c=64, n=4, s=2),
+    Stage(t=6, c=96, n=3, s=1),
+    Stage(t=6, c=160, n=3, s=2),
+    Stage(t=6, c=320, n=1, s=1),
+)
+
+# The tutorial network halves the resolution before the 96-channel stage instead of the 64-channel one.
+TUTORIAL_STAGES = (
+    Stage(t=1, c=16, n=1, s=1),
+    Stage(t=6, c=24, n=2, s=2),
+    Stage(t=6, c=32, n=3, s=2),
+    Stage(t=6, c=64, n=4, s=1),
+    Stage(t=6, c=96, n=3, s=2),
+    Stage(t=6, c=160, n=3, s=2),
+    Stage(t=6, c=320, n=1, s=1),
+)
+
+
+def _paper(name: str, width: float) -> Config:
+    return Config(name, PAPER_STAGES, width)
+
+
+def _deeper(name: str, width: float, repeats: tuple[int, ...]) -> Config:
+    # Wider and deeper by compound scaling, stem and head kept: timm's 110d and 120d.
+    pairs = zip(PAPER_STAGES, repeats, strict=True)
+    stages = tuple(Stage(row.t, row.c, n, row.s) for row, n in pairs)
+    return Config(name, stages, width, fix_stem_head=True, source="https://github.com/huggingface/pytorch-image-models")
+
+
+def _tutorial(name: str, width: float) -> Config:
+    return Config(
+        name,
+        TUTORIAL_STAGES,
+        width,
+        activation="relu",
+        expand_first=True,
+        conv_bias=True,
+        classifier="conv_bn_act",
+        init="torch",
+        num_classes=20,
+        source="a tutorial implementation of MobileNetV2 in PyTorch",
+    )
+
+
+CONFIGS: dict[str, Config] = {
+    config.name: config
+    for config in (
+        _paper("mnv2zoo_035", 0.35),
+        _paper("mnv2zoo_050", 0.50),
+        _paper("mnv2zoo_075", 0.75),
+        _paper("mnv2zoo_100", 1.00),
+        _deeper("mnv2zoo_110d", 1.10, (1, 3, 4, 5, 4, 4, 1)),
+        _deeper("mnv2zoo_120d", 1.20, (1, 3, 5, 6, 5, 5, 1)),
+        _paper("mnv2zoo_140", 1.40),
+        _tutorial("mnv2zoo_050_c20", 0.50),
+        _tutorial("mnv2zoo_100_c20", 1.00),
+        _tutorial("mnv2zoo_140_c20", 1.40),
+    )
+}
+
+
+def get(name: str) -> Config:
+    """Looks up a config.
+
+    Args:
+        name: An architecture, or `architecture.tag`, whose tag is ignored.
+
+    Returns:
+        The config.
+
+    Raises:
+        UnknownModelError: If there is none of that name; the message names the nearest.
+    """
+    architecture = name.partition(".")[0]
+    if architecture in CONFIGS:
+        return CONFIGS[architecture]
+    near = difflib.get_close_matches(architecture, CONFIGS, n=3)
+    raise UnknownModelError(
+        "unknown architecture",
+        expected=", ".join(near or CONFIGS),
+        found=repr(name),
+        fix="List them with `mnv2zoo list`.",
+    )

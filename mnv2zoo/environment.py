@@ -1,0 +1,78 @@
+"""Every environment variable of the package, read when asked and documented here only.
+
+Downloads go through huggingface_hub, which reads its own variables (`HF_HOME`, `HF_ENDPOINT`,
+`HF_TOKEN`, `HF_HUB_OFFLINE` and more).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Variable:
+    """An environment variable.
+
+    Attributes:
+        name: Its name.
+        meaning: What it does, as Markdown.
+        default: What holds where it is not set.
+    """
+
+    name: str
+    meaning: str
+    default: str
+
+
+WEIGHTS_DIR = Variable(
+    "MNV2ZOO_WEIGHTS_DIR",
+    "A local mirror of weights, looked in before anything else: `<dir>/<repo_id>/<filename>` or "
+    "`<dir>/<sha256>.safetensors`. Its files are verified like any other; a bad one is reported, never deleted. "
+    "`mnv2zoo weights fetch --mirror DIR` fills one.",
+    "no mirror",
+)
+WEIGHTS_INDEX = Variable(
+    "MNV2ZOO_WEIGHTS_INDEX",
+    "A further index of weights laid over the shipped one: its entries win, and come first where an "
+    "architecture's default weights are chosen. Read when the package is imported.",
+    "the shipped index alone",
+)
+REQUIRE_PINNED = Variable(
+    "MNV2ZOO_REQUIRE_PINNED",
+    "`1` refuses weights that the package finds by itself (`hf-hub:` names included) unless their SHA-256 is in an "
+    "index. A file that you name by its path is your own.",
+    "`0`: trust on first use",
+)
+HOME = Variable(
+    "MNV2ZOO_HOME",
+    "Folder of the small state that the package keeps: the record of first use.",
+    "`~/.cache/mnv2zoo`",
+)
+VARIABLES = (WEIGHTS_DIR, WEIGHTS_INDEX, REQUIRE_PINNED, HOME)
+
+
+def _path(variable: Variable) -> Path | None:
+    value = os.environ.get(variable.name, "")
+    return Path(value).expanduser() if value else None
+
+
+def weights_dir() -> Path | None:
+    """The local mirror, if one is set."""
+    return _path(WEIGHTS_DIR)
+
+
+def weights_index() -> Path | None:
+    """The further index file, if one is set."""
+    return _path(WEIGHTS_INDEX)
+
+
+def require_pinned() -> bool:
+    """Whether weights without a recorded hash are refused."""
+    return os.environ.get(REQUIRE_PINNED.name, "").strip().lower() not in ("", "0", "false", "no", "off")
+
+
+def home() -> Path:
+    """The folder of the package's own state; it need not exist."""
+    return _path(HOME) or Path("~/.cache/mnv2zoo").expanduser()

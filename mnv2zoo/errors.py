@@ -1,0 +1,87 @@
+"""Every error of the package: what was expected, what was found, where, and what to do next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ZooError(Exception):
+    """Base of all errors that this package raises on its own account.
+
+    Attributes:
+        problem: What went wrong, in a few words.
+        expected: What was expected, if that can be said.
+        found: What was found instead.
+        where: The file, address or argument concerned.
+        fix: What to do next, as a sentence.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        expected: object = None,
+        found: object = None,
+        where: object = None,
+        fix: str = "",
+    ) -> None:
+        self.problem, self.expected, self.found, self.where, self.fix = problem, expected, found, where, fix
+        super().__init__(problem)
+
+    def __str__(self) -> str:
+        facts = [
+            f"{label} {value}"
+            for label, value in (("expected", self.expected), ("found", self.found), ("in", self.where))
+            if value is not None
+        ]
+        message = self.problem + (": " + ", ".join(facts) if facts else "")
+        return f"{message}. {self.fix}" if self.fix else message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors cross process borders (data loader workers, DDP), so they pickle with their fields.
+        fields = {name: getattr(self, name) for name in ("problem", "expected", "found", "where", "fix")}
+        return _rebuild, (type(self), fields)
+
+
+def _rebuild(kind: type[ZooError], fields: dict[str, Any]) -> ZooError:
+    return kind(**fields)
+
+
+class UnknownModelError(ZooError, ValueError):
+    """No architecture or weights of that name."""
+
+
+class UnknownArgumentError(ZooError, TypeError):
+    """A keyword argument that nothing takes."""
+
+
+class ConversionError(ZooError, ValueError):
+    """A state dict that does not fit the layout or the model it is said to belong to."""
+
+
+class MissingExtraError(ZooError, ImportError):
+    """An optional dependency that is not installed."""
+
+
+class ImageReadError(ZooError, ValueError):
+    """A file that cannot be read as an image."""
+
+
+class WeightsError(ZooError, RuntimeError):
+    """Base of the errors about weights."""
+
+
+class IntegrityError(WeightsError):
+    """Bytes that are not the ones recorded: wrong size or SHA-256, or no safetensors file at all."""
+
+
+class UnpinnedWeightsError(WeightsError):
+    """Weights without a recorded hash, where `MNV2ZOO_REQUIRE_PINNED` demands one."""
+
+
+class WeightsUnavailableError(WeightsError):
+    """Weights that could not be fetched."""
+
+
+class WeightsIndexError(WeightsError):
+    """An index of weights that cannot be read or breaks one of its rules."""
