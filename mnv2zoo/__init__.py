@@ -1,0 +1,37 @@
+"""MobileNetV2 for timm: named configurations, weights verified by hash, every bottleneck within reach.
+
+Importing the package registers the models with timm and does nothing else.
+"""
+
+import sys
+from pathlib import Path
+
+from mnv2zoo import architecture, environment, errors
+
+__version__ = "0.1.0"
+__all__ = [
+    "architecture",
+    "convert",
+    "environment",
+    "errors",
+    "info",
+    "list_models",
+    "model",
+    "model_info",
+    "registry",
+    "transforms",
+    "weights",
+]
+
+
+def _is_command_line() -> bool:
+    # While `python -m mnv2zoo` looks for the module, argv[0] is "-m".
+    as_module = sys.argv[:1] == ["-m"] and "mnv2zoo" in sys.orig_argv
+    return as_module or Path(sys.argv[0] if sys.argv else "").name in ("mnv2zoo", "mnv2zoo.exe")
+
+
+# The command line answers --help before torch and timm are imported, which takes seconds; its commands
+# import what they need.
+if not _is_command_line():
+    from mnv2zoo import convert, info, model, registry, weights
+    from mnv2zoo.info import list_models, model_info, transforms

@@ -1,0 +1,122 @@
+"""What one asks about the zoo before using it: names, figures, preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+from timm.data import create_transform, resolve_data_config
+
+from mnv2zoo import architecture, registry
+from mnv2zoo.weights import index
+from mnv2zoo.weights.index import WeightsEntry
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Figures of a network, computed from its config.
+
+    Attributes:
+        name: As it was asked for.
+        architecture: Its architecture.
+        params: Learnt parameters with the published number of classes.
+        macs: Multiply-adds of convolution and linear layers for one image of `input_size`.
+        input_size: Channels, height and width, those of its weights where there are any.
+        num_classes: Classes, likewise.
+        feature_channels: Channels of the maps of `features_only=True`, from fine to coarse.
+        feature_reductions: Image pixels a side for one pixel of each map.
+        weights: Names of its weights; the first is the default.
+        source: Where the network was described.
+    """
+
+    name: str
+    architecture: str
+    params: int
+    macs: int
+    input_size: tuple[int, int, int]
+    num_classes: int
+    feature_channels: tuple[int, ...]
+    feature_reductions: tuple[int, ...]
+    weights: tuple[str, ...]
+    source: str
+
+
+def list_models(pretrained: bool = False) -> list[str]:
+    """Lists the zoo.
+
+    Args:
+        pretrained: List the weights, as `architecture.tag`, instead of the architectures.
+
+    Returns:
+        The names, sorted as timm sorts them.
+
+    Raises:
+        WeightsIndexError: If an index file is bad.
+    """
+    index.entries()
+    names = timm.list_models(module=registry.PACKAGE, pretrained=pretrained)
+    return [name for name in names if "." in name] if pretrained else names
+
+
+def model_info(name: str) -> ModelInfo:
+    """Tells the figures of a network.
+
+    Args:
+        name: An architecture, or `architecture.tag`.
+
+    Returns:
+        Its figures.
+
+    Raises:
+        UnknownModelError: If there is none of that name.
+        WeightsIndexError: If an index file is bad.
+    """
+    config = architecture.get(name)
+    entry = _entry(name)
+    input_size = entry.input_size if entry else (3, 224, 224)
+    num_classes = entry.num_classes if entry else config.num_classes
+    maps = architecture.features(config)
+    weights = [e.name for e in index.entries().values() if e.architecture == config.name]
+    return ModelInfo(
+        name=name,
+        architecture=config.name,
+        params=architecture.parameters(config, num_classes),
+        macs=architecture.macs(config, input_size[1:], num_classes),
+        input_size=input_size,
+        num_classes=num_classes,
+        feature_channels=tuple(m.channels for m in maps),
+        feature_reductions=tuple(m.reduction for m in maps),
+        weights=tuple(weights),
+        source=config.source,
+    )
+
+
+def transforms(name: str, training: bool = False, **options: Any) -> Callable[..., Any]:
+    """Makes the preprocessing that a network's weights want.
+
+    Args:
+        name: `architecture.tag`, or an architecture, whose default weights are meant. Without weights
+            it is ImageNet's preprocessing at 224 pixels.
+        training: Make the augmentation for training instead.
+        **options: Arguments of `timm.data.create_transform` that replace its own.
+
+    Returns:
+        A function from a PIL image in RGB to a float tensor (3, height, width).
+
+    Raises:
+        UnknownModelError: If there is none of that name.
+        WeightsIndexError: If an index file is bad.
+    """
+    config = architecture.get(name)
+    cfg = registry.pretrained_cfg(config, _entry(name))
+    data = resolve_data_config(pretrained_cfg=cfg.to_dict(), use_test_size=not training)
+    return create_transform(**{**data, "is_training": training, **options})
+
+
+def _entry(name: str) -> WeightsEntry | None:
+    """The weights of a name; None for an architecture that has none."""
+    if "." in name:
+        return index.entry(name)
+    return next((entry for entry in index.entries().values() if entry.architecture == name), None)

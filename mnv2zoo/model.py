@@ -1,0 +1,448 @@
+"""What the networks compute: two kinds of bottleneck, and the network made of them.
+
+`MobileNetV2` builds any config of `architecture.py`. It keeps timm's method contract
+(https://huggingface.co/docs/timm/feature_extraction) and the parameter names of timm's own
+MobileNetV2, so that a checkpoint of one loads in the other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, create_classifier, create_conv2d, get_act_layer, get_norm_act_layer
+from timm.models import FeatureInfo, checkpoint, checkpoint_seq
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from mnv2zoo import architecture
+from mnv2zoo.architecture import Bottleneck, Classifier, Config
+
+NormAct = Callable[..., nn.Module]
+Conv = Callable[..., nn.Module]
+
+
+class DepthwiseSeparable(nn.Module):
+    """A bottleneck without expansion: 3x3 depthwise, then 1x1 projection without activation.
+
+    The first bottleneck of the paper's network, whose expansion factor is 1.
+    """
+
+    def __init__(self, block: Bottleneck, conv: Conv, norm_act: NormAct, drop_path: float) -> None:
+        super().__init__()
+        hidden, out = block.hidden, block.out_channels
+        self.has_skip = block.shortcut
+        self.conv_dw = conv(hidden, hidden, 3, stride=block.stride, dilation=block.dilation, groups=hidden)
+        self.bn1 = norm_act(hidden)
+        self.conv_pw = conv(hidden, out, 1)
+        self.bn2 = norm_act(out, apply_act=False)
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (N, in, H, W) to (N, out, H/stride, W/stride)."""
+        shortcut = x
+        x = self.bn1(self.conv_dw(x))
+        x = self.bn2(self.conv_pw(x))
+        if self.has_skip:
+            x = self.drop_path(x) + shortcut
+        return x
+
+
+class InvertedResidual(nn.Module):
+    """A bottleneck: 1x1 expansion, 3x3 depthwise, then 1x1 projection without activation.
+
+    Paper, section 3.3 and Table 1: the shortcut joins the narrow ends, and the projection is linear
+    because a ReLU would lose information in few channels (section 3.2).
+    """
+
+    def __init__(self, block: Bottleneck, conv: Conv, norm_act: NormAct, drop_path: float) -> None:
+        super().__init__()
+        hidden, out = block.hidden, block.out_channels
+        self.has_skip = block.shortcut
+        self.conv_pw = conv(block.in_channels, hidden, 1)
+        self.bn1 = norm_act(hidden)
+        self.conv_dw = conv(hidden, hidden, 3, stride=block.stride, dilation=block.dilation, groups=hidden)
+        self.bn2 = norm_act(hidden)
+        self.conv_pwl = conv(hidden, out, 1)
+        self.bn3 = norm_act(out, apply_act=False)
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (N, in, H, W) to (N, out, H/stride, W/stride)."""
+        shortcut = x
+        x = self.bn1(self.conv_pw(x))
+        x = self.bn2(self.conv_dw(x))
+        x = self.bn3(self.conv_pwl(x))
+        if self.has_skip:
+            x = self.drop_path(x) + shortcut
+        return x
+
+
+class MobileNetV2(nn.Module):
+    """A network of the family, as classifier or, through timm, as feature extractor.
+
+    Args:
+        config: What to build.
+        num_classes: Classes; the config's own by default, 0 for none (the pooled feature comes out).
+        in_chans: Channels of the input image.
+        output_stride: 8, 16 or 32; see `architecture.bottlenecks`.
+        pad_type: Padding of the convolutions: `""` for symmetric, `"same"` for TensorFlow's, which
+            weights trained there need.
+        act_layer: Activation in place of the config's, as a name or class that timm knows.
+        norm_layer: Normalisation in place of `nn.BatchNorm2d`, likewise.
+        bn_eps: Epsilon of the batch norms, 1e-5 by default.
+        bn_momentum: Momentum of the batch norms, 0.1 by default.
+        classifier: In place of the config's; see `architecture.Config`. `"conv"` drops batch norm and
+            ReLU after the 20-class network's classifier, which suits fine-tuning.
+        drop_rate: Dropout before the classifier.
+        drop_path_rate: Stochastic depth; grows linearly from 0 at the first bottleneck.
+        global_pool: Pooling that timm knows: `avg`, `max`, `avgmax`, `catavgmax`, or `""` for none.
+        device: Where parameters are made.
+        dtype: Their type.
+
+    Attributes:
+        config: The config that was built, with the arguments above applied.
+        num_features: Channels of `forward_features`' result.
+        head_hidden_size: Width of what enters the classifier.
+        feature_info: A dict a feature map (num_chs, reduction, module, stage), from fine to coarse.
+
+    Raises:
+        ValueError: If an argument has a value outside its choices.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        num_classes: int | None = None,
+        in_chans: int = 3,
+        output_stride: int = 32,
+        pad_type: str = "",
+        act_layer: Any = None,
+        norm_layer: Any = None,
+        bn_eps: float | None = None,
+        bn_momentum: float | None = None,
+        classifier: Classifier | None = None,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        global_pool: str = "avg",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if classifier is not None:
+            if classifier not in architecture.CLASSIFIERS:
+                raise ValueError(f"classifier must be one of {architecture.CLASSIFIERS}, not {classifier!r}")
+            config = replace(config, classifier=classifier)
+        self.config = config
+        self.num_classes = config.num_classes if num_classes is None else num_classes
+        self.in_chans = in_chans
+        self.drop_rate = drop_rate
+        self.grad_checkpointing = False
+
+        factory = {"device": device, "dtype": dtype}
+        bn = {key: value for key, value in (("eps", bn_eps), ("momentum", bn_momentum)) if value is not None}
+        conv = partial(create_conv2d, padding=pad_type, **factory)
+        norm_act = partial(
+            get_norm_act_layer(norm_layer or partial(nn.BatchNorm2d, **bn), get_act_layer(act_layer or config.activation)),
+            inplace=True,
+            **factory,
+        )
+        self._norm_act = norm_act
+
+        self.conv_stem = conv(in_chans, config.stem_channels, 3, stride=2, bias=config.conv_bias)
+        self.bn1 = norm_act(config.stem_channels)
+
+        blocks = architecture.bottlenecks(config, output_stride)
+        stages: list[list[nn.Module]] = [[] for _ in config.stages]
+        for block in blocks:
+            kind = InvertedResidual if block.expand else DepthwiseSeparable
+            drop_path = drop_path_rate * (block.number - 1) / len(blocks)
+            stages[block.stage].append(kind(block, conv, norm_act, drop_path))
+        self.blocks = nn.Sequential(*(nn.Sequential(*stage) for stage in stages))
+        maps = architecture.features(config, output_stride)
+        self.feature_info: list[dict[str, Any]] = [
+            {"num_chs": m.channels, "reduction": m.reduction, "module": f"blocks.{m.stage - 1}", "stage": m.stage}
+            for m in maps
+        ]
+        self.stage_ends = [m.stage for m in maps]
+
+        self.num_features = config.head_channels
+        self.conv_head = conv(blocks[-1].out_channels, self.num_features, 1, bias=config.conv_bias)
+        self.bn2 = norm_act(self.num_features)
+        self._make_classifier(global_pool, factory)
+        if config.init == "tensorflow":
+            self.apply(_init_as_tensorflow)
+
+    def _make_classifier(self, global_pool: str, factory: dict[str, Any]) -> None:
+        # A pooled map stays four-dimensional for a convolutional classifier, and is flattened after it.
+        use_conv = self.config.classifier != "linear"
+        self.global_pool, self.classifier = create_classifier(
+            self.num_features, self.num_classes, pool_type=global_pool, use_conv=use_conv, **factory
+        )
+        has_norm = self.config.classifier_norm and self.num_classes > 0
+        act = self.config.classifier == "conv_bn_act"
+        norm_act = partial(self._norm_act, **factory)
+        self.classifier_bn = norm_act(self.num_classes, apply_act=act) if has_norm else nn.Identity()
+        self.flatten = nn.Flatten(1) if use_conv and global_pool else nn.Identity()
+        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
+
+    @torch.jit.ignore
+    def init_weights(self) -> None:
+        """Initialises everything anew, as the config says."""
+        for module in self.modules():
+            init_module(module, self.config)
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns that group parameters by depth, for layer-wise learning rates.
+
+        Args:
+            coarse: One group a stage instead of one a bottleneck.
+
+        Returns:
+            What `timm.models.group_parameters` takes. Whatever no pattern matches, the classifier
+            and its batch norm, is the last group.
+        """
+        return {
+            "stem": r"^(conv_stem|bn1)",
+            "blocks": [
+                (r"^blocks\.(\d+)" if coarse else r"^blocks\.(\d+)\.(\d+)", None),
+                (r"^(conv_head|bn2)", (99999,)),
+            ],
+        }
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters never to decay beyond biases and norms, which timm leaves out itself: none."""
+        return set()
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Switches recomputation of activations in the backward pass on or off."""
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """The classifier; with the batch norm that belongs to it, as one module, where there is one."""
+        if isinstance(self.classifier_bn, nn.Identity):
+            return self.classifier
+        return nn.Sequential(self.classifier, self.classifier_bn)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replaces the classifier (and its batch norm) by a new one.
+
+        Args:
+            num_classes: Classes of the new one; 0 for none.
+            global_pool: Pooling; the present one if None.
+        """
+        reference = self.conv_stem.weight
+        self.num_classes = num_classes
+        pool = self.global_pool.pool_type if global_pool is None else global_pool
+        self._make_classifier(pool, {"device": reference.device, "dtype": reference.dtype})
+        for module in (self.global_pool, self.classifier, self.classifier_bn):
+            module.train(self.training)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+        extra_blocks: bool = False,
+    ) -> Any:
+        """Runs the features and collects maps on the way.
+
+        Args:
+            x: Images (N, C, H, W).
+            indices: Which maps: the last n for an int, those of a list (negative from the end), or all.
+            norm: For timm's contract; the maps are normalised as they are.
+            stop_early: Do not run what lies behind the last map asked for.
+            output_fmt: `NCHW`, the only one there is.
+            intermediates_only: Return the maps alone.
+            extra_blocks: Index all stages, 0 being the stem, instead of the maps in `feature_info`.
+
+        Returns:
+            The final features and the list of maps, or the list alone.
+        """
+        assert output_fmt == "NCHW", "output_fmt must be NCHW"
+        if extra_blocks:
+            take, deepest = feature_take_indices(len(self.blocks) + 1, indices)
+        else:
+            take, deepest = feature_take_indices(len(self.stage_ends), indices)
+            take = [self.stage_ends[i] for i in take]
+            deepest = self.stage_ends[deepest]
+        intermediates: list[Tensor] = []
+        x = self.bn1(self.conv_stem(x))
+        if 0 in take:
+            intermediates.append(x)
+        # TorchScript cannot slice a Sequential by a number it does not know.
+        blocks = self.blocks if torch.jit.is_scripting() or not stop_early else self.blocks[:deepest]
+        stage = 0
+        for stage, block in enumerate(blocks, start=1):
+            x = checkpoint_seq(block, x) if self.grad_checkpointing and not torch.jit.is_scripting() else block(x)
+            if stage in take:
+                intermediates.append(x)
+        if intermediates_only:
+            return intermediates
+        if stage == self.stage_ends[-1]:
+            x = self.bn2(self.conv_head(x))
+        return x, intermediates
+
+    def prune_intermediate_layers(
+        self,
+        indices: int | list[int] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
+        extra_blocks: bool = False,
+    ) -> list[int]:
+        """Removes what the maps asked for do not need.
+
+        Args:
+            indices: As in `forward_intermediates`.
+            prune_norm: Remove the head's convolution and norm even if all stages stay.
+            prune_head: Remove the classifier.
+            extra_blocks: As in `forward_intermediates`.
+
+        Returns:
+            The indices as non-negative numbers.
+        """
+        if extra_blocks:
+            take, deepest = feature_take_indices(len(self.blocks) + 1, indices)
+        else:
+            take, deepest = feature_take_indices(len(self.stage_ends), indices)
+            deepest = self.stage_ends[deepest]
+        channels = self.config.stem_channels
+        for block in architecture.bottlenecks(self.config):
+            if block.stage < deepest:
+                channels = block.out_channels
+        # The head follows the last stage, so it goes with the first stage that goes.
+        ends_early = prune_norm or prune_head or deepest < len(self.blocks)
+        self.blocks = self.blocks[:deepest]
+        if ends_early:
+            self.conv_head, self.bn2 = nn.Identity(), nn.Identity()
+            self.num_features = channels
+            self.reset_classifier(0, "")
+        return take
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Maps images (N, C, H, W) to the head's features (N, num_features, H/32, W/32)."""
+        x = self.bn1(self.conv_stem(x))
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            x = checkpoint_seq(self.blocks, x, flatten=True)
+        else:
+            x = self.blocks(x)
+        return self.bn2(self.conv_head(x))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Maps features to logits.
+
+        Args:
+            x: What `forward_features` returned.
+            pre_logits: Stop before the classifier.
+
+        Returns:
+            Logits (N, num_classes), or the pooled feature (N, head_hidden_size).
+        """
+        x = self.global_pool(x)
+        if self.drop_rate > 0.0:
+            x = F.dropout(x, p=self.drop_rate, training=self.training)
+        if not pre_logits:
+            x = self.classifier_bn(self.classifier(x))
+        return self.flatten(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps images (N, C, H, W) to logits (N, num_classes)."""
+        return self.forward_head(self.forward_features(x))
+
+
+class MobileNetV2Features(nn.Module):
+    """The feature maps of a network, as a list: timm's `features_only=True`.
+
+    Parameters keep the names they have in the whole network; what lies behind the deepest map is gone.
+
+    Args:
+        model: The network to take over; its parts are shared, not copied.
+        out_indices: Indices into its `feature_info`; the last n for an int.
+        output_fmt: `NCHW`, the only one there is.
+
+    Attributes:
+        feature_info: timm's `FeatureInfo` of the maps that come out.
+    """
+
+    def __init__(
+        self, model: MobileNetV2, out_indices: int | Sequence[int] = (0, 1, 2, 3, 4), output_fmt: str = "NCHW"
+    ) -> None:
+        super().__init__()
+        assert output_fmt == "NCHW", "output_fmt must be NCHW"
+        indices = out_indices if isinstance(out_indices, int) else list(out_indices)
+        take, deepest = feature_take_indices(len(model.stage_ends), indices)
+        self.feature_info = FeatureInfo(model.feature_info, tuple(take))
+        self.grad_checkpointing = model.grad_checkpointing
+        self.take = [model.stage_ends[i] for i in take]
+        self.conv_stem, self.bn1 = model.conv_stem, model.bn1
+        self.blocks = model.blocks[: model.stage_ends[deepest]]
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Switches recomputation of activations in the backward pass on or off."""
+        self.grad_checkpointing = enable
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Maps images (N, C, H, W) to the maps, from fine to coarse."""
+        x = self.bn1(self.conv_stem(x))
+        maps: list[Tensor] = []
+        for stage, block in enumerate(self.blocks, start=1):
+            x = checkpoint(block, x) if self.grad_checkpointing and not torch.jit.is_scripting() else block(x)
+            if stage in self.take:
+                maps.append(x)
+        return maps
+
+
+def init_module(module: nn.Module, config: Config) -> None:
+    """Initialises one module's own parameters and buffers, whatever they hold.
+
+    Args:
+        module: A module of a network; one without parameters of its own is left alone.
+        config: Says how.
+    """
+    if hasattr(module, "reset_parameters"):
+        module.reset_parameters()
+    if config.init == "tensorflow":
+        _init_as_tensorflow(module)
+
+
+class skip_init(TorchFunctionMode):  # noqa: N801  # used as a function, in a with statement
+    """Leaves parameters as they were allocated, for a network that a checkpoint fills anyway.
+
+    Drawing random numbers is most of the time it takes to build one. Only `torch.nn.init` in this
+    thread is affected; whatever stays unfilled is for `init_module`.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+def _init_as_tensorflow(module: nn.Module) -> None:
+    # https://github.com/tensorflow/tpu/blob/master/models/official/mnasnet/mnasnet_model.py as timm applies it:
+    # convolutions normal with variance 2 / fan-out, the classifier uniform within 1 / sqrt(classes), biases zero.
+    if isinstance(module, nn.Conv2d):
+        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+        nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
+    elif isinstance(module, nn.Linear):
+        bound = 1.0 / math.sqrt(module.out_features)
+        nn.init.uniform_(module.weight, -bound, bound)
+    if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,481 @@
+"""From an index entry to verified bytes, and from those to a state dict.
+
+The bytes that are hashed are the bytes that are parsed: a file is read once, and nothing is reopened.
+A file is looked for in this order: beside the index (bundled), in the mirror, in the Hub's cache, on
+the Hub.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NoReturn
+
+import huggingface_hub
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from mnv2zoo import convert, environment
+from mnv2zoo.errors import IntegrityError, UnpinnedWeightsError, WeightsUnavailableError
+from mnv2zoo.weights import index, trust
+from mnv2zoo.weights.index import WeightsEntry
+from mnv2zoo.weights.trust import Record
+
+MAX_BYTES = 2**30  # a bound for files whose size nobody vouches for; the largest network has 25 MB
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file on the Hub, and what is known of its content.
+
+    Attributes:
+        name: What the user called it, for messages.
+        repo_id: Its repository.
+        filename: Its path there.
+        revision: A commit, branch or tag; None for `main`.
+        sha256: Its hash, if an index tells.
+        size: Its size in bytes, if an index tells.
+    """
+
+    name: str
+    repo_id: str
+    filename: str
+    revision: str | None = None
+    sha256: str | None = None
+    size: int | None = None
+
+    @property
+    def location(self) -> str:
+        """The same string that `WeightsEntry.location` is."""
+        return f"{self.repo_id}@{self.revision or 'main'}/{self.filename}"
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A file's bytes, which matched what is known of them.
+
+    Attributes:
+        path: Where they were read.
+        data: The bytes.
+        sha256: Their hash.
+    """
+
+    path: Path
+    data: bytes
+    sha256: str
+
+
+def fetch(name: str, cache_dir: str | Path | None = None) -> Path:
+    """Fetches weights if need be and verifies them.
+
+    Args:
+        name: `architecture.tag`, or an architecture, whose default weights are meant.
+        cache_dir: The Hub's cache; its own default if None.
+
+    Returns:
+        The local file, which held the right bytes just now.
+
+    Raises:
+        IntegrityError: If its bytes are not those that were pinned or first used.
+        UnpinnedWeightsError: If no hash is known and `MNV2ZOO_REQUIRE_PINNED` is set.
+        WeightsUnavailableError: If it cannot be fetched.
+        UnknownModelError: If there are no such weights.
+        WeightsIndexError: If an index file is bad.
+    """
+    return verified(index.entry(name), cache_dir).path
+
+
+def load(name: str, cache_dir: str | Path | None = None) -> dict[str, Tensor]:
+    """Fetches weights if need be, verifies them and parses the verified bytes.
+
+    Args:
+        name: `architecture.tag`, or an architecture, whose default weights are meant.
+        cache_dir: The Hub's cache; its own default if None.
+
+    Returns:
+        The state dict in the native layout, on the CPU.
+
+    Raises:
+        IntegrityError: If the bytes are not those that were pinned or first used.
+        UnpinnedWeightsError: If no hash is known and `MNV2ZOO_REQUIRE_PINNED` is set.
+        WeightsUnavailableError: If the file cannot be fetched.
+        ConversionError: If the tensors do not fit the entry's layout.
+        UnknownModelError: If there are no such weights.
+        WeightsIndexError: If an index file is bad.
+    """
+    entry = index.entry(name)
+    return tensors(verified(entry, cache_dir), entry.name, entry.layout)
+
+
+def tensors(file: Verified, model_name: str, layout: str | None) -> dict[str, Tensor]:
+    """Parses verified bytes.
+
+    Args:
+        file: The bytes.
+        model_name: The architecture they are for, with or without a tag.
+        layout: Their layout; recognised if None.
+
+    Returns:
+        The state dict in the native layout.
+
+    Raises:
+        IntegrityError: If the bytes are no safetensors file.
+        ConversionError: If the tensors do not fit the layout.
+    """
+    try:
+        state_dict = safetensors.torch.load(file.data)
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise IntegrityError(
+            "not a safetensors file",
+            expected="tensors in the safetensors format",
+            found=f"{type(error).__name__}: {error}",
+            where=file.path,
+            fix="Ask whoever published the file for a sound one.",
+        ) from error
+    return state_dict if layout == "timm" else convert.to_native(state_dict, model_name, layout)
+
+
+def verified(source: WeightsEntry | HubFile, cache_dir: str | Path | None = None) -> Verified:
+    """Finds a file, fetches it if need be, and verifies its bytes.
+
+    Args:
+        source: An index entry, or a file on the Hub that no index lists.
+        cache_dir: The Hub's cache; its own default if None.
+
+    Returns:
+        The bytes that matched.
+
+    Raises:
+        IntegrityError: If they match neither in the cache nor after one more download.
+        UnpinnedWeightsError: If no hash is known and `MNV2ZOO_REQUIRE_PINNED` is set.
+        WeightsUnavailableError: If the file cannot be fetched.
+    """
+    if isinstance(source, WeightsEntry):
+        if source.bundled is not None:
+            path = bundled_path(source)
+            return _read(path, source.sha256, source.size, "Reinstall the package, or restore the file.")
+        file = _hub_file(source)
+    else:
+        file = source
+    if file.sha256 is not None:
+        return _pinned(file, Record(file.revision, file.sha256, file.size or 0), cache_dir)
+    return _first_used(file, cache_dir)
+
+
+def _hub_file(entry: WeightsEntry) -> HubFile:
+    assert entry.repo_id is not None
+    assert entry.filename is not None
+    return HubFile(entry.name, entry.repo_id, entry.filename, entry.revision, entry.sha256, entry.size)
+
+
+def bundled_path(entry: WeightsEntry) -> Path:
+    """The file of a bundled entry: in the package for the shipped index, else beside the index.
+
+    Args:
+        entry: An entry with `bundled` set.
+
+    Returns:
+        Its path.
+    """
+    assert entry.bundled is not None
+    shipped = entry.folder == index.shipped_path().parent
+    return (Path(__file__).parent.parent / "bundled" if shipped else entry.folder) / entry.bundled
+
+
+def _pinned(file: HubFile, pin: Record, cache_dir: str | Path | None) -> Verified:
+    """Verifies a file whose hash is known, from wherever it is."""
+    for path in _in_mirror(file, pin.sha256)[:1]:
+        return _read(path, pin.sha256, pin.size, "Correct the mirror that MNV2ZOO_WEIGHTS_DIR names.")
+    revision = pin.commit or file.revision
+    cached = _in_cache(file, revision, cache_dir)
+    if cached is not None:
+        try:
+            return _read(cached, pin.sha256, pin.size, "")
+        except IntegrityError as error:
+            return _replace(file, pin, revision, cache_dir, error)
+    path = _download(file, revision, cache_dir)
+    try:
+        return _read(path, pin.sha256, pin.size, "")
+    except IntegrityError as error:
+        return _replace(file, pin, revision, cache_dir, error)
+
+
+def _replace(
+    file: HubFile, pin: Record, revision: str | None, cache_dir: str | Path | None, error: IntegrityError
+) -> Verified:
+    """Downloads a file anew, once, because the local copy is bad."""
+    try:
+        # Without force the client would link the same bad blob again.
+        path = _download(file, revision, cache_dir, force=True)
+    except WeightsUnavailableError as unavailable:
+        error.fix = f"A good copy could not be fetched ({unavailable.found}). Go online and load it again, or delete it."
+        raise error from unavailable
+    return _read(
+        path,
+        pin.sha256,
+        pin.size,
+        "It was downloaded anew and is still bad: do not use it. The repository, a proxy on the way or the index "
+        f"is wrong; a good copy can be put at {_mirror_hint(file)}.",
+    )
+
+
+def _first_used(file: HubFile, cache_dir: str | Path | None) -> Verified:
+    """Verifies a file whose hash no index knows: against the record of first use, or else the Hub's word."""
+    listed = {entry.sha256 for entry in index.entries().values()}
+    record = trust.records().get(file.location)
+    if environment.require_pinned():
+        # A file that no index lists may still be one that an index knows, under another address.
+        record = record or (_ask_hub(file) if file.location not in {entry.location for entry in index.entries().values()} else None)
+        if record is None or record.sha256 not in listed:
+            raise UnpinnedWeightsError(
+                "weights without a pinned hash are refused",
+                expected="a SHA-256 in an index",
+                found="none" if record is None else f"sha256 {record.sha256}, which no index lists",
+                where=file.location,
+                fix=f"Pin them (`mnv2zoo weights pin {file.name}` prints the entry), or unset MNV2ZOO_REQUIRE_PINNED.",
+            )
+    if record is not None:
+        return _pinned(file, record, cache_dir)
+
+    try:
+        record = _ask_hub(file)
+    except WeightsUnavailableError:
+        for path in _in_mirror(file, None)[:1]:
+            found = _read(path, None, None, "Correct the mirror that MNV2ZOO_WEIGHTS_DIR names.")
+            tensors(found, file.name, None)
+            record = Record(None, found.sha256, len(found.data))
+            _remember(file, record, f"the mirror ({path}), because the Hub could not be asked")
+            return found
+        raise
+    found = _pinned(file, record, cache_dir)
+    if record.sha256 not in listed:
+        _remember(file, record, f"the Hub, at commit {record.commit}")
+    return found
+
+
+def _remember(file: HubFile, record: Record, witness: str) -> None:
+    if trust.remember(file.location, record):
+        warnings.warn(
+            f"{file.name}: no index pins these weights, so they are trusted on first use: sha256 {record.sha256} from "
+            f"{witness}. Every later load must match (recorded in {trust.path()}).",
+            stacklevel=2,
+        )
+
+
+def _in_mirror(file: HubFile, sha256: str | None) -> list[Path]:
+    mirror = environment.weights_dir()
+    if mirror is None:
+        return []
+    places = [mirror / file.repo_id / file.filename]
+    if sha256 is not None:
+        places.append(mirror / f"{sha256}.safetensors")
+    return [place for place in places if os.path.lexists(place)]
+
+
+def _mirror_hint(file: HubFile) -> str:
+    return f"$MNV2ZOO_WEIGHTS_DIR/{file.repo_id}/{file.filename}"
+
+
+def _in_cache(file: HubFile, revision: str | None, cache_dir: str | Path | None) -> Path | None:
+    try:
+        found = huggingface_hub.try_to_load_from_cache(file.repo_id, file.filename, cache_dir, revision)
+    except Exception as error:
+        _unavailable(file, error)
+    return Path(found) if isinstance(found, str) else None
+
+
+def _download(file: HubFile, revision: str | None, cache_dir: str | Path | None, force: bool = False) -> Path:
+    try:
+        return Path(
+            huggingface_hub.hf_hub_download(
+                file.repo_id,
+                file.filename,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force,
+                library_name="mnv2zoo",
+            )
+        )
+    except Exception as error:
+        _unavailable(file, error)
+
+
+def _ask_hub(file: HubFile) -> Record:
+    """Asks the Hub for a file's commit, SHA-256 and size."""
+    try:
+        if huggingface_hub.constants.HF_HUB_OFFLINE:
+            raise huggingface_hub.errors.OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
+        url = huggingface_hub.hf_hub_url(file.repo_id, file.filename, revision=file.revision)
+        found = huggingface_hub.get_hf_file_metadata(url, library_name="mnv2zoo")
+    except Exception as error:
+        _unavailable(file, error)
+    record = Record(found.commit_hash, found.etag or "", found.size or 0)
+    if not trust.sound(record):
+        raise IntegrityError(
+            "the Hub does not vouch for the file",
+            expected="a commit, a SHA-256 and a size",
+            found=f"commit {found.commit_hash!r}, etag {found.etag!r}, size {found.size!r}",
+            where=file.location,
+            fix="Weights must be stored with LFS or Xet, which record a SHA-256.",
+        )
+    return record
+
+
+def _unavailable(file: HubFile, error: Exception) -> NoReturn:
+    # Whatever the client raises, a plain ValueError or OSError included, means that there is no file.
+    raise WeightsUnavailableError(
+        f"cannot fetch weights {file.name}",
+        expected=f"{file.filename} of {file.repo_id} on the Hub",
+        found=f"{type(error).__name__}: {' '.join(str(error).split())}"[:400],
+        where=file.location,
+        fix=f"Check the network, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE; or get the file by other means, put it at "
+        f"{_mirror_hint(file)} and set MNV2ZOO_WEIGHTS_DIR.",
+    ) from error
+
+
+def _read(path: Path, sha256: str | None, size: int | None, fix: str) -> Verified:
+    """Reads a file once and verifies what was read.
+
+    Args:
+        path: The file.
+        sha256: The hash it must have, if one is known.
+        size: The size it must have in bytes, if one is known.
+        fix: What to do if it is not right.
+
+    Raises:
+        IntegrityError: If it is no regular file, cannot be read, or has another size or hash.
+    """
+
+    def bad(problem: str, expected: object, found: object) -> NoReturn:
+        raise IntegrityError(problem, expected=expected, found=found, where=path, fix=fix)
+
+    limit = size or MAX_BYTES
+    try:
+        # Without O_NONBLOCK, opening a FIFO would wait for a writer for ever.
+        with open(path, "rb", buffering=0, opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK)) as file:  # noqa: PTH123
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                bad("not a regular file", "a file", stat.filemode(status.st_mode))
+            if size and status.st_size != size:
+                bad("wrong size", f"{size} bytes", f"{status.st_size} bytes")
+            if status.st_size > limit:
+                bad("file too large", f"at most {limit} bytes", f"{status.st_size} bytes")
+            data = file.read(status.st_size)
+    except OSError as error:
+        raise IntegrityError(
+            "cannot read the file",
+            expected="a file that can be read",
+            found=f"{type(error).__name__}: {error.strerror}",
+            where=path,
+            fix=fix,
+        ) from error
+    found = hashlib.sha256(data).hexdigest()
+    if sha256 is not None and found != sha256:
+        bad("wrong hash", f"sha256 {sha256}", f"sha256 {found}")
+    return Verified(path, data, found)
+
+
+def known_record(entry: WeightsEntry) -> Record | None:
+    """What an entry's file must match: the index's pin, or what is written down from its first use.
+
+    Args:
+        entry: An entry.
+
+    Returns:
+        The record, or None if nothing is known yet.
+    """
+    if entry.sha256 is not None:
+        return Record(entry.revision, entry.sha256, entry.size or 0)
+    return trust.records().get(entry.location)
+
+
+def local_file(entry: WeightsEntry, cache_dir: str | Path | None = None) -> Path | None:
+    """Where an entry's file is on this machine, without fetching or verifying it.
+
+    Args:
+        entry: An entry.
+        cache_dir: The Hub's cache; its own default if None.
+
+    Returns:
+        The path, or None if there is none yet.
+    """
+    if entry.bundled is not None:
+        return bundled_path(entry)
+    file, record = _hub_file(entry), known_record(entry)
+    in_mirror = _in_mirror(file, record.sha256 if record else None)
+    return in_mirror[0] if in_mirror else _in_cache(file, record.commit if record else file.revision, cache_dir)
+
+
+def verify_local(entry: WeightsEntry, cache_dir: str | Path | None = None) -> Path | None:
+    """Verifies the copy on this machine, fetching nothing.
+
+    Args:
+        entry: An entry.
+        cache_dir: The Hub's cache; its own default if None.
+
+    Returns:
+        The verified file; None if there is none, or nothing yet that it must match.
+
+    Raises:
+        IntegrityError: If its bytes are not those that were pinned or first used.
+    """
+    path, record = local_file(entry, cache_dir), known_record(entry)
+    if path is None or record is None:
+        return None
+    return _read(path, record.sha256, record.size, f"Run `mnv2zoo weights fetch {entry.name}`, or replace it.").path
+
+
+def pin(entry: WeightsEntry, cache_dir: str | Path | None = None) -> WeightsEntry:
+    """Finds out what an entry needs to be pinned, and verifies it on a download.
+
+    Args:
+        entry: An entry of the Hub.
+        cache_dir: The Hub's cache; its own default if None.
+
+    Returns:
+        The entry with revision, hash and size.
+
+    Raises:
+        IntegrityError: If the Hub gives no SHA-256, or bytes that do not match it.
+        WeightsUnavailableError: If it cannot be asked.
+    """
+    if entry.bundled is not None:
+        return entry
+    record = _ask_hub(_hub_file(entry))
+    pinned = replace(entry, revision=record.commit, sha256=record.sha256, size=record.size)
+    tensors(verified(pinned, cache_dir), entry.name, entry.layout)
+    return pinned
+
+
+def mirror(name: str, directory: Path, cache_dir: str | Path | None = None) -> Path:
+    """Puts a verified copy into a mirror folder.
+
+    Args:
+        name: `architecture.tag`, or an architecture, whose default weights are meant.
+        directory: The mirror, which `MNV2ZOO_WEIGHTS_DIR` can name later.
+        cache_dir: The Hub's cache; its own default if None.
+
+    Returns:
+        The copy.
+
+    Raises:
+        WeightsError: As `fetch` does.
+        OSError: If the folder cannot be written.
+    """
+    entry = index.entry(name)
+    found = verified(entry, cache_dir)
+    path = directory / (f"{found.sha256}.safetensors" if entry.bundled else f"{entry.repo_id}/{entry.filename}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Written aside and moved, so that a mirror never holds half a file.
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_bytes(found.data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
