@@ -5,10 +5,9 @@
 MobileNetV2, so that a checkpoint of one loads in the other.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -105,6 +104,7 @@ class MobileNetV2(nn.Module):
         global_pool: Pooling that timm knows: `avg`, `max`, `avgmax`, `catavgmax`, or `""` for none.
         device: Where parameters are made.
         dtype: Their type.
+        init_weights: False leaves parameters as they were allocated, for a checkpoint that fills them.
 
     Attributes:
         config: The config that was built, with the arguments above applied.
@@ -133,6 +133,7 @@ class MobileNetV2(nn.Module):
         global_pool: str = "avg",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        init_weights: bool = True,
     ) -> None:
         super().__init__()
         if classifier is not None:
@@ -145,14 +146,14 @@ class MobileNetV2(nn.Module):
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
 
-        factory = {"device": device, "dtype": dtype}
-        bn = {key: value for key, value in (("eps", bn_eps), ("momentum", bn_momentum)) if value is not None}
-        conv = partial(create_conv2d, padding=pad_type, **factory)
-        norm_act = partial(
-            get_norm_act_layer(norm_layer or partial(nn.BatchNorm2d, **bn), get_act_layer(act_layer or config.activation)),
-            inplace=True,
-            **factory,
-        )
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        conv: Conv = partial(create_conv2d, padding=pad_type, **factory)
+        if not init_weights:
+            conv = partial(_uninitialised, conv)
+        bn: dict[str, Any] = {"eps": bn_eps, "momentum": bn_momentum}
+        norm_layer = norm_layer or partial(nn.BatchNorm2d, **{k: v for k, v in bn.items() if v is not None})
+        act_layer = get_act_layer(act_layer or config.activation)
+        norm_act = partial(get_norm_act_layer(norm_layer, act_layer), inplace=True, **factory)
         self._norm_act = norm_act
 
         self.conv_stem = conv(in_chans, config.stem_channels, 3, stride=2, bias=config.conv_bias)
@@ -166,17 +167,18 @@ class MobileNetV2(nn.Module):
             stages[block.stage].append(kind(block, conv, norm_act, drop_path))
         self.blocks = nn.Sequential(*(nn.Sequential(*stage) for stage in stages))
         maps = architecture.features(config, output_stride)
+        self.stage_ends = [m.stage for m in maps]
         self.feature_info: list[dict[str, Any]] = [
             {"num_chs": m.channels, "reduction": m.reduction, "module": f"blocks.{m.stage - 1}", "stage": m.stage}
             for m in maps
         ]
-        self.stage_ends = [m.stage for m in maps]
 
         self.num_features = config.head_channels
         self.conv_head = conv(blocks[-1].out_channels, self.num_features, 1, bias=config.conv_bias)
         self.bn2 = norm_act(self.num_features)
-        self._make_classifier(global_pool, factory)
-        if config.init == "tensorflow":
+        with nullcontext() if init_weights else _SkipInit():
+            self._make_classifier(global_pool, factory)
+        if init_weights and config.init == "tensorflow":
             self.apply(_init_as_tensorflow)
 
     def _make_classifier(self, global_pool: str, factory: dict[str, Any]) -> None:
@@ -210,10 +212,10 @@ class MobileNetV2(nn.Module):
             and its batch norm, is the last group.
         """
         return {
-            "stem": r"^(conv_stem|bn1)",
+            "stem": r"^conv_stem|^bn1",
             "blocks": [
                 (r"^blocks\.(\d+)" if coarse else r"^blocks\.(\d+)\.(\d+)", None),
-                (r"^(conv_head|bn2)", (99999,)),
+                (r"^conv_head|^bn2", (99999,)),
             ],
         }
 
@@ -245,7 +247,7 @@ class MobileNetV2(nn.Module):
         self.num_classes = num_classes
         pool = self.global_pool.pool_type if global_pool is None else global_pool
         self._make_classifier(pool, {"device": reference.device, "dtype": reference.dtype})
-        for module in (self.global_pool, self.classifier, self.classifier_bn):
+        for module in (self.global_pool, self.classifier, self.classifier_bn, self.flatten):
             module.train(self.training)
 
     def forward_intermediates(
@@ -283,11 +285,17 @@ class MobileNetV2(nn.Module):
         x = self.bn1(self.conv_stem(x))
         if 0 in take:
             intermediates.append(x)
-        # TorchScript cannot slice a Sequential by a number it does not know.
-        blocks = self.blocks if torch.jit.is_scripting() or not stop_early else self.blocks[:deepest]
+        # TorchScript cannot slice a Sequential by a number it does not know, nor choose in an expression.
+        if torch.jit.is_scripting() or not stop_early:
+            blocks = self.blocks
+        else:
+            blocks = self.blocks[:deepest]
         stage = 0
         for stage, block in enumerate(blocks, start=1):
-            x = checkpoint_seq(block, x) if self.grad_checkpointing and not torch.jit.is_scripting() else block(x)
+            if self.grad_checkpointing and not torch.jit.is_scripting():
+                x = checkpoint_seq(block, x)
+            else:
+                x = block(x)
             if stage in take:
                 intermediates.append(x)
         if intermediates_only:
@@ -400,7 +408,10 @@ class MobileNetV2Features(nn.Module):
         x = self.bn1(self.conv_stem(x))
         maps: list[Tensor] = []
         for stage, block in enumerate(self.blocks, start=1):
-            x = checkpoint(block, x) if self.grad_checkpointing and not torch.jit.is_scripting() else block(x)
+            if self.grad_checkpointing and not torch.jit.is_scripting():
+                x = checkpoint(block, x)
+            else:
+                x = block(x)
             if stage in self.take:
                 maps.append(x)
         return maps
@@ -413,18 +424,15 @@ def init_module(module: nn.Module, config: Config) -> None:
         module: A module of a network; one without parameters of its own is left alone.
         config: Says how.
     """
-    if hasattr(module, "reset_parameters"):
-        module.reset_parameters()
+    reset = getattr(module, "reset_parameters", None)
+    if callable(reset):
+        reset()
     if config.init == "tensorflow":
         _init_as_tensorflow(module)
 
 
-class skip_init(TorchFunctionMode):  # noqa: N801  # used as a function, in a with statement
-    """Leaves parameters as they were allocated, for a network that a checkpoint fills anyway.
-
-    Drawing random numbers is most of the time it takes to build one. Only `torch.nn.init` in this
-    thread is affected; whatever stays unfilled is for `init_module`.
-    """
+class _SkipInit(TorchFunctionMode):
+    """Makes `torch.nn.init` do nothing, in this thread and with statement."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -433,6 +441,13 @@ class skip_init(TorchFunctionMode):  # noqa: N801  # used as a function, in a wi
         if getattr(func, "__module__", "") == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
+
+
+def _uninitialised(make: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
+    # Drawing random numbers is most of the time that it takes to build a network. The mode is entered
+    # for one layer at a time because it slows down whatever else runs under it.
+    with _SkipInit():
+        return make(*args, **kwargs)
 
 
 def _init_as_tensorflow(module: nn.Module) -> None:

@@ -1,8 +1,9 @@
-"""timm entry points for every config, and the loading of verified weights through timm's own seam.
+"""timm entry points for every config, which build a network and fill it with verified weights.
 
-`build_model_with_cfg` takes weights from a `state_dict` in the pretrained cfg. What goes in there is a
-handle on tensors that `weights` has verified; the checkpoint filter takes it out again, so that timm's
-own downloader is never reached and no tensor stays behind in a model's cfg.
+Weights are put into the network as it is built, before timm sees it: timm's own downloader is never
+reached, and no tensor gets into a model's cfg. What the package resolves (index, Hub) is verified; what
+the user hands over (a file, a folder, a state dict) is the user's own and read as timm reads it. Either
+has to fill the network.
 """
 
 from __future__ import annotations
@@ -11,19 +12,22 @@ import difflib
 import inspect
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
+import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._builder import resolve_pretrained_cfg
+from timm.models._helpers import load_state_dict
+from timm.models._hub import load_state_dict_from_path
+from timm.models._manipulate import adapt_input_conv
 from timm.models._pretrained import PretrainedCfg
 from torch import Tensor, nn
 
 from mnv2zoo import architecture, convert
 from mnv2zoo.architecture import Config
 from mnv2zoo.errors import ConversionError, UnknownArgumentError, WeightsUnavailableError
-from mnv2zoo.model import MobileNetV2, MobileNetV2Features, init_module, skip_init
+from mnv2zoo.model import MobileNetV2, MobileNetV2Features, init_module
 from mnv2zoo.weights import index, store
 from mnv2zoo.weights.index import WeightsEntry
 from mnv2zoo.weights.store import HubFile
@@ -32,7 +36,7 @@ from mnv2zoo.weights.store import HubFile
 PACKAGE = "mnv2zoo"
 
 CLASSIFIER = ("classifier.", "classifier_bn.")
-MODEL_ARGUMENTS = tuple(inspect.signature(MobileNetV2).parameters)[1:]
+MODEL_ARGUMENTS = tuple(p for p in inspect.signature(MobileNetV2).parameters if p not in ("config", "init_weights"))
 TIMM_ARGUMENTS = (
     "pretrained",
     "pretrained_cfg",
@@ -42,6 +46,7 @@ TIMM_ARGUMENTS = (
     "features_only",
     "out_indices",
     "feature_cls",
+    "feature_cfg",
 )
 
 
@@ -77,7 +82,7 @@ def pretrained_cfg(config: Config, entry: WeightsEntry | None = None) -> Pretrai
         interpolation=entry.interpolation,
         mean=entry.mean,
         std=entry.std,
-        label_names=entry.own_label_names,
+        label_names=entry.own_label_names,  # type: ignore[arg-type]  # timm means tuple[str, ...]
         license=entry.license,
         origin_url=entry.origin,
         description=entry.description,
@@ -96,7 +101,7 @@ def weights_source(cfg: PretrainedCfg) -> WeightsEntry | HubFile | None:
 
     Returns:
         An index entry, a file on the Hub that no index lists, or None for weights that the user hands
-        over (a state dict, a file, a folder), which timm loads.
+        over: a state dict, a file, a folder.
 
     Raises:
         WeightsUnavailableError: If it points nowhere, or to something other than a safetensors file.
@@ -140,94 +145,119 @@ def _no_weights(cfg: PretrainedCfg, known: dict[str, WeightsEntry]) -> WeightsUn
     )
 
 
-class Handle:
-    """Carries verified tensors through timm's cfg, which copies whatever it holds.
+def source_tensors(config: Config, cfg: PretrainedCfg, cache_dir: str | None = None) -> dict[str, Tensor]:
+    """Reads the state dict that a resolved cfg points to.
 
     Args:
-        tensors: The state dict, native layout.
-    """
-
-    def __init__(self, tensors: dict[str, Tensor]) -> None:
-        self.tensors = tensors
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Handle:
-        return self
-
-
-def checkpoint_filter(cfg: PretrainedCfg) -> Callable[[dict[str, Any], nn.Module], dict[str, Tensor]]:
-    """Makes the function that timm calls between a checkpoint and the model it goes into.
-
-    Args:
-        cfg: The resolved cfg, which the model is left with.
+        config: The architecture.
+        cfg: What timm resolved.
+        cache_dir: The Hub's cache; its own default if None.
 
     Returns:
-        The function. It brings the checkpoint into the native layout, takes the classifier out where
-        another number of classes was asked for, refuses a checkpoint that does not fill the rest, and
-        initialises what is not filled.
+        The state dict in the native layout.
+
+    Raises:
+        WeightsError: If it cannot be found, fetched or verified.
+        ConversionError: If its layout is not recognised.
     """
+    source = weights_source(cfg)
+    if source is not None:
+        layout = source.layout if isinstance(source, WeightsEntry) else None
+        return store.tensors(store.verified(source, cache_dir), config.name, layout)
+    if cfg.source == "local-dir":
+        state_dict = load_state_dict_from_path(str(cfg.file))
+    elif cfg.state_dict:
+        state_dict = {name: tensor.clone() for name, tensor in cfg.state_dict.items()}  # the user's stay the user's
+    else:
+        state_dict = load_state_dict(str(cfg.file))
+    return state_dict if "conv_stem.weight" in state_dict else convert.to_native(state_dict, config.name)
 
-    def prepare(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-        assert isinstance(model, MobileNetV2)
-        handle = state_dict.get("verified")
-        if isinstance(handle, Handle):
-            state_dict = dict(handle.tensors)
-        elif "conv_stem.weight" in state_dict:
-            state_dict = dict(state_dict)
-        else:
-            state_dict = convert.to_native(state_dict, model.config.name)
 
-        clean = replace(cfg, state_dict=None).to_dict()
-        if _fit_classifier(state_dict, model, cfg):
-            clean["num_classes"] = model.num_classes
-        # In place, because timm goes on reading this very dict.
-        model.pretrained_cfg.clear()
-        model.pretrained_cfg.update(clean)
+def fill(model: MobileNetV2, state_dict: dict[str, Tensor], cfg: PretrainedCfg) -> None:
+    """Puts a checkpoint into a network that may not be initialised yet, and initialises the rest.
 
-        for name, module in model.named_modules():
-            own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-            # timm adapts a stem of other channels where it can, and leaves it to us where it cannot.
-            adapts = name == "conv_stem" and state_dict["conv_stem.weight"].shape != module.weight.shape
-            if adapts or any(f"{name}.{key}" not in state_dict for key, _ in own):
-                init_module(module, model.config)
-        return state_dict
+    The rest is the classifier, where the network was asked for with another number of classes than the
+    weights', and counters. A stem for other channels is adapted as timm does it.
 
-    return prepare
+    Args:
+        model: The network.
+        state_dict: The checkpoint in the native layout.
+        cfg: The resolved cfg, which tells the number of classes of the weights.
+
+    Raises:
+        ConversionError: If it would leave a part of the network random that nobody asked to be new, or
+            holds something that the network has no place for.
+    """
+    state_dict = dict(state_dict)
+    _fit_stem(state_dict, model)
+    keeps_classifier = _fit_classifier(state_dict, model, cfg)
+
+    own = _tensors(model)
+    # Counters of batches are younger than some checkpoints, and nothing depends on them.
+    wanted = {name for name in own if not name.endswith("num_batches_tracked")}
+    if not keeps_classifier and model.num_classes != cfg.num_classes:
+        wanted = {name for name in wanted if not name.startswith(CLASSIFIER)}
+    missing = sorted(wanted - state_dict.keys())
+    unexpected = sorted(state_dict.keys() - own.keys())
+    misshapen = [name for name in own if name in state_dict and state_dict[name].shape != own[name].shape]
+    if missing or unexpected or misshapen:
+        kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+        found = [f"{len(names)} {kind} ({names[0]}, ...)" for kind, names in kinds.items() if names]
+        raise ConversionError(
+            f"the checkpoint does not fit {model.config.name} with {model.num_classes} classes",
+            expected=f"its {len(wanted)} tensors",
+            found=", ".join(found),
+            where=cfg.file or cfg.hf_hub_id,
+            fix="Name the architecture and the num_classes that it was made with.",
+        )
+
+    for name in sorted({name.rpartition(".")[0] for name in own.keys() - state_dict.keys()}):
+        init_module(model.get_submodule(name), model.config)
+    with torch.no_grad():
+        for name, tensor in state_dict.items():
+            target = own[name]
+            if tensor.dtype == target.dtype and tensor.device == target.device and tensor.is_contiguous():
+                target.data = tensor  # nobody else holds it, so it need not be copied
+            else:
+                target.copy_(tensor)
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """A model's own tensors by their names in its state dict, which would take longer to make."""
+    return {
+        f"{name}.{key}": tensor
+        for name, module in model.named_modules()
+        for own in (module._parameters, module._buffers)
+        for key, tensor in own.items()
+        if tensor is not None
+    }
+
+
+def _fit_stem(state_dict: dict[str, Tensor], model: MobileNetV2) -> None:
+    weight = state_dict.get("conv_stem.weight")
+    if weight is not None and weight.shape[1] != model.in_chans:
+        # As timm does: sum the colours for one channel, repeat them for more than three.
+        state_dict["conv_stem.weight"] = adapt_input_conv(model.in_chans, weight, base_chans=weight.shape[1])
 
 
 def _fit_classifier(state_dict: dict[str, Tensor], model: MobileNetV2, cfg: PretrainedCfg) -> bool:
-    """Takes the classifier out of a checkpoint if the model's has other classes, and checks the rest.
-
-    Returns whether the classifier is still in. Raises ConversionError for a checkpoint that would
-    leave a part of the model random that nobody asked to be new, or that holds more than the model.
-    """
-    rows = state_dict["classifier.weight"].shape[0] if "classifier.weight" in state_dict else 0
-    keeps = rows - (cfg.label_offset or 0) == model.num_classes > 0
-    if keeps:
-        if "classifier_bn.weight" in state_dict and isinstance(model.classifier_bn, nn.Identity):
-            _fold_classifier_norm(state_dict, model)
+    """Shapes a checkpoint's classifier for the model, or takes it out; returns whether it is still in."""
+    weight = state_dict.get("classifier.weight")
+    offset = cfg.label_offset or 0
+    if weight is not None and model.num_classes > 0 and weight.shape[0] - offset == model.num_classes:
+        # The offset counts background classes, which come first.
+        weight = weight[offset:]
         # A linear classifier and a 1x1 convolution hold the same numbers.
         trailing = (1,) * (model.classifier.weight.ndim - 2)
-        state_dict["classifier.weight"] = state_dict["classifier.weight"].reshape(rows, -1, *trailing)
-    elif model.num_classes != cfg.num_classes or not rows:
-        for key in [key for key in state_dict if key.startswith(CLASSIFIER)]:
-            del state_dict[key]
-
-    # Counters of batches are younger than some checkpoints, and nothing depends on them.
-    found = {key for key in state_dict if not key.endswith("num_batches_tracked")}
-    wanted = {key for key in model.state_dict() if not key.endswith("num_batches_tracked")}
-    if not keeps and model.num_classes != cfg.num_classes:
-        wanted = {key for key in wanted if not key.startswith(CLASSIFIER)}
-    missing, unexpected = sorted(wanted - found), sorted(found - wanted)
-    if missing or unexpected or (rows and not keeps and model.num_classes == cfg.num_classes):
-        examples = [f"{len(keys)} {what} ({keys[0]}, ...)" for what, keys in (("missing", missing), ("unexpected", unexpected)) if keys]
-        raise ConversionError(
-            f"the checkpoint does not fit {model.config.name}",
-            expected=f"{len(wanted)} tensors, and {model.num_classes} classes",
-            found=" and ".join(examples) or f"{rows} classes",
-            where=cfg.file or cfg.hf_hub_id,
-            fix="Name the architecture and num_classes that it was made with.",
-        )
-    return keeps
+        state_dict["classifier.weight"] = weight.reshape(*weight.shape[:2], *trailing)
+        state_dict["classifier.bias"] = state_dict["classifier.bias"][offset:]
+        if "classifier_bn.weight" in state_dict and isinstance(model.classifier_bn, nn.Identity):
+            _fold_classifier_norm(state_dict, model)
+        return True
+    if model.num_classes != cfg.num_classes:
+        for name in [name for name in state_dict if name.startswith(CLASSIFIER)]:
+            del state_dict[name]
+    return False
 
 
 def _fold_classifier_norm(state_dict: dict[str, Tensor], model: MobileNetV2) -> None:
@@ -262,29 +292,25 @@ def create(config: Config, pretrained: bool = False, **kwargs: Any) -> nn.Module
     cfg = resolve_pretrained_cfg(
         config.name, kwargs.pop("pretrained_cfg", None), kwargs.pop("pretrained_cfg_overlay", None)
     )
-    given = cfg if pretrained else replace(cfg, state_dict=None)
-    source = weights_source(cfg) if pretrained else None
-    if source is not None:
-        layout = source.layout if isinstance(source, WeightsEntry) else None
-        file = store.verified(source, kwargs.get("cache_dir"))
-        handle = Handle(store.tensors(file, config.name, layout))
-        given = replace(cfg, state_dict={"verified": handle}, source=None, file=None, hf_hub_id=None)
+    tensors = source_tensors(config, cfg, kwargs.get("cache_dir")) if pretrained else None
+    feature_cfg = {"flatten_sequential": True, **kwargs.pop("feature_cfg", {})}
     if kwargs.get("features_only"):
         kwargs.update(num_classes=0, global_pool="avg")
-        kwargs.setdefault("feature_cls", MobileNetV2Features)
+        feature_cfg.setdefault("feature_cls", MobileNetV2Features)
 
     def build(**arguments: Any) -> MobileNetV2:
-        with skip_init() if pretrained else nullcontext():
+        if tensors is None:
             return MobileNetV2(config, **arguments)
+        model = MobileNetV2(config, init_weights=False, **arguments)
+        fill(model, tensors, cfg)
+        return model
 
     return build_model_with_cfg(
         build,
         config.name,
-        pretrained,
-        pretrained_cfg=given,
-        pretrained_filter_fn=checkpoint_filter(cfg),
-        pretrained_strict=False,  # the filter is stricter, and knows what may be missing
-        feature_cfg={"flatten_sequential": True},
+        pretrained=False,  # filled already
+        pretrained_cfg=replace(cfg, state_dict=None),  # type: ignore[arg-type]  # as timm's own callers do
+        feature_cfg=feature_cfg,
         **kwargs,
     )
 
@@ -309,7 +335,7 @@ def register() -> None:
     """
     # With a bad index file the names are there all the same, and using one raises.
     known = list(index.INDEX.readable().values())
-    cfgs = {}
+    cfgs: dict[str, dict[str, Any] | PretrainedCfg] = {}
     for config in architecture.CONFIGS.values():
         own = [entry for entry in known if entry.architecture == config.name]
         cfgs |= {entry.name: pretrained_cfg(config, entry) for entry in own} or {config.name: pretrained_cfg(config)}

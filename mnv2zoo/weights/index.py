@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,12 +16,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
 from mnv2zoo import architecture, environment
+from mnv2zoo.convert import LAYOUTS
 from mnv2zoo.errors import UnknownModelError, WeightsIndexError
 
 SCHEMA_VERSION = 1
 MAX_BYTES = 16 * 2**20  # a bound for the parser's memory; the shipped index is a few kilobytes
 LABEL_SETS = ("imagenet-1k",)
-LAYOUTS = ("timm", "torchvision", "transformers", "seed")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
 LOCATION_FIELDS = ("repo_id", "revision", "filename")
@@ -146,8 +145,8 @@ Rule = Callable[[str, Mapping[str, Any]], Iterator[Breach]]
 
 
 def _number(value: object, low: float, high: float) -> bool:
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return plain and math.isfinite(value) and low <= value <= high  # type: ignore[arg-type]
+    # The bounds come first: an integer may be too large for a float. A NaN is within none.
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
 def _integer(value: object, low: int, high: int) -> bool:
@@ -388,7 +387,7 @@ def parse(text: str, path: Path) -> dict[str, WeightsEntry]:
             std=tuple(raw["std"]),
             metrics=dict(raw.get("metrics") or {}),
             folder=path.parent,
-            **{field: raw.get(field) for field in _PLAIN_FIELDS},
+            **{field: raw.get(field) for field in _PLAIN_FIELDS},  # type: ignore[arg-type]  # the rules have checked
         )
     _check_together(entries, path)
     return entries

@@ -213,7 +213,9 @@ def _replace(
         # Without force the client would link the same bad blob again.
         path = _download(file, revision, cache_dir, force=True)
     except WeightsUnavailableError as unavailable:
-        error.fix = f"A good copy could not be fetched ({unavailable.found}). Go online and load it again, or delete it."
+        error.fix = (
+            f"A good copy could not be fetched ({unavailable.found}). Go online and load it again, or delete it."
+        )
         raise error from unavailable
     return _read(
         path,
@@ -230,7 +232,9 @@ def _first_used(file: HubFile, cache_dir: str | Path | None) -> Verified:
     record = trust.records().get(file.location)
     if environment.require_pinned():
         # A file that no index lists may still be one that an index knows, under another address.
-        record = record or (_ask_hub(file) if file.location not in {entry.location for entry in index.entries().values()} else None)
+        record = record or (
+            _ask_hub(file) if file.location not in {entry.location for entry in index.entries().values()} else None
+        )
         if record is None or record.sha256 not in listed:
             raise UnpinnedWeightsError(
                 "weights without a pinned hash are refused",
@@ -357,7 +361,7 @@ def _read(path: Path, sha256: str | None, size: int | None, fix: str) -> Verifie
     limit = size or MAX_BYTES
     try:
         # Without O_NONBLOCK, opening a FIFO would wait for a writer for ever.
-        with open(path, "rb", buffering=0, opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK)) as file:  # noqa: PTH123
+        with open(path, "rb", buffering=0, opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK)) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 bad("not a regular file", "a file", stat.filemode(status.st_mode))

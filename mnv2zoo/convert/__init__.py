@@ -1,0 +1,232 @@
+"""Conversion between the zoo's native layout of a network's tensors and other libraries'.
+
+| layout | whose |
+| --- | --- |
+| `timm` | timm's `mobilenetv2_*`, and the zoo's own: the native layout |
+| `torchvision` | `torchvision.models.mobilenet_v2` |
+| `transformers` | `MobileNetV2ForImageClassification`; read `convert/transformers.py` on padding and classes |
+| `seed` | the tutorial network that the 20-class architectures come from |
+
+The checkpoint decides on the number of classes, the form of the classifier and the input channels, and
+a backbone without classifier converts too. A further layout is one more module with a `LAYOUT`, and its
+place in `LAYOUTS`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from mnv2zoo import architecture
+from mnv2zoo.architecture import Config
+from mnv2zoo.convert import native, seed, timm, torchvision, transformers
+from mnv2zoo.convert.layout import Layout
+from mnv2zoo.convert.native import Tensors
+from mnv2zoo.errors import ConversionError
+
+# Without it, a star import would put our modules in the place of timm and torchvision.
+__all__ = ["LAYOUTS", "from_native", "to_native"]
+
+LAYOUTS: dict[str, Layout] = {
+    layout.name: layout for layout in (timm.LAYOUT, torchvision.LAYOUT, transformers.LAYOUT, seed.LAYOUT)
+}
+
+# Where checkpoint files keep the state dict, best first: averaged weights before the others, as in timm.
+CHECKPOINT_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")
+# DistributedDataParallel and torch.compile put these before each key, in either order.
+WRAPPERS = ("_orig_mod.", "module.", "_orig_mod.")
+
+logger = logging.getLogger(__name__)
+
+
+def to_native(state_dict: Mapping[str, Any], model_name: str, layout: str | None = None) -> Tensors:
+    """Converts a state dict to the native layout.
+
+    Args:
+        state_dict: A state dict, or a checkpoint that holds one as one of `CHECKPOINT_KEYS`. It is not
+            changed; the result may share its tensors.
+        model_name: The architecture it is for, or `architecture.tag`.
+        layout: A name in `LAYOUTS`; recognised by the keys when None.
+
+    Returns:
+        The state dict for the zoo's network, in the order the layers run. From `transformers` it is
+        for a network created with `pad_type="same"`.
+
+    Raises:
+        ConversionError: If there is no such layout, the library has no such network, or the tensors
+            are not that network's.
+        UnknownModelError: If there is no such architecture.
+    """
+    tensors = _unwrap(state_dict)
+    config = _as_built(architecture.get(model_name), tensors)
+    source = _nearest(tensors, config) if layout is None else _layout_for(layout, config)
+    converted = _read(tensors, config, source)
+    if source.notes:
+        logger.info(source.notes)
+    return converted
+
+
+def from_native(state_dict: Mapping[str, Any], model_name: str, layout: str) -> Tensors:
+    """Converts a state dict from the native layout.
+
+    Args:
+        state_dict: A state dict or checkpoint as for `to_native`, in the native layout.
+        model_name: The architecture it is of, or `architecture.tag`.
+        layout: A name in `LAYOUTS`.
+
+    Returns:
+        The state dict for the other library's network.
+
+    Raises:
+        ConversionError: If there is no such layout, the library has no such network, the tensors are
+            not that network's, or their values cannot be expressed there.
+        UnknownModelError: If there is no such architecture.
+    """
+    tensors = _unwrap(state_dict)
+    config = _as_built(architecture.get(model_name), tensors)
+    target = _layout_for(layout, config)
+    changed = target.from_native(_read(tensors, config, timm.LAYOUT), config)
+    names = target.names(config)
+    converted = {names[key]: value for key, value in changed.items()}
+    if target.notes:
+        logger.info(target.notes)
+    return converted
+
+
+def _unwrap(state_dict: Mapping[str, Any]) -> Tensors:
+    held = [key for key in CHECKPOINT_KEYS if isinstance(state_dict.get(key), Mapping)]
+    tensors: Tensors = {}
+    for key, value in (state_dict[held[0]] if held else state_dict).items():
+        if not (isinstance(key, str) and isinstance(value, Tensor)):
+            raise ConversionError(
+                "a state dict holds something other than named tensors",
+                expected="a tensor",
+                found=type(value).__name__,
+                where=repr(key),
+                fix=f"Give the state dict, or a checkpoint that holds it as one of {', '.join(CHECKPOINT_KEYS)}.",
+            )
+        for wrapper in WRAPPERS:
+            key = key.removeprefix(wrapper)
+        tensors[key] = value.detach()
+    return tensors
+
+
+def _as_built(config: Config, tensors: Tensors) -> Config:
+    # A network may have been created with a `classifier` of another form than its config's.
+    weight = tensors.get("classifier.weight")
+    if weight is None:
+        return config
+    if weight.ndim == 2:
+        return replace(config, classifier="linear")
+    if not any(key.startswith("classifier_bn.") for key in tensors):
+        return replace(config, classifier="conv")
+    return config if config.classifier_norm else replace(config, classifier="conv_bn")
+
+
+def _layout_for(name: str, config: Config) -> Layout:
+    if name not in LAYOUTS:
+        near = difflib.get_close_matches(str(name), LAYOUTS, n=1)
+        raise ConversionError(
+            "unknown layout",
+            expected=", ".join(near or LAYOUTS),
+            found=repr(name),
+            fix=f"The layouts are {', '.join(LAYOUTS)}.",
+        )
+    layout = LAYOUTS[name]
+    if lacks := layout.lacks(config):
+        others = [other.name for other in architecture.CONFIGS.values() if not layout.lacks(other)]
+        raise ConversionError(
+            f"the layout {name} cannot express {config.name}",
+            expected=f"one of {', '.join(others)}",
+            found=f"a network with {', '.join(lacks)}",
+            fix=f"Layouts of {config.name}: {', '.join(each.name for each in _layouts_of(config))}.",
+        )
+    return layout
+
+
+def _layouts_of(config: Config) -> list[Layout]:
+    return [layout for layout in LAYOUTS.values() if not layout.lacks(config)]
+
+
+def _names(tensors: Tensors, config: Config, layout: Layout) -> dict[str, str]:
+    names = layout.names(config)
+    if any(key.startswith(layout.prefix) for key in tensors):
+        return names
+    return {key: name.removeprefix(layout.prefix) for key, name in names.items()}
+
+
+def _nearest(tensors: Tensors, config: Config) -> Layout:
+    """Finds the layout that shares most keys with the tensors or, failing that, most parts of keys."""
+
+    def parts(keys: Iterable[str]) -> set[str]:
+        return {part for key in keys for part in key.split(".")}
+
+    def likeness(layout: Layout) -> tuple[int, int]:
+        names = set(_names(tensors, config, layout).values())
+        return len(names & tensors.keys()), len(parts(names) & parts(tensors))
+
+    return max(_layouts_of(config), key=likeness)
+
+
+def _read(tensors: Tensors, config: Config, layout: Layout) -> Tensors:
+    """Fits tensors, or says what they would fit."""
+    try:
+        return _fit(tensors, config, layout)
+    except ConversionError as error:
+        error.fix = _owner(tensors) or f"The nearest layout is {_nearest(tensors, config).name}."
+        raise
+
+
+def _owner(tensors: Tensors) -> str:
+    for published in architecture.CONFIGS.values():
+        config = _as_built(published, tensors)
+        for layout in _layouts_of(config):
+            try:
+                _fit(tensors, config, layout)
+            except ConversionError:
+                continue
+            return f"They are the tensors of {config.name} in the layout {layout.name}."
+    return ""
+
+
+def _fit(tensors: Tensors, config: Config, layout: Layout) -> Tensors:
+    """Takes tensors of a layout to the native one, whose keys and shapes they have to fit."""
+    names = _names(tensors, config, layout)
+    classifier = {key for key in names if key.startswith("classifier")}
+    if not any(names[key] in tensors for key in classifier):
+        names = {key: name for key, name in names.items() if key not in classifier}
+    # PyTorch before 0.4.1 kept no counters of batches, and batch norms load without them to this day.
+    missing = [name for key, name in names.items() if name not in tensors and not key.endswith(native.COUNTER)]
+    known = set(names.values())
+    unexpected = [key for key in tensors if key not in known]
+    if missing or unexpected:
+        raise ConversionError(
+            f"the keys are not those of {config.name} in the layout {layout.name}",
+            expected=_first(missing) if missing else "no further keys",
+            found=_first(unexpected) if unexpected else "no such keys",
+        )
+    changed = layout.to_native({key: tensors[name] for key, name in names.items() if name in tensors}, config)
+    stem, bias = changed["conv_stem.weight"].shape, changed.get("classifier.bias")
+    shapes = native.shapes(
+        config,
+        num_classes=0 if bias is None else bias.numel(),
+        in_chans=stem[1] if len(stem) == 4 else 3,
+    )
+    for key, value in changed.items():
+        if value.shape != shapes[key]:
+            raise ConversionError(
+                f"a shape is not that of {config.name}",
+                expected=shapes[key],
+                found=tuple(value.shape),
+                where=names[key],
+            )
+    return changed
+
+
+def _first(keys: list[str]) -> str:
+    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
