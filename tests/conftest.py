@@ -1,0 +1,131 @@
+"""A loopback Hub for the whole run, and indexes of weights laid over the shipped one.
+
+The Hub's client reads its environment when it is imported, so that is set here, before any test module
+is. Nothing is mocked: the client fetches over HTTP from `tests/hub_server.py`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.hub_server import HubServer
+
+_HUB = HubServer().__enter__()
+_HOME = tempfile.mkdtemp(prefix="mnv2zoo-tests-")
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
+for _name in [name for name in os.environ if name.startswith("MNV2ZOO_") or name in ("HF_TOKEN", "HF_HUB_OFFLINE")]:
+    del os.environ[_name]
+os.environ |= {
+    "HF_ENDPOINT": _HUB.endpoint,
+    "HF_HOME": f"{_HOME}/hf",
+    "MNV2ZOO_HOME": f"{_HOME}/mnv2zoo",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+
+import huggingface_hub  # noqa: E402
+import safetensors.torch  # noqa: E402
+import timm  # noqa: E402
+import torch  # noqa: E402
+
+import mnv2zoo  # noqa: E402
+from mnv2zoo import registry  # noqa: E402
+from mnv2zoo.weights import index  # noqa: E402
+
+torch.set_num_threads(1)
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
+GOOGLE = SHARED / "weights/google_mobilenet_v2_1.0_224/model.safetensors"
+GOOGLE_SHA256 = "27309e54825ae54d2d85d469cb68e0c61f213f3373f374f4c9875e33438593e0"
+SAMPLES = SHARED / "data/imagenet_samples"
+
+needs_google = pytest.mark.skipif(not GOOGLE.is_file(), reason=f"real weights are not at {GOOGLE}")
+needs_samples = pytest.mark.skipif(not SAMPLES.is_dir(), reason=f"sample photos are not at {SAMPLES}")
+
+
+def raw_entry(**fields: Any) -> dict[str, Any]:
+    """The fields of a valid index entry, with some of them replaced."""
+    return {
+        "repo_id": "zoo/weights",
+        "revision": None,
+        "filename": "model.safetensors",
+        "sha256": None,
+        "size": None,
+        "layout": "timm",
+        "num_classes": 1000,
+        "input_size": [3, 224, 224],
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+        "labels": "imagenet-1k",
+        "metrics": {"top1": 70.0},
+        "license": "Apache-2.0",
+        "origin": "https://example.org/weights",
+        "description": "weights for tests",
+    } | fields
+
+
+def random_state_dict(name: str, seed: int = 0, **kwargs: Any) -> dict[str, torch.Tensor]:
+    """A state dict of random weights and random statistics, so that two networks differ in all of them."""
+    generator = torch.Generator().manual_seed(seed)
+    model = timm.create_model(name, **kwargs)
+    with torch.no_grad():
+        for key, tensor in model.state_dict().items():
+            if key.endswith("running_var"):
+                tensor.uniform_(0.5, 1.5, generator=generator)
+            elif tensor.is_floating_point() and tensor.ndim == 1:
+                tensor.uniform_(-0.5, 0.5, generator=generator).add_(1.0 if key.endswith("weight") else 0.0)
+    return model.state_dict()
+
+
+def as_bytes(state_dict: dict[str, torch.Tensor]) -> bytes:
+    return safetensors.torch.save({key: tensor.contiguous() for key, tensor in state_dict.items()})
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """The Hub, whole and asked nothing yet, with an empty cache and an empty record of first use."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MNV2ZOO_HOME", str(tmp_path / "home"))
+    _HUB.heal()
+    _HUB.clear()
+    yield _HUB
+    _HUB.heal()
+
+
+@pytest.fixture
+def overlay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[dict[str, Any]], Path]]:
+    """Lays index entries over the shipped ones, as MNV2ZOO_WEIGHTS_INDEX does at import."""
+
+    def register() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # timm tells that names are registered anew
+            registry.register()
+
+    def lay(entries: dict[str, Any]) -> Path:
+        path = tmp_path / "weights_index.json"
+        path.write_text(json.dumps({"schema_version": 1, "weights": entries}))
+        monkeypatch.setattr(index, "INDEX", index.Index(index.shipped_path(), path))
+        register()
+        return path
+
+    yield lay
+    monkeypatch.undo()
+    register()
+
+
+@pytest.fixture(params=sorted(mnv2zoo.architecture.CONFIGS))
+def name(request: pytest.FixtureRequest) -> str:
+    """Every architecture."""
+    return request.param

@@ -1,0 +1,101 @@
+"""Who imports whom, against the table in CONTRIBUTING.md."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "mnv2zoo"
+NAMES = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+NAMES = NAMES - {"__init__"} | {"mnv2zoo"}
+STANDARD_LIBRARY_ONLY = ("errors", "environment", "architecture")
+
+
+def allowed() -> dict[str, set[str]]:
+    """The table: what each module may import."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("\n## Who may import whom\n")[2]
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", text.partition("\n## ")[0], re.M)
+    return {module: set(re.findall(r"`(\w+)`", cell)) for module, cell in rows}
+
+
+def sources(name: str) -> list[Path]:
+    """The files of a module or subpackage."""
+    if name == "mnv2zoo":
+        return [PACKAGE / "__init__.py"]
+    return sorted((PACKAGE / name).rglob("*.py")) or [PACKAGE / f"{name}.py"]
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The dotted names of all that a file imports, wherever in it."""
+    package = [PACKAGE.name, *path.relative_to(PACKAGE).parts[:-1]]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *(node.module.split(".") if node.module else [])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def ours(dotted: str) -> str | None:
+    """Which of our modules a dotted name belongs to; None for other packages."""
+    package, _, rest = dotted.partition(".")
+    first = rest.partition(".")[0]
+    if package != PACKAGE.name:
+        return None
+    return first if first in NAMES else PACKAGE.name
+
+
+def test_the_table_names_every_module_and_no_other() -> None:
+    table = allowed()
+    unlisted = sorted(NAMES - table.keys())
+    assert not unlisted, f"give {unlisted} a row in CONTRIBUTING.md"
+    assert set().union(table.keys(), *table.values()) - NAMES <= {"__main__"}, "CONTRIBUTING.md names what is not there"
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_a_module_imports_only_what_the_table_allows(name: str) -> None:
+    for path in sources(name):
+        found = {module for module in map(ours, imported(path)) if module not in (None, name)}
+        breach = sorted(found - allowed()[name])
+        assert not breach, f"{path.relative_to(ROOT)} imports {breach}, which CONTRIBUTING.md does not allow"
+
+
+@pytest.mark.parametrize("name", STANDARD_LIBRARY_ONLY)
+def test_what_the_command_line_needs_first_uses_the_standard_library_alone(name: str) -> None:
+    for path in sources(name):
+        packages = {dotted.partition(".")[0] for dotted in imported(path)}
+        assert packages - sys.stdlib_module_names <= {PACKAGE.name}
+
+
+def test_the_table_keeps_the_rules_of_the_design() -> None:
+    table = allowed()
+    assert table["errors"] == table["environment"] == set()
+    assert table["architecture"] == {"errors"}
+    assert table["model"] <= {"architecture", "errors"}
+    assert not table["weights"] & {"model", "registry"}
+    assert not table["convert"] & {"model", "registry"}
+    assert {name for name, others in table.items() if "cli" in others} <= {"__main__"}
+
+
+def test_the_reader_sees_every_form_of_import(tmp_path: Path) -> None:
+    written = (
+        "import torch, mnv2zoo.model\nfrom mnv2zoo import errors\ndef f():\n    from mnv2zoo.cli.main import app\n"
+    )
+    relative = "from . import trust\nfrom .. import model\nfrom ..cli import main\n"
+    file = PACKAGE / "weights" / "unwritten.py"
+
+    class Unwritten(type(file)):  # type: ignore[misc]
+        def read_text(self, *args: object, **kwargs: object) -> str:
+            return written + relative
+
+    assert [ours(dotted) for dotted in imported(Unwritten(file))] == [
+        *(None, "model", "errors", "cli"),
+        *("weights", "model", "cli"),
+    ]
