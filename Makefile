@@ -1,0 +1,64 @@
+# Everything runs in .venv, which is made when it is first needed and brought up to date when
+# pyproject.toml changes.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PHOTO := examples/coffee.jpg
+
+.PHONY: help demo test docs docs-serve generate check lint types bench clean
+.DELETE_ON_ERROR:
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+# The stamps come last in each recipe, so that a step that was cut short is done again.
+$(VENV)/.made:
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.package: pyproject.toml | $(VENV)/.made
+	@echo "Installing mnv2zoo into $(VENV). The first time this takes some minutes."
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/.made
+	@echo "Installing mnv2zoo and what its tests and documentation need into $(VENV)."
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev,docs]"
+	@touch $(VENV)/.package $@
+
+demo: $(VENV)/.package  ## classify the photo in examples/ with pretrained weights
+	$(BIN)/mnv2zoo predict $(PHOTO) --topk 5
+
+# Ours comes last, so that its summary is what one sees at the end. Both use a process a core.
+test: export OMP_NUM_THREADS ?= 1
+test: $(VENV)/.dev  ## run timm's own model tests on our models, then our tests
+	$(BIN)/python scripts/timm_suite.py
+	$(BIN)/python -m pytest -n 2
+
+docs: $(VENV)/.dev  ## build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+docs-serve: $(VENV)/.dev  ## serve the documentation while you write it
+	$(BIN)/mkdocs serve
+
+generate: $(VENV)/.dev  ## write what is generated in README.md and docs/
+	$(BIN)/python scripts/generate.py
+
+check: $(VENV)/.dev  ## fail if what is generated is out of date
+	$(BIN)/python scripts/generate.py --check
+
+lint: $(VENV)/.dev  ## check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev  ## check types
+	$(BIN)/mypy
+
+bench: $(VENV)/.package  ## measure, and write the figures to benchmarks/results/
+	$(BIN)/python benchmarks/create_model.py
+	$(BIN)/python benchmarks/import_time.py
+
+clean:  ## remove .venv and everything built
+	rm -rf $(VENV) dist build site *.egg-info .*_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,135 @@
+"""Writes the generated parts of the README and the documentation, or checks that they are current.
+
+A generated part stands between `<!-- generated: NAME -->` and `<!-- end: NAME -->`; NAME is one of the
+functions in `PARTS` below. Everything else in those files is written by hand.
+
+    python scripts/generate.py          # writes
+    python scripts/generate.py --check  # fails where something would change
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from mnv2zoo import architecture, environment
+from mnv2zoo.architecture import Config
+from mnv2zoo.weights import index
+from mnv2zoo.weights.index import WeightsEntry
+
+ROOT = Path(__file__).resolve().parent.parent
+PART = re.compile(r"(?P<start><!-- generated: (?P<name>\S+) -->\n)(?P<body>.*?)(?P<end><!-- end: (?P=name) -->)", re.S)
+# The shipped index alone: what MNV2ZOO_WEIGHTS_INDEX adds here is nothing to publish.
+WEIGHTS = index.read(index.shipped_path())
+
+
+def table(header: str, rows: Iterable[Iterable[object]]) -> str:
+    """A Markdown table; `header` is its first row, as Markdown, and figures under `name:` are set right."""
+    titles = header.split(" | ")
+    lines = [
+        [title.rstrip(":") for title in titles],
+        ["--:" if title.endswith(":") else "---" for title in titles],
+        *rows,
+    ]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def weights_of(config: Config) -> list[WeightsEntry]:
+    return [entry for entry in WEIGHTS.values() if entry.architecture == config.name]
+
+
+def figures(config: Config, entry: WeightsEntry | None) -> tuple[str, str]:
+    """Millions of parameters and billions of MACs, as published: at the weights' input size, or 224 pixels."""
+    size = entry.input_size[1:] if entry else (224, 224)
+    return f"{architecture.parameters(config) / 1e6:.2f}", f"{architecture.macs(config, size) / 1e9:.4f}"
+
+
+def zoo() -> str:
+    """A row for each weights, and for each architecture without: what one chooses by."""
+    rows = []
+    for config in architecture.CONFIGS.values():
+        for entry in weights_of(config) or [None]:
+            published = (
+                (
+                    f"`{entry.tag}`",
+                    f"{entry.metrics['top1']:.2f}" if "top1" in entry.metrics else "",
+                    pinned(entry),
+                    entry.license,
+                )
+                if entry
+                else ("none yet", "", "", "")
+            )
+            rows.append((f"`{config.name}`", *figures(config, entry), *published))
+    return table("name | params (M): | GMAC: | weights | top-1 (%): | pinned | licence of the weights", rows)
+
+
+def pinned(entry: WeightsEntry) -> str:
+    return "yes" if entry.pinned else "not yet"
+
+
+def architectures() -> str:
+    """A row for each architecture: what one builds on."""
+    rows = []
+    for config in architecture.CONFIGS.values():
+        known = weights_of(config)
+        maps = architecture.features(config)
+        size = known[0].input_size[1:] if known else (224, 224)
+        rows.append(
+            (
+                f"`{config.name}`",
+                config.num_classes,
+                f"{architecture.parameters(config):,}",
+                f"{architecture.macs(config, size):,}",
+                " x ".join(map(str, size)),
+                ", ".join(str(m.channels) for m in maps),
+                ", ".join(str(m.reduction) for m in maps),
+            )
+        )
+    return table("name | classes: | parameters: | MACs: | at | feature channels | reductions", rows)
+
+
+def weights() -> str:
+    """A row for each weights: where they come from."""
+    rows = []
+    for entry in WEIGHTS.values():
+        name = f"[`{entry.name}`]({entry.origin})" if entry.origin else f"`{entry.name}`"
+        metrics = ", ".join(f"{metric} {value:.2f}" for metric, value in entry.metrics.items())
+        sha256 = f"`{entry.sha256[:12]}...`" if entry.sha256 else "not pinned yet"
+        rows.append((name, entry.description or "", metrics, sha256, entry.license))
+    return table("name | what they are | metrics (%) | SHA-256 | licence", rows)
+
+
+def variables() -> str:
+    return table("variable | meaning | default", ((f"`{v.name}`", v.meaning, v.default) for v in environment.VARIABLES))
+
+
+PARTS: dict[str, Callable[[], str]] = {part.__name__: part for part in (zoo, architectures, weights, variables)}
+
+
+def generate(text: str) -> str:
+    """Replaces the generated parts of a file's text."""
+    return PART.sub(lambda found: found["start"] + "\n" + PARTS[found["name"]]() + "\n" + found["end"], text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing, and fail where something is out of date")
+    check = parser.parse_args().check
+    stale = []
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        text = path.read_text(encoding="utf-8")
+        current = generate(text)
+        if current != text:
+            stale.append(path.relative_to(ROOT))
+            if not check:
+                path.write_text(current, encoding="utf-8")
+    for path in stale:
+        print(f"{path} is out of date; run `make generate`" if check else f"wrote {path}")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
