@@ -98,7 +98,7 @@ def weights() -> str:
         name = f"[`{entry.name}`]({entry.origin})" if entry.origin else f"`{entry.name}`"
         metrics = ", ".join(f"{metric} {value:.2f}" for metric, value in entry.metrics.items())
         sha256 = f"`{entry.sha256[:12]}...`" if entry.sha256 else "not pinned yet"
-        rows.append((name, entry.description or "", metrics, sha256, entry.license))
+        rows.append((name, entry.description or "", metrics, sha256, f"`{entry.license}`"))
     return table("name | what they are | metrics (%) | SHA-256 | licence", rows)
 
 

@@ -18,6 +18,8 @@ from typing import NoReturn
 import huggingface_hub
 import safetensors
 import safetensors.torch
+from huggingface_hub import constants
+from huggingface_hub.errors import OfflineModeIsEnabled
 from torch import Tensor
 
 from mnv2zoo import convert, environment
@@ -312,8 +314,8 @@ def _download(file: HubFile, revision: str | None, cache_dir: str | Path | None,
 def _ask_hub(file: HubFile) -> Record:
     """Asks the Hub for a file's commit, SHA-256 and size."""
     try:
-        if huggingface_hub.constants.HF_HUB_OFFLINE:
-            raise huggingface_hub.errors.OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
+        if constants.HF_HUB_OFFLINE:
+            raise OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
         url = huggingface_hub.hf_hub_url(file.repo_id, file.filename, revision=file.revision)
         found = huggingface_hub.get_hf_file_metadata(url, library_name="mnv2zoo")
     except Exception as error:

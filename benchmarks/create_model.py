@@ -1,0 +1,141 @@
+"""Measures `timm.create_model("mnv2zoo_100", pretrained=True)` against timm's own `mobilenetv2_100`.
+
+Both load the same file from a warm Hub cache, on one thread and in turns; ours verifies its hash, as it
+always does. The measured process is offline and fails if it opens a connection. The goal: at most half
+of timm's time.
+
+    python benchmarks/create_model.py --weights model.safetensors --rounds 25
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import report
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared" / "weights" / "google_mobilenet_v2_1.0_224" / "model.safetensors"
+GOAL = 0.5
+REPO, REVISION, FILENAME = "benchmark/weights", "0" * 40, "model.safetensors"
+
+
+def random_weights() -> bytes:
+    import safetensors.torch
+
+    import mnv2zoo
+
+    return safetensors.torch.save(mnv2zoo.model.MobileNetV2(mnv2zoo.architecture.get("mnv2zoo_100")).state_dict())
+
+
+def lay_out(data: bytes, home: Path) -> Path:
+    """Puts the weights into a Hub cache as the Hub's client would, and an index that pins them beside it."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    repo = home / "hub" / f"models--{REPO.replace('/', '--')}"
+    blob, snapshot = repo / "blobs" / sha256, repo / "snapshots" / REVISION / FILENAME
+    for path in (blob, snapshot):
+        path.parent.mkdir(parents=True)
+    blob.write_bytes(data)
+    snapshot.symlink_to(Path("../../blobs") / sha256)
+    entry = {
+        "repo_id": REPO,
+        "revision": REVISION,
+        "filename": FILENAME,
+        "sha256": sha256,
+        "size": len(data),
+        "layout": "timm",
+        "num_classes": 1000,
+        "input_size": [3, 224, 224],
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.5, 0.5],
+        "labels": "imagenet-1k",
+        "license": "none",
+    }
+    index = {"schema_version": 1, "weights": {"mnv2zoo_100.benchmark": entry}}
+    (home / "index.json").write_text(json.dumps(index), encoding="utf-8")
+    return snapshot
+
+
+def refuse_connections(event: str, args: tuple[object, ...]) -> None:
+    assert event != "socket.connect", f"a connection was opened: {args[1:]}"
+
+
+def measure(file: str, rounds: int) -> None:
+    """Runs in the measured process; prints the two series as JSON."""
+    import timm
+    import torch
+
+    import mnv2zoo
+
+    assert mnv2zoo.weights.entry("mnv2zoo_100").name == "mnv2zoo_100.benchmark"
+    sys.addaudithook(refuse_connections)
+    torch.set_num_threads(1)
+
+    def ours() -> torch.nn.Module:
+        return timm.create_model("mnv2zoo_100", pretrained=True)
+
+    def theirs() -> torch.nn.Module:
+        return timm.create_model("mobilenetv2_100", pretrained=True, pretrained_cfg_overlay={"file": file})
+
+    mine, others = ours().state_dict(), theirs().state_dict()  # warms up, too
+    assert mine.keys() == others.keys()
+    assert all(torch.equal(mine[key], others[key]) for key in mine), "the two did not load the same numbers"
+    series: dict[str, list[float]] = {"mnv2zoo": [], "timm": []}
+    for _ in range(rounds):
+        series["mnv2zoo"].append(seconds(ours))
+        series["timm"].append(seconds(theirs))
+    print(json.dumps(series))
+
+
+def seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--weights", type=Path, help="a safetensors file of timm's mobilenetv2_100; else random numbers"
+    )
+    parser.add_argument("--rounds", type=int, default=25, help="models of each kind (25 by default)")
+    parser.add_argument("--measure", metavar="FILE", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        measure(args.measure, args.rounds)
+        return
+
+    weights = args.weights or (SHARED if SHARED.is_file() else None)
+    data = weights.read_bytes() if weights else random_weights()
+    with tempfile.TemporaryDirectory() as scratch:
+        home = Path(scratch)
+        file = lay_out(data, home)
+        env = {name: value for name, value in os.environ.items() if not name.startswith(("MNV2ZOO_", "HF_"))}
+        env |= {"HF_HOME": scratch, "HF_HUB_OFFLINE": "1", "MNV2ZOO_WEIGHTS_INDEX": str(home / "index.json")}
+        env |= {"MNV2ZOO_HOME": scratch, "MNV2ZOO_REQUIRE_PINNED": "1", "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, __file__, "--measure", str(file), "--rounds", str(args.rounds)]
+        done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
+    series: dict[str, list[float]] = json.loads(done.stdout)
+
+    ratio = statistics.median(series["mnv2zoo"]) / statistics.median(series["timm"])
+    results = {name: report.summary(values) for name, values in series.items()}
+    facts = {"weights_bytes": len(data), "random_weights": weights is None, "threads": 1}
+    path = report.write("create_model", {**facts, **results, "ratio": round(ratio, 3), "goal": GOAL})
+    for name, values in series.items():
+        print(f"{name}: {statistics.median(values) * 1000:.1f} ms (median of {args.rounds})")
+    print(f"mnv2zoo takes {ratio:.2f} of timm's time; the goal is at most {GOAL}. Written to {path}")
+
+
+if __name__ == "__main__":
+    main()
