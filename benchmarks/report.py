@@ -20,7 +20,7 @@ def cpu_name() -> str:
 
 
 def machine() -> dict[str, object]:
-    versions = {name: version(name) for name in ("mnv2zoo", "timm", "torch")}
+    versions = {name: version(name) for name in ("timm", "torch")}
     return {"cpu": cpu_name(), "cores": os.cpu_count(), "python": platform.python_version(), **versions}
 
 

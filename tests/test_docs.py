@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import subprocess
 import sys
@@ -24,7 +25,7 @@ EXAMPLES = [
 ELSEWHERE = re.compile(r"(?:https?:)?//")
 # What Material's script would load, from these alone: a polyfill for browsers without ResizeObserver, and
 # what draws diagrams on pages that have one. No page has one, which a test checks.
-MATERIAL_LOADS = {"https://unpkg.com/resize-observer-polyfill", "https://unpkg.com/mermaid"}
+MATERIAL_LOADS = ("https://unpkg.com/resize-observer-polyfill", "https://unpkg.com/mermaid@")
 
 
 class Page(HTMLParser):
@@ -86,7 +87,8 @@ def test_scripts_load_nothing_from_another_host_but_what_no_page_makes_them(site
     assert scripts
     for path in scripts:
         text = path.read_text(encoding="utf-8")
-        assert set(re.findall(r"https?://(?:unpkg\.com|cdn[\w.-]*|fonts[\w.-]*)[\w./@-]*", text)) <= MATERIAL_LOADS
+        loads = re.findall(r"https?://(?:unpkg\.com|cdn[\w.-]*|fonts[\w.-]*)[\w./@-]*", text)
+        assert [load for load in loads if not load.startswith(MATERIAL_LOADS)] == []
 
 
 def test_the_reader_of_pages_sees_what_is_loaded() -> None:
@@ -104,7 +106,8 @@ def test_the_reader_of_pages_sees_what_is_loaded() -> None:
 
 def test_every_public_name_has_its_place_in_the_reference(site: Path) -> None:
     anchors = set().union(*(page.anchors for path, page in pages_of(site).items() if "api" in path.parts))
-    public = {f"mnv2zoo.{name}" for name in mnv2zoo.__all__}
+    # timm adds the entry points to __all__; they are listed in the zoo, and take what registry.create takes.
+    public = {f"mnv2zoo.{name}" for name in set(mnv2zoo.__all__) - set(mnv2zoo.architecture.CONFIGS)}
     public |= {f"mnv2zoo.weights.{name}" for name in mnv2zoo.weights.__all__}
     assert sorted(public - anchors) == []
 
@@ -114,10 +117,11 @@ def test_examples_run(
     code: str, overlay: Callable[[dict[str, Any]], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Random weights stand in for those that the examples fetch.
-    weights = raw_entry(bundled="random.safetensors")
+    data = as_bytes(random_state_dict("mnv2zoo_100"))
+    (tmp_path / "random.safetensors").write_bytes(data)
+    weights = raw_entry(bundled="random.safetensors", sha256=hashlib.sha256(data).hexdigest(), size=len(data))
     for field in ("repo_id", "revision", "filename"):
         del weights[field]
-    (tmp_path / "random.safetensors").write_bytes(as_bytes(random_state_dict("mnv2zoo_100")))
     overlay({"mnv2zoo_100.ra_in1k": weights})
     monkeypatch.chdir(ROOT)
     exec(compile(code, "example", "exec"), {})

@@ -229,7 +229,7 @@ def size_is_a_byte_count(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
 
 def layout_is_known(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
     """A layout is one that can be converted."""
-    if raw.get("layout") not in LAYOUTS:
+    if raw.get("layout") not in tuple(LAYOUTS):
         yield "layout", " or ".join(LAYOUTS), repr(raw.get("layout"))
 
 

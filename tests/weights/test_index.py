@@ -1,0 +1,146 @@
+"""Each rule of the index has a breach here that it must find."""
+
+import contextlib
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mnv2zoo.weights import WeightsIndexError, index
+from tests.conftest import raw_entry
+
+PATH = Path("index.json")
+BUNDLED = {"repo_id": None, "revision": None, "filename": None, "bundled": "a.safetensors", "sha256": "a" * 64}
+
+BREACHES = [
+    (index.fields_are_known, {"sha265": None}),
+    (index.location_is_one_file, {"repo_id": "no-owner"}),
+    (index.location_is_one_file, {"repo_id": "../secrets/x"}),
+    (index.location_is_one_file, {"filename": "../model.safetensors"}),
+    (index.location_is_one_file, {"filename": "/etc/model.safetensors"}),
+    (index.location_is_one_file, {"filename": "pytorch_model.bin"}),
+    (index.location_is_one_file, {"bundled": "a.safetensors"}),
+    (index.location_is_one_file, BUNDLED | {"bundled": "../a.safetensors"}),
+    (index.revision_is_a_commit, {"revision": "main"}),
+    (index.revision_is_a_commit, {"revision": "a" * 39}),
+    (index.hash_is_a_sha256, {"sha256": "a" * 63}),
+    (index.hash_is_a_sha256, {"sha256": "g" * 64}),
+    (index.hash_is_a_sha256, BUNDLED | {"sha256": None}),
+    (index.size_is_a_byte_count, {"size": 0}),
+    (index.size_is_a_byte_count, {"size": True}),
+    (index.size_is_a_byte_count, {"size": "14184144"}),
+    (index.layout_is_known, {"layout": "caffe"}),
+    (index.preprocessing_is_complete, {"input_size": [3, 224]}),
+    (index.preprocessing_is_complete, {"crop_pct": 0}),
+    (index.preprocessing_is_complete, {"crop_pct": 10**400}),
+    (index.preprocessing_is_complete, {"interpolation": "cubic"}),
+    (index.preprocessing_is_complete, {"mean": [0.5]}),
+    (index.preprocessing_is_complete, {"std": [0.0, 0.5, 0.5]}),
+    (index.classes_are_named, {"num_classes": 999}),
+    (index.classes_are_named, {"labels": "imagenet-21k"}),
+    (index.classes_are_named, {"label_names": ["cat"]}),
+    (index.classes_are_named, {"labels": None, "label_names": ["cat", "cat"], "num_classes": 2}),
+    (index.licence_is_named, {"license": None}),
+    (index.licence_is_named, {"license": " "}),
+    (index.metrics_are_percents, {"metrics": {"top1": 720.0}}),
+    (index.notes_are_text, {"origin": 3}),
+]
+
+
+def text(entries):
+    return json.dumps({"schema_version": 1, "weights": entries})
+
+
+def test_the_shipped_index_is_valid():
+    entries = index.read(index.shipped_path())
+    assert entries["mnv2zoo_100.ra_in1k"].pinned
+    assert not entries["mnv2zoo_050.lamb_in1k"].pinned
+    assert entries["mnv2zoo_100.ra_in1k"].metrics == {"top1": 72.910, "top5": 91.000}
+    assert len(entries["mnv2zoo_100.ra_in1k"].label_names) == 1000
+
+
+def test_what_is_read_can_be_written_and_read_again():
+    entries = index.read(index.shipped_path())
+    again = index.parse(text({name: entry.to_json() for name, entry in entries.items()}), index.shipped_path())
+    assert again == entries
+
+
+def test_valid_entries_break_no_rule():
+    for raw in (raw_entry(), raw_entry(**BUNDLED), raw_entry(labels=None), raw_entry(sha256="a" * 64, size=5)):
+        assert [breach for rule in index.RULES for breach in rule("mnv2zoo_100.a", raw)] == []
+
+
+@pytest.mark.parametrize(("rule", "fields"), BREACHES, ids=lambda value: getattr(value, "__name__", str(value)[:40]))
+def test_a_breach_is_found_by_its_rule_and_named(rule, fields):
+    raw = raw_entry(**fields)
+    assert list(rule("mnv2zoo_100.a", raw))
+    with pytest.raises(WeightsIndexError, match=r"mnv2zoo_100\.a"):
+        index.parse(text({"mnv2zoo_100.a": raw}), PATH)
+
+
+def test_every_rule_has_a_breach_above():
+    assert {rule for rule, _ in BREACHES} | {index.key_names_an_architecture} == set(index.RULES)
+
+
+@pytest.mark.parametrize("key", ["mnv2zoo_100", "mnv2zoo_101.a", "mnv2zoo_100.", "mnv2zoo_100.a/b", ".a", ""])
+def test_a_key_is_architecture_dot_tag(key):
+    assert list(index.key_names_an_architecture(key, raw_entry()))
+
+
+def test_a_missing_field_is_not_taken_for_null():
+    raw = raw_entry()
+    del raw["sha256"]
+    with pytest.raises(WeightsIndexError, match="sha256"):
+        index.parse(text({"mnv2zoo_100.a": raw}), PATH)
+
+
+@pytest.mark.parametrize("shared", [{}, {"revision": "b" * 40, "sha256": "c" * 64}])
+def test_two_entries_share_neither_location_nor_hash(shared):
+    one, other = raw_entry(**shared), raw_entry(**shared)
+    if shared:
+        other["repo_id"] = "zoo/other"
+    with pytest.raises(WeightsIndexError, match="two entries"):
+        index.parse(text({"mnv2zoo_100.a": one, "mnv2zoo_100.b": other}), PATH)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"schema_version": 2, "weights": {}}',
+        '{"schema_version": 1, "weights": []}',
+        '{"schema_version": 1, "schema_version": 1, "weights": {}}',
+        '{"schema_version": 1, "weights": {"mnv2zoo_100.a": NaN}}',
+        '{"schema_version": 1, "weights": {"mnv2zoo_100.a": null}}',
+        "[" * 100_000,
+        "1" * 10_000,
+    ],
+    ids=lambda value: value[:30] or "empty",
+)
+def test_what_is_no_index_is_refused(document):
+    with pytest.raises(WeightsIndexError):
+        index.parse(document, PATH)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from(index.FIELDS), JSON, max_size=4), st.text(max_size=12))
+def test_any_field_of_any_value_is_accepted_or_refused_and_nothing_else(fields, key):
+    for name in ("mnv2zoo_100.a", key):
+        with contextlib.suppress(WeightsIndexError):
+            index.parse(text({name: raw_entry(**fields)}), PATH)
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_accepted_or_refused_and_nothing_else(document):
+    with pytest.raises(WeightsIndexError):
+        index.parse(document, PATH)
