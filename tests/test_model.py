@@ -130,17 +130,6 @@ def test_every_pooling_works(name, pooling, images):
     assert len(shape) == (2 if pooling else 4)
 
 
-def test_groups_follow_the_depth(name):
-    net = timm.create_model(name)
-    fine = group_parameters(net, net.group_matcher(coarse=False), reverse=True)
-    coarse = group_parameters(net, net.group_matcher(coarse=True), reverse=True)
-    # Stem, bottlenecks (or stages), head, classifier.
-    assert len(set(fine.values())) == len(architecture.bottlenecks(net.config)) + 3
-    assert len(set(coarse.values())) == len(net.config.stages) + 3
-    order = [fine[key] for key, _ in net.named_parameters() if not key.startswith(("conv_head", "bn2"))]
-    assert order == sorted(order)
-
-
 def test_stochastic_depth_and_dropout_act_in_training_only(name, images):
     net = timm.create_model(name, drop_rate=0.5, drop_path_rate=0.5)
     net.eval()
