@@ -1,4 +1,4 @@
-"""`python -m mnv2zoo`: the command line."""
+"""The command line as a module: `python -m mnv2zoo`."""
 
 from mnv2zoo.cli import main
 

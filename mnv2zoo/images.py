@@ -1,44 +1,177 @@
-"""Reading images: one function for whatever people have on disk."""
+"""Finding images and reading them as RGB, whatever their format, mode and rotation."""
 
 from __future__ import annotations
 
+import glob
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn, TypeVar, cast
 
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mnv2zoo.errors import ImageReadError
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
+T = TypeVar("T")
+
+# Plain raster formats. Pillow has others, some of which run another program on the file (EPS) or are mere
+# stubs; which of these it has depends on how it was built.
+Image.init()
+FORMATS = tuple(
+    name for name in ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP") if name in Image.OPEN
+)
+EXTENSIONS = frozenset(ext for ext, name in Image.registered_extensions().items() if name in FORMATS)
+
+# Networks' inputs are made by resizing the shorter side, which would blow a thin line up to gigabytes.
+MAX_ASPECT = 500
 
 
-def read(path: Path) -> Image.Image:
-    """Reads an image as a network wants it.
+def find(place: str) -> list[Path]:
+    """Finds the images that an argument of a command means.
+
+    Args:
+        place: A file, taken whatever its ending; a folder, searched through all its levels for files
+            with an image's ending; or a glob such as `photos/**/*.jpg`, whose matches are taken as
+            the content of a folder is.
+
+    Returns:
+        The files, each once and in order of their names; at least one.
+
+    Raises:
+        ImageReadError: If there are none, or a folder cannot be searched.
+    """
+    if not os.path.lexists(place):
+        matches = [Path(match) for match in glob.glob(place, recursive=True)]  # noqa: PTH207  # may be absolute
+    elif Path(place).is_dir():
+        matches = [Path(place)]
+    else:
+        return [Path(place)]
+    found = {file for match in matches for file in (_walk(match) if match.is_dir() else [match])}
+    images = sorted(file for file in found if file.suffix.lower() in EXTENSIONS)
+    if not images:
+        raise ImageReadError(
+            "no images",
+            expected="a file, a folder or a glob with images",
+            found=f"{len(found)} files, none of which ends in {', '.join(sorted(EXTENSIONS))}" if found else "nothing",
+            where=place,
+        )
+    return images
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    def fail(error: OSError) -> NoReturn:
+        raise ImageReadError("cannot search a folder", found=error.strerror, where=error.filename) from error
+
+    for parent, _, names in os.walk(folder, onerror=fail):
+        yield from (Path(parent, name) for name in names)
+
+
+def read(path: str | Path) -> Image.Image:
+    """Reads an image as 8-bit RGB, upright.
+
+    The EXIF rotation is applied. Transparent images are laid on white, as a page would show them. Of an
+    animation it is the first frame. Integers of more than 8 bits are taken to have 16 (white is 65535)
+    and floats to reach from 0 to 1; where the values of an image exceed that, they are stretched so that
+    its lowest is black and its highest white.
 
     Args:
         path: The file.
 
     Returns:
-        The first frame in RGB, turned upright by its EXIF orientation. What is transparent becomes
-        white, and 16-bit values are scaled to 8 bits.
+        The image.
 
     Raises:
-        ImageReadError: If it is no whole image.
+        ImageReadError: If it is not a file, cannot be decoded, or is too large or too thin to work with.
     """
     try:
-        with Image.open(path) as image:
+        _check_file(Path(path))
+        with Image.open(path, formats=FORMATS) as image:
+            _check_shape(*image.size)
             image.load()
-            upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I"):
-            # 16-bit grayscale: PIL's own conversion would clip everything above 255 to white.
-            upright = Image.fromarray((np.asarray(upright).clip(0, 65535) / 257).round().astype(np.uint8))
-        if upright.has_transparency_data:
-            upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
-        return upright.convert("RGB")
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except Exception as error:  # decoders raise nearly anything at bytes that they did not expect
         raise ImageReadError(
             "cannot read the image",
-            expected="an image that Pillow can read",
-            found=f"{type(error).__name__}: {error}",
+            expected=f"a sound file of {', '.join(FORMATS[:-1])} or {FORMATS[-1]}",
+            found=_reason(error),
             where=path,
         ) from error
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():  # opening a FIFO would wait for ever
+        raise ValueError("a folder" if path.is_dir() else "a special file" if path.exists() else "no file")
+    if path.stat().st_size == 0:
+        raise ValueError("an empty file")
+
+
+def _check_shape(width: int, height: int) -> None:
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise ValueError(f"{width} x {height} pixels, one side more than {MAX_ASPECT} times the other")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "something else"
+    if isinstance(error, OSError | ValueError | Image.DecompressionBombError):
+        return (getattr(error, "strerror", None) or str(error)).rstrip(".")
+    return f"{type(error).__name__}: {error}"
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return _to_8_bits(image).convert("RGB")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    values = image if image.mode == "F" else image.convert("I").convert("F")
+    low, high = cast(tuple[float, float], values.getextrema())
+    if not math.isfinite(low + high):
+        raise ValueError("values that are not finite")
+    white = 1.0 if image.mode == "F" else 65535.0
+    if low >= 0 and high <= white:
+        low, high = 0.0, white
+    scale = 255 / ((high - low) or 1.0)
+    # Converting to "L" truncates, so half is added.
+    return values.point(lambda value: value * scale + (0.5 - low * scale)).convert("L")
+
+
+def read_all(
+    paths: Iterable[Path], prepare: Callable[[Image.Image], T], ahead: int = 64
+) -> Generator[tuple[Path, T | ImageReadError], None, None]:
+    """Reads images in a pool of threads, a limited number of them ahead of who takes them.
+
+    Args:
+        paths: The files.
+        prepare: What to make of each image; it runs in the threads too.
+        ahead: Images that may be ready or in work and not yet taken.
+
+    Yields:
+        Each file, in order, with what was made of it, or with the reason why it cannot be read.
+    """
+
+    def work(path: Path) -> T | ImageReadError:
+        try:
+            return prepare(read(path))
+        except ImageReadError as error:
+            return error
+
+    waiting: deque[tuple[Path, Future[T | ImageReadError]]] = deque()
+    pool = ThreadPoolExecutor()
+    try:
+        for path in paths:
+            waiting.append((path, pool.submit(work, path)))
+            if len(waiting) == ahead:
+                first, result = waiting.popleft()
+                yield first, result.result()
+        for path, result in waiting:
+            yield path, result.result()
+    finally:
+        pool.shutdown(cancel_futures=True)

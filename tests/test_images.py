@@ -1,3 +1,12 @@
+"""Reading images as RGB, whatever their format, mode and rotation; and finding them."""
+
+import contextlib
+import os
+import struct
+import threading
+import time
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -5,53 +14,225 @@ from PIL import Image
 from mnv2zoo import images
 from mnv2zoo.errors import ImageReadError
 
+pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # about files that are broken on purpose
 RAMP = np.linspace(0, 255, 32 * 16).reshape(16, 32).astype(np.uint8)
 PICTURE = Image.fromarray(np.stack([RAMP, RAMP.T.reshape(16, 32), 255 - RAMP], -1))
+TURNED_BY = {  # what a camera does to the upright image, by the EXIF orientation that it then writes
+    1: [],
+    2: [Image.Transpose.FLIP_LEFT_RIGHT],
+    3: [Image.Transpose.ROTATE_180],
+    4: [Image.Transpose.FLIP_TOP_BOTTOM],
+    5: [Image.Transpose.TRANSPOSE],
+    6: [Image.Transpose.ROTATE_90],
+    7: [Image.Transpose.TRANSVERSE],
+    8: [Image.Transpose.ROTATE_270],
+}
 
 
+def pixels(path):
+    image = images.read(path)
+    assert image.mode == "RGB"
+    return np.asarray(image).astype(int)
+
+
+@pytest.mark.parametrize("ending", ["png", "tif", "webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(tmp_path, orientation):
-    undo = {2: [0], 3: [3], 4: [1], 5: [5], 6: [2], 7: [6], 8: [4]}.get(orientation, [])
+def test_every_exif_orientation_gives_the_upright_image(tmp_path, orientation, ending):
     stored = PICTURE
-    for method in undo:
-        stored = stored.transpose(Image.Transpose(method))
+    for turn in TURNED_BY[orientation]:
+        stored = stored.transpose(turn)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    stored.save(tmp_path / "a.png", exif=exif)
-    assert np.array_equal(np.asarray(images.read(tmp_path / "a.png")), np.asarray(PICTURE))
+    stored.save(tmp_path / f"a.{ending}", exif=exif, lossless=True)
+    assert np.array_equal(pixels(tmp_path / f"a.{ending}"), np.asarray(PICTURE))
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "CMYK"])
-def test_every_mode_becomes_rgb(tmp_path, mode):
-    file = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
-    PICTURE.convert(mode).save(file)
-    found = np.asarray(images.read(file)).astype(int)
-    expected = np.asarray(PICTURE.convert(mode).convert("RGB")).astype(int)
-    assert np.abs(found - expected).max() <= 1
+@pytest.mark.parametrize(
+    ("mode", "ending"),
+    [
+        *(("RGB", "bmp"), ("RGB", "ppm"), ("RGBA", "png"), ("L", "png"), ("L", "pgm"), ("LA", "png"), ("1", "png")),
+        *(("P", "png"), ("P", "gif"), ("CMYK", "tif"), ("YCbCr", "tif")),
+    ],
+)
+def test_every_mode_becomes_rgb(tmp_path, mode, ending):
+    picture = PICTURE.convert(mode)
+    picture.save(tmp_path / f"a.{ending}")
+    expected = np.asarray(picture.convert("RGB")).astype(int)
+    assert np.abs(pixels(tmp_path / f"a.{ending}") - expected).max() <= 1
 
 
-def test_transparent_pixels_are_white(tmp_path):
-    Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "a.png")
-    assert np.asarray(images.read(tmp_path / "a.png")).min() == 255
+def test_a_cmyk_jpeg_keeps_its_colours(tmp_path):
+    Image.new("RGB", (16, 16), (250, 30, 20)).convert("CMYK").save(tmp_path / "a.jpg", quality=95)
+    assert np.abs(pixels(tmp_path / "a.jpg") - [250, 30, 20]).max() < 12
 
 
-def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
-    Image.fromarray(RAMP.astype(np.uint16) * 257).save(tmp_path / "a.png")
-    assert np.array_equal(np.asarray(images.read(tmp_path / "a.png"))[..., 0], RAMP)
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_white(tmp_path, mode):
+    picture = Image.new("RGBA", (8, 8), (200, 0, 0, 255))
+    picture.paste((0, 0, 0, 0), (0, 0, 8, 4))
+    picture = picture.quantize(4) if mode == "P" else picture.convert(mode)
+    picture.save(tmp_path / "a.png")
+    found = pixels(tmp_path / "a.png")
+    assert (found[:4] == 255).all()
+    assert (found[4:, :, 1] < 100).all()
 
 
-def test_an_animation_gives_its_first_frame(tmp_path):
-    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
-    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert np.asarray(images.read(tmp_path / "a.gif"))[0, 0].tolist() == [255, 0, 0]
+def test_what_is_half_transparent_is_mixed_with_white(tmp_path):
+    Image.new("RGBA", (4, 4), (0, 0, 0, 128)).save(tmp_path / "a.png")
+    assert np.abs(pixels(tmp_path / "a.png") - 127).max() <= 1
 
 
-@pytest.mark.parametrize("content", [b"", b"no image at all", None], ids=["empty", "text", "cut"])
-def test_what_is_no_image_is_named(tmp_path, content):
-    file = tmp_path / "broken.jpg"
-    if content is None:
-        Image.effect_noise((256, 256), 50).save(file)
-        content = file.read_bytes()[:2000]
-    file.write_bytes(content)
-    with pytest.raises(ImageReadError, match=r"broken\.jpg"):
+def test_a_transparent_colour_without_an_alpha_channel_is_white_too(tmp_path):
+    Image.new("L", (4, 4), 7).save(tmp_path / "a.png", transparency=7)
+    assert (pixels(tmp_path / "a.png") == 255).all()
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_16_bits_are_scaled_to_8(tmp_path, ending):
+    Image.fromarray(RAMP.astype(np.uint16) * 257).save(tmp_path / f"a.{ending}")
+    assert np.array_equal(pixels(tmp_path / f"a.{ending}")[..., 0], RAMP)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([[0, 32768, 65535]], np.int32), [0, 128, 255]),
+        (np.array([[-100, 0, 100]], np.int32), [0, 128, 255]),
+        (np.array([[0, 500_000, 1_000_000]], np.int32), [0, 128, 255]),
+        (np.array([[0, 0.25, 1]], np.float32), [0, 64, 255]),
+        (np.array([[0, 50, 200]], np.float32), [0, 64, 255]),
+        (np.array([[7, 7, 7]], np.float32), [0, 0, 0]),
+    ],
+)
+def test_other_ranges_are_stretched_only_where_they_exceed_the_usual_one(tmp_path, values, expected):
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    assert pixels(tmp_path / "a.tif")[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("ending", ["gif", "png", "webp", "tif"])
+def test_an_animation_gives_its_first_frame(tmp_path, ending):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / f"a.{ending}", save_all=True, append_images=frames[1:])
+    assert np.abs(pixels(tmp_path / f"a.{ending}")[0, 0] - [255, 0, 0]).max() < 8
+
+
+def test_broken_exif_is_no_reason_to_refuse_a_sound_image(tmp_path):
+    PICTURE.save(tmp_path / "a.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\xff\xff\xff\xff\0\0")
+    assert images.read(tmp_path / "a.jpg").size == PICTURE.size
+
+
+def bomb():
+    """A PNG of a few bytes that says it has 50000 x 50000 pixels."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def cut_jpeg(tmp_path):
+    Image.effect_noise((256, 256), 50).save(tmp_path / "whole.jpg")
+    return (tmp_path / "whole.jpg").read_bytes()[:4000]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (lambda _: b"", "an empty file"),
+        (lambda _: b"a note, not an image", "something else"),
+        (lambda _: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "something else"),  # would run a program
+        (cut_jpeg, "truncated"),
+        (lambda _: bomb(), "decompression bomb"),
+    ],
+)
+def test_what_is_no_sound_image_is_reported_by_name_and_reason(tmp_path, content, reason):
+    file = tmp_path / "photo.jpg"
+    file.write_bytes(content(tmp_path))
+    with pytest.raises(ImageReadError, match=reason) as caught:
         images.read(file)
+    assert str(caught.value).count("photo.jpg") == 1
+
+
+def test_what_is_no_file_is_reported(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "link.jpg").symlink_to("nowhere.jpg")
+    reasons = {"": "a folder", "absent.jpg": "no file", "pipe.jpg": "a special file", "link.jpg": "no file"}
+    for name, reason in reasons.items():
+        with pytest.raises(ImageReadError, match=reason):
+            images.read(tmp_path / name)
+
+
+def test_a_thin_line_is_refused_before_it_is_resized_to_gigabytes(tmp_path):
+    Image.new("L", (1, 60_000)).save(tmp_path / "a.png")
+    with pytest.raises(ImageReadError, match="1 x 60000 pixels"):
+        images.read(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_damaged_file_gives_an_image_or_this_error_and_no_other(tmp_path, seed):
+    random = np.random.default_rng(seed)
+    for ending in ("jpg", "png", "gif", "tif", "webp", "bmp", "ppm", "jp2"):
+        file = tmp_path / f"a.{ending}"
+        PICTURE.save(file)
+        data = bytearray(file.read_bytes())
+        for position in random.integers(0, len(data), 8):
+            data[position] = random.integers(256)
+        file.write_bytes(data)
+        with contextlib.suppress(ImageReadError):
+            assert images.read(file).mode == "RGB"
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    for name in ("b.jpg", "a.PNG", "notes.txt", "sub/c.webp", "sub/deep/d.jpeg", "sub/e.csv", "odd[1].jpg"):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("place", "found"),
+    [
+        (".", ["a.PNG", "b.jpg", "odd[1].jpg", "sub/c.webp", "sub/deep/d.jpeg"]),
+        ("sub", ["sub/c.webp", "sub/deep/d.jpeg"]),
+        ("*.jpg", ["b.jpg", "odd[1].jpg"]),
+        ("**/*.jp*g", ["b.jpg", "odd[1].jpg", "sub/deep/d.jpeg"]),
+        ("s*", ["sub/c.webp", "sub/deep/d.jpeg"]),
+        ("*", ["a.PNG", "b.jpg", "odd[1].jpg", "sub/c.webp", "sub/deep/d.jpeg"]),
+        ("odd[1].jpg", ["odd[1].jpg"]),
+        ("notes.txt", ["notes.txt"]),
+    ],
+)
+def test_files_folders_and_globs_are_found(tree, place, found):
+    assert [str(path) for path in images.find(place)] == found
+
+
+@pytest.mark.parametrize("place", ["absent.jpg", "*.gif", "", "n*.txt", "empty"])
+def test_a_place_without_images_is_an_error_that_names_it(tree, tmp_path, place):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ImageReadError, match="no images") as caught:
+        images.find(place)
+    assert str(caught.value).endswith(f"in {place}")
+
+
+def test_images_are_read_in_order_and_only_so_far_ahead(tmp_path):
+    files = [tmp_path / f"{number}.png" for number in range(12)]
+    for number, file in enumerate(files):
+        PICTURE.resize((number + 1, 1)).save(file)
+    files[3].write_bytes(b"no image")
+    started = []
+
+    def width(image):
+        started.append(threading.current_thread())
+        return image.width
+
+    read = images.read_all(files, width, ahead=4)
+    assert next(read) == (files[0], 1)
+    time.sleep(0.1)
+    assert len(started) <= 4
+    results = [result for _, result in read]
+    assert isinstance(results.pop(2), ImageReadError)
+    assert results == [2, 3, 5, 6, 7, 8, 9, 10, 11, 12]
+    assert threading.main_thread() not in started

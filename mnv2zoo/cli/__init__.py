@@ -1,60 +1,84 @@
-"""The command line. Each command imports what it needs when it runs, so that --help answers at once."""
+"""The command line: one module a command.
+
+`--help` has to answer at once, so the modules here import nothing heavy at their top; commands import
+what they need when they run.
+"""
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 import warnings
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, NoReturn, TextIO
 
 import typer
 
-from mnv2zoo import errors
-from mnv2zoo.cli import models, predict, weights
+import mnv2zoo
+from mnv2zoo.cli import errors, info, predict, weights
+from mnv2zoo.cli import list as list_
 
-app = typer.Typer(
-    name="mnv2zoo",
-    help="MobileNetV2 for timm: the zoo's models and verified weights.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-)
-app.command("list")(models.list_)
-app.command("info")(models.info)
-app.command("predict")(predict.predict)
+# typer's rich help pages would take as long again to make as all the rest of --help.
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app.command("list", epilog=list_.EXAMPLE)(list_.command)
+app.command("info", epilog=info.EXAMPLE)(info.command)
+app.command("predict", epilog=predict.EXAMPLE)(predict.command)
 app.add_typer(weights.app, name="weights")
 
-# From an error's class to the exit status; whatever is not here is a failure, 1.
-BAD_USAGE = (errors.UnknownModelError, errors.UnknownArgumentError)
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"mnv2zoo {mnv2zoo.__version__}")
+        raise typer.Exit
 
 
-@app.callback()
-def options(debug: Annotated[bool, typer.Option("--debug", help="Show a traceback on failure.")] = False) -> None:
-    """MobileNetV2 for timm: the zoo's models and verified weights."""
+@app.callback(epilog=predict.EXAMPLE)
+def _app(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """MobileNetV2 with weights that are verified by hash."""
 
 
-def main() -> None:
-    """Runs the command line: exit status 0 on success, 2 on bad usage, 1 on failure."""
-    debug = "--debug" in sys.argv
-    # Wherever it stands, it is meant for the whole command.
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    warnings.showwarning = _show_warning
-    try:
-        app(arguments, prog_name="mnv2zoo")
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        # Whoever read our output has gone; nothing more can be said to them.
-        sys.stderr.close()
-        sys.exit(1)
-    except Exception as error:
-        if debug:
-            raise
-        known = isinstance(error, errors.ZooError)
-        message = str(error) if known else f"{type(error).__name__}: {error} (--debug shows where)"
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, BAD_USAGE) else 1)
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Runs a command and exits: 0 for success, 1 for failure, 2 for bad usage.
+
+    Args:
+        args: The command's words, those of the process by default; if there are none, the help is printed.
+    """
+    args = sys.argv[1:] if args is None else args
+    debug = "--debug" in args  # needed even where parsing fails
+    _print_any_file_name()
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        warnings.filterwarnings("ignore", module="PIL")  # about images that it reads all the same
+        try:
+            status = app(args=args or ["--help"], prog_name="mnv2zoo", standalone_mode=False) or 0
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # `| head` has seen enough. The interpreter's last flush must not fail again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            status = 1
+        except Exception as error:
+            status = errors.report(error, debug)
+    sys.exit(status)
 
 
-def _show_warning(message: Warning | str, *args: Any, **kwargs: Any) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+def _print_any_file_name() -> None:
+    # Names of files may be no valid text; they are printed as the bytes that they are.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        as_bytes = sys.stdout.encoding.lower().startswith("utf")
+        sys.stdout.reconfigure(errors="surrogateescape" if as_bytes else "backslashreplace")
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    print("warning:", " ".join(str(message).split()), file=sys.stderr)

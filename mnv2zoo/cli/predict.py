@@ -1,112 +1,148 @@
-"""`mnv2zoo predict`: classifies images."""
+"""`mnv2zoo predict`: the classes of images."""
 
 from __future__ import annotations
 
-import glob
-import json as json_module
+import contextlib
+import itertools
+import json
 import os
-import sys
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mnv2zoo.cli import errors
+from mnv2zoo.cli.options import Debug
+from mnv2zoo.cli.output import progress, whole_file
+from mnv2zoo.errors import ImageReadError
 
-def predict(
-    paths: Annotated[list[str], typer.Argument(help="Image files, folders and globs.", metavar="PATH...")],
-    model: Annotated[str, typer.Option(help="An architecture, or architecture.tag.")] = "mnv2zoo_100",
-    topk: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
-    json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each image.")] = False,
-    output: Annotated[Path | None, typer.Option(help="Write the lines of JSON to this file, too.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 32,
-    device: Annotated[str, typer.Option(help="Where to compute, such as cpu or cuda.")] = "cpu",
-) -> None:
-    """Classifies images; one that cannot be read is reported by name, and the rest go on.
-
-    Example: `mnv2zoo predict photos/ 'more/*.jpg' --model mnv2zoo_100 --topk 3 --json`
-    """
-    from mnv2zoo import images, registry, weights
-
-    entry = weights.entry(model) if "." in model else None
-    files, failed = _find(paths, images.EXTENSIONS)
-    network = registry.create(registry.architecture.get(model), True, pretrained_cfg=entry.tag if entry else None)
-    entry = weights.entry(model)
-    network.eval().to(device)
-
-    rows = []
-    for path, predictions in _classify(files, network, entry, topk, batch_size, device):
-        if predictions is None:
-            failed = True
-            continue
-        row = {"image": str(path), "model": entry.name, "predictions": predictions}
-        rows.append(json_module.dumps(row))
-        if json:
-            print(rows[-1], flush=True)
-        else:
-            print(path)
-            for prediction in predictions:
-                print(f"  {prediction['score']:7.2%}  {prediction['label']}", flush=True)
-    if output is not None:
-        # Written aside and moved, so that there is never half a file.
-        partial = output.with_name(f".{output.name}.{os.getpid()}")
-        partial.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
-        partial.replace(output)
-    if failed:
-        raise typer.Exit(1)
-
-
-def _find(patterns: list[str], extensions: tuple[str, ...]) -> tuple[list[Path], bool]:
-    """Lists the images that files, folders and globs name, each once, and whether a name matched nothing."""
-    found: dict[Path, None] = {}
-    failed = False
-    for pattern in patterns:
-        path = Path(pattern)
-        if path.is_dir():
-            matches = sorted(p for p in path.rglob("*") if p.suffix.lower() in extensions and p.is_file())
-        elif path.exists():
-            matches = [path]
-        else:
-            matches = sorted(Path(p) for p in glob.glob(pattern, recursive=True) if Path(p).is_file())  # noqa: PTH207  # it may be absolute
-        if not matches:
-            failed = True
-            print(f"error: no image: {pattern}", file=sys.stderr)
-        found |= dict.fromkeys(matches)
-    return list(found), failed
-
-
-def _classify(
-    files: list[Path], network: Any, entry: Any, topk: int, batch_size: int, device: str
-) -> Iterator[tuple[Path, list[dict[str, Any]] | None]]:
-    """Yields each image with its predictions, or None after reporting that it cannot be read."""
+if TYPE_CHECKING:
     import torch
-    from rich.console import Console
-    from rich.progress import track
 
-    from mnv2zoo import images, info
-    from mnv2zoo.errors import ImageReadError
+    from mnv2zoo.cli.network import Network
 
-    preprocess = info.transforms(entry.name)
+EXAMPLE = """\b
+Examples:
+  mnv2zoo predict photo.jpg
+  mnv2zoo predict photos/ "more/**/*.png" --topk 3 --output rows.jsonl
+"""
 
-    def load(path: Path) -> Any:
+
+def command(
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="PATH", help="Images, folders (with all below them) and globs.", show_default=False),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|RUN",
+            help="An architecture, architecture.tag, a folder with config.json and model.safetensors, "
+            "or an hf-hub: name.",
+        ),
+    ] = "mnv2zoo_100",
+    topk: Annotated[int, typer.Option(min=1, help="Classes to tell for each image.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, a line each image.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the JSON lines to this file too, whole or not at all."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images that go through the network at once.")] = 32,
+    device: Annotated[
+        str | None, typer.Option(help="Where to compute, such as cpu or cuda:1; by default a GPU if there is one")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Classify images.
+
+    For each image the most probable classes are printed, with scores from 0 to 1. An image that cannot be
+    read is told of on stderr; the others go on, and the exit status is 1.
+    """
+    from mnv2zoo import images
+    from mnv2zoo.cli import network
+
+    status = 0
+    files: dict[str, Path] = {}
+    for place in paths:
         try:
-            return preprocess(images.read(path))
+            for file in images.find(place):
+                files.setdefault(os.path.abspath(file), file)  # noqa: PTH100  # without following links
         except ImageReadError as error:
-            return error
+            status = errors.report(error, debug)
+    if not files:
+        raise typer.Exit(status)
 
-    console = Console(stderr=True)
-    batches = [files[i : i + batch_size] for i in range(0, len(files), batch_size)]
-    with ThreadPoolExecutor(2) as pool, torch.inference_mode():
-        for batch in track(batches, "classifying", console=console, transient=True, disable=not console.is_terminal):
-            loaded = list(pool.map(load, batch))
-            tensors = [one for one in loaded if isinstance(one, torch.Tensor)]
-            scores = iter(network(torch.stack(tensors).to(device)).softmax(1).cpu() if tensors else ())
-            for path, one in zip(batch, loaded, strict=True):
-                if isinstance(one, ImageReadError):
-                    print(f"error: {' '.join(str(one).split())}", file=sys.stderr)
-                    yield path, None
-                    continue
-                values, classes = next(scores).topk(min(topk, entry.num_classes))
-                pairs = zip(classes.tolist(), values.tolist(), strict=True)
-                yield path, [{"class": c, "label": entry.label_names[c], "score": score} for c, score in pairs]
+    with whole_file(output) if output else contextlib.nullcontext() as rows_file:
+        classifier = network.load(model, device)
+        with progress("classifying", len(files)) as (show, advance):
+            for row in classify_files(classifier, list(files.values()), topk, batch_size):
+                if isinstance(row, ImageReadError):
+                    status = errors.report(row, debug)
+                else:
+                    line = json.dumps(row, allow_nan=False)
+                    show(line if as_json else _describe(row))
+                    if rows_file:
+                        print(line, file=rows_file)
+                advance(1)
+    raise typer.Exit(status)
+
+
+def classify_files(
+    network: Network, files: Iterable[Path], topk: int, batch_size: int
+) -> Iterator[dict[str, Any] | ImageReadError]:
+    """Classifies files in batches, with the next batch being read meanwhile.
+
+    Args:
+        network: The network.
+        files: The images.
+        topk: Classes to tell for each; all if there are fewer.
+        batch_size: Images that go through the network at once.
+
+    Yields:
+        For each file, in order, its row, or why it cannot be read.
+    """
+    from mnv2zoo import images
+
+    with contextlib.closing(images.read_all(files, network.transform, ahead=2 * batch_size)) as read:
+        while batch := list(itertools.islice(read, batch_size)):
+            ready = [(file, tensor) for file, tensor in batch if not isinstance(tensor, ImageReadError)]
+            rows = iter(classify(network, ready, topk) if ready else [])
+            for _, result in batch:
+                yield result if isinstance(result, ImageReadError) else next(rows)
+
+
+def classify(network: Network, images: Sequence[tuple[Path, torch.Tensor]], topk: int) -> list[dict[str, Any]]:
+    """Classifies a batch of images.
+
+    Args:
+        network: The network.
+        images: Files, and what the network's transform made of them.
+        topk: Classes to tell for each; all if there are fewer.
+
+    Returns:
+        A row for each image, its predictions from the most probable on.
+    """
+    import torch
+
+    with torch.inference_mode():
+        batch = torch.stack([tensor for _, tensor in images])
+        scores = network.model(batch.to(network.device)).float().softmax(dim=1)
+    top = scores.topk(min(topk, scores.shape[1]))
+    return [
+        {
+            "image": str(file),
+            "model": network.name,
+            "predictions": [
+                # A float32 has no further digits to tell.
+                {"class": index, "label": network.label_names[index], "score": round(score, 6)}
+                for index, score in zip(indices, values, strict=True)
+            ],
+        }
+        for (file, _), indices, values in zip(images, top.indices.tolist(), top.values.tolist(), strict=True)
+    ]
+
+
+def _describe(row: dict[str, Any]) -> str:
+    lines = [f"  {p['score']:.4f}  {p['class']:>4}  {p['label']}" for p in row["predictions"]]
+    return "\n".join([row["image"], *lines])

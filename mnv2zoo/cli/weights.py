@@ -1,105 +1,152 @@
-"""`mnv2zoo weights`: fetch, verify, pin, path and forget."""
+"""`mnv2zoo weights`: fetch, verify, pin, find and forget weights."""
 
 from __future__ import annotations
 
-import json as json_module
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-app = typer.Typer(help="Fetches, verifies and pins weights.", no_args_is_help=True)
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Name = Annotated[str, typer.Argument(help="architecture.tag, or an architecture's default weights.")]
+from mnv2zoo.cli import errors
+from mnv2zoo.cli.options import Debug, Json, Name
+from mnv2zoo.cli.output import print_json, print_table
+from mnv2zoo.errors import IntegrityError, WeightsError, WeightsUnavailableError, ZooError
+
+if TYPE_CHECKING:
+    from mnv2zoo.weights import WeightsEntry
+
+app = typer.Typer(
+    help="Fetch, verify, pin, find and forget weights.",
+    epilog="\b\nExample:\n  mnv2zoo weights fetch mnv2zoo_100",
+)
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="NAME", help="Architectures or architecture.tag.", show_default=False),
+]
 
 
-@app.command()
+@app.command(epilog="\b\nExample:\n  mnv2zoo weights fetch mnv2zoo_100 mnv2zoo_140.ra_in1k --mirror /srv/weights")
 def fetch(
-    names: Annotated[list[str], typer.Argument(help="architecture.tag, or an architecture.")],
-    mirror: Annotated[Path | None, typer.Option(help="Put a verified copy into this mirror.")] = None,
+    names: Names = None,
+    everything: Annotated[bool, typer.Option("--all", help="Fetch all that are listed.")] = False,
+    mirror: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Put copies into this folder, for MNV2ZOO_WEIGHTS_DIR to name."),
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
-    """Fetches weights, verifies them and prints where they are.
-
-    Example: `mnv2zoo weights fetch mnv2zoo_100 --mirror ./weights`
-    """
+    """Fetch weights, verify them and print their paths."""
+    from mnv2zoo import weights
     from mnv2zoo.weights import store
 
-    for name in names:
-        print(store.mirror(name, mirror) if mirror else store.fetch(name))
-
-
-@app.command()
-def verify(
-    names: Annotated[list[str] | None, typer.Argument(help="All by default.")] = None, json: Json = False
-) -> None:
-    """Verifies the copies on this machine, fetching nothing; exit status 1 if one is bad.
-
-    Example: `mnv2zoo weights verify`
-    """
-    from mnv2zoo import errors
-    from mnv2zoo.weights import index, store
-
-    entries = [index.entry(name) for name in names] if names else list(index.entries().values())
-    rows = []
-    for entry in entries:
-        row = {"name": entry.name, "path": None, "status": "not here"}
+    if bool(names) == everything:
+        raise errors.UsageError("Give names, or --all.")
+    status, paths = 0, {}
+    for name in names or weights.entries():
         try:
-            path = store.verify_local(entry)
-            if path is not None:
-                row |= {"path": str(path), "status": "ok"}
-            elif (unknown := store.local_file(entry)) is not None:
-                row |= {"path": str(unknown), "status": "not used yet, nothing to verify against"}
-        except errors.IntegrityError as error:
-            row |= {"path": str(error.where), "status": f"BAD: {error}"}
+            paths[weights.entry(name).name] = str(store.mirror(name, mirror) if mirror else weights.fetch(name))
+        except ZooError as error:  # the others may do
+            status = max(status, errors.report(error, debug))
+    _print_paths(paths, as_json)
+    raise typer.Exit(status)
+
+
+@app.command(epilog="\b\nExample:\n  mnv2zoo weights verify")
+def verify(names: Names = None, as_json: Json = False, debug: Debug = False) -> None:
+    """Verify the copies on this machine.
+
+    Nothing is fetched. Without NAME it is all that are listed. A copy is "ok", "BAD" (it must not be used)
+    or "not pinned yet" (neither the index nor an earlier use tells what it must match).
+    """
+    from mnv2zoo import weights
+
+    status, rows = 0, []
+    for name in names or weights.entries():
+        entry = weights.entry(name)
+        try:
+            row = {"name": entry.name, **_verify(entry)}
+        except IntegrityError as error:
+            status = max(status, errors.report(error, debug))
+            row = {"name": entry.name, "status": "BAD", "path": str(error.where), "problem": str(error)}
         rows.append(row)
-    if json:
-        print(json_module.dumps(rows, indent=2))
+    if as_json:
+        print_json(rows)
     else:
-        for row in rows:
-            print(f"{row['name']}: {row['status']}" + (f" ({row['path']})" if row["status"] == "ok" else ""))
-    if any(str(row["status"]).startswith("BAD") for row in rows):
-        raise typer.Exit(1)
+        print_table(["name", "status", "path"], [[row["name"], row["status"], row["path"] or "-"] for row in rows])
+    raise typer.Exit(status)
 
 
-@app.command()
-def pin(name: Name) -> None:
-    """Asks the Hub for commit, hash and size, verifies a download, and prints the index entry to paste.
+def _verify(entry: WeightsEntry) -> dict[str, Any]:
+    from mnv2zoo.weights import store
 
-    Example: `mnv2zoo weights pin mnv2zoo_050.lamb_in1k`
+    path = store.local_file(entry)
+    if path is None:
+        status = "not here"
+    elif store.known_record(entry) is None:
+        status = "not pinned yet"
+    else:
+        path, status = store.verify_local(entry), "ok"
+    return {"status": status, "path": path and str(path), "problem": None}
+
+
+@app.command(epilog="\b\nExample:\n  mnv2zoo weights pin mnv2zoo_050 > entry.json")
+def pin(name: Name, debug: Debug = False) -> None:
+    """Print the index entry that pins weights.
+
+    The Hub is asked for their revision, hash and size, and a download must match these. The JSON that is
+    printed goes in place of the entry in the index.
     """
-    from mnv2zoo.weights import index, store
+    from mnv2zoo import weights
+    from mnv2zoo.weights import store
 
-    entry = store.pin(index.entry(name))
-    print(json_module.dumps({entry.name: entry.to_json()}, indent=2))
+    entry = store.pin(weights.entry(name))
+    print_json({entry.name: entry.to_json()})
 
 
-@app.command()
-def path(name: Name) -> None:
-    """Prints where weights are on this machine, fetching nothing; exit status 1 if they are not here.
+@app.command(epilog="\b\nExample:\n  mnv2zoo weights path mnv2zoo_100")
+def path(name: Name, as_json: Json = False, debug: Debug = False) -> None:
+    """Print where a file of weights is, fetching nothing."""
+    from mnv2zoo import weights
+    from mnv2zoo.weights import store
 
-    Example: `mnv2zoo weights path mnv2zoo_100`
+    entry = weights.entry(name)
+    file = store.local_file(entry)
+    if file is None:
+        raise WeightsUnavailableError(
+            f"{entry.name} is not on this machine", fix=f"`mnv2zoo weights fetch {entry.name}` gets it."
+        )
+    _print_paths({entry.name: str(file)}, as_json)
+
+
+@app.command(epilog="\b\nExample:\n  mnv2zoo weights forget hf-hub:owner/repository")
+def forget(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="An architecture, architecture.tag or hf-hub: name.", show_default=False),
+    ],
+    debug: Debug = False,
+) -> None:
+    """Drop what was written down at the first use of weights.
+
+    The next use trusts what the Hub serves then. Do so once you know why the file was changed.
     """
-    from mnv2zoo.weights import index, store
-
-    found = store.local_file(index.entry(name))
-    if found is None:
-        print(f"error: {name} is not here; `mnv2zoo weights fetch {name}` fetches it", file=sys.stderr)
-        raise typer.Exit(1)
-    print(found)
-
-
-@app.command()
-def forget(name: Annotated[str, typer.Argument(help="Weights, or hf-hub:owner/repo[@revision].")]) -> None:
-    """Drops the record of first use, so that the next use is the first again.
-
-    Example: `mnv2zoo weights forget mnv2zoo_050.lamb_in1k`
-    """
-    from mnv2zoo.weights import index, store, trust
+    from mnv2zoo import weights
+    from mnv2zoo.weights import store, trust
 
     if name.startswith("hf-hub:"):
         repo_id, _, revision = name.removeprefix("hf-hub:").partition("@")
         location = store.HubFile(name, repo_id, "model.safetensors", revision or None).location
     else:
-        location = index.entry(name).location
-    print(f"forgotten: {location}" if trust.forget(location) else f"nothing was recorded for {location}")
+        location = weights.entry(name).location
+    if not trust.forget(location):
+        raise WeightsError(f"no first use of {name} is written down", where=trust.path())
+    print(f"forgot {location}")
+
+
+def _print_paths(paths: dict[str, str], as_json: bool) -> None:
+    if as_json:
+        print_json(paths)
+        return
+    for file in paths.values():
+        print(file)

@@ -1,0 +1,95 @@
+"""What commands print: tables, JSON, progress; and files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+
+def print_json(document: Any) -> None:
+    """Prints a JSON document for people and programs.
+
+    Args:
+        document: What `json.dumps` takes.
+    """
+    print(json.dumps(document, indent=2, allow_nan=False))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Prints a table, a line each row however narrow the terminal, so that names stay whole.
+
+    Args:
+        columns: Titles; one that starts with a space is of a column of figures.
+        rows: Cells.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in columns:
+        table.add_column(title.strip(), justify="right" if title.startswith(" ") else "left")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=10_000, markup=False, highlight=False, emoji=False).print(table)
+
+
+@contextlib.contextmanager
+def progress(title: str, total: int) -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
+    """Shows a progress bar on stderr, if that is a terminal, while lines go to stdout.
+
+    Args:
+        title: What is going on.
+        total: Steps in all.
+
+    Yields:
+        A function that prints a line, and one that takes the number of further steps done.
+    """
+    if not sys.stderr.isatty():
+        yield print, lambda steps: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True, markup=False, highlight=False, emoji=False)
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
+        task = bar.add_task(title, total=total)
+
+        def print_above(line: str) -> None:
+            console.print(line, soft_wrap=True)
+
+        # On one terminal, lines and bar must go through one hand.
+        yield print_above if sys.stdout.isatty() else print, lambda steps: bar.advance(task, steps)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[TextIO]:
+    """Opens a file for writing that appears, whole, when all went well.
+
+    Args:
+        path: The file; what it held before stays until then.
+
+    Yields:
+        The open file.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    path = path.resolve()  # of a link, the file behind it is replaced
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such folder", str(path.parent))
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "not a regular file", str(path))
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            yield file
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,137 @@
+"""What all commands have in common: help, exit status, and how failures are told."""
+
+import subprocess
+import sys
+import warnings
+
+import pytest
+import typer
+
+from mnv2zoo import __version__, info
+from mnv2zoo.cli import errors
+from mnv2zoo.errors import ConversionError, IntegrityError, UnknownArgumentError, UnknownModelError
+from tests.cli.conftest import process
+from tests.conftest import ROOT
+
+COMMANDS = [
+    *(["list"], ["info"], ["predict"], ["weights"]),
+    *(["weights", name] for name in ("fetch", "verify", "pin", "path", "forget")),
+]
+
+
+@pytest.mark.parametrize("command", [[], *COMMANDS], ids=" ".join)
+def test_help_has_an_example(run, command):
+    done = run(*command, "--help")
+    assert (done.status, done.err) == (0, "")
+    assert f"  mnv2zoo {' '.join(command)}" in done.out.partition("Example")[2]
+
+
+def test_help_imports_nothing_heavy():
+    # The first element of argv is what the installed script is called.
+    script = f"""
+import sys
+sys.argv[0] = "mnv2zoo"
+from mnv2zoo.cli import main
+for command in {[[], *COMMANDS]}:
+    try:
+        main([*command, "--help"])
+    except SystemExit as exited:
+        assert exited.code == 0, command
+heavy = {{"torch", "timm", "numpy", "PIL", "huggingface_hub", "rich"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, stdout=subprocess.DEVNULL, timeout=60)
+
+
+def test_the_module_is_the_command():
+    assert process("--version") == process("--version", "list")
+    assert process("--version").out == f"mnv2zoo {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["lost"], "No such command 'lost'"),
+        (["weights"], "Missing command. See `mnv2zoo weights --help`."),
+        (["info"], "Missing argument 'NAME'. See `mnv2zoo info --help`."),
+        (["list", "--lost"], "No such option: --lost. See `mnv2zoo list --help`."),
+        (["info", "mnv2zoo_10"], "mnv2zoo_100"),
+        (["info", "mnv2zoo_100.lost"], "no such weights"),
+        (["predict", "x.jpg", "--topk", "0"], "'--topk'"),
+        (["weights", "fetch"], "Give names, or --all"),
+        (["weights", "fetch", "mnv2zoo_100", "--all"], "Give names, or --all"),
+        (["weights", "path", "lost"], "unknown architecture"),
+    ],
+    ids=" ".join,
+)
+def test_bad_usage_is_one_line_and_status_2(run, args, told):
+    done = run(*args)
+    assert (done.status, done.out, len(done.errors)) == (2, "", 1)
+    assert told in done.err
+
+
+def test_no_arguments_ask_for_help(run):
+    assert run() == run("--help")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (typer.BadParameter("no"), 2, "error: Invalid value: no. See `mnv2zoo --help`."),
+        (UnknownModelError("unknown", found="x"), 2, "error: unknown: found x"),
+        (UnknownArgumentError("unexpected"), 2, "error: unexpected"),
+        (ConversionError("does not fit"), 1, "error: does not fit"),
+        (IntegrityError("wrong hash", expected="a\nb", fix="Go."), 1, "error: wrong hash: expected a b. Go."),
+        (PermissionError(13, "Permission denied", "a.json"), 1, "error: Permission denied: a.json"),
+        (KeyError("k"), 1, "error: KeyError: 'k' (unexpected; --debug shows where it comes from)"),
+    ],
+)
+def test_every_error_has_its_status_and_is_one_line(capsys, error, status, line):
+    assert errors.report(error, debug=False) == status
+    assert capsys.readouterr() == ("", f"{line}\n")
+
+
+def test_debug_adds_the_traceback(run, monkeypatch):
+    def fail(pretrained):
+        raise RuntimeError("so it is")
+
+    monkeypatch.setattr(info, "list_models", fail)
+    plain, debug = run("list"), run("list", "--debug")
+    assert plain.status == debug.status == 1
+    assert len(plain.errors) == 1
+    assert debug.err.startswith("Traceback")
+    assert debug.err.endswith(plain.err)
+
+
+def test_an_interrupt_is_status_130(run, monkeypatch):
+    def interrupt(pretrained):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(info, "list_models", interrupt)
+    assert run("list").status == 130
+
+
+def test_warnings_are_one_line_without_their_place_in_the_source(run, monkeypatch):
+    def warn(pretrained):
+        warnings.warn("mind\nthis", stacklevel=1)
+        return []
+
+    monkeypatch.setattr(info, "list_models", warn)
+    done = run("list", "--json")
+    assert (done.status, done.out, done.err) == (0, "[]\n", "warning: mind this\n")
+
+
+def test_a_reader_that_has_seen_enough_is_no_failure_to_tell_of():
+    with subprocess.Popen(
+        [sys.executable, "-m", "mnv2zoo", "list", "--json"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as command:
+        command.stdout.close()
+        assert command.stderr.read() == b""
+    assert command.returncode == 1
+
+
+def test_a_bad_index_file_is_one_line(tmp_path):
+    (tmp_path / "index.json").write_text("{")
+    done = process("list", env={"MNV2ZOO_WEIGHTS_INDEX": str(tmp_path / "index.json")})
+    assert (done.status, done.out, len(done.errors)) == (1, "", 1)
+    assert "index.json" in done.err

@@ -1,0 +1,144 @@
+"""`weights fetch | verify | pin | path | forget`."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from mnv2zoo import weights
+from mnv2zoo.weights import trust
+from tests.conftest import as_bytes, random_state_dict
+
+
+def damage(path):
+    with Path(path).open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\xff")
+
+
+def test_fetch_prints_the_verified_file(run, zoo):
+    done = run("weights", "fetch", "mnv2zoo_035")
+    assert (done.status, done.err) == (0, "")
+    assert done.out == f"{weights.fetch('mnv2zoo_035.pinned')}\n"
+
+
+def test_fetch_tells_of_trust_on_first_use_in_one_line(run, zoo):
+    done = run("weights", "fetch", "mnv2zoo_035.unpinned", "--json")
+    assert list(json.loads(done.out)) == ["mnv2zoo_035.unpinned"]
+    (line,) = done.err.splitlines()
+    assert line.startswith("warning: mnv2zoo_035.unpinned: ")
+    assert zoo["unpinned"] in line
+    assert run("weights", "fetch", "mnv2zoo_035.unpinned").err == ""
+
+
+def test_fetch_goes_on_after_a_failure(run, zoo, hub):
+    hub.fail(status=404, match="zoo/unpinned")
+    done = run("weights", "fetch", "mnv2zoo_035.unpinned", "mnv2zoo_035.pinned")
+    assert done.status == 1
+    assert len(done.errors) == len(done.out.splitlines()) == 1
+
+
+def test_fetch_all_fetches_whatever_is_listed(run, zoo, monkeypatch):
+    asked = []
+    monkeypatch.setattr(weights, "fetch", lambda name: asked.append(name) or Path("here", name))
+    assert run("weights", "fetch", "--all").out.split() == [f"here/{name}" for name in weights.entries()]
+    assert asked == list(weights.entries())
+
+
+def test_fetch_fills_a_mirror_that_serves_alone(run, zoo, hub, tmp_path, monkeypatch):
+    mirror = tmp_path / "mirror"
+    copy = run("weights", "fetch", "mnv2zoo_035", "--mirror", mirror).out
+    assert copy == f"{mirror / 'zoo/pinned/model.safetensors'}\n"
+    monkeypatch.setenv("MNV2ZOO_WEIGHTS_DIR", str(mirror))
+    hub.clear()
+    assert run("weights", "fetch", "mnv2zoo_035").out == copy
+    assert hub.requests == []
+
+
+def test_a_mirror_that_cannot_be_written_is_one_line(run, zoo, tmp_path):
+    (tmp_path / "file").touch()
+    done = run("weights", "fetch", "mnv2zoo_035", "--mirror", tmp_path / "file")
+    assert (done.status, len(done.errors)) == (1, 1)
+
+
+def test_verify_tells_good_from_bad_from_absent(run, zoo):
+    def statuses(*names):
+        done = run("weights", "verify", *names, "--json")
+        return done, {row["name"]: row["status"] for row in json.loads(done.out)}
+
+    done, found = statuses()
+    assert (done.status, done.err) == (0, "")
+    assert found == dict.fromkeys(weights.entries(), "not here")
+
+    path = run("weights", "fetch", "mnv2zoo_035").out.strip()
+    assert statuses("mnv2zoo_035")[1] == {"mnv2zoo_035.pinned": "ok"}
+    damage(path)
+    done, found = statuses()
+    assert (done.status, len(done.errors)) == (1, 1)
+    assert path in done.err
+    assert found == dict.fromkeys(weights.entries(), "not here") | {"mnv2zoo_035.pinned": "BAD"}
+    row = next(row for row in json.loads(done.out) if row["status"] == "BAD")
+    assert row["path"] == path
+    assert "wrong hash" in row["problem"]
+    assert "BAD" in run("weights", "verify").out
+
+
+def test_verify_has_nothing_to_compare_what_was_never_used_with(run, zoo, tmp_path, monkeypatch):
+    file = tmp_path / "mirror/zoo/unpinned/model.safetensors"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"anything")
+    monkeypatch.setenv("MNV2ZOO_WEIGHTS_DIR", str(tmp_path / "mirror"))
+    done = run("weights", "verify", "mnv2zoo_035.unpinned")
+    assert done.status == 0
+    assert "not pinned yet" in done.out
+
+
+def test_pin_prints_an_entry_that_an_index_takes(run, zoo, overlay):
+    done = run("weights", "pin", "mnv2zoo_035.unpinned")
+    assert done.status == 0
+    overlay(json.loads(done.out))
+    entry = weights.entry("mnv2zoo_035.unpinned")
+    assert entry.pinned
+    assert entry.sha256 == zoo["unpinned"]
+    assert len(entry.revision) == 40
+
+
+def test_path_fetches_nothing(run, zoo, hub):
+    done = run("weights", "path", "mnv2zoo_035")
+    assert (done.status, done.out, len(done.errors)) == (1, "", 1)
+    assert "mnv2zoo weights fetch mnv2zoo_035.pinned" in done.err
+    assert hub.requests == []
+
+
+def test_path_prints_where_the_file_is(run, zoo):
+    fetched = run("weights", "fetch", "mnv2zoo_035")
+    assert run("weights", "path", "mnv2zoo_035") == fetched
+    assert json.loads(run("weights", "path", "mnv2zoo_035", "--json").out) == {
+        "mnv2zoo_035.pinned": fetched.out.strip()
+    }
+
+
+def test_forget_lets_changed_weights_be_trusted_anew(run, zoo, hub):
+    run("weights", "fetch", "mnv2zoo_035.unpinned")
+    hub.add("zoo/unpinned", "model.safetensors", as_bytes(random_state_dict("mnv2zoo_035", seed=3)))
+    before = run("weights", "fetch", "mnv2zoo_035.unpinned").out
+    assert run("weights", "forget", "mnv2zoo_035.unpinned").out == "forgot zoo/unpinned@main/model.safetensors\n"
+    after = run("weights", "fetch", "mnv2zoo_035.unpinned")
+    assert after.out != before
+    assert after.err.startswith("warning: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "location"),
+    [
+        ("hf-hub:owner/repo", "owner/repo@main/model.safetensors"),
+        ("hf-hub:owner/repo@v1", "owner/repo@v1/model.safetensors"),
+    ],
+)
+def test_forget_takes_names_of_the_hub(run, zoo, name, location):
+    trust.remember(location, trust.Record(None, "0" * 64, 1))
+    assert run("weights", "forget", name).out == f"forgot {location}\n"
+    assert trust.records() == {}
+    done = run("weights", "forget", name)
+    assert (done.status, len(done.errors)) == (1, 1)
