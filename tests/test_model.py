@@ -130,6 +130,18 @@ def test_every_pooling_works(name, pooling, images):
     assert len(shape) == (2 if pooling else 4)
 
 
+def test_groups_follow_the_depth(name):
+    net = timm.create_model(name)
+    fine = group_parameters(net, net.group_matcher(coarse=False), reverse=True)
+    coarse = group_parameters(net, net.group_matcher(coarse=True), reverse=True)
+    # Stem, bottlenecks (or stages) and classifier; the head belongs to the last of them, as in timm.
+    assert len(set(fine.values())) == len(architecture.bottlenecks(net.config)) + 2
+    assert len(set(coarse.values())) == len(net.config.stages) + 2
+    for groups in (fine, coarse):
+        depths = [groups[key] for key, _ in net.named_parameters()]
+        assert depths == sorted(depths)
+
+
 def test_stochastic_depth_and_dropout_act_in_training_only(name, images):
     net = timm.create_model(name, drop_rate=0.5, drop_path_rate=0.5)
     net.eval()
