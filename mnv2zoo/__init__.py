@@ -25,8 +25,9 @@ __all__ = [
 
 
 def _is_command_line() -> bool:
-    # While `python -m mnv2zoo` looks for the module, argv[0] is "-m".
-    as_module = sys.argv[:1] == ["-m"] and "mnv2zoo" in sys.orig_argv
+    # While `python -m mnv2zoo` looks for the module, argv[0] is "-m"; its name is the word behind.
+    words = sys.orig_argv
+    as_module = sys.argv[:1] == ["-m"] and "-m" in words and words[words.index("-m") + 1] == "mnv2zoo"
     return as_module or Path(sys.argv[0] if sys.argv else "").name in ("mnv2zoo", "mnv2zoo.exe")
 
 

@@ -1,5 +1,6 @@
 """What all commands have in common: help, exit status, and how failures are told."""
 
+import os
 import subprocess
 import sys
 import warnings
@@ -135,3 +136,13 @@ def test_a_bad_index_file_is_one_line(tmp_path):
     done = process("list", env={"MNV2ZOO_WEIGHTS_INDEX": str(tmp_path / "index.json")})
     assert (done.status, done.out, len(done.errors)) == (1, "", 1)
     assert "index.json" in done.err
+
+
+def test_a_module_that_is_told_our_name_has_the_models(tmp_path):
+    # `python -m trainer --plugin mnv2zoo` is not our command line, though our name is among its words.
+    (tmp_path / "trainer").mkdir()
+    (tmp_path / "trainer/__init__.py").write_text("import mnv2zoo, timm\nprint(timm.is_model('mnv2zoo_100'))\n")
+    (tmp_path / "trainer/__main__.py").write_text("")
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-m", "trainer", "--plugin", "mnv2zoo"]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=120, env=env).stdout == "True\n"
