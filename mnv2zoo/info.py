@@ -78,7 +78,6 @@ def model_info(name: str) -> ModelInfo:
     input_size = entry.input_size if entry else (3, 224, 224)
     num_classes = entry.num_classes if entry else config.num_classes
     maps = architecture.features(config)
-    weights = [e.name for e in index.entries().values() if e.architecture == config.name]
     return ModelInfo(
         name=name,
         architecture=config.name,
@@ -88,7 +87,7 @@ def model_info(name: str) -> ModelInfo:
         num_classes=num_classes,
         feature_channels=tuple(m.channels for m in maps),
         feature_reductions=tuple(m.reduction for m in maps),
-        weights=tuple(weights),
+        weights=tuple(own.name for own in index.entries_of(config.name)),
         source=config.source,
     )
 
@@ -117,6 +116,4 @@ def transforms(name: str, training: bool = False, **options: Any) -> Callable[..
 
 def _entry(name: str) -> WeightsEntry | None:
     """The weights of a name; None for an architecture that has none."""
-    if "." in name:
-        return index.entry(name)
-    return next((entry for entry in index.entries().values() if entry.architecture == name), None)
+    return index.entry(name) if "." in name or index.entries_of(name) else None

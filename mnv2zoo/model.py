@@ -327,16 +327,13 @@ class MobileNetV2(nn.Module):
         else:
             take, deepest = feature_take_indices(len(self.stage_ends), indices)
             deepest = self.stage_ends[deepest]
-        channels = self.config.stem_channels
-        for block in architecture.bottlenecks(self.config):
-            if block.stage < deepest:
-                channels = block.out_channels
+        kept = [block.out_channels for block in architecture.bottlenecks(self.config) if block.stage < deepest]
         # The head follows the last stage, so it goes with the first stage that goes.
         ends_early = prune_norm or prune_head or deepest < len(self.blocks)
         self.blocks = self.blocks[:deepest]
         if ends_early:
             self.conv_head, self.bn2 = nn.Identity(), nn.Identity()
-            self.num_features = channels
+            self.num_features = kept[-1] if kept else self.config.stem_channels
             self.reset_classifier(0, "")
         return take
 

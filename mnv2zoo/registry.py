@@ -115,18 +115,16 @@ def weights_source(cfg: PretrainedCfg) -> WeightsEntry | HubFile | None:
             return next(bundled, None)
     if not cfg.hf_hub_id:
         raise _no_weights(cfg, known)
-    repo_id, _, revision = cfg.hf_hub_id.partition("@")
-    filename = cfg.hf_hub_filename or "model.safetensors"
-    if not filename.endswith(".safetensors"):
+    name = f"{cfg.architecture}.{cfg.tag}" if cfg.tag else ""
+    file = HubFile.of_hub_id(cfg.hf_hub_id, name, cfg.hf_hub_filename)
+    if not file.filename.endswith(".safetensors"):
         raise WeightsUnavailableError(
             "only safetensors files are loaded from the Hub",
             expected="a .safetensors file",
-            found=filename,
+            found=file.filename,
             where=cfg.hf_hub_id,
             fix="Download it yourself if you trust it, and name it by checkpoint_path= or file=.",
         )
-    name = f"{cfg.architecture}.{cfg.tag}" if cfg.tag else f"hf-hub:{cfg.hf_hub_id}"
-    file = HubFile(name, repo_id, filename, revision or None)
     return next((e for e in known.values() if e.bundled is None and e.location == file.location), file)
 
 

@@ -1,15 +1,12 @@
-"""What commands print: tables, JSON, progress; and files that are written whole or not at all."""
+"""What commands print: tables, JSON, progress."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 
 def print_json(document: Any) -> None:
@@ -66,30 +63,3 @@ def progress(title: str, total: int) -> Iterator[tuple[Callable[[str], None], Ca
 
         # On one terminal, lines and bar must go through one hand.
         yield print_above if sys.stdout.isatty() else print, lambda steps: bar.advance(task, steps)
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[TextIO]:
-    """Opens a file for writing that appears, whole, when all went well.
-
-    Args:
-        path: The file; what it held before stays until then.
-
-    Yields:
-        The open file.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
-    path = path.resolve()  # of a link, the file behind it is replaced
-    if not path.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "no such folder", str(path.parent))
-    if path.exists() and not path.is_file():
-        raise FileExistsError(errno.EEXIST, "not a regular file", str(path))
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("w", encoding="utf-8") as file:
-            yield file
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)

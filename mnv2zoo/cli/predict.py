@@ -14,8 +14,9 @@ import typer
 
 from mnv2zoo.cli import errors
 from mnv2zoo.cli.options import Debug
-from mnv2zoo.cli.output import progress, whole_file
+from mnv2zoo.cli.output import progress
 from mnv2zoo.errors import ImageReadError
+from mnv2zoo.files import whole_file
 
 if TYPE_CHECKING:
     import torch
@@ -83,7 +84,7 @@ def command(
                     line = json.dumps(row, allow_nan=False)
                     show(line if as_json else _describe(row))
                     if rows_file:
-                        print(line, file=rows_file)
+                        rows_file.write(f"{line}\n".encode())
                 advance(1)
     raise typer.Exit(status)
 

@@ -83,10 +83,8 @@ def _verify(entry: WeightsEntry) -> dict[str, Any]:
     path = store.local_file(entry)
     if path is None:
         status = "not here"
-    elif store.known_record(entry) is None:
-        status = "not pinned yet"
     else:
-        path, status = store.verify_local(entry), "ok"
+        status = "ok" if store.verify_local(entry) else "not pinned yet"
     return {"status": status, "path": path and str(path), "problem": None}
 
 
@@ -135,8 +133,7 @@ def forget(
     from mnv2zoo.weights import store, trust
 
     if name.startswith("hf-hub:"):
-        repo_id, _, revision = name.removeprefix("hf-hub:").partition("@")
-        location = store.HubFile(name, repo_id, "model.safetensors", revision or None).location
+        location = store.HubFile.of_hub_id(name.removeprefix("hf-hub:")).location
     else:
         location = weights.entry(name).location
     if not trust.forget(location):

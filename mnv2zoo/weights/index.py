@@ -112,7 +112,7 @@ class WeightsEntry:
     @property
     def location(self) -> str:
         """Where the file is, in one string that no other entry has."""
-        return self.bundled or f"{self.repo_id}@{self.revision or 'main'}/{self.filename}"
+        return self.bundled or hub_location(self.repo_id, self.revision, self.filename)
 
     def to_json(self) -> dict[str, Any]:
         """The entry as an index file has it.
@@ -136,6 +136,20 @@ class WeightsEntry:
 
         info = ImageNetInfo("imagenet-1k")
         return tuple(info.index_to_description(i) for i in range(info.num_classes()))
+
+
+def hub_location(repo_id: str | None, revision: str | None, filename: str | None) -> str:
+    """One string for a file on the Hub, by which first uses are recorded.
+
+    Args:
+        repo_id: Its repository.
+        revision: A commit, branch or tag; None for `main`.
+        filename: Its path there.
+
+    Returns:
+        `owner/name@revision/filename`.
+    """
+    return f"{repo_id}@{revision or 'main'}/{filename}"
 
 
 # The rules. Each is a statement about one entry's raw fields, or about all entries together, and yields
@@ -460,8 +474,8 @@ class Index:
         self._error: WeightsIndexError | None = None
         try:
             for path in paths:
-                # A dict union keeps the left side's order and the right side's values.
                 further = read(path)
+                # A dict union keeps the left side's order and the right side's values.
                 self._entries = further | self._entries | further
                 _check_together(self._entries, path)
         except WeightsIndexError as error:
@@ -498,6 +512,21 @@ def entries() -> dict[str, WeightsEntry]:
     return INDEX.entries()
 
 
+def entries_of(architecture_name: str) -> list[WeightsEntry]:
+    """Lists the weights of an architecture.
+
+    Args:
+        architecture_name: The architecture.
+
+    Returns:
+        Its entries, the default first.
+
+    Raises:
+        WeightsIndexError: If an index file is bad.
+    """
+    return [entry for entry in entries().values() if entry.architecture == architecture_name]
+
+
 def entry(name: str) -> WeightsEntry:
     """Looks up weights.
 
@@ -513,16 +542,14 @@ def entry(name: str) -> WeightsEntry:
     """
     known = entries()
     config = architecture.get(name)
-    if "." not in name:
-        for candidate in known.values():
-            if candidate.architecture == name:
-                return candidate
-    elif name in known:
+    siblings = entries_of(config.name)
+    if name in known:
         return known[name]
-    siblings = [key for key in known if key.partition(".")[0] == config.name]
+    if siblings and "." not in name:
+        return siblings[0]
     raise UnknownModelError(
         "no such weights",
-        expected=" or ".join(siblings or known),
+        expected=" or ".join([sibling.name for sibling in siblings] or known),
         found=repr(name),
         fix="List them with `mnv2zoo list`." if siblings else f"No weights are known for {config.name} yet.",
     )

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from mnv2zoo import convert, environment
 from mnv2zoo.errors import IntegrityError, UnpinnedWeightsError, WeightsUnavailableError
+from mnv2zoo.files import whole_file
 from mnv2zoo.weights import index, trust
 from mnv2zoo.weights.index import WeightsEntry
 from mnv2zoo.weights.trust import Record
@@ -51,10 +52,30 @@ class HubFile:
     sha256: str | None = None
     size: int | None = None
 
+    @classmethod
+    def of_hub_id(cls, hub_id: str, name: str = "", filename: str | None = None) -> HubFile:
+        """Reads timm's way to name a repository.
+
+        Args:
+            hub_id: `owner/name`, or `owner/name@revision`.
+            name: What the user called it; `hf-hub:` and the above by default.
+            filename: Its path in the repository, `model.safetensors` by default.
+
+        Returns:
+            The file, of whose content nothing is known.
+        """
+        repo_id, _, revision = hub_id.partition("@")
+        return cls(name or f"hf-hub:{hub_id}", repo_id, filename or "model.safetensors", revision or None)
+
     @property
     def location(self) -> str:
         """The same string that `WeightsEntry.location` is."""
-        return f"{self.repo_id}@{self.revision or 'main'}/{self.filename}"
+        return index.hub_location(self.repo_id, self.revision, self.filename)
+
+    @property
+    def pin(self) -> Record | None:
+        """What an index says that the content must match; None if it says nothing."""
+        return None if self.sha256 is None else Record(self.revision, self.sha256, self.size or 0)
 
 
 @dataclass(frozen=True)
@@ -164,9 +185,7 @@ def verified(source: WeightsEntry | HubFile, cache_dir: str | Path | None = None
         file = _hub_file(source)
     else:
         file = source
-    if file.sha256 is not None:
-        return _pinned(file, Record(file.revision, file.sha256, file.size or 0), cache_dir)
-    return _first_used(file, cache_dir)
+    return _first_used(file, cache_dir) if file.pin is None else _pinned(file, file.pin, cache_dir)
 
 
 def _hub_file(entry: WeightsEntry) -> HubFile:
@@ -386,18 +405,12 @@ def _read(path: Path, sha256: str | None, size: int | None, fix: str) -> Verifie
     return Verified(path, data, found)
 
 
-def known_record(entry: WeightsEntry) -> Record | None:
-    """What an entry's file must match: the index's pin, or what is written down from its first use.
-
-    Args:
-        entry: An entry.
-
-    Returns:
-        The record, or None if nothing is known yet.
-    """
-    if entry.sha256 is not None:
-        return Record(entry.revision, entry.sha256, entry.size or 0)
-    return trust.records().get(entry.location)
+def _known_record(entry: WeightsEntry) -> Record | None:
+    """What the file of an entry must match: the index's pin, or what is written down from its first use."""
+    if entry.bundled is not None:
+        assert entry.sha256 is not None
+        return Record(None, entry.sha256, entry.size or 0)
+    return _hub_file(entry).pin or trust.records().get(entry.location)
 
 
 def local_file(entry: WeightsEntry, cache_dir: str | Path | None = None) -> Path | None:
@@ -412,7 +425,7 @@ def local_file(entry: WeightsEntry, cache_dir: str | Path | None = None) -> Path
     """
     if entry.bundled is not None:
         return bundled_path(entry)
-    file, record = _hub_file(entry), known_record(entry)
+    file, record = _hub_file(entry), _known_record(entry)
     in_mirror = _in_mirror(file, record.sha256 if record else None)
     return in_mirror[0] if in_mirror else _in_cache(file, record.commit if record else file.revision, cache_dir)
 
@@ -430,7 +443,7 @@ def verify_local(entry: WeightsEntry, cache_dir: str | Path | None = None) -> Pa
     Raises:
         IntegrityError: If its bytes are not those that were pinned or first used.
     """
-    path, record = local_file(entry, cache_dir), known_record(entry)
+    path, record = local_file(entry, cache_dir), _known_record(entry)
     if path is None or record is None:
         return None
     return _read(path, record.sha256, record.size, f"Run `mnv2zoo weights fetch {entry.name}`, or replace it.").path
@@ -477,11 +490,6 @@ def mirror(name: str, directory: Path, cache_dir: str | Path | None = None) -> P
     found = verified(entry, cache_dir)
     path = directory / (f"{found.sha256}.safetensors" if entry.bundled else f"{entry.repo_id}/{entry.filename}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Written aside and moved, so that a mirror never holds half a file.
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_bytes(found.data)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        file.write(found.data)
     return path

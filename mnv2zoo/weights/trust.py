@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from filelock import FileLock
 
 from mnv2zoo import environment
 from mnv2zoo.errors import IntegrityError, WeightsError
+from mnv2zoo.files import whole_file
 
 
 @dataclass(frozen=True)
@@ -153,13 +152,5 @@ def _changing() -> Iterator[dict[str, Record]]:
 
 def _write(file: Path, known: dict[str, Record]) -> None:
     document = {"first_use": {location: asdict(known[location]) for location in sorted(known)}}
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f"{file.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            json.dump(document, out, indent=2)
-            out.flush()
-            os.fsync(out.fileno())
-        Path(temporary).replace(file)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with whole_file(file) as out:
+        out.write(json.dumps(document, indent=2).encode())
