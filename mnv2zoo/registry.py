@@ -139,7 +139,7 @@ def _no_weights(cfg: PretrainedCfg, known: dict[str, WeightsEntry]) -> WeightsUn
     return WeightsUnavailableError(
         f"no pretrained weights are known for {cfg.architecture}",
         expected="one of " + ", ".join(known),
-        fix="Use pretrained=False for random weights.",
+        fix="`mnv2zoo list` tells what has weights; pretrained=False makes a network to be trained.",
     )
 
 

@@ -356,7 +356,7 @@ def _unavailable(file: HubFile, error: Exception) -> NoReturn:
     raise WeightsUnavailableError(
         f"cannot fetch weights {file.name}",
         expected=f"{file.filename} of {file.repo_id} on the Hub",
-        found=f"{type(error).__name__}: {' '.join(str(error).split())}"[:400],
+        found=f"{type(error).__name__}: {' '.join(str(error).split())}"[:400].rstrip("."),
         where=file.location,
         fix=f"Check the network, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE; or get the file by other means, put it at "
         f"{_mirror_hint(file)} and set MNV2ZOO_WEIGHTS_DIR.",
