@@ -59,12 +59,28 @@ class ConversionError(ZooError, ValueError):
     """A state dict that does not fit the layout or the model it is said to belong to."""
 
 
+class DeviceError(ZooError, ValueError):
+    """A device that is not there or cannot be used."""
+
+
 class MissingExtraError(ZooError, ImportError):
     """An optional dependency that is not installed."""
 
 
 class ImageReadError(ZooError, ValueError):
     """A file that cannot be read as an image."""
+
+
+class DataError(ZooError, ValueError):
+    """Images for training or evaluation that are not laid out, or not readable, as they must be."""
+
+
+class RecipeError(ZooError, ValueError):
+    """A value in a recipe that is of the wrong kind or out of bounds."""
+
+
+class RunError(ZooError, RuntimeError):
+    """A run folder that cannot be used, or cannot be written."""
 
 
 class WeightsError(ZooError, RuntimeError):

@@ -8,13 +8,15 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from typing import NoReturn, TypeVar, cast
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from mnv2zoo.errors import ImageReadError
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 # Plain raster formats. Pillow has others, some of which run another program on the file (EPS) or are mere
@@ -69,7 +71,7 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in names)
 
 
-def read(path: str | Path) -> Image.Image:
+def read(source: str | Path | BytesIO, where: object = None) -> Image.Image:
     """Reads an image as 8-bit RGB, upright.
 
     The EXIF rotation is applied. Transparent images are laid on white, as a page would show them. Of an
@@ -78,7 +80,8 @@ def read(path: str | Path) -> Image.Image:
     its lowest is black and its highest white.
 
     Args:
-        path: The file.
+        source: The file, or its bytes.
+        where: What errors call it; the file by default.
 
     Returns:
         The image.
@@ -86,25 +89,62 @@ def read(path: str | Path) -> Image.Image:
     Raises:
         ImageReadError: If it is not a file, cannot be decoded, or is too large or too thin to work with.
     """
+    return _decode(source, where)[0]
+
+
+def oddities(source: str | Path | BytesIO, where: object = None) -> tuple[str, ...]:
+    """Reads an image as `read` does, and tells what is out of the ordinary about it.
+
+    Args:
+        source: The file, or its bytes.
+        where: What errors call it; the file by default.
+
+    Returns:
+        Some of `rotated`, `animated`, `CMYK` and `16-bit`.
+
+    Raises:
+        ImageReadError: As `read`.
+    """
+    return _decode(source, where)[1]
+
+
+def _decode(source: str | Path | BytesIO, where: object) -> tuple[Image.Image, tuple[str, ...]]:
     try:
-        _check_file(Path(path))
-        with Image.open(path, formats=FORMATS) as image:
+        _check_source(source)
+        with Image.open(source, formats=FORMATS) as image:
             _check_shape(*image.size)
+            odd = tuple(_oddities(image))
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return _to_rgb(ImageOps.exif_transpose(image)), odd
     except Exception as error:  # decoders raise nearly anything at bytes that they did not expect
         raise ImageReadError(
             "cannot read the image",
             expected=f"a sound file of {', '.join(FORMATS[:-1])} or {FORMATS[-1]}",
             found=_reason(error),
-            where=path,
+            where=source if where is None else where,
         ) from error
 
 
-def _check_file(path: Path) -> None:
-    if not path.is_file():  # opening a FIFO would wait for ever
-        raise ValueError("a folder" if path.is_dir() else "a special file" if path.exists() else "no file")
-    if path.stat().st_size == 0:
+def _oddities(image: Image.Image) -> Iterator[str]:
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        yield "rotated"
+    if getattr(image, "is_animated", False):
+        yield "animated"
+    if image.mode == "CMYK":
+        yield "CMYK"
+    if image.mode.startswith("I"):
+        yield "16-bit"
+
+
+def _check_source(source: str | Path | BytesIO) -> None:
+    if isinstance(source, BytesIO):
+        size = source.getbuffer().nbytes
+    else:
+        path = Path(source)
+        if not path.is_file():  # opening a FIFO would wait for ever
+            raise ValueError("a folder" if path.is_dir() else "a special file" if path.exists() else "no file")
+        size = path.stat().st_size
+    if size == 0:
         raise ValueError("an empty file")
 
 
@@ -144,34 +184,38 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def read_all(
-    paths: Iterable[Path], prepare: Callable[[Image.Image], T], ahead: int = 64
-) -> Generator[tuple[Path, T | ImageReadError], None, None]:
+    sources: Iterable[S],
+    prepare: Callable[[Image.Image], T],
+    ahead: int = 64,
+    read: Callable[[S], Image.Image] = read,  # type: ignore[assignment]
+) -> Generator[tuple[S, T | ImageReadError], None, None]:
     """Reads images in a pool of threads, a limited number of them ahead of who takes them.
 
     Args:
-        paths: The files.
+        sources: The files, or whatever `read` reads.
         prepare: What to make of each image; it runs in the threads too.
         ahead: Images that may be ready or in work and not yet taken.
+        read: Reads one.
 
     Yields:
-        Each file, in order, with what was made of it, or with the reason why it cannot be read.
+        Each source, in order, with what was made of it, or with the reason why it cannot be read.
     """
 
-    def work(path: Path) -> T | ImageReadError:
+    def work(source: S) -> T | ImageReadError:
         try:
-            return prepare(read(path))
+            return prepare(read(source))
         except ImageReadError as error:
             return error
 
-    waiting: deque[tuple[Path, Future[T | ImageReadError]]] = deque()
+    waiting: deque[tuple[S, Future[T | ImageReadError]]] = deque()
     pool = ThreadPoolExecutor()
     try:
-        for path in paths:
-            waiting.append((path, pool.submit(work, path)))
+        for source in sources:
+            waiting.append((source, pool.submit(work, source)))
             if len(waiting) == ahead:
                 first, result = waiting.popleft()
                 yield first, result.result()
-        for path, result in waiting:
-            yield path, result.result()
+        for source, result in waiting:
+            yield source, result.result()
     finally:
         pool.shutdown(cancel_futures=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from mnv2zoo.errors import UnknownArgumentError, UnknownModelError, ZooError
+from mnv2zoo.errors import DeviceError, RecipeError, UnknownArgumentError, UnknownModelError, ZooError
 
 # typer has this base of its errors about usage without exporting it.
 UsageError = typer.BadParameter.__mro__[1]
@@ -34,6 +34,8 @@ TABLE: tuple[tuple[type[Exception], int, Callable[[Any], str]], ...] = (
     (UsageError, 2, _usage),
     (UnknownModelError, 2, str),
     (UnknownArgumentError, 2, str),
+    (DeviceError, 2, str),
+    (RecipeError, 2, str),
     (ZooError, 1, str),
     (OSError, 1, _system),
     (Exception, 1, _unexpected),

@@ -21,7 +21,7 @@ from mnv2zoo.files import whole_file
 if TYPE_CHECKING:
     import torch
 
-    from mnv2zoo.cli.network import Network
+    from mnv2zoo.network import Network
 
 EXAMPLE = """\b
 Examples:
@@ -60,8 +60,7 @@ def command(
     For each image the most probable classes are printed, with scores from 0 to 1. An image that cannot be
     read is told of on stderr; the others go on, and the exit status is 1.
     """
-    from mnv2zoo import images
-    from mnv2zoo.cli import network
+    from mnv2zoo import images, network
 
     status = 0
     files: dict[str, Path] = {}

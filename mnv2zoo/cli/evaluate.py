@@ -1,0 +1,59 @@
+"""`mnv2zoo evaluate`: how good a network is on photos."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Annotated
+
+import typer
+
+from mnv2zoo.cli.options import Debug, Json
+from mnv2zoo.cli.output import print_json, print_table, progress
+
+EXAMPLE = """\b
+Examples:
+  mnv2zoo evaluate photos --model run
+  mnv2zoo evaluate photos --model run --split val --json
+"""
+
+
+def command(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Photos, laid out as for finetune.", show_default=False)],
+    model: Annotated[
+        str, typer.Option(metavar="NAME|RUN", help="A name of the zoo, or a run folder or hf-hub: name.")
+    ] = "mnv2zoo_100",
+    split: Annotated[
+        str | None,
+        typer.Option(metavar="SPLIT", help="train, val or test; by default the last of them that is there."),
+    ] = None,
+    skip_bad_images: Annotated[bool, typer.Option("--skip-bad-images", help="Leave out what cannot be read.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images that go through the network at once.")] = 32,
+    device: Annotated[
+        str | None, typer.Option(help="Where to compute, such as cpu or cuda:1; by default a GPU if there is one.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure a network on photos.
+
+    The photos' folders must bear names of the network's classes: for ImageNet's 1000 classes their names
+    or synsets, such as n01440764.
+    """
+    from mnv2zoo.training import evaluate
+
+    @contextlib.contextmanager
+    def show(total: int) -> Iterator[Callable[[int], None]]:
+        with progress("classifying", total) as (_, advance):
+            yield advance
+
+    scores = evaluate(
+        data, model, split=split, skip_bad_images=skip_bad_images, batch_size=batch_size, device=device, progress=show
+    )
+    if as_json:
+        print_json({"model": model, "data": data} | scores.to_json())
+        return
+    rows = [[row["label"], str(row["images"]), f"{row['top1']:.2f}"] for row in scores.per_class if row["images"]]
+    print_table(["class", " images", " top-1 (%)"], rows)
+    print(f"\n{scores.images} images: top-1 {scores.top1:.2f} %, top-5 {scores.top5:.2f} %, ", end="")
+    print(f"calibration error {scores.calibration_error:.2f} %, loss {scores.loss:.4f}")

@@ -1,0 +1,98 @@
+"""`mnv2zoo finetune`: train a network on photos."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from mnv2zoo.cli.options import Debug
+from mnv2zoo.cli.output import print_json
+from mnv2zoo.training.recipe import FIELDS, Recipe, read
+
+EXAMPLE = """\b
+Examples:
+  mnv2zoo finetune photos --out run
+  mnv2zoo finetune photos --train head --epochs 20 --out quick
+  mnv2zoo finetune photos --out run --resume
+  accelerate launch -m mnv2zoo finetune photos --out run
+"""
+
+
+def _with_recipe(function: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command an option for every field of `Recipe`, so that no default is written twice."""
+    signature = inspect.signature(function, eval_str=True)
+    kinds = get_type_hints(Recipe)
+    options = []
+    for field in dataclasses.fields(Recipe):
+        kind, default = kinds[field.name], field.default
+        flag = "--" + field.name.replace("_", "-")
+        if kind is bool:
+            flag += "/--no-" + flag.removeprefix("--")
+        tail = "" if default is None else f" [default: {_words(default)}]"
+        meaning = field.metadata["meaning"].replace("`", "")
+        # Nothing given is None, so that a recipe's file or an interrupted run may decide.
+        option = typer.Option(flag, help=meaning[0].upper() + meaning[1:] + tail + ".", show_default=False)
+        parameter = inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+        )
+        options.append(parameter)
+    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    command: Any = function
+    command.__signature__ = signature.replace(
+        parameters=[*(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own), *options]
+    )
+    return command
+
+
+def _words(default: object) -> str:
+    return {True: "yes", False: "no"}[default] if isinstance(default, bool) else str(default)
+
+
+@_with_recipe
+def command(
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="A folder with a subfolder a class, or with train, val and test of these; a tar file of either, or "
+            "one a split; or a dataset of timm, such as torch/cifar10.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        str, typer.Option(metavar="NAME|RUN", help="A name of the zoo, or a run folder or hf-hub: name.")
+    ] = "mnv2zoo_100",
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder, which is made.")] = Path("run"),
+    recipe: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Values in a TOML or JSON file; options come before it.", show_default=False),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON, and all else to stderr.")] = False,
+    debug: Debug = False,
+    **values: Any,
+) -> None:
+    """Train a network on photos.
+
+    Afterwards the run folder holds the network (for `mnv2zoo predict --model RUN`, and for timm as
+    local-dir:RUN), its model card, its figures and a report with curves and mistakes.
+    """
+    import sys
+
+    from mnv2zoo.training import finetune
+    from mnv2zoo.training.log import Log
+
+    given = {name: value for name in FIELDS if (value := values[name]) is not None}
+    written = read(recipe) if recipe is not None else {}
+    log = Log(stream=sys.stderr if as_json else sys.stdout)
+    result = finetune(data, model, out, resume=resume, log=log, **{**written, **given})
+    if as_json:
+        print_json(
+            {"run": str(result.run), "epoch": result.epoch}
+            | {split: scores.to_json() for split, scores in result.scores.items()}
+        )

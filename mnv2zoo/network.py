@@ -1,0 +1,173 @@
+"""The network that a user names, with all that belongs to its weights.
+
+A name is one of the zoo's, or a folder or Hub repository with timm's `config.json`, such as a run folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from PIL import Image
+from timm.data import create_transform, resolve_data_config
+from timm.models import load_model_config_from_hf
+from timm.models._hub import load_model_config_from_path
+
+from mnv2zoo import architecture, registry
+from mnv2zoo.architecture import Config
+from mnv2zoo.errors import DeviceError, WeightsUnavailableError
+from mnv2zoo.weights import index
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a network is, before it is built.
+
+    Attributes:
+        name: The weights' name in the index; where they are in none, what was asked for.
+        config: Its architecture.
+        cfg: timm's description of its weights and their preprocessing.
+        arguments: Arguments that it is built with, such as `pad_type`.
+        label_names: Names of its weights' classes in class order.
+    """
+
+    name: str
+    config: Config
+    cfg: dict[str, Any]
+    arguments: dict[str, Any] = field(default_factory=dict)
+    label_names: Sequence[str] = ()
+
+    def build(self, pretrained: bool = True, **arguments: Any) -> Any:
+        """Builds the network.
+
+        Args:
+            pretrained: With its weights, not random ones.
+            **arguments: Arguments of `timm.create_model` that come before its own.
+
+        Returns:
+            The network, in training mode as timm leaves it.
+
+        Raises:
+            WeightsError: If its weights cannot be found, fetched or verified.
+            ConversionError: If they do not fit.
+        """
+        own = {name: value for name, value in self.arguments.items() if name != "pretrained_cfg"}
+        return timm.create_model(
+            self.config.name, pretrained=pretrained, pretrained_cfg=self.cfg, **{**own, **arguments}
+        )
+
+
+@dataclass(frozen=True)
+class Network:
+    """A classifier with what belongs to its weights.
+
+    Attributes:
+        name: As in `Description`.
+        model: The network in evaluation mode.
+        device: Where it is.
+        transform: Its preprocessing, from an RGB image to a tensor (3, height, width).
+        label_names: Names of its classes in class order.
+    """
+
+    name: str
+    model: torch.nn.Module
+    device: torch.device
+    transform: Callable[[Image.Image], torch.Tensor]
+    label_names: Sequence[str]
+
+
+def describe(name: str) -> Description:
+    """Finds out what a network is.
+
+    Args:
+        name: An architecture, `architecture.tag`, a folder with timm's `config.json` and
+            `model.safetensors`, or such a repository as `hf-hub:owner/name`.
+
+    Returns:
+        Its description.
+
+    Raises:
+        UnknownModelError: If there is none of that name.
+        WeightsUnavailableError: If its `config.json` cannot be read.
+    """
+    source, _, place = name.partition(":")
+    if source in ("hf-hub", "local-dir"):
+        return _from_config_file(name, source, place)
+    if name.partition(".")[0] not in architecture.CONFIGS and Path(name).is_dir():
+        return _from_config_file(name, "local-dir", name)
+    config = architecture.get(name)
+    if "." not in name and not index.entries_of(config.name):
+        return Description(name, config, registry.pretrained_cfg(config).to_dict())
+    entry = index.entry(name)
+    return Description(
+        entry.name, config, registry.pretrained_cfg(config, entry).to_dict(), label_names=entry.label_names
+    )
+
+
+def _from_config_file(name: str, source: str, place: str) -> Description:
+    try:
+        read = load_model_config_from_hf if source == "hf-hub" else load_model_config_from_path
+        cfg, architecture_name, arguments = read(place)
+    except Exception as error:  # the client's errors, and whatever a broken file causes
+        raise WeightsUnavailableError(
+            "cannot tell what the model is",
+            expected="a config.json as timm writes it",
+            found=f"{type(error).__name__}: {error}",
+            where=name,
+        ) from error
+    config = architecture.get(architecture_name)  # nothing here would verify the weights of others
+    count = cfg.get("num_classes") or config.num_classes
+    descriptions = cfg.get("label_descriptions") or {}
+    label_names = cfg.get("label_names") or [str(index) for index in range(count)]
+    return Description(
+        name, config, cfg, dict(arguments or {}), [descriptions.get(label, label) for label in label_names]
+    )
+
+
+def load(name: str, device: str | None = None) -> Network:
+    """Builds a network with its weights, to classify images.
+
+    Args:
+        name: As in `describe`.
+        device: Where to put it; by default the first GPU if there is one.
+
+    Returns:
+        The network.
+
+    Raises:
+        UnknownModelError: If there is none of that name.
+        WeightsError: If its weights cannot be found, fetched or verified.
+        ConversionError: If they do not fit.
+        DeviceError: If the device cannot be used.
+    """
+    where = find_device(device)
+    description = describe(name)
+    model = description.build()
+    transform = create_transform(**resolve_data_config(pretrained_cfg=model.pretrained_cfg, use_test_size=True))
+    return Network(description.name, model.eval().to(where), where, transform, description.label_names)
+
+
+def find_device(name: str | None) -> torch.device:
+    """Finds a device that works.
+
+    Args:
+        name: Such as `cpu` or `cuda:1`; by default the first GPU if there is one, else the CPU.
+
+    Returns:
+        The device.
+
+    Raises:
+        DeviceError: If it cannot be used.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except Exception as error:  # of many classes: no such type, not built in, no driver, no such number
+        raise DeviceError(f"Cannot use the device {name!r}", found=str(error).splitlines()[0]) from error
+    return device

@@ -1,0 +1,88 @@
+"""Fine-tuning: data, recipe, loop and report.
+
+Needs the extra `train`: `pip install "mnv2zoo[train]"`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mnv2zoo.errors import MissingExtraError
+from mnv2zoo.training import recipe as recipes
+from mnv2zoo.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from mnv2zoo.training.log import Log
+    from mnv2zoo.training.loop import FinetuneResult
+    from mnv2zoo.training.metrics import Scores
+
+__all__ = ["Recipe", "evaluate", "finetune"]
+
+
+def finetune(
+    data: str | Path,
+    model: str = "mnv2zoo_100",
+    out: str | Path = "run",
+    *,
+    resume: bool = False,
+    log: Log | None = None,
+    **recipe: Any,
+) -> FinetuneResult:
+    """Trains a network on a folder of photos.
+
+    Args:
+        data: A folder with a subfolder a class; one with subfolders `train` and, if there are, `val` and
+            `test`, each with a subfolder a class; a tar file of either; a folder with a tar file a split;
+            or timm's name for a dataset, such as `torch/cifar10`.
+        model: A name of the zoo, or a folder or `hf-hub:` repository with `config.json`, such as the run
+            folder of an earlier training.
+        out: The run folder, which is made. Afterwards `timm.create_model(f"local-dir:{out}",
+            pretrained=True)` gives the trained network.
+        resume: Go on with an interrupted run in that folder, by the recipe that it wrote down.
+        log: What is shown meanwhile; lines on stdout by default, or a progress bar on a terminal.
+        **recipe: Fields of `Recipe`.
+
+    Returns:
+        The trained network with its figures.
+
+    Raises:
+        UnknownArgumentError: If a field is none of the recipe's; the message names the nearest.
+        RecipeError: If a value is of the wrong kind, out of bounds, or does not suit the network.
+        DataError: If the images are not laid out, or not readable, as they must be.
+        WeightsError: If weights to start from cannot be found, fetched or verified.
+        RunError: If the run folder cannot be used or written, or the loss is no longer finite.
+        MissingExtraError: If the extra `train` is not installed.
+
+    Example:
+        >>> result = mnv2zoo.finetune("photos", out="run", epochs=10)  # doctest: +SKIP
+        >>> result.scores["val"].top1  # doctest: +SKIP
+        93.1
+    """
+    chosen = recipes.make(**recipe)
+    with _needs_extra():
+        from mnv2zoo.training import loop
+    if resume:
+        chosen = recipes.resumed(Path(out), recipe, default=chosen)
+    return loop.run(data, model, out, chosen, resume, log)
+
+
+def evaluate(data: str | Path, model: str, **options: Any) -> Scores:
+    """Measures a network on photos; see `mnv2zoo.training.evaluation.evaluate`."""
+    with _needs_extra():
+        from mnv2zoo.training import evaluation
+    return evaluation.evaluate(data, model, **options)
+
+
+@contextlib.contextmanager
+def _needs_extra() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise MissingExtraError(
+            "training and evaluation need further packages",
+            found=f"no {error.name}",
+            fix='Install them: pip install "mnv2zoo[train]".',
+        ) from error

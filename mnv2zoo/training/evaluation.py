@@ -1,0 +1,117 @@
+"""How good a network is on a folder of photos."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.data import ImageNetInfo
+
+from mnv2zoo import images, network
+from mnv2zoo.errors import DataError, ImageReadError
+from mnv2zoo.training import data as data_module
+from mnv2zoo.training.data import SPLITS, Sample, TimmSample
+from mnv2zoo.training.metrics import Scores, score
+
+
+def evaluate(
+    data: str | Path,
+    model: str,
+    *,
+    split: str | None = None,
+    skip_bad_images: bool = False,
+    batch_size: int = 32,
+    device: str | None = None,
+    progress: Callable[[int], contextlib.AbstractContextManager[Callable[[int], Any]]] | None = None,
+) -> Scores:
+    """Measures a network on photos.
+
+    Args:
+        data: Photos, laid out as for `finetune`; a plain folder of classes is evaluated whole.
+        model: A name of the zoo, or a folder or `hf-hub:` repository with `config.json`.
+        split: `train`, `val` or `test`; by default the last of them that is there.
+        skip_bad_images: Leave out images that cannot be read.
+        batch_size: Images that go through the network at once.
+        device: Where to compute; by default the first GPU if there is one.
+        progress: Told how many images there are, gives a function that is told of images done.
+
+    Returns:
+        The figures.
+
+    Raises:
+        DataError: If the images are not laid out as they must be, or a folder's name is none of the
+            network's classes.
+        ImageReadError: If an image cannot be read and is not to be skipped.
+        WeightsError: If the network's weights cannot be found, fetched or verified.
+        DeviceError: If the device cannot be used.
+    """
+    found = data_module.find(data)
+    chosen = split or [name for name in SPLITS if name in found.splits][-1]
+    if chosen not in found.splits:
+        raise DataError("no such split", expected=" or ".join(found.splits), found=repr(chosen), where=data)
+    samples = found.splits[chosen]
+    net = network.load(model, device)
+    classes = match_classes(found.class_names, net.label_names)
+
+    logits: list[torch.Tensor] = []
+    targets: list[int] = []
+    read = images.read_all(samples, net.transform, ahead=2 * batch_size, read=_read)
+    with contextlib.closing(read), torch.inference_mode(), progress(len(samples)) if progress else _quietly() as done:
+        while batch := list(itertools.islice(read, batch_size)):
+            tensors = []
+            for sample, image in batch:
+                if not isinstance(image, ImageReadError):
+                    tensors.append(image)
+                    targets.append(classes[sample.label])
+                elif not skip_bad_images:
+                    raise image
+            if tensors:
+                logits.append(net.model(torch.stack(tensors).to(net.device)).float().cpu())
+            done(len(batch))
+    if not logits:
+        raise DataError("no image can be read", where=data)
+    return score(torch.cat(logits), torch.tensor(targets), tuple(net.label_names))
+
+
+def _read(sample: Sample | TimmSample) -> Any:
+    return sample.read()
+
+
+@contextlib.contextmanager
+def _quietly() -> Any:
+    yield lambda images: None
+
+
+def match_classes(names: Sequence[str], label_names: Sequence[str]) -> list[int]:
+    """Finds a network's classes by names of folders.
+
+    Args:
+        names: Names of folders: the classes' names as the network has them or, for ImageNet's 1000 classes,
+            their synsets, such as `n01440764`.
+        label_names: The network's names in class order.
+
+    Returns:
+        The index of the class of each folder.
+
+    Raises:
+        DataError: If a folder's name is none of them; the message names the nearest.
+    """
+    known = {label: index for index, label in enumerate(label_names)}
+    if len(label_names) == 1000:
+        synsets = ImageNetInfo().label_names()
+        known = {synset: index for index, synset in enumerate(synsets)} | known
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3)
+            raise DataError(
+                "a folder's name is none of the network's classes",
+                expected=", ".join(near) or f"one of its {len(label_names)} classes, such as {label_names[0]}",
+                found=repr(name),
+                fix="`mnv2zoo info` or the run's labels.txt lists the classes.",
+            )
+    return [known[name] for name in names]

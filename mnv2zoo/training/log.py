@@ -1,0 +1,117 @@
+"""What one sees of a training while it runs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+LINE_EVERY = 30.0  # seconds between lines within an epoch, where there is no progress bar
+
+
+class Log:
+    """Lines for people, a progress bar on a terminal, and TensorBoard's scalars.
+
+    Args:
+        active: Whether this process is the one that tells.
+        stream: Where lines go, `sys.stdout` by default. The bar is drawn there too, if it is a terminal.
+    """
+
+    def __init__(self, active: bool = True, stream: TextIO | None = None) -> None:
+        self.active = active
+        stream = stream or sys.stdout
+        self._console = Console(file=stream, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TextColumn("left:"),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(*columns, console=self._console, transient=True)
+        self._live = active and self._console.is_terminal
+        self._writer: Any = None
+
+    def say(self, line: str) -> None:
+        """Prints a line."""
+        if self.active:
+            self._console.print(line)
+            if not self._live:
+                self._console.file.flush()
+
+    def stage(self, title: str, total: int) -> Stage:
+        """Begins a stretch of work.
+
+        Args:
+            title: What is done.
+            total: Images to do.
+
+        Returns:
+            A context manager with a method `advance`.
+        """
+        return Stage(self, title, total)
+
+    def open_tensorboard(self, folder: Path, done_epochs: int) -> None:
+        """Writes TensorBoard's files to a folder; rows of epochs after those done are replaced."""
+        if self.active:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder), purge_step=done_epochs + 1)
+
+    def epoch(self, row: Mapping[str, Any], epochs: int) -> None:
+        """Tells the figures of an epoch."""
+        words = [f"epoch {row['epoch']}/{epochs}", f"loss {row['train_loss']:.4f}"]
+        if "val_top1" in row:
+            words += [f"val loss {row['val_loss']:.4f}", f"val top-1 {row['val_top1']:.2f} %"]
+        words += [f"lr {row['lr']:.3g}", f"{row['images_per_second']:.0f} images/s", f"{row['seconds']:.1f} s"]
+        self.say("  ".join(words))
+        if self._writer is not None:
+            for name, value in row.items():
+                if name != "epoch":
+                    self._writer.add_scalar(name.replace("_", "/", 1), value, row["epoch"])
+
+    def figure(self, name: str, figure: Any, epoch: int) -> None:
+        """Shows a matplotlib figure in TensorBoard."""
+        if self._writer is not None:
+            self._writer.add_figure(name, figure, epoch)
+
+    def close(self) -> None:
+        """Ends TensorBoard's files."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+class Stage:
+    """A stretch of work whose progress is shown; see `Log.stage`."""
+
+    def __init__(self, log: Log, title: str, total: int) -> None:
+        self._log, self._title, self._total, self._done = log, title, total, 0
+
+    def __enter__(self) -> Stage:
+        self._began = self._told = time.monotonic()
+        if self._log._live:
+            self._log._bar.start()
+            self._task = self._log._bar.add_task(self._title, total=self._total, figures="")
+        return self
+
+    def advance(self, images: int) -> None:
+        """Tells of images done."""
+        self._done += images
+        now = time.monotonic()
+        speed = self._done / max(now - self._began, 1e-9)
+        if self._log._live:
+            self._log._bar.update(self._task, advance=images, figures=f"{speed:.0f} images/s")
+        elif now - self._told > LINE_EVERY:
+            self._told = now
+            left = (self._total - self._done) / speed
+            self._log.say(f"{self._title}: {self._done}/{self._total} images, {speed:.0f} images/s, {left:.0f} s left")
+
+    def __exit__(self, *error: object) -> None:
+        if self._log._live:
+            self._log._bar.remove_task(self._task)
+            self._log._bar.stop()

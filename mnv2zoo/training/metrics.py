@@ -1,0 +1,168 @@
+"""How well a network classifies: from its logits to figures, and to the mistakes it was surest of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional
+from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
+
+from mnv2zoo.errors import DataError, RunError
+
+CALIBRATION_BINS = 15  # as in Guo et al.
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Figures of a network on a set of images, C classes.
+
+    Attributes:
+        images: Number of images, at least one.
+        loss: Mean cross-entropy, natural logarithm.
+        top1: Images whose class got the highest logit, in percent.
+        top5: Images whose class is among the five highest logits, in percent; with fewer than five
+            classes that is all of them.
+        calibration_error: Expected calibration error, in percent: how far, on average, the probability
+            that the network gives to its prediction is from the share of predictions that are right.
+            Both are compared in 15 bins of equal width, which count by their images (Guo et al. 2017,
+            "On Calibration of Modern Neural Networks", https://arxiv.org/abs/1706.04599, eq. 3).
+        label_names: Names of the C classes.
+        confusion: C rows of C counts of images: rows are the truth, columns the prediction.
+    """
+
+    images: int
+    loss: float
+    top1: float
+    top5: float
+    calibration_error: float
+    label_names: tuple[str, ...]
+    confusion: tuple[tuple[int, ...], ...]
+
+    @property
+    def per_class(self) -> list[dict[str, Any]]:
+        """For each class its number, label, images and top-1 in percent, which is None where there is no image."""
+        return [
+            {"class": number, "label": label, "images": sum(row), "top1": _percent(row[number], sum(row))}
+            for number, (label, row) in enumerate(zip(self.label_names, self.confusion, strict=True))
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Gives the figures, rounded, and those of the classes as what `json.dumps` takes."""
+        return {
+            "images": self.images,
+            "loss": round(self.loss, 6),
+            "top1": round(self.top1, 4),
+            "top5": round(self.top5, 4),
+            "calibration_error": round(self.calibration_error, 4),
+            "per_class": [
+                row | {"top1": None if row["top1"] is None else round(row["top1"], 4)} for row in self.per_class
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An image that was taken for something else.
+
+    Attributes:
+        index: Its place among the images that were scored.
+        truth: Its class.
+        predicted: The class it was taken for.
+        score: The probability that the network gave to that, from 0 to 1.
+    """
+
+    index: int
+    truth: int
+    predicted: int
+    score: float
+
+
+def score(logits: Tensor, targets: Tensor, label_names: Sequence[str]) -> Scores:
+    """Compares what a network says of images with what they are.
+
+    Args:
+        logits: The network's output, N x C.
+        targets: The classes of the N images, integers from 0 to C - 1.
+        label_names: Names of the C classes.
+
+    Returns:
+        The figures.
+
+    Raises:
+        DataError: If there are no images, or one is of a class that the network does not have.
+        RunError: If a logit is not finite.
+        ValueError: If the sizes do not fit.
+    """
+    if len(targets) == 0:
+        raise DataError(
+            "no images to score", expected="at least one", found="none", fix="Look into the split's folder."
+        )
+    if len(label_names) != logits.shape[1]:
+        raise ValueError(f"expected a label for each of {logits.shape[1]} classes, found {len(label_names)}")
+    images, classes = logits.shape
+    logits = _checked(logits, targets)
+    probabilities = logits.softmax(1)
+    confusion = multiclass_confusion_matrix(logits, targets, classes)
+    best = logits.argsort(descending=True, stable=True)[:, :5]  # of equals the first, as argmax has it
+    return Scores(
+        images=images,
+        loss=functional.cross_entropy(logits, targets).item(),
+        top1=100 * confusion.trace().item() / images,
+        top5=100 * (best == targets[:, None]).sum().item() / images,
+        calibration_error=100 * multiclass_calibration_error(probabilities, targets, classes, CALIBRATION_BINS).item(),
+        label_names=tuple(label_names),
+        confusion=tuple(tuple(row) for row in confusion.tolist()),
+    )
+
+
+def worst_mistakes(logits: Tensor, targets: Tensor, count: int = 25) -> list[Mistake]:
+    """Finds the wrong predictions that the network was surest of.
+
+    Args:
+        logits: The network's output, N x C.
+        targets: The classes of the N images, integers from 0 to C - 1.
+        count: How many to give at most.
+
+    Returns:
+        The mistakes, the surest first; of equals the one that comes first among the images.
+
+    Raises:
+        DataError: If an image is of a class that the network does not have.
+        RunError: If a logit is not finite.
+        ValueError: If the sizes do not fit.
+    """
+    logits = _checked(logits, targets)
+    predicted, probabilities = logits.argmax(1), logits.softmax(1).amax(1)
+    wrong = (predicted != targets).nonzero()[:, 0]
+    wrong = wrong[probabilities[wrong].argsort(descending=True, stable=True)][:count]
+    columns = (wrong, targets[wrong], predicted[wrong], probabilities[wrong])
+    return [Mistake(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+
+
+def _checked(logits: Tensor, targets: Tensor) -> Tensor:
+    """Gives sound logits in double precision, in which a sure probability is not yet rounded to 1."""
+    if logits.ndim != 2 or targets.shape != logits.shape[:1]:
+        raise ValueError(f"expected logits of N x C and N targets, found {[*logits.shape]} and {[*targets.shape]}")
+    classes = logits.shape[1]
+    strays = ((targets < 0) | (targets >= classes)).sum().item()
+    if strays:
+        raise DataError(
+            "images of a class that the network does not have",
+            expected=f"classes from 0 to {classes - 1}",
+            found=f"another one for {strays} of {len(targets)} images",
+        )
+    broken = len(logits) - logits.isfinite().all(1).sum().item()
+    if broken:
+        raise RunError(
+            "the network's output is not finite",
+            found=f"NaN or infinity for {broken} of {len(logits)} images",
+            fix="If it was just trained, training has diverged: begin a new run with a lower learning rate.",
+        )
+    return logits.double()
+
+
+def _percent(part: int, whole: int) -> float | None:
+    return 100 * part / whole if whole else None

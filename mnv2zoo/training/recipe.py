@@ -1,0 +1,261 @@
+"""Everything that can be chosen about a training, in one frozen value.
+
+The command line's options are made from its fields, and a run folder records all of them. Nothing here
+needs torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from mnv2zoo.errors import RecipeError, UnknownArgumentError
+
+
+def _choice(default: Any, meaning: str) -> Any:
+    return field(default=default, metadata={"meaning": meaning})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. Names of optimizers, schedules and augmentations are timm's.
+
+    The defaults suit a few thousand photos and a network that was trained on ImageNet.
+    """
+
+    # What is trained, from where.
+    train: str = _choice("all", "what to train: `all`, `head`, or from a bottleneck on, such as `Bottleneck_12`")
+    start: str = _choice(
+        "pretrained",
+        "where to start: `pretrained` (the model's own weights), `random`, a name in the zoo, or a checkpoint file",
+    )
+    pad_type: str | None = _choice(None, "padding of the convolutions; `same` for weights that TensorFlow trained")
+    classifier: str | None = _choice(None, "kind of classifier, such as `conv` for a 20-class network without its ReLU")
+    loss_before_act: bool = _choice(
+        True, "train on the classifier's output before its last activation, where there is one"
+    )
+
+    # How long, and how fast.
+    epochs: int = _choice(30, "times that every training image is seen")
+    batch_size: int = _choice(32, "images a step, over all processes")
+    opt: str = _choice("sgd", "optimizer, by timm's name")
+    lr: float | None = _choice(None, "highest learning rate; by default 0.02 for 32 images, and in step")
+    momentum: float = _choice(0.9, "momentum, for optimizers that have one")
+    weight_decay: float = _choice(1e-4, "weight decay; biases and norms have none")
+    layer_decay: float | None = _choice(None, "factor on the learning rate from each layer to the one before it")
+    clip_grad: float | None = _choice(None, "highest norm of the gradient")
+    sched: str = _choice("cosine", "schedule of the learning rate: `cosine`, `poly` or `tanh`")
+    warmup_epochs: float = _choice(1.0, "epochs in which the learning rate rises")
+    min_lr: float = _choice(0.0, "lowest learning rate, as a part of the highest")
+    ema_decay: float = _choice(0.0, "decay of the moving average of the weights, which is what is kept; 0 for none")
+    keep: str = _choice("best", "weights to keep: of the `best` epoch on the validation images, or of the `last`")
+
+    # What is seen.
+    input_size: int | None = _choice(None, "side of the images in training, in pixels; by default that of the weights")
+    test_input_size: int | None = _choice(None, "side of the images otherwise; by default that of training")
+    crop_pct: float | None = _choice(None, "part of the image's side that is looked at, except in training")
+    interpolation: str | None = _choice(None, "`bilinear` or `bicubic`")
+    mean: tuple[float, float, float] | None = _choice(None, "mean of the colours, from 0 to 1")
+    std: tuple[float, float, float] | None = _choice(None, "standard deviation of the colours")
+    scale: float = _choice(0.35, "smallest part of an image's area that is cut out in training")
+    hflip: float = _choice(0.5, "how often images are mirrored in training")
+    vflip: float = _choice(0.0, "how often they are turned upside down")
+    color_jitter: float = _choice(0.2, "how far brightness, contrast and saturation are changed")
+    auto_augment: str | None = _choice(None, "timm's automatic augmentation, such as `rand-m7-mstd0.5-inc1`")
+    reprob: float = _choice(0.0, "how often a rectangle is erased")
+    mixup: float = _choice(0.0, "alpha of mixup; 0 for none")
+    cutmix: float = _choice(0.0, "alpha of cutmix; 0 for none")
+    smoothing: float = _choice(0.1, "label smoothing")
+    loss: str = _choice("ce", "`ce` for cross-entropy, `bce` for binary cross-entropy a class")
+    drop_rate: float = _choice(0.0, "dropout before the classifier")
+    drop_path_rate: float = _choice(0.0, "stochastic depth")
+
+    # On which images, and how computed.
+    val_fraction: float = _choice(0.1, "part of each class to validate on, where the data has no split for that")
+    skip_bad_images: bool = _choice(False, "leave out images that cannot be read, instead of stopping before training")
+    cache_features: bool = _choice(True, "with `head`: run the images through the network once, without augmentation")
+    seed: int = _choice(0, "seed of everything random")
+    precision: str = _choice("fp32", "`fp32`, or `bf16` for autocast")
+    channels_last: bool = _choice(True, "keep channels last in memory, which is faster on most machines")
+    workers: int = _choice(2, "processes that read images ahead")
+    checkpoint_steps: int = _choice(0, "steps between checkpoints within an epoch; 0 for one an epoch")
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if isinstance(value, list):  # as JSON and TOML have it
+                object.__setattr__(self, name, tuple(value))
+        for name, kind in get_type_hints(Recipe).items():
+            _check_type(name, getattr(self, name), kind)
+        for name, (low, high) in BOUNDS.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise _bad(name, f"a number from {low} to {high}", value)
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if value is not None and value not in choices:
+                raise _bad(name, " or ".join(choices), value)
+        if self.std is not None and min(self.std) <= 0:
+            raise _bad("std", "numbers above 0", self.std)
+        if (self.mixup or self.cutmix) and self.batch_size % 2:
+            raise _bad("batch_size", "an even number, because mixup and cutmix make pairs", self.batch_size)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed, which gives soft targets."""
+        return bool(self.mixup or self.cutmix)
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields, for `json.dumps`."""
+        return asdict(self)
+
+
+BOUNDS: dict[str, tuple[float, float]] = {
+    "epochs": (1, 100_000),
+    "batch_size": (2, 1_000_000),  # a batch norm cannot train on one
+    "lr": (1e-12, 1e6),
+    "momentum": (0, 0.9999),
+    "weight_decay": (0, 10),
+    "layer_decay": (0.01, 1),
+    "clip_grad": (1e-6, 1e9),
+    "warmup_epochs": (0, 100_000),
+    "min_lr": (0, 1),
+    "ema_decay": (0, 0.99999),
+    "input_size": (32, 4096),
+    "test_input_size": (32, 4096),
+    "crop_pct": (0.1, 1),
+    "scale": (0.01, 1),
+    "hflip": (0, 1),
+    "vflip": (0, 1),
+    "color_jitter": (0, 1),
+    "reprob": (0, 1),
+    "mixup": (0, 100),
+    "cutmix": (0, 100),
+    "smoothing": (0, 0.9),
+    "drop_rate": (0, 0.99),
+    "drop_path_rate": (0, 0.99),
+    "val_fraction": (0.01, 0.9),
+    "seed": (0, 2**31 - 1),
+    "workers": (0, 256),
+    "checkpoint_steps": (0, 10**9),
+}
+CHOICES: dict[str, tuple[str, ...]] = {
+    "pad_type": ("", "same"),
+    "classifier": ("linear", "conv", "conv_bn", "conv_bn_act"),
+    "keep": ("best", "last"),
+    "interpolation": ("bilinear", "bicubic"),
+    "loss": ("ce", "bce"),
+    "sched": ("cosine", "poly", "tanh"),  # those that are a function of the step alone
+    "precision": ("fp32", "bf16"),
+}
+
+
+def _bad(name: str, expected: object, found: object) -> RecipeError:
+    return RecipeError("bad value in the recipe", expected=expected, found=repr(found), where=name)
+
+
+def _check_type(name: str, value: Any, kind: Any) -> None:
+    choices = getattr(kind, "__args__", ()) if getattr(kind, "__origin__", None) is not tuple else ()
+    kinds = choices or (kind,)
+    if value is None and type(None) in kinds:
+        return
+    for one in kinds:
+        if getattr(one, "__origin__", None) is tuple:
+            numbers = isinstance(value, tuple) and all(_number(v) for v in value)
+            if numbers and len(value) == len(one.__args__):
+                return
+        elif (one is float and _number(value)) or (one is not float and type(value) is one):
+            return
+    words = " or ".join("null" if one is type(None) else getattr(one, "__name__", str(one)) for one in kinds)
+    raise _bad(name, words, value)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+
+
+FIELDS = tuple(f.name for f in fields(Recipe))
+
+
+def make(base: Recipe | None = None, **values: Any) -> Recipe:
+    """Makes a recipe.
+
+    Args:
+        base: Where the other values come from; the defaults if None.
+        **values: Fields of `Recipe`.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        UnknownArgumentError: If there is no such field; the message names the nearest.
+        RecipeError: If a value is of the wrong kind or out of bounds.
+    """
+    for name in values:
+        if name not in FIELDS:
+            near = difflib.get_close_matches(name, FIELDS, n=2)
+            raise UnknownArgumentError(
+                "no such value in a recipe",
+                expected=" or ".join(near or FIELDS),
+                found=repr(name),
+                fix="`mnv2zoo finetune --help` lists them.",
+            )
+    return replace(base or Recipe(), **values)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Reads values of a recipe from a TOML or JSON file.
+
+    Args:
+        path: The file, such as the `recipe.json` of an earlier run.
+
+    Returns:
+        The values, unchecked.
+
+    Raises:
+        RecipeError: If it is no such file.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        document = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (OSError, ValueError) as error:
+        raise RecipeError(
+            "cannot read the recipe", expected="a TOML or JSON file", found=f"{error}".rstrip("."), where=path
+        ) from error
+    values = document.get("recipe", document) if isinstance(document, dict) else None
+    if not isinstance(values, dict):
+        raise RecipeError("cannot read the recipe", expected="values by name", found=type(values).__name__, where=path)
+    return values
+
+
+def resumed(run: Path, given: dict[str, Any], default: Recipe) -> Recipe:
+    """The recipe of an interrupted run.
+
+    Args:
+        run: Its folder.
+        given: Values that were given now; they must be those of the run.
+        default: The recipe if there is no run in the folder yet.
+
+    Returns:
+        The recipe that the run wrote down.
+
+    Raises:
+        RecipeError: If a value given now is another than the run's, or the recipe cannot be read.
+    """
+    if not (run / "recipe.json").exists():
+        return default
+    recipe = make(**read(run / "recipe.json"))
+    for name, value in given.items():
+        if getattr(default, name) != getattr(recipe, name):
+            raise RecipeError(
+                "a run goes on by the recipe that it began with",
+                expected=repr(getattr(recipe, name)),
+                found=repr(value),
+                where=name,
+                fix="Leave the value out, or begin a new run in another folder.",
+            )
+    return recipe

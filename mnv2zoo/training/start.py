@@ -1,0 +1,250 @@
+"""The network that a training starts from, and which part of it is trained."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.data import create_transform, resolve_data_config
+from torch import Tensor, nn
+
+from mnv2zoo import architecture, network, registry
+from mnv2zoo.errors import RecipeError, UnknownModelError
+from mnv2zoo.model import MobileNetV2, init_module
+from mnv2zoo.network import Description
+from mnv2zoo.training.data import Sample, TimmSample
+from mnv2zoo.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Start:
+    """A network ready to be trained.
+
+    Attributes:
+        model: The network, with a classifier for the classes of the data.
+        origin: Where its weights come from, in words.
+        preprocessing: `input_size`, `mean`, `std`, `interpolation` and `crop_pct`, as timm names them, for
+            the training images.
+        test_preprocessing: The same for all other images.
+    """
+
+    model: MobileNetV2
+    origin: str
+    preprocessing: dict[str, Any]
+    test_preprocessing: dict[str, Any]
+
+
+def build(name: str, recipe: Recipe, class_names: Sequence[str], samples: Sequence[Sample | TimmSample]) -> Start:
+    """Builds the network that a training starts from.
+
+    Its classifier is kept where its classes are those of the data, as for a run folder of the same data,
+    and made anew otherwise.
+
+    Args:
+        name: A name of the zoo, or a folder or `hf-hub:` repository with `config.json`.
+        recipe: Says where its weights come from, and what changes about it.
+        class_names: The classes of the data.
+        samples: Training images, to measure activations on where `tutorial_from_paper` needs them.
+
+    Returns:
+        The network, in training mode.
+
+    Raises:
+        UnknownModelError: If there is no network or start of that name.
+        WeightsError: If weights cannot be found, fetched or verified.
+        ConversionError: If they do not fit the network.
+        RecipeError: If a value of the recipe does not suit the network.
+    """
+    target = network.describe(name)
+    source = _source(recipe.start, target)
+    arguments = dict(target.arguments)
+    for key in ("pad_type", "classifier"):
+        value = getattr(recipe, key)
+        if value is None and isinstance(source, Description):
+            value = source.arguments.get(key)
+        if value is not None:
+            arguments[key] = value
+    arguments |= {"num_classes": len(class_names)}
+    arguments |= {key: value for key in ("drop_rate", "drop_path_rate") if (value := getattr(recipe, key))}
+    torch.manual_seed(recipe.seed)
+
+    described = source if isinstance(source, Description) else target
+    preprocessing = _preprocessing(described.cfg, recipe, test=False)
+    test_preprocessing = _preprocessing(described.cfg, recipe, test=True)
+    model: Any
+    if source is None:
+        model, origin = target.build(pretrained=False, **arguments), "random initialisation"
+    elif isinstance(source, Path):
+        own: dict[str, Any] = {"pretrained_cfg_overlay": {"file": str(source)}}
+        model, origin = target.build(**{**arguments, **own}), str(source)
+    elif source.config == target.config:
+        model, origin = Description(source.name, source.config, source.cfg).build(**arguments), source.name
+    elif target.config.expand_first and not source.config.expand_first and source.config.width == target.config.width:
+        model = target.build(pretrained=False, **arguments)
+        state_dict = registry.source_tensors(source.config, _resolved(source))
+        images = torch.stack([create_transform(**test_preprocessing)(s.read()) for s in samples[:64]])
+        tutorial_from_paper(model, state_dict, images)
+        origin = source.name
+    else:
+        raise RecipeError(
+            "weights of another architecture",
+            expected=f"weights of {target.config.name}, or the paper's of the same width for a 20-class network",
+            found=source.config.name,
+            where="start",
+        )
+    if source is not None and list(described.label_names) != list(class_names):
+        model.reset_classifier(len(class_names))
+        for module in (model.classifier, model.classifier_bn):
+            init_module(module, model.config)
+    return Start(model, origin, preprocessing, test_preprocessing)
+
+
+def _source(start: str, target: Description) -> Description | Path | None:
+    """What a recipe's `start` means: weights of a description, a file, or None for random ones."""
+    if start == "random":
+        return None
+    if start == "pretrained":
+        return target
+    if Path(start).is_file():
+        return Path(start)
+    try:
+        return network.describe(start)
+    except UnknownModelError as error:
+        raise UnknownModelError(
+            "no such start",
+            expected="pretrained, random, a name of the zoo, a run folder or a checkpoint file",
+            found=repr(start),
+            fix="List the zoo with `mnv2zoo list`.",
+        ) from error
+
+
+def _resolved(source: Description) -> Any:
+    from timm.models._builder import resolve_pretrained_cfg
+
+    return resolve_pretrained_cfg(source.config.name, source.cfg, None)
+
+
+def _preprocessing(cfg: dict[str, Any], recipe: Recipe, test: bool) -> dict[str, Any]:
+    data: dict[str, Any] = resolve_data_config(pretrained_cfg=cfg, use_test_size=test and recipe.input_size is None)
+    for key in ("mean", "std", "interpolation", "crop_pct"):
+        if getattr(recipe, key) is not None:
+            data[key] = getattr(recipe, key)
+    size = (recipe.test_input_size if test else None) or recipe.input_size
+    if size is not None:
+        data["input_size"] = (data["input_size"][0], size, size)
+    return {key: data[key] for key in ("input_size", "mean", "std", "interpolation", "crop_pct")}
+
+
+def tutorial_from_paper(model: MobileNetV2, state_dict: dict[str, Tensor], images: Tensor) -> None:
+    """Puts the weights of the paper's network into a 20-class network of the same width.
+
+    Layers that both have are copied. The expansion that only the 20-class network has in its first
+    bottleneck becomes the identity: a unit matrix, behind which the batch norm's running mean and variance
+    are those of the activations that reach it, measured on images, and its shift and scale undo them. In
+    training mode, where a batch's own statistics take their place, it is still the identity as far as
+    the batch is like the images. The ReLU behind it changes nothing, since what reaches it passed a ReLU.
+    Biases, which the paper's network has none of, become zero; the classifier stays as it is.
+
+    Two differences remain, so that this is a start to train from and no conversion: the stride of the
+    64-channel stage moves to the 96-channel stage, which therefore sees its input at half the usual
+    scale, and the activations are not cut off at 6.
+
+    Args:
+        model: A 20-class network; it is changed in place.
+        state_dict: The paper's network of the same width, in the native layout.
+        images: Images (N, 3, H, W) like those to train on, normalised as these weights want it.
+    """
+    renamed = {"conv_dw": "conv_dw", "bn1": "bn2", "conv_pw": "conv_pwl", "bn2": "bn3"}
+    state: dict[str, Tensor] = {}
+    for name, tensor in state_dict.items():
+        block, _, rest = name.partition("blocks.0.0.")
+        if not block and rest:
+            layer, _, key = rest.partition(".")
+            name = f"blocks.0.0.{renamed[layer]}.{key}"
+        if not name.startswith(registry.CLASSIFIER):
+            state[name] = tensor
+    own = model.state_dict()
+    for name in ("conv_stem.bias", "conv_head.bias"):
+        state[name] = torch.zeros_like(own[name])
+    channels = own["blocks.0.0.conv_pw.weight"].shape[0]
+    state["blocks.0.0.conv_pw.weight"] = torch.eye(channels).view(channels, channels, 1, 1)
+    model.load_state_dict(state, strict=False)
+
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        reached = model.bn1(model.conv_stem(images))
+    model.train(was_training)
+    mean = reached.mean(dim=(0, 2, 3))
+    variance = reached.var(dim=(0, 2, 3), correction=0)
+    norm: Any = model.blocks[0][0].bn1  # type: ignore[index]
+    with torch.no_grad():
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
+        norm.bias.copy_(mean)
+        norm.weight.copy_((variance + norm.eps).sqrt())
+
+
+def freeze(model: MobileNetV2, train: str) -> list[nn.Module]:
+    """Freezes what comes before the part that is trained.
+
+    Args:
+        model: The network; its frozen parameters no longer require gradients.
+        train: `all`, `head` (the classifier alone), or the bottleneck from which on it is trained.
+
+    Returns:
+        The frozen modules. Their batch norms must stay in evaluation mode, see `set_training`.
+
+    Raises:
+        RecipeError: If there is no such part; the message names the nearest.
+    """
+    units: list[tuple[str, list[nn.Module]]] = [("C1", [model.conv_stem, model.bn1])]
+    units += [(b.name, [model.blocks[b.stage][b.index]]) for b in architecture.bottlenecks(model.config)]  # type: ignore[index]
+    units += [("C2", [model.conv_head, model.bn2]), ("head", [])]
+    names = ["all", *(name for name, _ in units)]
+    if train not in names:
+        near = difflib.get_close_matches(train, names, n=3)
+        raise RecipeError(
+            "no such part to train", expected=" or ".join(near or names), found=repr(train), where="train"
+        )
+    first = 0 if train == "all" else names.index(train) - 1
+    frozen = [module for _, modules in units[:first] for module in modules]
+    for module in frozen:
+        module.requires_grad_(False)
+    return frozen
+
+
+def set_training(model: nn.Module, frozen: Sequence[nn.Module]) -> None:
+    """Puts a network into training mode, except for its frozen modules, whose statistics stay."""
+    model.train()
+    for module in frozen:
+        module.eval()
+
+
+class _ExceptInTraining(nn.Module):
+    """An activation that is skipped in training mode."""
+
+    def __init__(self, act: nn.Module) -> None:
+        super().__init__()
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.training else self.act(x)
+
+
+def skip_last_activation_in_training(model: MobileNetV2) -> None:
+    """Takes the training loss from before the activation behind the classifier, where there is one.
+
+    A ReLU has no gradient for a class whose score is below zero, so that a network that ends in one learns
+    slowly or not at all. For evaluation it stays where it is.
+
+    Args:
+        model: The network; its state dict stays the same.
+    """
+    if model.config.classifier == "conv_bn_act" and isinstance(model.classifier_bn, nn.Module):
+        norm: Any = model.classifier_bn
+        norm.act = _ExceptInTraining(norm.act)
