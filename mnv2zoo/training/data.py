@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from mnv2zoo import images
+from mnv2zoo import environment, images
 from mnv2zoo.errors import DataError, ImageReadError
 
 # Names that folders and tar files of a split go by.
@@ -75,23 +75,21 @@ class TimmSample:
     """An image of a timm dataset, with the attributes of `Sample` that are used.
 
     Attributes:
-        name: Its file's name where the dataset tells one, else its number.
+        name: Its split and number.
         label: Index of its class.
-        reader: timm's reader of the dataset.
+        dataset: The dataset.
         index: Its number there.
     """
 
     name: str
     label: int
-    reader: Any
+    dataset: Any
     index: int
 
     def read(self) -> Image.Image:
         """Reads the image as `Sample.read` does."""
-        source, _ = self.reader[self.index]
-        if isinstance(source, Image.Image):
-            return source.convert("RGB")
-        return images.read(BytesIO(source.read()), self.name)
+        image, _ = self.dataset[self.index]
+        return image.convert("RGB")
 
 
 @dataclass(frozen=True)
@@ -113,13 +111,14 @@ class Data:
 _Found = tuple[tuple[str, ...], Path, int | None, int]
 
 
-def find(place: str | Path) -> Data:
+def find(place: str | Path, root: Path | None = None) -> Data:
     """Finds the images and their classes.
 
     Args:
         place: A folder with a subfolder a class; one with subfolders `train` and, if there are, `val`
             and `test`, each with a subfolder a class; a tar file of either; a folder with a tar file a
             split; or timm's name for a dataset, such as `torch/cifar10` or `hfds/owner/name`.
+        root: Where a dataset that timm knows is kept; `datasets` in `MNV2ZOO_HOME` by default.
 
     Returns:
         The data. Images that are in no split are in `train`. Classes are those of `train`, in order of
@@ -131,7 +130,7 @@ def find(place: str | Path) -> Data:
     path = Path(place)
     if not path.exists():
         if "/" in str(place) and not path.is_absolute() and str(place).partition("/")[0] in TIMM_KINDS:
-            return _find_timm(str(place))
+            return _find_timm(str(place), root or environment.home() / "datasets")
         raise DataError(
             "no such data",
             expected="a folder, a tar file, or a dataset's name such as torch/cifar10",
@@ -283,15 +282,17 @@ def _arrange(by_split: dict[str, list[_Found]], classes: dict[str, set[str]], pl
 TIMM_KINDS = ("torch", "hfds", "folder", "image_folder")
 
 
-def _find_timm(name: str) -> Data:
+def _find_timm(name: str, root: Path) -> Data:
     """The data of a dataset that timm knows, downloaded by whoever provides it."""
     from timm.data import create_dataset
 
     splits: dict[str, tuple[Sample | TimmSample, ...]] = {}
     names: tuple[str, ...] = ()
-    for split in SPLITS:
+    root.mkdir(parents=True, exist_ok=True)
+    # torchvision's datasets have one split beside that for training, which timm gives under either name.
+    for split in ("train", "test") if name.startswith("torch/") else SPLITS:
         try:
-            dataset: Any = create_dataset(name, root=None, split=split, download=True)
+            dataset: Any = create_dataset(name, root=str(root), split=split, download=True)
         except Exception as error:  # of the many libraries behind it
             if split == "train":
                 raise DataError(

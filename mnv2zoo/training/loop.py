@@ -83,6 +83,7 @@ def run(
     """
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
     accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # said aloud, else Accelerate knows no processes on CPUs
         mixed_precision="bf16" if recipe.precision == "bf16" else "no",
         dataloader_config=DataLoaderConfiguration(split_batches=True, use_seedable_sampler=False),
         step_scheduler_with_optimizer=False,

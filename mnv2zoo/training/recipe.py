@@ -29,7 +29,7 @@ class Recipe:
 
     # What is trained, from where.
     train: str = _choice("all", "what to train: `all`, `head`, or from a bottleneck on, such as `Bottleneck_12`")
-    start: str = _choice(
+    init: str = _choice(
         "pretrained",
         "where to start: `pretrained` (the model's own weights), `random`, a name in the zoo, or a checkpoint file",
     )

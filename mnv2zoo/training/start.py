@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mnv2zoo import architecture, network, registry
 from mnv2zoo.errors import RecipeError, UnknownModelError
-from mnv2zoo.model import MobileNetV2, init_module
+from mnv2zoo.model import MobileNetV2
 from mnv2zoo.network import Description
 from mnv2zoo.training.data import Sample, TimmSample
 from mnv2zoo.training.recipe import Recipe
@@ -54,13 +54,13 @@ def build(name: str, recipe: Recipe, class_names: Sequence[str], samples: Sequen
         The network, in training mode.
 
     Raises:
-        UnknownModelError: If there is no network or start of that name.
+        UnknownModelError: If there is no network, or there are no weights, of that name.
         WeightsError: If weights cannot be found, fetched or verified.
         ConversionError: If they do not fit the network.
         RecipeError: If a value of the recipe does not suit the network.
     """
     target = network.describe(name)
-    source = _source(recipe.start, target)
+    source = _source(recipe.init, target)
     arguments = dict(target.arguments)
     for key in ("pad_type", "classifier"):
         value = getattr(recipe, key)
@@ -94,30 +94,29 @@ def build(name: str, recipe: Recipe, class_names: Sequence[str], samples: Sequen
             "weights of another architecture",
             expected=f"weights of {target.config.name}, or the paper's of the same width for a 20-class network",
             found=source.config.name,
-            where="start",
+            where="init",
         )
     if source is not None and list(described.label_names) != list(class_names):
+        # PyTorch's own initialisation: the wider one of the config would stay in what few photos do not teach.
         model.reset_classifier(len(class_names))
-        for module in (model.classifier, model.classifier_bn):
-            init_module(module, model.config)
     return Start(model, origin, preprocessing, test_preprocessing)
 
 
-def _source(start: str, target: Description) -> Description | Path | None:
-    """What a recipe's `start` means: weights of a description, a file, or None for random ones."""
-    if start == "random":
+def _source(init: str, target: Description) -> Description | Path | None:
+    """What a recipe's `init` means: weights of a description, a file, or None for random ones."""
+    if init == "random":
         return None
-    if start == "pretrained":
+    if init == "pretrained":
         return target
-    if Path(start).is_file():
-        return Path(start)
+    if Path(init).is_file():
+        return Path(init)
     try:
-        return network.describe(start)
+        return network.describe(init)
     except UnknownModelError as error:
         raise UnknownModelError(
-            "no such start",
+            "no such weights to start from",
             expected="pretrained, random, a name of the zoo, a run folder or a checkpoint file",
-            found=repr(start),
+            found=repr(init),
             fix="List the zoo with `mnv2zoo list`.",
         ) from error
 

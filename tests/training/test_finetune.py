@@ -1,0 +1,323 @@
+"""From photos to a network that works at once, whatever happens on the way."""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from timm.data import create_transform, resolve_data_config
+
+import mnv2zoo
+from mnv2zoo.errors import DataError, RecipeError, RunError
+from tests.conftest import ROOT
+from tests.training.conftest import QUICK, fill, photo
+
+MODEL = "mnv2zoo_035"
+
+
+def weights(run):
+    return safetensors.torch.load_file(Path(run) / "model.safetensors")
+
+
+def equal(one, other):
+    one, other = weights(one), weights(other)
+    assert one.keys() == other.keys()
+    return all(torch.equal(one[key], other[key]) for key in one)
+
+
+def rows(run):
+    return [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
+
+
+def words(data, run, **values):
+    """The words of a command line for a training of seconds."""
+    options = {**QUICK, **values}
+    flags = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    return ["finetune", str(data), "--model", MODEL, "--out", str(run), *flags]
+
+
+def environment(**more):
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
+
+
+def process(*command, module="mnv2zoo", launcher=(), timeout=300, **options):
+    launch = [sys.executable, "-m", *launcher, *(["-m"] if launcher else []), module, *command]
+    return subprocess.run(launch, env=environment(), capture_output=True, text=True, timeout=timeout, **options)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run on a plain folder with a test split of its own, and what it gave."""
+    folder = tmp_path_factory.mktemp("trained")
+    fill(folder / "photos" / "train", 8)
+    fill(folder / "photos" / "test", 4, first=20)
+    values = {**QUICK, "epochs": 8, "smoothing": 0.0}
+    result = mnv2zoo.finetune(folder / "photos", MODEL, folder / "run", **values)
+    return folder / "photos", folder / "run", result
+
+
+def test_a_training_learns(trained):
+    _, _, result = trained
+    assert [row["epoch"] for row in result.history] == list(range(1, 9))
+    assert result.history[-1]["train_loss"] < result.history[0]["train_loss"] / 2
+    assert result.scores["test"].top1 > 80
+    assert result.class_names == ("blue", "green", "red")
+
+
+def test_the_run_folder_is_a_model_of_timm(trained):
+    photos, run, result = trained
+    model = timm.create_model(f"local-dir:{run}", pretrained=True).eval()
+    assert model.pretrained_cfg["label_names"] == ["blue", "green", "red"]
+    transform = create_transform(**resolve_data_config(pretrained_cfg=model.pretrained_cfg, use_test_size=True))
+    image = transform(photo("red", 5))
+    assert image.shape == (3, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(model(image[None]), result.model(image[None].contiguous(memory_format=torch.channels_last)))
+
+
+def test_predict_and_evaluate_take_the_run(trained, tmp_path):
+    photos, run, result = trained
+    photo("green", 30).save(tmp_path / "photo.png")
+    done = process("predict", str(tmp_path / "photo.png"), "--model", str(run), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["predictions"][0]["label"] == "green"
+    done = process("evaluate", str(photos), "--model", str(run), "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    written = json.loads((run / "results.json").read_text())["test"]
+    assert {key: document[key] for key in ("top1", "top5", "images")} == {
+        key: written[key] for key in ("top1", "top5", "images")
+    }
+    assert [row["label"] for row in document["per_class"]] == ["blue", "green", "red"]
+    assert document["top1"] == pytest.approx(result.scores["test"].top1)
+
+
+def test_the_folder_tells_all_that_was_used(trained):
+    photos, run, result = trained
+    document = json.loads((run / "recipe.json").read_text())
+    assert document["model"] == MODEL
+    assert document["data"] == str(photos)
+    assert document["recipe"]["lr"] == 0.01
+    assert document["recipe"]["crop_pct"] == 0.875
+    assert None not in (document["recipe"][key] for key in ("mean", "std", "interpolation", "input_size"))
+    split = json.loads((run / "split.json").read_text())
+    assert {name: len(names) for name, names in split.items()} == {"train": 21, "val": 3, "test": 12}
+    assert rows(run) == result.history
+    card = (run / "README.md").read_text()
+    assert f"| test | 12 | {result.scores['test'].top1:.2f} |" in card
+    assert (run / "labels.txt").read_text() == "blue\ngreen\nred\n"
+    assert {"README.md", "curves.png", "confusion.png"} <= {f.name for f in (run / "report" / "test").iterdir()}
+
+
+def test_tensorboard_has_the_scalars_and_figures(trained):
+    _, run, result = trained
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    scalars = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    assert [step for step, _ in scalars] == list(range(1, 9))
+    assert scalars[-1][1] == pytest.approx(result.history[-1]["train_loss"])
+    assert "test/confusion" in events.Tags()["images"]
+
+
+def test_the_seed_decides_every_bit(photos, tmp_path):
+    options = {**QUICK, "mixup": 0.2, "ema_decay": 0.9, "drop_rate": 0.1, "drop_path_rate": 0.1, "reprob": 0.3}
+    options |= {"auto_augment": "rand-m5"}
+    for name, seed, workers in (("one", 1, 0), ("same", 1, 2), ("other", 2, 0)):
+        mnv2zoo.finetune(photos, MODEL, tmp_path / name, **{**options, "seed": seed, "workers": workers})
+    assert equal(tmp_path / "one", tmp_path / "same")
+    assert not equal(tmp_path / "one", tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"precision": "bf16"},
+        {"opt": "adamw", "layer_decay": 0.8, "clip_grad": 1.0, "lr": 1e-3},
+        {"loss": "bce", "cutmix": 1.0},
+        {"train": "Bottleneck_12", "sched": "poly", "min_lr": 0.1},
+        {"channels_last": False, "keep": "last", "warmup_epochs": 0},
+        {"batch_size": 64},
+    ],
+    ids=lambda values: " ".join(values),
+)
+def test_the_values_of_a_recipe_work(photos, tmp_path, values):
+    result = mnv2zoo.finetune(photos, MODEL, tmp_path / "run", **{**QUICK, **values})
+    assert len(result.history) == 2
+    model = timm.create_model(f"local-dir:{tmp_path / 'run'}", pretrained=True).eval()
+    assert model.conv_stem.weight.dtype == torch.float32
+    if values.get("keep") == "last":
+        assert result.epoch == 2
+
+
+def test_a_trailing_image_is_no_batch_of_one(tmp_path):
+    photos = fill(tmp_path / "photos", 6)
+    photo("red", 9).save(photos / "red" / "09.png")  # 17 for training: two batches of eight, and one image
+    result = mnv2zoo.finetune(photos, "mnv2zoo_050_c20", tmp_path / "run", **{**QUICK, "val_fraction": 0.1})
+    assert len(json.loads((tmp_path / "run/split.json").read_text())["train"]) % 8 == 0 or len(result.history) == 2
+    assert len(result.history) == 2
+
+
+def test_frozen_statistics_stay(photos, tmp_path):
+    mnv2zoo.finetune(photos, MODEL, tmp_path / "first", **QUICK)
+    mnv2zoo.finetune(
+        photos, str(tmp_path / "first"), tmp_path / "second", **{**QUICK, "train": "C2"} | {"init": "pretrained"}
+    )
+    before, after = weights(tmp_path / "first"), weights(tmp_path / "second")
+    same = {key for key in before if torch.equal(before[key], after[key])}
+    assert {key for key in before if key not in same} == {
+        key for key in before if key.startswith(("conv_head", "bn2", "classifier"))
+    }
+
+
+def test_a_run_of_the_same_classes_keeps_its_classifier(photos, tmp_path):
+    mnv2zoo.finetune(photos, MODEL, tmp_path / "first", **QUICK)
+    second = mnv2zoo.finetune(
+        photos,
+        str(tmp_path / "first"),
+        tmp_path / "second",
+        **{**QUICK, "init": "pretrained", "lr": 1e-9, "keep": "last"},
+    )
+    assert torch.allclose(second.model.classifier.weight, weights(tmp_path / "first")["classifier.weight"], atol=1e-6)
+
+
+def test_head_only_sees_each_image_once(photos, tmp_path, monkeypatch):
+    from mnv2zoo.training.data import Sample
+
+    reads = []
+    real = Sample.read
+    monkeypatch.setattr(Sample, "read", lambda self: reads.append(self.name) or real(self))
+    result = mnv2zoo.finetune(photos, MODEL, tmp_path / "run", **{**QUICK, "train": "head", "epochs": 20})
+    assert len(result.history) == 20
+    train = json.loads((tmp_path / "run/split.json").read_text())["train"]
+    assert sorted(name for name in reads if name in train) == sorted(train)
+
+
+def test_head_only_is_the_same_with_and_without_the_cache(photos, tmp_path):
+    # With augmentation switched off, the cache must not change what is learnt.
+    still = {
+        "scale": 1.0,
+        "hflip": 0.0,
+        "color_jitter": 0.0,
+        "crop_pct": 1.0,
+        "interpolation": "bilinear",
+        "train": "head",
+    }
+    for name, cached in (("with", True), ("without", False)):
+        mnv2zoo.finetune(photos, MODEL, tmp_path / name, **{**QUICK, **still, "cache_features": cached, "keep": "last"})
+    one, other = weights(tmp_path / "with"), weights(tmp_path / "without")
+    different = [key for key in one if not torch.equal(one[key], other[key])]
+    assert set(different) <= {"classifier.weight", "classifier.bias"}
+    # Cutting out the whole of an image and cutting its middle round its sides differently.
+    assert torch.nn.functional.cosine_similarity(one["classifier.weight"], other["classifier.weight"]).min() > 0.9
+
+
+def test_a_folder_with_a_run_is_not_overwritten(trained, photos):
+    _, run, _ = trained
+    before = {file: file.stat().st_mtime_ns for file in run.rglob("*") if file.is_file() and file.name != ".lock"}
+    with pytest.raises(RunError, match="a run in the folder already.*--resume"):
+        mnv2zoo.finetune(photos, MODEL, run, **QUICK)
+    with pytest.raises(RunError, match="new or empty"):
+        mnv2zoo.finetune(photos, MODEL, photos, **QUICK)
+    assert before == {file: file.stat().st_mtime_ns for file in before}
+
+
+def test_bad_photos_stop_it_before_it_begins(photos, tmp_path):
+    (photos / "red" / "00.png").write_bytes(b"")
+    with pytest.raises(DataError, match="1 of 24 images cannot be read"):
+        mnv2zoo.finetune(photos, MODEL, tmp_path / "run", **QUICK)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    mnv2zoo.finetune(photos, MODEL, tmp_path / "other", **QUICK, skip_bad_images=True)
+    assert not any(
+        "red/00.png" in name
+        for split in json.loads((tmp_path / "other/split.json").read_text()).values()
+        for name in split
+    )
+
+
+def test_a_loss_that_is_no_number_is_an_error(photos, tmp_path):
+    with pytest.raises(RunError, match=r"no longer finite.*--lr"):
+        mnv2zoo.finetune(photos, MODEL, tmp_path / "run", **{**QUICK, "lr": 1e6, "epochs": 5})
+
+
+def test_another_recipe_does_not_go_on(photos, tmp_path):
+    mnv2zoo.finetune(photos, MODEL, tmp_path / "run", **QUICK)
+    with pytest.raises(RecipeError, match="in epochs"):
+        mnv2zoo.finetune(photos, MODEL, tmp_path / "run", resume=True, epochs=9)
+    again = mnv2zoo.finetune(photos, MODEL, tmp_path / "run", resume=True)  # nothing is left to do
+    assert len(again.history) == 2
+
+
+def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(photos, tmp_path):
+    values = {"epochs": 4, "checkpoint_steps": 1, "ema_decay": 0.9, "opt": "adamw", "lr": 1e-3}
+    done = process(*words(photos, tmp_path / "whole", **values))
+    assert done.returncode == 0, done.stderr
+    chance = random.Random(4)
+    run, kills = tmp_path / "killed", 0
+    for _ in range(6):
+        command = [sys.executable, "-m", "mnv2zoo", *words(photos, run, **values), "--resume"]
+        child = subprocess.Popen(
+            command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        while not (run / "recipe.json").exists() and child.poll() is None:
+            time.sleep(0.01)  # imports take longer than the training
+        checkpoint = run / "checkpoints" / "last.pt"
+        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else None
+        while child.poll() is None and before == (checkpoint.stat().st_mtime_ns if checkpoint.exists() else None):
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.15))
+        if child.poll() is None:
+            child.send_signal(signal.SIGKILL)
+            kills += 1
+        child.wait(timeout=300)
+        child.stdout.close()
+    done = process(*words(photos, run, **values), "--resume")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert kills >= 3
+    assert equal(tmp_path / "whole", run)
+    losses = [[row["train_loss"] for row in rows(folder)] for folder in (tmp_path / "whole", run)]
+    assert losses[0] == losses[1]
+    assert not [file for file in run.rglob(".*") if file.name != ".lock"] or kills  # what a kill left aside is hidden
+
+
+def test_a_full_disk_is_one_line_and_the_checkpoint_stays(photos, tmp_path):
+    run = tmp_path / "run"
+    assert process(*words(photos, run)).returncode == 0
+    (run / "metrics.jsonl").unlink()
+    checkpoint = (run / "checkpoints" / "last.pt").read_bytes()
+
+    def small_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    done = process(*words(photos, run), "--resume", preexec_fn=small_files)
+    assert done.returncode == 1
+    assert [line for line in done.stderr.splitlines() if line.startswith("error:")] == done.stderr.splitlines()[-1:]
+    assert "cannot write to the run folder" in done.stderr
+    assert "--resume" in done.stderr
+    assert (run / "checkpoints" / "last.pt").read_bytes() == checkpoint
+    assert process(*words(photos, run), "--resume").returncode == 0
+
+
+def test_two_processes_do_what_one_does(photos, tmp_path):
+    frozen = {"train": "head", "cache_features": None, "epochs": 3}
+    for values, name, limit in ((frozen, "head", 1e-4),):
+        flags = {key: value for key, value in values.items() if value is not None}
+        command = [*words(photos, tmp_path / f"{name}-1", **flags), "--no-cache-features"]
+        done = process(*command)
+        assert done.returncode == 0, done.stderr
+        command[command.index("--out") + 1] = str(tmp_path / f"{name}-2")
+        launcher = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2")
+        done = process(*command, launcher=launcher)
+        assert done.returncode == 0, done.stderr
+        one, two = weights(tmp_path / f"{name}-1"), weights(tmp_path / f"{name}-2")
+        assert max((one[key].double() - two[key].double()).abs().max() for key in one) < limit
+        assert [row["epoch"] for row in rows(tmp_path / f"{name}-2")] == [1, 2, 3]
