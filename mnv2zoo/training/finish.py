@@ -59,6 +59,7 @@ def write_model(folder: RunFolder, model: MobileNetV2, start: Start, class_names
             # What the weights' origin says of its licence, labels and tag is not said of these.
             model_config={
                 "pretrained_cfg": {
+                    "num_classes": len(class_names),
                     "label_names": list(class_names),
                     "tag": "",
                     "license": "",

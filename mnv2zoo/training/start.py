@@ -96,8 +96,9 @@ def build(name: str, recipe: Recipe, class_names: Sequence[str], samples: Sequen
             found=source.config.name,
             where="init",
         )
-    if source is not None and list(described.label_names) != list(class_names):
-        # PyTorch's own initialisation: the wider one of the config would stay in what few photos do not teach.
+    if source is None or list(described.label_names) != list(class_names):
+        # PyTorch's own initialisation: that of the config is the wider the fewer classes there are, which
+        # stays in what few photos do not teach.
         model.reset_classifier(len(class_names))
     return Start(model, origin, preprocessing, test_preprocessing)
 
@@ -246,4 +247,4 @@ def skip_last_activation_in_training(model: MobileNetV2) -> None:
     """
     if model.config.classifier == "conv_bn_act" and isinstance(model.classifier_bn, nn.Module):
         norm: Any = model.classifier_bn
-        norm.act = _ExceptInTraining(norm.act)
+        norm.act = _ExceptInTraining(norm.act).train(norm.training)

@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 
 import mnv2zoo
-from mnv2zoo import images
-from mnv2zoo import network
+from mnv2zoo import images, network
 from mnv2zoo.cli import output
 from tests.cli.conftest import process
 from tests.conftest import GOOGLE, GOOGLE_SHA256, SAMPLES, needs_google, needs_samples, raw_entry

@@ -59,30 +59,30 @@ def process(*command, module="mnv2zoo", launcher=(), timeout=300, **options):
 def trained(tmp_path_factory):
     """A run on a plain folder with a test split of its own, and what it gave."""
     folder = tmp_path_factory.mktemp("trained")
-    fill(folder / "photos" / "train", 8)
+    fill(folder / "photos" / "train", 16)
     fill(folder / "photos" / "test", 4, first=20)
-    values = {**QUICK, "epochs": 8, "smoothing": 0.0}
+    values = {**QUICK, "epochs": 12, "smoothing": 0.0, "lr": 0.02, "keep": "last"}
     result = mnv2zoo.finetune(folder / "photos", MODEL, folder / "run", **values)
     return folder / "photos", folder / "run", result
 
 
 def test_a_training_learns(trained):
     _, _, result = trained
-    assert [row["epoch"] for row in result.history] == list(range(1, 9))
+    assert [row["epoch"] for row in result.history] == list(range(1, 13))
     assert result.history[-1]["train_loss"] < result.history[0]["train_loss"] / 2
     assert result.scores["test"].top1 > 80
     assert result.class_names == ("blue", "green", "red")
 
 
 def test_the_run_folder_is_a_model_of_timm(trained):
-    photos, run, result = trained
+    _, run, result = trained
     model = timm.create_model(f"local-dir:{run}", pretrained=True).eval()
     assert model.pretrained_cfg["label_names"] == ["blue", "green", "red"]
     transform = create_transform(**resolve_data_config(pretrained_cfg=model.pretrained_cfg, use_test_size=True))
     image = transform(photo("red", 5))
     assert image.shape == (3, 32, 32)
     with torch.inference_mode():
-        assert torch.equal(model(image[None]), result.model(image[None].contiguous(memory_format=torch.channels_last)))
+        assert torch.allclose(model(image[None]), result.model(image[None]), atol=1e-5)
 
 
 def test_predict_and_evaluate_take_the_run(trained, tmp_path):
@@ -107,11 +107,11 @@ def test_the_folder_tells_all_that_was_used(trained):
     document = json.loads((run / "recipe.json").read_text())
     assert document["model"] == MODEL
     assert document["data"] == str(photos)
-    assert document["recipe"]["lr"] == 0.01
+    assert document["recipe"]["lr"] == 0.02
     assert document["recipe"]["crop_pct"] == 0.875
     assert None not in (document["recipe"][key] for key in ("mean", "std", "interpolation", "input_size"))
     split = json.loads((run / "split.json").read_text())
-    assert {name: len(names) for name, names in split.items()} == {"train": 21, "val": 3, "test": 12}
+    assert {name: len(names) for name, names in split.items()} == {"train": 42, "val": 6, "test": 12}
     assert rows(run) == result.history
     card = (run / "README.md").read_text()
     assert f"| test | 12 | {result.scores['test'].top1:.2f} |" in card
@@ -124,7 +124,7 @@ def test_tensorboard_has_the_scalars_and_figures(trained):
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
     scalars = [(event.step, event.value) for event in events.Scalars("train/loss")]
-    assert [step for step, _ in scalars] == list(range(1, 9))
+    assert [step for step, _ in scalars] == list(range(1, 13))
     assert scalars[-1][1] == pytest.approx(result.history[-1]["train_loss"])
     assert "test/confusion" in events.Tags()["images"]
 
@@ -224,7 +224,7 @@ def test_head_only_is_the_same_with_and_without_the_cache(photos, tmp_path):
 def test_a_folder_with_a_run_is_not_overwritten(trained, photos):
     _, run, _ = trained
     before = {file: file.stat().st_mtime_ns for file in run.rglob("*") if file.is_file() and file.name != ".lock"}
-    with pytest.raises(RunError, match="a run in the folder already.*--resume"):
+    with pytest.raises(RunError, match=r"a run in the folder already.*--resume"):
         mnv2zoo.finetune(photos, MODEL, run, **QUICK)
     with pytest.raises(RunError, match="new or empty"):
         mnv2zoo.finetune(photos, MODEL, photos, **QUICK)

@@ -10,7 +10,7 @@ from mnv2zoo.training.recipe import Recipe
 
 
 def test_an_unknown_value_is_an_error_that_names_the_nearest():
-    with pytest.raises(UnknownArgumentError, match="batch_size.*'batchsize'"):
+    with pytest.raises(UnknownArgumentError, match=r"batch_size.*'batchsize'"):
         recipe.make(batchsize=3)
 
 

@@ -10,7 +10,6 @@ import mnv2zoo
 from mnv2zoo import images
 from mnv2zoo.errors import ConversionError, RecipeError, UnknownModelError, WeightsUnavailableError
 from mnv2zoo.training import recipe, start
-from mnv2zoo.training.data import find
 from tests.conftest import GOOGLE, SAMPLES, as_bytes, needs_google, needs_samples, random_state_dict
 
 CLASSES = ("blue", "green", "red")
@@ -50,12 +49,12 @@ def test_a_checkpoint_of_something_else_is_an_error(tmp_path):
     safetensors.torch.save_file({"other": torch.ones(2)}, tmp_path / "other.safetensors")
     with pytest.raises(ConversionError):
         build("mnv2zoo_100", init=str(tmp_path / "other.safetensors"))
-    with pytest.raises(UnknownModelError, match="no such weights to start from.*'nowhere.pth'"):
+    with pytest.raises(UnknownModelError, match=r"no such weights to start from.*'nowhere.pth'"):
         build("mnv2zoo_100", init="nowhere.pth")
 
 
 def test_weights_of_another_architecture_are_an_error(tmp_path):
-    with pytest.raises(RecipeError, match="weights of another architecture.*mnv2zoo_140"):
+    with pytest.raises(RecipeError, match=r"weights of another architecture.*mnv2zoo_140"):
         build("mnv2zoo_100", init="mnv2zoo_140")
 
 
@@ -98,7 +97,7 @@ def test_what_comes_before_the_trained_part_is_frozen(train, trained):
 
 
 def test_no_such_part_names_the_nearest():
-    with pytest.raises(RecipeError, match="Bottleneck_17.*'Bottleneck_18'"):
+    with pytest.raises(RecipeError, match=r"Bottleneck_17.*'Bottleneck_18'"):
         start.freeze(build("mnv2zoo_035", init="random").model, "Bottleneck_18")
 
 
