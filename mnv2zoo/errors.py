@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -101,3 +103,17 @@ class WeightsUnavailableError(WeightsError):
 
 class WeightsIndexError(WeightsError):
     """An index of weights that cannot be read or breaks one of its rules."""
+
+
+def nearest(name: str, known: Sequence[str], count: int) -> str:
+    """Tells what somebody may have meant, for the `expected` of an error.
+
+    Args:
+        name: What was written.
+        known: What there is.
+        count: Names to tell, at most.
+
+    Returns:
+        The known names that are nearest to it; all, if none is near.
+    """
+    return " or ".join(difflib.get_close_matches(name, known, count) or known)

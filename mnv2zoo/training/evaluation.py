@@ -15,7 +15,7 @@ from timm.data import ImageNetInfo
 from mnv2zoo import images, network
 from mnv2zoo.errors import DataError, ImageReadError
 from mnv2zoo.training import data as data_module
-from mnv2zoo.training.data import SPLITS, Sample, TimmSample
+from mnv2zoo.training.data import SPLITS
 from mnv2zoo.training.metrics import Scores, score
 
 
@@ -60,8 +60,9 @@ def evaluate(
 
     logits: list[torch.Tensor] = []
     targets: list[int] = []
-    read = images.read_all(samples, net.transform, ahead=2 * batch_size, read=_read)
-    with contextlib.closing(read), torch.inference_mode(), progress(len(samples)) if progress else _quietly() as done:
+    read = images.read_all(samples, net.transform, ahead=2 * batch_size, read=lambda sample: sample.read())
+    showing = progress(len(samples)) if progress else contextlib.nullcontext(lambda images: None)
+    with contextlib.closing(read), torch.inference_mode(), showing as done:
         while batch := list(itertools.islice(read, batch_size)):
             tensors = []
             for sample, image in batch:
@@ -76,15 +77,6 @@ def evaluate(
     if not logits:
         raise DataError("no image can be read", where=data)
     return score(torch.cat(logits), torch.tensor(targets), tuple(net.label_names))
-
-
-def _read(sample: Sample | TimmSample) -> Any:
-    return sample.read()
-
-
-@contextlib.contextmanager
-def _quietly() -> Any:
-    yield lambda images: None
 
 
 def match_classes(names: Sequence[str], label_names: Sequence[str]) -> list[int]:

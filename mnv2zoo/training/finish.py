@@ -121,8 +121,7 @@ def card(model_name: str, architecture: str, origin: str, run: Mapping[str, Any]
         [
             f"---\n{data.to_yaml()}\n---",
             f"# {model_name}\n",
-            f"`{architecture}` fine-tuned on `{dataset}` with [mnv2zoo](https://pypi.org/project/mnv2zoo/), "
-            f"from {origin}. {len(names)} classes.\n"
+            f"`{architecture}` fine-tuned on `{dataset}` with mnv2zoo, from {origin}. {len(names)} classes.\n"
             if names
             else f"`{architecture}`, from {origin}.\n",
             "| images | how many | top-1 (%) | top-5 (%) | calibration error (%) |",

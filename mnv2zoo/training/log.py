@@ -18,12 +18,14 @@ class Log:
     """Lines for people, a progress bar on a terminal, and TensorBoard's scalars.
 
     Args:
-        active: Whether this process is the one that tells.
         stream: Where lines go, `sys.stdout` by default. The bar is drawn there too, if it is a terminal.
+
+    Attributes:
+        active: Whether this process is the one that tells.
     """
 
-    def __init__(self, active: bool = True, stream: TextIO | None = None) -> None:
-        self.active = active
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.active = True
         stream = stream or sys.stdout
         self._console = Console(file=stream, markup=False, highlight=False, emoji=False, soft_wrap=True)
         columns = (
@@ -34,8 +36,12 @@ class Log:
             TimeRemainingColumn(),
         )
         self._bar = Progress(*columns, console=self._console, transient=True)
-        self._live = active and self._console.is_terminal
         self._writer: Any = None
+
+    @property
+    def _live(self) -> bool:
+        # Derived, because who is active is known only once the processes know of each other.
+        return self.active and self._console.is_terminal
 
     def say(self, line: str) -> None:
         """Prints a line."""

@@ -95,7 +95,7 @@ def run(
             found=recipe.batch_size,
             where="batch_size",
         )
-    log = log or Log(accelerator.is_main_process)
+    log = log or Log()
     log.active = accelerator.is_main_process
     folder = RunFolder(Path(out))
     on_main(accelerator, lambda: folder.open(resume))
@@ -128,7 +128,8 @@ def _run(
     log.say(
         f"{model_name} from {start.origin}: training {trained / 1e6:.2f} M of its parameters on {accelerator.device}"
     )
-    description = finish.describe_run(place, model_name, recipe, learning_rate(recipe), start)
+    lr = learning_rate(recipe)
+    description = finish.describe_run(place, model_name, recipe, lr, start)
     on_main(accelerator, lambda: folder.write_json("recipe.json", description))
 
     # How images become batches. With the head alone, features take the place of images.
@@ -151,7 +152,7 @@ def _run(
     optimizer = create_optimizer_v2(
         trainee,
         opt=recipe.opt,
-        lr=learning_rate(recipe),
+        lr=lr,
         weight_decay=recipe.weight_decay,
         momentum=recipe.momentum,
         layer_decay=None if isinstance(trainee, Head) else recipe.layer_decay,
@@ -161,8 +162,8 @@ def _run(
         sched=recipe.sched,
         num_epochs=recipe.epochs,
         warmup_epochs=min(recipe.warmup_epochs, recipe.epochs / 2),  # type: ignore[arg-type]  # a part of one will do
-        warmup_lr=0.01 * learning_rate(recipe),
-        min_lr=recipe.min_lr * learning_rate(recipe),
+        warmup_lr=0.01 * lr,
+        min_lr=recipe.min_lr * lr,
         step_on_epochs=False,
         updates_per_epoch=batches.steps,
     )
@@ -198,9 +199,9 @@ def _run(
     while progress.epoch < recipe.epochs:
         batches.epoch, batches.first = progress.epoch, progress.step
         start_module.set_training(net, frozen)
-        began, images_done = time.monotonic(), 0
+        began, epoch_images = time.monotonic(), len(batches) * recipe.batch_size
         title = f"epoch {progress.epoch + 1}/{recipe.epochs}"
-        with log.stage(title, len(batches) * recipe.batch_size) as stage:
+        with log.stage(title, epoch_images) as stage:
             for images, targets in loader:
                 seed_everything(derive_seed(recipe.seed, progress.epoch, progress.step, accelerator.process_index, 1))
                 scheduler.step_update(progress.epoch * batches.steps + progress.step)
@@ -218,7 +219,6 @@ def _run(
                 if ema is not None:
                     ema.update(trainee, progress.epoch * batches.steps + progress.step)
                 progress.loss_sum += accelerator.reduce(loss.detach(), "mean").item()
-                images_done += recipe.batch_size
                 stage.advance(recipe.batch_size)
                 if recipe.checkpoint_steps and progress.step % recipe.checkpoint_steps == 0:
                     save()
@@ -236,7 +236,7 @@ def _run(
         if val_loader is not None:
             scores = score(*predict(accelerator, kept, val_loader), data.class_names)
             row |= {"val_loss": scores.loss, "val_top1": scores.top1, "val_top5": scores.top5}
-        row |= {"images_per_second": images_done / seconds, "seconds": seconds}
+        row |= {"images_per_second": epoch_images / seconds, "seconds": seconds}
         progress.history.append(row)
         is_best = row.get("val_top1", math.inf) > progress.best_top1 or recipe.keep == "last" or val_loader is None
         if is_best:
@@ -252,7 +252,9 @@ def _run(
     trainee.load_state_dict(progress.best)
     model.eval()
     outputs = {
-        split: predict(accelerator, model, accelerator.prepare(test_loader(Photos(s, test_transform), recipe, 0)))
+        split: predict(
+            accelerator, model, accelerator.prepare(test_loader(Photos(s, test_transform), recipe, recipe.workers))
+        )
         for split, s in data.splits.items()
         if split != "train"
     }

@@ -6,14 +6,13 @@ needs torch.
 
 from __future__ import annotations
 
-import difflib
 import json
 import tomllib
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from mnv2zoo.errors import RecipeError, UnknownArgumentError
+from mnv2zoo.errors import RecipeError, UnknownArgumentError, nearest
 
 
 def _choice(default: Any, meaning: str) -> Any:
@@ -181,12 +180,11 @@ def _number(value: object) -> bool:
 FIELDS = tuple(f.name for f in fields(Recipe))
 
 
-def make(base: Recipe | None = None, **values: Any) -> Recipe:
+def make(**values: Any) -> Recipe:
     """Makes a recipe.
 
     Args:
-        base: Where the other values come from; the defaults if None.
-        **values: Fields of `Recipe`.
+        **values: Fields of `Recipe`; the others have their defaults.
 
     Returns:
         The recipe.
@@ -197,14 +195,13 @@ def make(base: Recipe | None = None, **values: Any) -> Recipe:
     """
     for name in values:
         if name not in FIELDS:
-            near = difflib.get_close_matches(name, FIELDS, n=2)
             raise UnknownArgumentError(
                 "no such value in a recipe",
-                expected=" or ".join(near or FIELDS),
+                expected=nearest(name, FIELDS, 2),
                 found=repr(name),
                 fix="`mnv2zoo finetune --help` lists them.",
             )
-    return replace(base or Recipe(), **values)
+    return Recipe(**values)
 
 
 def read(path: Path) -> dict[str, Any]:

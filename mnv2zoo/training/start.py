@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
 from mnv2zoo import architecture, network, registry
-from mnv2zoo.errors import RecipeError, UnknownModelError
+from mnv2zoo.errors import RecipeError, UnknownModelError, nearest
 from mnv2zoo.model import MobileNetV2
 from mnv2zoo.network import Description
 from mnv2zoo.training.data import Sample, TimmSample
@@ -207,10 +206,7 @@ def freeze(model: MobileNetV2, train: str) -> list[nn.Module]:
     units += [("C2", [model.conv_head, model.bn2]), ("head", [])]
     names = ["all", *(name for name, _ in units)]
     if train not in names:
-        near = difflib.get_close_matches(train, names, n=3)
-        raise RecipeError(
-            "no such part to train", expected=" or ".join(near or names), found=repr(train), where="train"
-        )
+        raise RecipeError("no such part to train", expected=nearest(train, names, 3), found=repr(train), where="train")
     first = 0 if train == "all" else names.index(train) - 1
     frozen = [module for _, modules in units[:first] for module in modules]
     for module in frozen:
@@ -245,6 +241,6 @@ def skip_last_activation_in_training(model: MobileNetV2) -> None:
     Args:
         model: The network; its state dict stays the same.
     """
-    if model.config.classifier == "conv_bn_act" and isinstance(model.classifier_bn, nn.Module):
+    if model.config.classifier == "conv_bn_act":
         norm: Any = model.classifier_bn
         norm.act = _ExceptInTraining(norm.act).train(norm.training)
