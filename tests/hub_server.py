@@ -1,8 +1,8 @@
 """The Hugging Face Hub's resolve protocol on loopback, for the real client to fetch from.
 
 Two origins are served, as on the Hub: the Hub itself, which answers with metadata and small files, and
-a CDN, which holds the bytes of LFS files. They must differ: the client follows a redirect within one
-origin while asking for metadata, and would miss the headers of the redirect.
+a CDN, which holds the bytes of LFS files. They must differ, and for some clients by more than the port: the
+client follows a redirect within one host while asking for metadata, and would miss the headers of the redirect.
 
 About Xet: the Hub offers it with an `X-Xet-Hash` header, and a client that has `hf_xet` then fetches
 through it. This server never sends that header, so every client downloads over plain HTTP, whether
@@ -81,7 +81,8 @@ class HubServer:
     def __enter__(self) -> HubServer:
         handler = type("Handler", (_Handler,), {"hub": self})
         self._servers = [ThreadingHTTPServer(("127.0.0.1", 0), handler) for _ in range(2)]
-        self.endpoint, self.cdn = (f"http://127.0.0.1:{server.server_port}" for server in self._servers)
+        hub, cdn = self._servers
+        self.endpoint, self.cdn = f"http://127.0.0.1:{hub.server_port}", f"http://localhost:{cdn.server_port}"
         for server in self._servers:
             threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         return self

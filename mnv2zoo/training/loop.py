@@ -200,11 +200,14 @@ def _run(
         batches.epoch, batches.first = progress.epoch, progress.step
         start_module.set_training(net, frozen)
         began, epoch_images = time.monotonic(), len(batches) * recipe.batch_size
+        side = side_of_epoch(recipe, progress.epoch, start.preprocessing["input_size"][-1])
         title = f"epoch {progress.epoch + 1}/{recipe.epochs}"
         with log.stage(title, epoch_images) as stage:
             for images, targets in loader:
                 seed_everything(derive_seed(recipe.seed, progress.epoch, progress.step, accelerator.process_index, 1))
                 scheduler.step_update(progress.epoch * batches.steps + progress.step)
+                if images.ndim == 4 and side < images.shape[-1]:
+                    images = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
                 if mixup is not None:
                     images, targets = mixup(images, targets)
                 if recipe.channels_last and images.ndim == 4:
@@ -418,6 +421,26 @@ def learning_rate(recipe: Recipe) -> float:
     if recipe.lr is not None:
         return recipe.lr
     return 0.02 * recipe.batch_size / 32
+
+
+def side_of_epoch(recipe: Recipe, epoch: int, full: int) -> int:
+    """Side of the training images in an epoch, in pixels.
+
+    Four steps of growth are those of EfficientNetV2's progressive learning (Tan and Le 2021,
+    https://arxiv.org/abs/2104.00298, section 4.2).
+
+    Args:
+        recipe: Says where it begins.
+        epoch: The epoch, from 0.
+        full: The side at which it ends.
+
+    Returns:
+        A multiple of 8 on the way, and the full side in the last quarter and the last epoch.
+    """
+    quarter = 4 * epoch // recipe.epochs
+    if recipe.start_input_size is None or quarter == 3 or epoch == recipe.epochs - 1:
+        return full
+    return round((recipe.start_input_size + (full - recipe.start_input_size) * quarter / 3) / 8) * 8
 
 
 def make_mixup(recipe: Recipe, num_classes: int) -> Mixup | None:

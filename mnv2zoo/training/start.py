@@ -74,6 +74,14 @@ def build(name: str, recipe: Recipe, class_names: Sequence[str], samples: Sequen
     described = source if isinstance(source, Description) else target
     preprocessing = _preprocessing(described.cfg, recipe, test=False)
     test_preprocessing = _preprocessing(described.cfg, recipe, test=True)
+    side = preprocessing["input_size"][-1]
+    if recipe.start_input_size is not None and recipe.start_input_size >= side:
+        raise RecipeError(
+            "images cannot grow to less than they began with",
+            expected=f"less than the {side} pixels at which training ends",
+            found=recipe.start_input_size,
+            where="start_input_size",
+        )
     model: Any
     if source is None:
         model, origin = target.build(pretrained=False, **arguments), "random initialisation"
