@@ -457,14 +457,21 @@ class Photos(Dataset[tuple[Tensor, int]]):
         sample = self.samples[index]
         image = sample.read()
         if seed is not None:
-            seed_everything(seed)
+            seed_augmentation(seed)
         return self.transform(image), sample.label
 
 
-def seed_everything(seed: int) -> None:
-    """Seeds Python's, NumPy's and PyTorch's generators, which timm's augmentations draw from."""
+def seed_augmentation(seed: int) -> None:
+    """Seeds Python's, NumPy's and PyTorch's generators for the CPU, which timm's augmentations draw from."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
+    # torch.manual_seed looks at every kind of device, which takes longer than to read a small image.
+    torch.default_generator.manual_seed(seed)
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds the same generators, and those of all devices."""
+    seed_augmentation(seed)
     torch.manual_seed(seed)
 
 

@@ -10,19 +10,17 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list
 from PIL import Image
-from timm.data import Mixup, create_transform
-from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy
+from timm.data import create_transform
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
@@ -30,18 +28,23 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from mnv2zoo.errors import DataError, RecipeError, RunError
-from mnv2zoo.model import MobileNetV2
 from mnv2zoo.training import data as data_module
 from mnv2zoo.training import finish, report
 from mnv2zoo.training import start as start_module
 from mnv2zoo.training.data import Batches, Data, Photos, derive_seed, seed_everything
 from mnv2zoo.training.folder import RunFolder
+from mnv2zoo.training.head import Head, cache_features
+from mnv2zoo.training.ingredients import (
+    learning_rate,
+    make_criterion,
+    make_mixup,
+    side_of_epoch,
+    training_transform,
+)
 from mnv2zoo.training.log import Log
 from mnv2zoo.training.metrics import Scores, score, worst_mistakes
+from mnv2zoo.training.processes import on_main, predict, test_loader
 from mnv2zoo.training.recipe import Recipe
-from mnv2zoo.training.start import Start
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -290,38 +293,6 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch
 
 
-class Head(nn.Module):
-    """A network's classifier as a network of its own, which sees pooled features.
-
-    Args:
-        model: The network; the classifier is shared with it.
-    """
-
-    def __init__(self, model: MobileNetV2) -> None:
-        super().__init__()
-        self.classifier, self.classifier_bn = model.classifier, model.classifier_bn
-        self.drop_rate = model.drop_rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps pooled features (N, C) or (N, C, 1, 1) to logits (N, classes)."""
-        x = F.dropout(x, self.drop_rate, self.training)
-        return self.classifier_bn(self.classifier(x)).flatten(1)
-
-
-def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
-    """Does something in the main process alone; all processes get its result, or raise its error."""
-    outcome: list[Any] = [None, None]
-    if accelerator.is_main_process:
-        try:
-            outcome[0] = action()
-        except Exception as error:
-            outcome[1] = error
-    broadcast_object_list(outcome)
-    if outcome[1] is not None:
-        raise outcome[1]
-    return outcome[0]
-
-
 def prepare_data(place: str | Path, folder: RunFolder, recipe: Recipe, log: Log) -> Data:
     """Finds the images, checks them and splits them; an interrupted run gets the split that it wrote."""
     data = data_module.find(place)
@@ -336,62 +307,6 @@ def prepare_data(place: str | Path, folder: RunFolder, recipe: Recipe, log: Log)
     data = data_module.with_validation(data, recipe.val_fraction, recipe.seed)
     folder.write_json("split.json", {split: [s.name for s in samples] for split, samples in data.splits.items()})
     return data
-
-
-def training_transform(start: Start, recipe: Recipe) -> Callable[[Any], Tensor]:
-    """The augmentation, from an RGB image to a tensor (3, H, W)."""
-    return create_transform(
-        **{**start.preprocessing, "crop_pct": None},
-        is_training=True,
-        scale=(recipe.scale, 1.0),
-        hflip=recipe.hflip,
-        vflip=recipe.vflip,
-        color_jitter=recipe.color_jitter,
-        auto_augment=recipe.auto_augment,
-        re_prob=recipe.reprob,
-    )
-
-
-def test_loader(dataset: Dataset[Any], recipe: Recipe, workers: int) -> DataLoader[Any]:
-    """Batches in the order of the dataset."""
-    return DataLoader(dataset, recipe.batch_size, num_workers=workers)
-
-
-def cache_features(
-    accelerator: Accelerator, model: MobileNetV2, photos: Dataset[Any], recipe: Recipe, log: Log
-) -> Dataset[Any]:
-    """Runs images through all of the network but its classifier, once and without augmentation."""
-    loader = accelerator.prepare(test_loader(photos, recipe, recipe.workers))
-    pooled = nn.Sequential(ForwardFeatures(model), model.global_pool)
-    with log.stage("computing features", len(photos)) as stage:  # type: ignore[arg-type]
-        features, labels = predict(accelerator, pooled, loader, stage.advance)
-    return Features(features, labels)
-
-
-class ForwardFeatures(nn.Module):
-    """A network's `forward_features` as a module."""
-
-    def __init__(self, model: MobileNetV2) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps images (N, 3, H, W) to features (N, C, h, w)."""
-        return self.model.forward_features(x)
-
-
-class Features(Dataset[tuple[Tensor, int]]):
-    """Cached features; takes the keys of `Batches`, whose seeds have nothing to decide here."""
-
-    def __init__(self, features: Tensor, labels: Tensor) -> None:
-        self.features, self.labels = features, labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, int]:
-        index = key[0] if isinstance(key, tuple) else key
-        return self.features[index], int(self.labels[index])
 
 
 def report_of_split(
@@ -414,65 +329,3 @@ def report_of_split(
     log.figure(f"{split}/confusion", report.confusion_figure(scores), progress.epoch)
     if mistakes:
         log.figure(f"{split}/mistakes", report.mistakes_figure(mistakes, read, scores.label_names), progress.epoch)
-
-
-def learning_rate(recipe: Recipe) -> float:
-    """The recipe's highest learning rate, or the default one for its batch."""
-    if recipe.lr is not None:
-        return recipe.lr
-    return 0.02 * recipe.batch_size / 32
-
-
-def side_of_epoch(recipe: Recipe, epoch: int, full: int) -> int:
-    """Side of the training images in an epoch, in pixels.
-
-    Four steps of growth are those of EfficientNetV2's progressive learning (Tan and Le 2021,
-    https://arxiv.org/abs/2104.00298, section 4.2).
-
-    Args:
-        recipe: Says where it begins.
-        epoch: The epoch, from 0.
-        full: The side at which it ends.
-
-    Returns:
-        A multiple of 8 on the way, and the full side in the last quarter and the last epoch.
-    """
-    quarter = 4 * epoch // recipe.epochs
-    if recipe.start_input_size is None or quarter == 3 or epoch == recipe.epochs - 1:
-        return full
-    return round((recipe.start_input_size + (full - recipe.start_input_size) * quarter / 3) / 8) * 8
-
-
-def make_mixup(recipe: Recipe, num_classes: int) -> Mixup | None:
-    """What mixes the images of a batch, if the recipe says so."""
-    if not recipe.mixes:
-        return None
-    return Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.smoothing, num_classes=num_classes)
-
-
-def make_criterion(recipe: Recipe) -> nn.Module:
-    """The training loss."""
-    if recipe.loss == "bce":
-        return BinaryCrossEntropy(smoothing=0.0 if recipe.mixes else recipe.smoothing)
-    return SoftTargetCrossEntropy() if recipe.mixes else nn.CrossEntropyLoss(label_smoothing=recipe.smoothing)
-
-
-def predict(
-    accelerator: Accelerator, net: nn.Module, loader: Any, advance: Callable[[int], None] = lambda images: None
-) -> tuple[Tensor, Tensor]:
-    """Runs a dataset through a network in evaluation mode.
-
-    Returns:
-        The network's outputs (N, ...) and the targets (N,), on the CPU, in the order of the dataset.
-    """
-    net.eval()
-    outputs, targets = [], []
-    with torch.inference_mode(), accelerator.autocast():
-        for images, labels in loader:
-            if images.ndim == 4:
-                images = images.contiguous(memory_format=torch.channels_last)
-            output, label = accelerator.gather_for_metrics((net(images).float(), labels))
-            outputs.append(output.cpu())
-            targets.append(label.cpu())
-            advance(len(label))
-    return torch.cat(outputs), torch.cat(targets)

@@ -1,0 +1,63 @@
+"""Measures runs on the Grocery Store photos, and writes what `docs/grocery.md` shows.
+
+    python examples/grocery/results.py ../shared/data/grocery head=RUN partial=RUN full=RUN
+
+A coarse class is that of the fine class that a network names, as `classes.csv` has it.
+"""
+
+import csv
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import mnv2zoo
+from mnv2zoo.training.metrics import Scores
+
+RESULTS = Path(__file__).resolve().parents[2] / "docs/results/grocery.json"
+
+
+def coarse_top1(scores: Scores, coarse: dict[str, str]) -> float:
+    """Images whose coarse class is right, in percent; `coarse` maps the names of folders."""
+    names = [coarse[label] for label in scores.label_names]
+    right = sum(
+        count
+        for truth, row in zip(names, scores.confusion, strict=True)
+        for predicted, count in zip(names, row, strict=True)
+        if truth == predicted
+    )
+    return 100 * right / scores.images
+
+
+def measure(run: Path, data: Path, coarse: dict[str, str]) -> dict[str, Any]:
+    """The figures of a run: of its validation images, by which values were chosen, and of the test images."""
+    row: dict[str, Any] = {}
+    for split in ("val", "test"):
+        scores = mnv2zoo.training.evaluate(data, str(run), split=split)
+        row[split] = {"images": scores.images, "top1": round(scores.top1, 2), "top5": round(scores.top5, 2)}
+        row[split] |= {"coarse": round(coarse_top1(scores, coarse), 2)}
+    epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))["recipe"]
+    return {
+        **row,
+        "train": recipe["train"],
+        "epochs": len(epochs),
+        "minutes": round(sum(epoch["seconds"] for epoch in epochs) / 60, 1),
+        "seconds_an_epoch": round(sorted(epoch["seconds"] for epoch in epochs)[len(epochs) // 2], 1),
+    }
+
+
+def main(data: Path, *runs: str) -> None:
+    """Measures runs, each as `name=folder`."""
+    with (data / "classes.csv").open(encoding="utf-8", newline="") as file:
+        coarse = {f"{int(row['fine_id']):02}_{row['fine_name']}": row["coarse_name"] for row in csv.DictReader(file)}
+    pairs = (run.partition("=") for run in runs)
+    results = {name: measure(Path(folder), data, coarse) for name, _, folder in pairs}
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps({"cores": os.cpu_count(), "runs": results}, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])
