@@ -55,9 +55,11 @@ lint: $(VENV)/.dev  ## check style and format
 types: $(VENV)/.dev  ## check types
 	$(BIN)/mypy
 
-bench: $(VENV)/.package  ## measure, and write the figures to benchmarks/results/
+bench: $(VENV)/.dev  ## measure, and write the figures to benchmarks/results/
 	$(BIN)/python benchmarks/create_model.py
 	$(BIN)/python benchmarks/import_time.py
+	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/head_cache.py
 
 clean:  ## remove .venv and everything built
 	rm -rf $(VENV) dist build site *.egg-info .*_cache .hypothesis

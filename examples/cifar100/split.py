@@ -1,10 +1,10 @@
 """Splits CIFAR-100's training images, and arranges them by fine classes and by superclasses.
 
-    python split.py cifar100/train.tar data
+    python split.py cifar100 data
 
-reads `train/<superclass>/<class>__<number>.jpg` and writes `train.tar` and `val.tar` into `data/fine` and
-`data/coarse`. Both hold out the same images, every tenth of each fine class, so that no training sees what
-another is judged by.
+reads `train.tar` (`train/<superclass>/<class>__<number>.jpg`) and writes `train.tar` and `val.tar` into
+`data/fine` and `data/coarse`. Both hold out the same images, every tenth of each fine class, so that no
+training sees what another is judged by. `test.tar` is linked into `data/coarse` as it is.
 """
 
 import sys
@@ -15,10 +15,10 @@ from pathlib import Path
 
 
 def main(source: Path, target: Path) -> None:
-    """Writes the four tar files."""
+    """Writes the tar files."""
     seen: Counter[str] = Counter()
     with ExitStack() as stack:
-        old = stack.enter_context(tarfile.open(source))
+        old = stack.enter_context(tarfile.open(source / "train.tar"))
         new = {}
         for kind in ("fine", "coarse"):
             (target / kind).mkdir(parents=True, exist_ok=True)
@@ -32,6 +32,9 @@ def main(source: Path, target: Path) -> None:
             for kind, label in (("fine", fine), ("coarse", superclass)):
                 member.name = f"{split}/{label}/{file}"
                 new[kind, split].addfile(member, old.extractfile(member))
+    link = target / "coarse/test.tar"
+    link.unlink(missing_ok=True)
+    link.symlink_to((source / "test.tar").resolve())
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from timm.data import ImageNetInfo
 from mnv2zoo import images, network
 from mnv2zoo.errors import DataError, ImageReadError
 from mnv2zoo.training import data as data_module
+from mnv2zoo.training import memory
 from mnv2zoo.training.data import SPLITS
 from mnv2zoo.training.metrics import Scores, score
 
@@ -62,7 +63,7 @@ def evaluate(
     targets: list[int] = []
     read = images.read_all(samples, net.transform, ahead=2 * batch_size, read=lambda sample: sample.read())
     showing = progress(len(samples)) if progress else contextlib.nullcontext(lambda images: None)
-    with contextlib.closing(read), torch.inference_mode(), showing as done:
+    with contextlib.closing(read), torch.inference_mode(), memory.kept(), showing as done:
         while batch := list(itertools.islice(read, batch_size)):
             tensors = []
             for sample, image in batch:

@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mnv2zoo.errors import DataError, RecipeError, RunError
 from mnv2zoo.training import data as data_module
-from mnv2zoo.training import finish, report
+from mnv2zoo.training import finish, memory, report
 from mnv2zoo.training import start as start_module
 from mnv2zoo.training.data import Batches, Data, Photos, derive_seed, seed_everything
 from mnv2zoo.training.folder import RunFolder
@@ -103,7 +103,8 @@ def run(
     folder = RunFolder(Path(out))
     on_main(accelerator, lambda: folder.open(resume))
     try:
-        return _run(accelerator, place, model_name, folder, recipe, log)
+        with memory.kept():
+            return _run(accelerator, place, model_name, folder, recipe, log)
     finally:
         log.close()
         folder.close()
