@@ -15,6 +15,7 @@ __all__ = [
     "environment",
     "errors",
     "evaluate",
+    "features",
     "finetune",
     "info",
     "list_models",
@@ -38,6 +39,6 @@ def _is_command_line() -> bool:
 # The command line answers --help before torch and timm are imported, which takes seconds; its commands
 # import what they need.
 if not _is_command_line():
-    from mnv2zoo import convert, info, model, network, registry, training, weights
+    from mnv2zoo import convert, features, info, model, network, registry, training, weights
     from mnv2zoo.info import list_models, model_info, transforms
     from mnv2zoo.training import evaluate, finetune

@@ -65,6 +65,10 @@ class DeviceError(ZooError, ValueError):
     """A device that is not there or cannot be used."""
 
 
+class TapError(ZooError, ValueError):
+    """A level of a network that cannot be tapped."""
+
+
 class MissingExtraError(ZooError, ImportError):
     """An optional dependency that is not installed."""
 

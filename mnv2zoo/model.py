@@ -45,8 +45,15 @@ class DepthwiseSeparable(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (N, in, H, W) to (N, out, H/stride, W/stride)."""
-        shortcut = x
-        x = self.bn1(self.conv_dw(x))
+        return self.reduce(self.expand(x), x)
+
+    def expand(self, x: Tensor) -> Tensor:
+        """The first half, up to what the depthwise convolution sees: here the input itself."""
+        return x
+
+    def reduce(self, wide: Tensor, shortcut: Tensor) -> Tensor:
+        """The second half, from what `expand` gave, and the bottleneck's input."""
+        x = self.bn1(self.conv_dw(wide))
         x = self.bn2(self.conv_pw(x))
         if self.has_skip:
             x = self.drop_path(x) + shortcut
@@ -74,9 +81,15 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (N, in, H, W) to (N, out, H/stride, W/stride)."""
-        shortcut = x
-        x = self.bn1(self.conv_pw(x))
-        x = self.bn2(self.conv_dw(x))
+        return self.reduce(self.expand(x), x)
+
+    def expand(self, x: Tensor) -> Tensor:
+        """The first half, up to what the depthwise convolution sees: (N, hidden, H, W)."""
+        return self.bn1(self.conv_pw(x))
+
+    def reduce(self, wide: Tensor, shortcut: Tensor) -> Tensor:
+        """The second half, from what `expand` gave, and the bottleneck's input."""
+        x = self.bn2(self.conv_dw(wide))
         x = self.bn3(self.conv_pwl(x))
         if self.has_skip:
             x = self.drop_path(x) + shortcut
@@ -108,6 +121,7 @@ class MobileNetV2(nn.Module):
 
     Attributes:
         config: The config that was built, with the arguments above applied.
+        output_stride: What it was built with.
         num_features: Channels of `forward_features`' result.
         head_hidden_size: Width of what enters the classifier.
         feature_info: A dict a feature map (num_chs, reduction, module, stage), from fine to coarse.
@@ -159,6 +173,7 @@ class MobileNetV2(nn.Module):
         self.conv_stem = conv(in_chans, config.stem_channels, 3, stride=2, bias=config.conv_bias)
         self.bn1 = norm_act(config.stem_channels)
 
+        self.output_stride = output_stride
         blocks = architecture.bottlenecks(config, output_stride)
         stages: list[list[nn.Module]] = [[] for _ in config.stages]
         for block in blocks:

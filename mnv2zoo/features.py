@@ -1,0 +1,180 @@
+"""Every bottleneck's output by name, for a head of one's own.
+
+timm's `features_only=True` gives the last map at each resolution; here any level can be had, before or
+behind a bottleneck's depthwise step, and nothing behind the deepest one is computed.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from mnv2zoo import architecture
+from mnv2zoo.architecture import Bottleneck
+from mnv2zoo.errors import TapError, nearest
+from mnv2zoo.model import DepthwiseSeparable, MobileNetV2
+
+Location = Literal["output", "expansion"]
+STEM, HEAD = "C1", "C2"
+
+
+def bottleneck_names(model: MobileNetV2) -> list[str]:
+    """The names of a network's levels, from its image to its head.
+
+    Args:
+        model: A network of the zoo.
+
+    Returns:
+        `C1` (stem convolution, batch norm and activation), `Bottleneck_1` and so on, and `C2` (the same of the
+        head), as far as the network still has them.
+    """
+    _check_model(model)
+    head = [] if isinstance(model.conv_head, nn.Identity) else [HEAD]
+    return [STEM, *(block.name for block in _bottlenecks(model)), *head]
+
+
+class BottleneckTaps(nn.Module):
+    """A network up to the deepest of some levels, which gives the map of each.
+
+    It shares the network's modules and keeps their names, so that it trains with the network, and a state
+    dict of the network loads with `strict=False`.
+
+    Args:
+        model: A network of the zoo, such as `timm.create_model("mnv2zoo_100", pretrained=True)`.
+        names: Names of levels, see `bottleneck_names`; the maps come in this order.
+        location: `output` for what a level puts out. `expansion` for the wide map that a bottleneck's 1x1
+            expansion puts out, before its depthwise step and its stride, as SSDLite uses it (paper,
+            section 6.2: "the expansion layer of block 14"); of a bottleneck without an expansion it is the
+            input, and of `C1` and `C2` the output.
+
+    Attributes:
+        names: The names.
+        location: The location.
+        channels: Channels of each map, by name.
+        reductions: Image pixels a side for one pixel of each map, by name.
+
+    Raises:
+        TapError: If there are no names, one comes twice or is none of the network's (the message lists the
+            near ones), or the location is neither.
+        TypeError: If the model is none of the zoo's.
+
+    Example:
+        >>> model = timm.create_model("mnv2zoo_100")
+        >>> taps = mnv2zoo.features.BottleneckTaps(model, ["Bottleneck_7", "Bottleneck_14"])
+        >>> {name: tuple(x.shape) for name, x in taps(torch.rand(1, 3, 224, 224)).items()}
+        {'Bottleneck_7': (1, 64, 14, 14), 'Bottleneck_14': (1, 160, 7, 7)}
+    """
+
+    # TorchScript cannot tell what an empty list may hold.
+    levels: list[str]
+    names: list[str]
+
+    def __init__(self, model: MobileNetV2, names: Sequence[str], location: Location = "output") -> None:
+        super().__init__()
+        known = bottleneck_names(model)
+        _check_names(names, known, location)
+        self.location = location
+        self.names = list(names)
+        self.wide = location == "expansion"
+
+        deepest = max(map(known.index, names))
+        blocks = [block for block in _bottlenecks(model) if block.number <= deepest]
+        reductions = {STEM: 2, HEAD: _bottlenecks(model)[-1].reduction} | {
+            block.name: self._reduction(block) for block in blocks
+        }
+        channels = {STEM: model.config.stem_channels, HEAD: model.num_features} | {
+            block.name: self._channels(block) for block in blocks
+        }
+        self.channels = OrderedDict((name, channels[name]) for name in names)
+        self.reductions = OrderedDict((name, reductions[name]) for name in names)
+
+        self.conv_stem, self.bn1 = model.conv_stem, model.bn1
+        stages: list[list[nn.Module]] = [[] for _ in range(blocks[-1].stage + 1)] if blocks else []
+        for block in blocks:
+            module: nn.Module = model.blocks[block.stage][block.index]  # type: ignore[index]
+            if self.wide and block.number == deepest:
+                module = _Expansion(module)
+            stages[block.stage].append(module)
+        self.blocks = nn.Sequential(*(nn.Sequential(*stage) for stage in stages))
+        self.has_head = HEAD in names
+        self.conv_head = model.conv_head if self.has_head else nn.Identity()
+        self.bn2 = model.bn2 if self.has_head else nn.Identity()
+        # The name of the map at each bottleneck, if it is wanted.
+        self.levels = [block.name if block.name in names else "" for block in blocks]
+
+    def _channels(self, block: Bottleneck) -> int:
+        if not self.wide:
+            return block.out_channels
+        return block.hidden if block.expand else block.in_channels
+
+    def _reduction(self, block: Bottleneck) -> int:
+        return block.reduction // block.stride if self.wide else block.reduction
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Maps images (N, C, H, W) to an ordered dict of maps (N, channels, H/reduction, W/reduction)."""
+        found: dict[str, Tensor] = {}
+        x = self.bn1(self.conv_stem(x))
+        found["C1"] = x
+        number = 0
+        for stage in self.blocks:
+            for block in stage:  # type: ignore[attr-defined]
+                name = self.levels[number]
+                number += 1
+                wide = block.expand(x)
+                x = block.reduce(wide, x)
+                if name:
+                    found[name] = wide if self.wide else x
+        if self.has_head:
+            found["C2"] = self.bn2(self.conv_head(x))
+        maps = OrderedDict()
+        for name in self.names:
+            maps[name] = found[name]
+        return maps
+
+
+class _Expansion(nn.Module):
+    """The first half of the deepest bottleneck, whose second half nobody wants."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.has_expansion = not isinstance(block, DepthwiseSeparable)
+        self.conv_pw = block.conv_pw if self.has_expansion else nn.Identity()
+        self.bn1 = block.bn1 if self.has_expansion else nn.Identity()
+
+    def expand(self, x: Tensor) -> Tensor:
+        return self.bn1(self.conv_pw(x))
+
+    def reduce(self, wide: Tensor, shortcut: Tensor) -> Tensor:
+        return wide
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.expand(x)
+
+
+def _bottlenecks(model: MobileNetV2) -> list[Bottleneck]:
+    """The bottlenecks that a network has, which may have been pruned."""
+    blocks = architecture.bottlenecks(model.config, model.output_stride)
+    return [block for block in blocks if block.stage < len(model.blocks)]
+
+
+def _check_model(model: object) -> None:
+    if not isinstance(model, MobileNetV2):
+        raise TypeError(
+            f"expected a network of the zoo, found {type(model).__name__}. Give what timm.create_model(...) made, "
+            "without features_only"
+        )
+
+
+def _check_names(names: Sequence[str], known: list[str], location: str) -> None:
+    if location not in ("output", "expansion"):
+        raise TapError("no such location", expected="output or expansion", found=repr(location), where="location")
+    if isinstance(names, str) or not names:
+        raise TapError("no levels to tap", expected="a list of names", found=repr(names), where="names")
+    for name in names:
+        if name not in known:
+            near = nearest(str(name), known, 3)
+            raise TapError("no such level", expected=near, found=repr(name), fix=f"It has {known[0]} to {known[-1]}.")
+    twice = sorted({name for name in names if list(names).count(name) > 1})
+    if twice:
+        raise TapError("a level comes twice", expected="each name once", found=", ".join(twice), where="names")
