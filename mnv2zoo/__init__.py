@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 __all__ = [
     "architecture",
     "convert",
+    "detection",
     "environment",
     "errors",
     "evaluate",
@@ -23,6 +24,7 @@ __all__ = [
     "model_info",
     "network",
     "registry",
+    "segmentation",
     "training",
     "transforms",
     "weights",
@@ -39,6 +41,6 @@ def _is_command_line() -> bool:
 # The command line answers --help before torch and timm are imported, which takes seconds; its commands
 # import what they need.
 if not _is_command_line():
-    from mnv2zoo import convert, features, info, model, network, registry, training, weights
+    from mnv2zoo import convert, detection, features, info, model, network, registry, segmentation, training, weights
     from mnv2zoo.info import list_models, model_info, transforms
     from mnv2zoo.training import evaluate, finetune

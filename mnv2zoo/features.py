@@ -29,9 +29,24 @@ def bottleneck_names(model: MobileNetV2) -> list[str]:
         `C1` (stem convolution, batch norm and activation), `Bottleneck_1` and so on, and `C2` (the same of the
         head), as far as the network still has them.
     """
+    return list(levels(model))
+
+
+def levels(model: MobileNetV2) -> dict[str, list[nn.Module]]:
+    """A network's levels as modules.
+
+    Args:
+        model: A network of the zoo.
+
+    Returns:
+        For each name of `bottleneck_names` the modules that compute it from the level before.
+    """
     _check_model(model)
-    head = [] if isinstance(model.conv_head, nn.Identity) else [HEAD]
-    return [STEM, *(block.name for block in _bottlenecks(model)), *head]
+    modules: dict[str, list[nn.Module]] = {STEM: [model.conv_stem, model.bn1]}
+    modules |= {b.name: [model.blocks[b.stage][b.index]] for b in bottlenecks(model)}  # type: ignore[index]
+    if not isinstance(model.conv_head, nn.Identity):
+        modules[HEAD] = [model.conv_head, model.bn2]
+    return modules
 
 
 class BottleneckTaps(nn.Module):
@@ -79,8 +94,8 @@ class BottleneckTaps(nn.Module):
         self.wide = location == "expansion"
 
         deepest = max(map(known.index, names))
-        blocks = [block for block in _bottlenecks(model) if block.number <= deepest]
-        reductions = {STEM: 2, HEAD: _bottlenecks(model)[-1].reduction} | {
+        blocks = [block for block in bottlenecks(model) if block.number <= deepest]
+        reductions = {STEM: 2, HEAD: bottlenecks(model)[-1].reduction} | {
             block.name: self._reduction(block) for block in blocks
         }
         channels = {STEM: model.config.stem_channels, HEAD: model.num_features} | {
@@ -152,8 +167,15 @@ class _Expansion(nn.Module):
         return self.expand(x)
 
 
-def _bottlenecks(model: MobileNetV2) -> list[Bottleneck]:
-    """The bottlenecks that a network has, which may have been pruned."""
+def bottlenecks(model: MobileNetV2) -> list[Bottleneck]:
+    """What a network's bottlenecks are, as far as it still has them.
+
+    Args:
+        model: A network of the zoo.
+
+    Returns:
+        A description of each, from fine to coarse.
+    """
     blocks = architecture.bottlenecks(model.config, model.output_stride)
     return [block for block in blocks if block.stage < len(model.blocks)]
 

@@ -11,7 +11,7 @@ import torch
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
-from mnv2zoo import architecture, network, registry
+from mnv2zoo import features, network, registry
 from mnv2zoo.errors import RecipeError, UnknownModelError, nearest
 from mnv2zoo.model import MobileNetV2
 from mnv2zoo.network import Description
@@ -209,9 +209,7 @@ def freeze(model: MobileNetV2, train: str) -> list[nn.Module]:
     Raises:
         RecipeError: If there is no such part; the message names the nearest.
     """
-    units: list[tuple[str, list[nn.Module]]] = [("C1", [model.conv_stem, model.bn1])]
-    units += [(b.name, [model.blocks[b.stage][b.index]]) for b in architecture.bottlenecks(model.config)]  # type: ignore[index]
-    units += [("C2", [model.conv_head, model.bn2]), ("head", [])]
+    units = [*features.levels(model).items(), ("head", [])]
     names = ["all", *(name for name, _ in units)]
     if train not in names:
         raise RecipeError("no such part to train", expected=nearest(train, names, 3), found=repr(train), where="train")

@@ -1,0 +1,99 @@
+"""A network of the zoo made ready to carry a detector or a segmenter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from timm.layers import freeze_batch_norm_2d
+from torch import nn
+
+from mnv2zoo import architecture, features, network
+from mnv2zoo.errors import ConversionError, UnknownArgumentError, nearest
+from mnv2zoo.model import MobileNetV2
+
+UNITS = 6  # of trainable layers, as torchvision counts them: the stem, what begins at each stride, the head
+
+
+def build(
+    name: str,
+    pretrained: bool | str | Path,
+    trainable_layers: int | None = None,
+    freeze_norm: bool = False,
+    **arguments: Any,
+) -> MobileNetV2:
+    """Builds a network without a classifier, and freezes what shall not be trained.
+
+    Args:
+        name: An architecture, or `architecture.tag`.
+        pretrained: True for the weights of that name, False for none; or other weights of the same
+            architecture: `architecture.tag`, a run folder or `hf-hub:` name.
+        trainable_layers: How many of six units are trained, counted from the head: the head, the parts
+            that begin at each halving of the resolution, and the stem. All if None.
+        freeze_norm: Use the batch norms' statistics and parameters as they are, and train none of them.
+        **arguments: Further arguments of the network, such as `output_stride`.
+
+    Returns:
+        The network. `pretrained_cfg` tells the mean and standard deviation that it wants.
+
+    Raises:
+        UnknownModelError: If there is none of that name.
+        WeightsError: If weights cannot be found, fetched or verified.
+        ConversionError: If the weights are another architecture's.
+        ValueError: If there are fewer units than that.
+    """
+    description = network.describe(name)
+    if not isinstance(pretrained, bool):
+        source = network.describe(str(pretrained))
+        if source.config.name != description.config.name:
+            raise ConversionError(
+                "weights of another architecture",
+                expected=description.config.name,
+                found=source.config.name,
+                where="pretrained_backbone",
+            )
+        description = source
+    model: MobileNetV2 = description.build(pretrained=bool(pretrained), **{**arguments, "num_classes": 0})
+    if trainable_layers is not None:
+        if not 0 <= trainable_layers <= UNITS:
+            raise ValueError(f"trainable layers are 0 to {UNITS}, not {trainable_layers}")
+        _freeze(model, trainable_layers)
+    if freeze_norm:
+        model = freeze_batch_norm_2d(model)
+    return model
+
+
+def _freeze(model: MobileNetV2, trainable_layers: int) -> None:
+    strided = [b.name for b in architecture.bottlenecks(model.config) if b.stride > 1]
+    starts = [features.STEM, *strided, features.HEAD]
+    levels = list(features.levels(model).items())
+    names = [name for name, _ in levels]
+    first = names.index(starts[UNITS - trainable_layers]) if trainable_layers else len(levels)
+    for _, modules in levels[:first]:
+        for module in modules:
+            module.requires_grad_(False)
+
+
+def last_at(model: MobileNetV2, *reductions: int) -> list[str]:
+    """The names of the last bottleneck at each of some reductions, in their order."""
+    by_reduction = {block.reduction: block.name for block in features.bottlenecks(model)}
+    return [by_reduction[reduction] for reduction in reductions if reduction in by_reduction]
+
+
+def normalisation(model: nn.Module) -> dict[str, list[float]]:
+    """The `image_mean` and `image_std` of torchvision's detectors, as the weights want them."""
+    cfg: Any = model.pretrained_cfg
+    return {"image_mean": list(cfg["mean"]), "image_std": list(cfg["std"])}
+
+
+def check_arguments(given: dict[str, Any], known: tuple[str, ...]) -> None:
+    """Refuses arguments that torchvision would swallow.
+
+    Raises:
+        UnknownArgumentError: If an argument is none of the known ones; the message names the nearest.
+    """
+    for name in given:
+        if name not in known:
+            raise UnknownArgumentError(
+                "unexpected keyword argument", expected=nearest(name, known, 3), found=repr(name)
+            )
