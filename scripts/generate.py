@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from mnv2zoo import architecture, environment
 from mnv2zoo.architecture import Config
@@ -107,8 +108,20 @@ def variables() -> str:
     return table("variable | meaning | default", ((f"`{v.name}`", v.meaning, v.default) for v in environment.VARIABLES))
 
 
+def measured(benchmark: str) -> dict[str, Any]:
+    """What a benchmark last wrote."""
+    found: dict[str, Any] = json.loads((ROOT / f"benchmarks/results/{benchmark}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def head_cache() -> str:
+    row = measured("head_cache")
+    cells = (row["photos"], row["epochs"], row["uncached_s"], row["cached_s"], row["ratio"])
+    return table("photos: | epochs: | without the cache, s: | with it, s: | times faster:", [cells])
+
+
 def training_step() -> str:
-    results = json.loads((ROOT / "benchmarks/results/training_step.json").read_text(encoding="utf-8"))
+    results = measured("training_step")
     rows = (
         (f"`{name}`, {side}", *(f"{row['ms_an_image'][kind]:.1f}" for kind in ("plain", "kept")), row["times_faster"])
         for case, row in results.items()
@@ -119,7 +132,7 @@ def training_step() -> str:
 
 
 PARTS: dict[str, Callable[[], str]] = {
-    part.__name__: part for part in (zoo, architectures, weights, variables, training_step)
+    part.__name__: part for part in (zoo, architectures, weights, variables, head_cache, training_step)
 }
 
 
