@@ -57,21 +57,12 @@ def build(
     if trainable_layers is not None:
         if not 0 <= trainable_layers <= UNITS:
             raise ValueError(f"trainable layers are 0 to {UNITS}, not {trainable_layers}")
-        _freeze(model, trainable_layers)
+        strided = [b.name for b in architecture.bottlenecks(model.config) if b.stride > 1]
+        starts = [features.STEM, *strided, features.HEAD]
+        features.freeze_before(model, starts[-trainable_layers] if trainable_layers else None)
     if freeze_norm:
         model = freeze_batch_norm_2d(model)
     return model
-
-
-def _freeze(model: MobileNetV2, trainable_layers: int) -> None:
-    strided = [b.name for b in architecture.bottlenecks(model.config) if b.stride > 1]
-    starts = [features.STEM, *strided, features.HEAD]
-    levels = list(features.levels(model).items())
-    names = [name for name, _ in levels]
-    first = names.index(starts[UNITS - trainable_layers]) if trainable_layers else len(levels)
-    for _, modules in levels[:first]:
-        for module in modules:
-            module.requires_grad_(False)
 
 
 def last_at(model: MobileNetV2, *reductions: int) -> list[str]:

@@ -49,6 +49,24 @@ def levels(model: MobileNetV2) -> dict[str, list[nn.Module]]:
     return modules
 
 
+def freeze_before(model: MobileNetV2, level: str | None) -> list[nn.Module]:
+    """Freezes what comes before a level; its parameters no longer require gradients.
+
+    Args:
+        model: A network of the zoo.
+        level: A name of `bottleneck_names`, or None for all levels.
+
+    Returns:
+        The frozen modules. Their batch norms still follow the mode that they are put in.
+    """
+    parts = levels(model)
+    names = list(parts)
+    frozen = [module for name in names[: None if level is None else names.index(level)] for module in parts[name]]
+    for module in frozen:
+        module.requires_grad_(False)
+    return frozen
+
+
 class BottleneckTaps(nn.Module):
     """A network up to the deepest of some levels, which gives the map of each.
 

@@ -209,15 +209,12 @@ def freeze(model: MobileNetV2, train: str) -> list[nn.Module]:
     Raises:
         RecipeError: If there is no such part; the message names the nearest.
     """
-    units = [*features.levels(model).items(), ("head", [])]
-    names = ["all", *(name for name, _ in units)]
+    names = ["all", *features.bottleneck_names(model), "head"]
     if train not in names:
         raise RecipeError("no such part to train", expected=nearest(train, names, 3), found=repr(train), where="train")
-    first = 0 if train == "all" else names.index(train) - 1
-    frozen = [module for _, modules in units[:first] for module in modules]
-    for module in frozen:
-        module.requires_grad_(False)
-    return frozen
+    if train == "all":
+        return []
+    return features.freeze_before(model, None if train == "head" else train)
 
 
 def set_training(model: nn.Module, frozen: Sequence[nn.Module]) -> None:
