@@ -111,13 +111,11 @@ def retinanet(
         UnknownArgumentError: If `RetinaNet` takes no such argument.
     """
     backbone.check_arguments(kwargs, _arguments(RetinaNet))
-    network = backbone.build(
-        name, pretrained_backbone, trainable_backbone_layers, freeze_norm=bool(pretrained_backbone)
+    network = backbone.build(name, pretrained_backbone, trainable_backbone_layers, bool(pretrained_backbone))
+    maps = _WithPyramid(
+        network, levels or backbone.last_at(network, 8, 16, 32), LastLevelP6P7(FPN_CHANNELS, FPN_CHANNELS)
     )
-    names = list(levels or backbone.last_at(network, 8, 16, 32))
-    maps = _WithPyramid(network, names, LastLevelP6P7(FPN_CHANNELS, FPN_CHANNELS))
-    first = maps.taps.reductions[names[0]]
-    sizes = [4 * first * 2**level for level in range(len(names) + 2)]
+    sizes = [4 * side for side in maps.strides(2)]
     anchors = AnchorGenerator(
         tuple((side, int(side * 2 ** (1 / 3)), int(side * 2 ** (2 / 3))) for side in sizes),
         ((0.5, 1.0, 2.0),) * len(sizes),
@@ -158,17 +156,13 @@ def fasterrcnn(
         UnknownArgumentError: If `FasterRCNN` takes no such argument.
     """
     backbone.check_arguments(kwargs, _arguments(FasterRCNN))
-    network = backbone.build(
-        name, pretrained_backbone, trainable_backbone_layers, freeze_norm=bool(pretrained_backbone)
-    )
-    names = list(levels or backbone.last_at(network, 4, 8, 16, 32))
-    maps = _WithPyramid(network, names, LastLevelMaxPool())
-    first = maps.taps.reductions[names[0]]
-    sizes = [8 * first * 2**level for level in range(len(names) + 1)]
+    network = backbone.build(name, pretrained_backbone, trainable_backbone_layers, bool(pretrained_backbone))
+    maps = _WithPyramid(network, levels or backbone.last_at(network, 4, 8, 16, 32), LastLevelMaxPool())
+    sizes = [8 * side for side in maps.strides(1)]
     anchors = AnchorGenerator(tuple((side,) for side in sizes), ((0.5, 1.0, 2.0),) * len(sizes))
     defaults = {
         "rpn_anchor_generator": anchors,
-        "box_roi_pool": MultiScaleRoIAlign(names, output_size=7, sampling_ratio=2),
+        "box_roi_pool": MultiScaleRoIAlign(maps.taps.names, output_size=7, sampling_ratio=2),
         **backbone.normalisation(network),
     }
     return FasterRCNN(maps, num_classes, **(defaults | kwargs))
@@ -217,6 +211,11 @@ class _WithPyramid(nn.Module):
         self.taps = BottleneckTaps(network, names)
         self.fpn = FeaturePyramidNetwork(list(self.taps.channels.values()), FPN_CHANNELS, extra_blocks)
         self.out_channels = FPN_CHANNELS
+
+    def strides(self, added: int) -> list[int]:
+        """The finest level's reduction and its doublings, one for each level and each that the pyramid adds."""
+        finest, *others = self.taps.reductions.values()
+        return [finest * 2**step for step in range(1 + len(others) + added)]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         maps: dict[str, Tensor] = self.fpn(self.taps(x))

@@ -1,4 +1,4 @@
-"""Measures runs on the Grocery Store photos, and writes what `docs/grocery.md` shows.
+"""Measures runs on the Grocery Store photos, and writes the figures to `docs/results/grocery.json`.
 
     python examples/grocery/results.py ../shared/data/grocery head=RUN partial=RUN full=RUN
 
