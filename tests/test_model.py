@@ -200,8 +200,10 @@ def test_channels_last_and_bfloat16(name, images):
     expected = net(images)
     last = copy.deepcopy(net).to(memory_format=torch.channels_last)
     assert_close(last(images.to(memory_format=torch.channels_last)), expected, 1e-4)
-    # Roughly: half the digits of bfloat16 are lost on the way through fifty layers.
-    assert_close(net.to(torch.bfloat16)(images.to(torch.bfloat16)).float(), expected, 0.15)
+    # Random statistics magnify bfloat16's rounding through up to seventy layers, by how much depends on the
+    # processor's kernels: 0.003 to 0.25 of the output's norm were seen. Another network's output is at 1.4.
+    half = net.to(torch.bfloat16)(images.to(torch.bfloat16)).float()
+    assert (half - expected).norm() < 0.5 * expected.norm()
 
 
 def test_compilers_take_it_whole(name, images):
