@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from timm.layers import freeze_batch_norm_2d
@@ -71,10 +72,17 @@ def last_at(model: MobileNetV2, *reductions: int) -> list[str]:
     return [by_reduction[reduction] for reduction in reductions if reduction in by_reduction]
 
 
-def normalisation(model: nn.Module) -> dict[str, list[float]]:
-    """The `image_mean` and `image_std` of torchvision's detectors, as the weights want them."""
+def normalisation(model: nn.Module, in_chans: int) -> dict[str, list[float]]:
+    """The `image_mean` and `image_std` of torchvision's detectors, as the weights want them.
+
+    For other than RGB images they follow what timm does to the stem: it sums the weights for one channel,
+    and repeats them in turn for more than three.
+    """
     cfg: Any = model.pretrained_cfg
-    return {"image_mean": list(cfg["mean"]), "image_std": list(cfg["std"])}
+    if in_chans == 1:
+        return {"image_mean": [fmean(cfg["mean"])], "image_std": [fmean(cfg["std"])]}
+    turns = [channel % 3 for channel in range(in_chans)]
+    return {"image_mean": [cfg["mean"][i] for i in turns], "image_std": [cfg["std"][i] for i in turns]}
 
 
 def check_arguments(given: dict[str, Any], known: tuple[str, ...]) -> None:

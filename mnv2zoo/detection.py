@@ -34,6 +34,7 @@ def ssdlite(
     pretrained_backbone: bool | str | Path = False,
     trainable_backbone_layers: int | None = None,
     size: tuple[int, int] = (320, 320),
+    in_chans: int = 3,
     **kwargs: Any,
 ) -> SSD:
     """Builds SSDLite (paper, section 6.2): cheap, for images of 320 pixels.
@@ -50,6 +51,7 @@ def ssdlite(
         trainable_backbone_layers: How many of six units of the backbone are trained, from the head on; all
             if None.
         size: Height and width that images are resized to.
+        in_chans: Channels of the images; timm's rule fits the pretrained stem to another number.
         **kwargs: Further arguments of torchvision's `SSD`.
 
     Returns:
@@ -62,7 +64,7 @@ def ssdlite(
         UnknownArgumentError: If `SSD` takes no such argument.
     """
     backbone.check_arguments(kwargs, _arguments(SSD))
-    network = backbone.build(name, pretrained_backbone, trainable_backbone_layers)
+    network = backbone.build(name, pretrained_backbone, trainable_backbone_layers, in_chans=in_chans)
     # As in torchvision's SSDLite, https://github.com/pytorch/vision/blob/main/torchvision/models/detection/ssdlite.py
     norm_layer = partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)
     maps = _WithExtraLayers(network, norm_layer)
@@ -73,7 +75,7 @@ def ssdlite(
         "nms_thresh": 0.55,
         "detections_per_img": 300,
         "topk_candidates": 300,
-        **backbone.normalisation(network),
+        **backbone.normalisation(network, in_chans),
     }
     return SSD(maps, anchors, size, num_classes, head=head, **(defaults | kwargs))
 
@@ -84,6 +86,7 @@ def retinanet(
     pretrained_backbone: bool | str | Path = False,
     trainable_backbone_layers: int | None = None,
     levels: Sequence[str] | None = None,
+    in_chans: int = 3,
     **kwargs: Any,
 ) -> RetinaNet:
     """Builds RetinaNet on a feature pyramid.
@@ -98,6 +101,7 @@ def retinanet(
         trainable_backbone_layers: As for `ssdlite`.
         levels: Names of bottlenecks that the pyramid stands on, from fine to coarse; by default the last at
             reductions 8, 16 and 32. Two coarser levels are added.
+        in_chans: As for `ssdlite`.
         **kwargs: Further arguments of torchvision's `RetinaNet`.
 
     Returns:
@@ -111,7 +115,8 @@ def retinanet(
         UnknownArgumentError: If `RetinaNet` takes no such argument.
     """
     backbone.check_arguments(kwargs, _arguments(RetinaNet))
-    network = backbone.build(name, pretrained_backbone, trainable_backbone_layers, bool(pretrained_backbone))
+    frozen_norm = bool(pretrained_backbone)
+    network = backbone.build(name, pretrained_backbone, trainable_backbone_layers, frozen_norm, in_chans=in_chans)
     maps = _WithPyramid(
         network, levels or backbone.last_at(network, 8, 16, 32), LastLevelP6P7(FPN_CHANNELS, FPN_CHANNELS)
     )
@@ -120,7 +125,7 @@ def retinanet(
         tuple((side, int(side * 2 ** (1 / 3)), int(side * 2 ** (2 / 3))) for side in sizes),
         ((0.5, 1.0, 2.0),) * len(sizes),
     )
-    defaults = {"anchor_generator": anchors, **backbone.normalisation(network)}
+    defaults = {"anchor_generator": anchors, **backbone.normalisation(network, in_chans)}
     return RetinaNet(maps, num_classes, **(defaults | kwargs))
 
 
@@ -130,6 +135,7 @@ def fasterrcnn(
     pretrained_backbone: bool | str | Path = False,
     trainable_backbone_layers: int | None = None,
     levels: Sequence[str] | None = None,
+    in_chans: int = 3,
     **kwargs: Any,
 ) -> FasterRCNN:
     """Builds Faster R-CNN on a feature pyramid.
@@ -143,6 +149,7 @@ def fasterrcnn(
         trainable_backbone_layers: As for `ssdlite`.
         levels: Names of bottlenecks that the pyramid stands on, from fine to coarse; by default the last at
             reductions 4, 8, 16 and 32. One coarser level is added.
+        in_chans: As for `ssdlite`.
         **kwargs: Further arguments of torchvision's `FasterRCNN`.
 
     Returns:
@@ -156,14 +163,15 @@ def fasterrcnn(
         UnknownArgumentError: If `FasterRCNN` takes no such argument.
     """
     backbone.check_arguments(kwargs, _arguments(FasterRCNN))
-    network = backbone.build(name, pretrained_backbone, trainable_backbone_layers, bool(pretrained_backbone))
+    frozen_norm = bool(pretrained_backbone)
+    network = backbone.build(name, pretrained_backbone, trainable_backbone_layers, frozen_norm, in_chans=in_chans)
     maps = _WithPyramid(network, levels or backbone.last_at(network, 4, 8, 16, 32), LastLevelMaxPool())
     sizes = [8 * side for side in maps.strides(1)]
     anchors = AnchorGenerator(tuple((side,) for side in sizes), ((0.5, 1.0, 2.0),) * len(sizes))
     defaults = {
         "rpn_anchor_generator": anchors,
         "box_roi_pool": MultiScaleRoIAlign(maps.taps.names, output_size=7, sampling_ratio=2),
-        **backbone.normalisation(network),
+        **backbone.normalisation(network, in_chans),
     }
     return FasterRCNN(maps, num_classes, **(defaults | kwargs))
 

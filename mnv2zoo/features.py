@@ -130,11 +130,15 @@ class BottleneckTaps(nn.Module):
                 module = _Expansion(module)
             stages[block.stage].append(module)
         self.blocks = nn.Sequential(*(nn.Sequential(*stage) for stage in stages))
+        self.has_stem = STEM in names
         self.has_head = HEAD in names
         self.conv_head = model.conv_head if self.has_head else nn.Identity()
         self.bn2 = model.bn2 if self.has_head else nn.Identity()
         # The name of the map at each bottleneck, if it is wanted.
         self.levels = [block.name if block.name in names else "" for block in blocks]
+        shared = set(model.modules())  # they keep the mode that each is in
+        for module in set(self.modules()) - shared:
+            module.training = model.training
 
     def _channels(self, block: Bottleneck) -> int:
         if not self.wide:
@@ -148,16 +152,21 @@ class BottleneckTaps(nn.Module):
         """Maps images (N, C, H, W) to an ordered dict of maps (N, channels, H/reduction, W/reduction)."""
         found: dict[str, Tensor] = {}
         x = self.bn1(self.conv_stem(x))
-        found["C1"] = x
+        # What nobody wants is not kept: a map that is held needlessly adds to the peak of memory.
+        if self.has_stem:
+            found["C1"] = x
         number = 0
         for stage in self.blocks:
             for block in stage:  # type: ignore[attr-defined]
                 name = self.levels[number]
                 number += 1
-                wide = block.expand(x)
-                x = block.reduce(wide, x)
-                if name:
-                    found[name] = wide if self.wide else x
+                if name and self.wide:
+                    found[name] = block.expand(x)
+                    x = block.reduce(found[name], x)
+                else:
+                    x = block(x)
+                    if name:
+                        found[name] = x
         if self.has_head:
             found["C2"] = self.bn2(self.conv_head(x))
         maps = OrderedDict()

@@ -30,6 +30,7 @@ def deeplabv3(
     trainable_backbone_layers: int | None = None,
     output_stride: int = 16,
     aspp: bool = True,
+    in_chans: int = 3,
 ) -> DeepLabV3:
     """Builds DeepLabv3 on the last bottleneck (paper, section 6.3: 320 channels in place of the head's 1280).
 
@@ -43,6 +44,7 @@ def deeplabv3(
         output_stride: 16, or 8 for finer maps at about four times the cost.
         aspp: With the atrous pyramid. Without it, the mobile variant of the paper's Table 7: the image's
             pooled features and a 1x1 convolution, at a fraction of the cost.
+        in_chans: Channels of the images; timm's rule fits the pretrained stem to another number.
 
     Returns:
         The segmenter, in training mode.
@@ -55,7 +57,9 @@ def deeplabv3(
     """
     if output_stride not in ATROUS_RATES:
         raise ValueError(f"output_stride must be 16 or 8, not {output_stride!r}")
-    network = backbone.build(name, pretrained_backbone, trainable_backbone_layers, output_stride=output_stride)
+    network = backbone.build(
+        name, pretrained_backbone, trainable_backbone_layers, output_stride=output_stride, in_chans=in_chans
+    )
     maps = _Maps(network, {"out": backbone.last_at(network, output_stride)[0]})
     channels = maps.channels["out"]
     if aspp:
@@ -71,6 +75,7 @@ def lraspp(
     pretrained_backbone: bool | str | Path = False,
     trainable_backbone_layers: int | None = None,
     inter_channels: int = 128,
+    in_chans: int = 3,
 ) -> LRASPP:
     """Builds Lite R-ASPP (Howard et al. 2019, https://arxiv.org/abs/1905.02244, section 6.4): light and fast.
 
@@ -82,6 +87,7 @@ def lraspp(
         pretrained_backbone: As for `deeplabv3`.
         trainable_backbone_layers: As for `deeplabv3`.
         inter_channels: Channels of the head.
+        in_chans: As for `deeplabv3`.
 
     Returns:
         The segmenter, in training mode.
@@ -91,7 +97,7 @@ def lraspp(
         WeightsError: If weights cannot be found, fetched or verified.
         ConversionError: If the weights are another architecture's.
     """
-    network = backbone.build(name, pretrained_backbone, trainable_backbone_layers, output_stride=16)
+    network = backbone.build(name, pretrained_backbone, trainable_backbone_layers, output_stride=16, in_chans=in_chans)
     low, high = backbone.last_at(network, 8, 16)
     maps = _Maps(network, {"low": low, "high": high})
     return LRASPP(maps, maps.channels["low"], maps.channels["high"], num_classes, inter_channels)

@@ -3,8 +3,10 @@
 import hashlib
 
 import pytest
+import timm
 import torch
 from timm.layers import FrozenBatchNormAct2d
+from timm.models import save_for_hf
 from torch import nn
 
 import mnv2zoo
@@ -132,6 +134,36 @@ def test_boxes_beyond_the_image_train_as_in_torchvision(build):
     beyond = targets()
     beyond[0]["boxes"][0] = torch.tensor([-20.0, -5.0, 200.0, 300.0])
     assert all(torch.isfinite(loss) for loss in build()(images(), beyond).values())
+
+
+@pytest.mark.parametrize("in_chans", [1, 4])
+def test_other_than_rgb_images(build, source, in_chans):
+    model = build(in_chans=in_chans, pretrained_backbone=True)
+    assert len(model.transform.image_mean) == in_chans
+    assert all(0.1 <= mean <= 0.3 for mean in model.transform.image_mean)
+    x = [torch.rand(in_chans, 64, 64) for _ in range(2)]
+    assert all(torch.isfinite(loss) for loss in model(x, targets()).values())
+    assert len(model.eval()(x)) == 2
+
+
+def test_odd_batches(build):
+    model = build().eval()
+    assert len(model([torch.rand(3, 1, 1), torch.rand(3, 33, 71)])) == 2
+    with torch.autocast("cpu", torch.bfloat16):
+        assert len(model(images(1))) == 1
+    with pytest.raises(IndexError):  # as torchvision's own
+        model([])
+
+
+def test_a_run_folder_is_a_backbone(build, tmp_path):
+    run = timm.create_model(SMALL, num_classes=4)
+    run.load_state_dict(random_state_dict(SMALL, num_classes=4))
+    save_for_hf(run, tmp_path, model_config={"pretrained_cfg": {**run.pretrained_cfg, "mean": (0.1, 0.1, 0.1)}})
+    model = build(pretrained_backbone=tmp_path)
+    assert torch.equal(model.backbone.taps.conv_stem.weight, run.conv_stem.weight)
+    assert model.transform.image_mean == [0.1, 0.1, 0.1]
+    with pytest.raises(ConversionError, match="mnv2zoo_100"):
+        build("mnv2zoo_100", pretrained_backbone=tmp_path)
 
 
 def test_wrong_arguments_are_told(build):

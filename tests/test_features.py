@@ -4,6 +4,7 @@ import copy
 import os
 from collections import OrderedDict
 
+import onnxruntime
 import pytest
 import timm
 import torch
@@ -163,6 +164,13 @@ class TestOtherMachinery:
     def test_fx(self, taps, x):
         self.check(taps, fx.symbolic_trace(taps), x)
 
+    def test_onnx(self, taps, x, tmp_path):
+        path = tmp_path / "taps.onnx"
+        torch.onnx.export(taps, (x,), path, output_names=taps.names, verbose=False)
+        session = onnxruntime.InferenceSession(path)
+        found = dict(zip(taps.names, session.run(taps.names, {session.get_inputs()[0].name: x.numpy()}), strict=True))
+        self.check(taps, lambda _: {name: torch.from_numpy(value) for name, value in found.items()}, x)
+
     def test_channels_last(self, taps, x):
         self.check(taps, copy.deepcopy(taps).to(memory_format=torch.channels_last), x)
 
@@ -209,6 +217,12 @@ def test_a_pruned_network_has_fewer_levels(small):
 def test_wrong_names_are_told_from_near_ones(small, names, location, words):
     with pytest.raises(TapError, match=words):
         BottleneckTaps(small, names, location)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_they_are_in_the_networks_mode(small, training):
+    taps = BottleneckTaps(copy.deepcopy(small).train(training), ["Bottleneck_3", "Bottleneck_7"])
+    assert {module.training for module in taps.modules()} == {training}
 
 
 def test_other_networks_are_refused():

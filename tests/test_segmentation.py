@@ -67,6 +67,19 @@ def test_layers_can_be_frozen(build):
     assert all(p.requires_grad for name, p in parameters.items() if name.startswith("classifier"))
 
 
+@pytest.mark.parametrize("in_chans", [1, 4])
+def test_other_than_rgb_images(build, in_chans):
+    assert build(in_chans=in_chans)(torch.rand(2, in_chans, 64, 64))["out"].shape == (2, 5, 64, 64)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 64, 64), (1, 3, 1, 1), (1, 3, 33, 71)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_odd_batches(build, shape, dtype):
+    out = build().eval().to(dtype)(torch.rand(shape, dtype=dtype))["out"]
+    assert out.shape == (shape[0], 5, *shape[2:])
+    assert out.dtype == dtype
+
+
 def test_wrong_arguments_are_told(build):
     with pytest.raises(UnknownModelError, match="mnv2zoo_035"):
         build("mnv2zoo_036")

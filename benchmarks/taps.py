@@ -1,0 +1,121 @@
+"""Measures taps against timm's pruned `forward_intermediates` and torchvision's `create_feature_extractor`.
+
+All are made of the same network, or of timm's with the same weights, and their maps are compared first. Time: they take
+turns in one process of one thread. Memory: what the peak of a process grows by in a forward pass of 64 images.
+
+    python benchmarks/taps.py --rounds 100
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import report
+
+RIVALS = {
+    "Bottleneck_7": ("timm pruned", "torchvision"),
+    "Bottleneck_3, Bottleneck_6, Bottleneck_13, Bottleneck_17": ("timm pruned", "torchvision"),
+}
+
+
+def build(kind: str, names: list[str]) -> Any:
+    """From images to a list of maps, on random weights that are the same for all kinds."""
+    import timm
+    import torch
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    from mnv2zoo import features
+
+    torch.manual_seed(0)
+    model = timm.create_model("mnv2zoo_100").eval()
+    if kind == "mnv2zoo":
+        taps = features.BottleneckTaps(model, names)
+        return lambda x: list(taps(x).values())
+    if kind == "torchvision":
+        nodes = {f"blocks.{b.stage}.{b.index}": b.name for b in features.bottlenecks(model) if b.name in names}
+        extractor = create_feature_extractor(model, nodes)
+        return lambda x: list(extractor(x).values())
+    theirs = timm.create_model("mobilenetv2_100").eval()
+    theirs.load_state_dict(model.state_dict())
+    # timm gives the last map at each resolution alone; for another one its neighbour is taken along to there.
+    if names == ["Bottleneck_7"]:
+        theirs.blocks[2].append(theirs.blocks[3][0])
+        names = ["Bottleneck_6"]
+    ends = [info["module"] for info in theirs.feature_info]
+    indices = [ends.index(f"blocks.{block.stage}") for block in features.bottlenecks(model) if block.name in names]
+    theirs.prune_intermediate_layers(indices)
+    return lambda x: theirs.forward_intermediates(x, indices=indices, stop_early=True, intermediates_only=True)
+
+
+def peak(kind: str, names: list[str]) -> None:
+    """Prints the MB by which the peak of this process grows in a forward pass. Linux alone can tell."""
+    import torch
+
+    network, images = build(kind, names), torch.randn(64, 3, 224, 224)
+
+    def kilobytes(line: str) -> int:
+        return int(re.search(rf"{line}:\s+(\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))[1])
+
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak begins anew
+    before = kilobytes("VmRSS")
+    with torch.inference_mode():
+        network(images)
+    print((kilobytes("VmHWM") - before) / 1024)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=100, help="passes of each kind (100 by default)")
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        peak(args.measure[0], args.measure[1].split(", "))
+        return
+
+    import torch
+
+    torch.set_num_threads(1)
+    results: dict[str, object] = {}
+    x = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    for case, rivals in RIVALS.items():
+        networks = {kind: build(kind, case.split(", ")) for kind in ("mnv2zoo", *rivals)}
+        series: dict[str, list[float]] = {kind: [] for kind in networks}
+        with torch.inference_mode():
+            expected = networks["mnv2zoo"](x)
+            for kind, network in networks.items():
+                for ours, theirs in zip(expected, network(x), strict=True):
+                    torch.testing.assert_close(theirs, ours, msg=kind)
+            for round_ in range(args.rounds + 10):
+                for kind, network in networks.items():
+                    start = time.perf_counter()
+                    network(x)
+                    if round_ >= 10:
+                        series[kind].append(time.perf_counter() - start)
+        memory = {
+            kind: round(
+                float(
+                    subprocess.run(
+                        [sys.executable, __file__, "--measure", kind, case], capture_output=True, check=True
+                    ).stdout
+                )
+            )
+            for kind in networks
+        }
+        median = {kind: statistics.median(values) for kind, values in series.items()}
+        ratios = {kind: round(median["mnv2zoo"] / median[kind], 3) for kind in rivals}
+        times = {kind: report.summary(values) for kind, values in series.items()}
+        results[case] = {"time": times, "ratio_to": ratios, "peak_mb_of_64_images": memory}
+        print(f"{case}: {json.dumps(results[case])}")
+    print(f"Written to {report.write('taps', {'threads': 1, **results})}")
+
+
+if __name__ == "__main__":
+    main()
