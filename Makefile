@@ -5,12 +5,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PHOTO := examples/coffee.jpg
+GROCERY ?= ../shared/data/grocery
 
-.PHONY: help demo test docs docs-serve generate check lint types bench clean
+.PHONY: help demo test docs docs-serve generate check lint types bench detection segmentation clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z -]+):.*## /\1\t/' | expand -t 24
 
 # The stamps come last in each recipe, so that a step that was cut short is done again.
 $(VENV)/.made:
@@ -55,11 +56,16 @@ lint: $(VENV)/.dev  ## check style and format
 types: $(VENV)/.dev  ## check types
 	$(BIN)/mypy
 
+# ARGS="--weights FILE --mean 0.5 --std 0.5" takes other weights than those of the Hub.
+detection segmentation: $(VENV)/.dev  ## train an example on the photos in GROCERY
+	$(BIN)/python examples/$@.py $(GROCERY) --out runs/$@ $(ARGS)
+
 bench: $(VENV)/.dev  ## measure, and write the figures to benchmarks/results/
 	$(BIN)/python benchmarks/create_model.py
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/head_cache.py
+	$(BIN)/python benchmarks/taps.py
 
 clean:  ## remove .venv and everything built
 	rm -rf $(VENV) dist build site *.egg-info .*_cache .hypothesis
