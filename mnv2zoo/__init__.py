@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 __all__ = [
     "architecture",
     "convert",
+    "deploy",
     "detection",
     "environment",
     "errors",
@@ -41,6 +42,18 @@ def _is_command_line() -> bool:
 # The command line answers --help before torch and timm are imported, which takes seconds; its commands
 # import what they need.
 if not _is_command_line():
-    from mnv2zoo import convert, detection, features, info, model, network, registry, segmentation, training, weights
+    from mnv2zoo import (
+        convert,
+        deploy,
+        detection,
+        features,
+        info,
+        model,
+        network,
+        registry,
+        segmentation,
+        training,
+        weights,
+    )
     from mnv2zoo.info import list_models, model_info, transforms
     from mnv2zoo.training import evaluate, finetune

@@ -69,6 +69,10 @@ class TapError(ZooError, ValueError):
     """A level of a network that cannot be tapped."""
 
 
+class DeployError(ZooError, RuntimeError):
+    """A network that cannot be made faster as was asked, or would compute something else then."""
+
+
 class MissingExtraError(ZooError, ImportError):
     """An optional dependency that is not installed."""
 

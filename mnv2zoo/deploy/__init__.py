@@ -1,0 +1,218 @@
+"""Networks made fast for the machine at hand, and checked against what they were made from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from mnv2zoo.deploy.engines import ENGINES, Runner, Source
+from mnv2zoo.deploy.fold import fold
+from mnv2zoo.errors import DeployError, MissingExtraError, nearest
+
+__all__ = ["Attempt", "Optimized", "fold", "optimize"]
+
+EngineName = Literal["auto", "torch", "inductor", "onnxruntime", "openvino"]
+Precision = Literal["fp32", "bf16"]
+# How far outputs may be from the original's, as a part of their norm.
+TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}
+TIMED_SECONDS, TIMED_RUNS = 0.5, 20  # how long `auto` tries an engine, whichever ends first
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What came of trying an engine.
+
+    Attributes:
+        engine: Its name.
+        milliseconds: Median time for the example; None where it was not timed.
+        error: Distance of its outputs from the original's, as a part of their norm; None where it did not
+            run.
+        verdict: `chosen`, `slower`, or why it was left out.
+    """
+
+    engine: str
+    milliseconds: float | None
+    error: float | None
+    verdict: str
+
+
+class Optimized:
+    """A network on an engine: a function from images (N, C, H, W) to what the network gives.
+
+    N may be any number; C, H and W are the example's.
+
+    Attributes:
+        engine: The engine's name.
+        precision: `fp32` or `bf16`.
+        max_abs_error: Largest difference of an output from the original's on the example.
+        tried: The engines that were tried, and what came of each.
+    """
+
+    def __init__(self, runner: Runner, engine: str, precision: str, example: Tensor, expected: Any) -> None:
+        self.engine, self.precision = engine, precision
+        self.max_abs_error = 0.0
+        self.tried: Sequence[Attempt] = ()
+        self._runner = runner
+        self._shape = tuple(example.shape[1:])
+        leaves, self._structure = pytree.tree_flatten(expected)
+        self._outputs = [(leaf.shape[1:], leaf.dtype) for leaf in leaves]
+
+    def __call__(self, x: Tensor) -> Any:
+        """Runs the network.
+
+        Args:
+            x: Images (N, C, H, W) of floating-point numbers, as the network's preprocessing makes them.
+
+        Returns:
+            What the network gives: logits, or an ordered dict of maps; on the CPU.
+
+        Raises:
+            DeployError: If the shape is another than the example's but for N.
+        """
+        if x.ndim != 4 or tuple(x.shape[1:]) != self._shape or not x.is_floating_point():
+            raise DeployError(
+                "no such images",
+                expected="floating-point (N, {}, {}, {})".format(*self._shape),
+                found=f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}",
+                fix="Optimize again with an example of that shape.",
+            )
+        if len(x):
+            outputs = self._runner(x.detach().float())
+        else:
+            outputs = [torch.empty(0, *shape, dtype=dtype) for shape, dtype in self._outputs]
+        return pytree.tree_unflatten(outputs, self._structure)
+
+    def __repr__(self) -> str:
+        return f"Optimized({self.engine}, {self.precision}, max_abs_error={self.max_abs_error:.2g})"
+
+
+def optimize(
+    model: nn.Module,
+    example: Tensor,
+    engine: EngineName = "auto",
+    precision: Precision = "fp32",
+    threads: int | None = None,
+) -> Optimized:
+    """Makes a network fast for this machine's processor.
+
+    Batch norms are folded into convolutions; the engine does the rest. What it computes is compared with
+    the original on the example.
+
+    Args:
+        model: A network of the zoo in evaluation mode, or taps on one.
+        example: Images (N, C, H, W) such as it will see, with the batch size that shall be fast.
+        engine: `torch` needs no other package; `inductor` compiles with a C++ compiler, for a minute;
+            `onnxruntime` and `openvino` come with the extra `deploy`. `auto` tries those that are there
+            but for `inductor`, and keeps the fastest.
+        precision: `fp32`; or `bf16`, for processors that can multiply it.
+        threads: Threads that it computes with; PyTorch's number by default.
+
+    Returns:
+        The network, as a function.
+
+    Raises:
+        DeployError: If the model is in training mode, the example is unfit, the engine does not know the
+            precision, or an output is further from the original's than the precision allows.
+        MissingExtraError: If the engine is not installed.
+    """
+    _check(model, example, engine, precision, threads)
+    threads = threads or torch.get_num_threads()
+    with torch.inference_mode():
+        expected = model(example)
+    source = Source(fold(model), example)
+    if engine != "auto":
+        optimized, _ = _built(engine, source, precision, threads, expected)
+        return optimized
+    return _fastest(source, precision, threads, expected)
+
+
+def _fastest(source: Source, precision: str, threads: int, expected: Any) -> Optimized:
+    best: Optimized | None = None
+    attempts: dict[str, Attempt] = {}
+    for name in ENGINES:
+        if reason := _left_out(name, precision):
+            attempts[name] = Attempt(name, None, None, reason)
+            continue
+        try:
+            optimized, error = _built(name, source, precision, threads, expected)
+        except DeployError as failure:
+            attempts[name] = Attempt(name, None, None, str(failure))
+            continue
+        attempts[name] = Attempt(name, _milliseconds(optimized, source.example), error, "slower")
+        if best is None or attempts[name].milliseconds < attempts[best.engine].milliseconds:  # type: ignore[operator]
+            best = optimized
+    if best is None:
+        reasons = "; ".join(f"{attempt.engine}: {attempt.verdict}" for attempt in attempts.values())
+        raise DeployError("no engine can run it", found=reasons)
+    won = attempts[best.engine]
+    attempts[best.engine] = Attempt(won.engine, won.milliseconds, won.error, "chosen")
+    best.tried = tuple(attempts.values())
+    return best
+
+
+def _left_out(name: str, precision: str) -> str:
+    """Why `auto` does not try an engine; empty if it does."""
+    engine = ENGINES[name]
+    if precision not in engine.precisions:
+        return f"knows no {precision}"
+    if engine.missing:
+        return f"not installed: {', '.join(engine.missing)}"
+    if engine.patient:
+        return "compiles for a minute; ask for it by name"
+    return ""
+
+
+def _built(name: str, source: Source, precision: str, threads: int, expected: Any) -> tuple[Optimized, float]:
+    """A network on an engine, and how far its outputs are from what is expected, as a part of their norm."""
+    runner = ENGINES[name].build(source, precision, threads)
+    optimized = Optimized(runner, name, precision, source.example, expected)
+    pairs = list(zip(runner(source.example.float()), pytree.tree_leaves(expected), strict=True))
+    error = max(((found - wanted).norm() / wanted.norm().clamp_min(1e-12)).item() for found, wanted in pairs)
+    optimized.max_abs_error = max((found - wanted).abs().max().item() for found, wanted in pairs)
+    if not error <= TOLERANCE[precision]:  # a comparison with NaN is false
+        raise DeployError(
+            f"{name} does not compute what the model computes",
+            expected=f"outputs within {TOLERANCE[precision]:.1%} of the original's norm in {precision}",
+            found=f"{error:.2%}",
+            fix="Take precision fp32." if precision != "fp32" else "Take another engine, and report this one.",
+        )
+    return optimized, error
+
+
+def _milliseconds(run: Callable[[Tensor], Any], example: Tensor) -> float:
+    """Median time of a run, after the one that checked it."""
+    times: list[float] = []
+    while len(times) < TIMED_RUNS and (sum(times) < TIMED_SECONDS or len(times) < 3):
+        started = time.perf_counter()
+        run(example)
+        times.append(time.perf_counter() - started)
+    return 1000 * sorted(times)[len(times) // 2]
+
+
+def _check(model: nn.Module, example: Tensor, engine: str, precision: str, threads: int | None) -> None:
+    for what, value, known in (("engine", engine, get_args(EngineName)), ("precision", precision, get_args(Precision))):
+        if value not in known:
+            raise DeployError(f"no such {what}", expected=nearest(str(value), known, 4), found=repr(value))
+    if threads is not None and threads < 1:
+        raise DeployError("no such number of threads", expected="1 or more", found=threads, where="threads")
+    if engine != "auto":
+        if precision not in ENGINES[engine].precisions:
+            able = [name for name, other in ENGINES.items() if precision in other.precisions]
+            raise DeployError(f"{engine} knows no {precision}", fix=f"These do: {', '.join(able)}.")
+        if missing := ENGINES[engine].missing:
+            raise MissingExtraError(
+                f"engine {engine} needs {', '.join(missing)}", fix='Run: pip install "mnv2zoo[deploy]"'
+            )
+    if any(module.training for module in model.modules()):
+        raise DeployError("the model is in training mode", fix="Call model.eval() first.")
+    if not isinstance(example, Tensor) or example.ndim != 4 or not example.is_floating_point() or not len(example):
+        found = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
+        raise DeployError("unfit example", expected="floating-point images (N, C, H, W)", found=found, where="example")
+    if not example.isfinite().all():
+        raise DeployError("unfit example", expected="finite numbers", found="NaN or infinity", where="example")

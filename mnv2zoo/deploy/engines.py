@@ -1,0 +1,192 @@
+"""What can run a network: each engine makes a function of it, from images to a list of outputs.
+
+Those of other runtimes take the network as ONNX, so there is one way out of PyTorch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+Runner = Callable[[Tensor], list[Tensor]]
+INPUT = "images"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What an engine starts from.
+
+    Attributes:
+        model: The folded network.
+        example: Images (N, C, H, W).
+    """
+
+    model: nn.Module
+    example: Tensor
+
+    @functools.cached_property
+    def onnx(self) -> bytes:
+        """The network as ONNX, exported once for all engines that take it."""
+        return to_onnx(self.model, self.example)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A way to run a network.
+
+    Attributes:
+        needs: Packages that it imports beyond the project's own dependencies.
+        precisions: What it can compute in.
+        patient: Whether it compiles for a minute before the first image.
+        build: From the source, a precision and a number of threads to a function.
+    """
+
+    needs: tuple[str, ...]
+    precisions: tuple[str, ...]
+    patient: bool
+    build: Callable[[Source, str, int], Runner]
+
+    @property
+    def missing(self) -> list[str]:
+        """The packages among `needs` that are not installed."""
+        return [package for package in self.needs if importlib.util.find_spec(package) is None]
+
+
+class Flat(nn.Module):
+    """A network whose outputs are a tuple, whatever they were grouped in."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Maps images (N, C, H, W) to the outputs."""
+        return tuple(pytree.tree_leaves(self.model(x)))
+
+
+def to_onnx(model: nn.Module, example: Tensor) -> bytes:
+    """Exports a network as ONNX with a batch of any size.
+
+    Args:
+        model: The network in evaluation mode.
+        example: Images (N, C, H, W).
+
+    Returns:
+        The file's bytes. Its input is `images`, its outputs are `output_0` and so on.
+    """
+    two = example[:1].repeat(2, 1, 1, 1)  # an export with a batch of one would be for one alone
+    with torch.inference_mode():
+        outputs = Flat(model)(two)
+    program = torch.onnx.export(
+        Flat(model).eval(),
+        (two,),
+        input_names=[INPUT],
+        output_names=[f"output_{number}" for number in range(len(outputs))],
+        dynamic_shapes={"x": {0: torch.export.Dim("batch")}},
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None  # it is None where a file was asked for
+    return program.model_proto.SerializeToString()
+
+
+@contextlib.contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _torch(source: Source, precision: str, threads: int) -> Runner:
+    network = Flat(source.model).to(_dtype(precision)).to(memory_format=torch.channels_last)
+
+    def run(x: Tensor) -> list[Tensor]:
+        with torch.inference_mode(), _threads(threads):
+            x = x.to(memory_format=torch.channels_last, dtype=_dtype(precision))
+            return [output.float() for output in network(x)]
+
+    return run
+
+
+def _inductor(source: Source, precision: str, threads: int) -> Runner:
+    from torch._inductor import config
+
+    network = Flat(source.model).to(_dtype(precision)).to(memory_format=torch.channels_last)
+    compiled = torch.compile(network, dynamic=False)
+
+    def run(x: Tensor) -> list[Tensor]:
+        with torch.no_grad(), _threads(threads), config.patch(freezing=True):
+            x = x.to(memory_format=torch.channels_last, dtype=_dtype(precision))
+            return [output.float() for output in compiled(x)]
+
+    return run
+
+
+def _onnxruntime(source: Source, precision: str, threads: int) -> Runner:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(source.onnx, options, providers=["CPUExecutionProvider"])
+
+    def run(x: Tensor) -> list[Tensor]:
+        return [torch.from_numpy(output) for output in session.run(None, {INPUT: x.contiguous().numpy()})]
+
+    return run
+
+
+def _openvino(source: Source, precision: str, threads: int) -> Runner:
+    import openvino
+
+    core = openvino.Core()
+    network = core.read_model(source.onnx)
+    network.reshape([1, *source.example.shape[1:]])  # kernels for one known size are faster
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": {"fp32": "f32"}.get(precision, precision)}
+    single = core.compile_model(network, "CPU", {**settings, "PERFORMANCE_HINT": "LATENCY"})
+    several: Any = None
+
+    def run(x: Tensor) -> list[Tensor]:
+        nonlocal several
+        images = x.contiguous().numpy()
+        if len(images) == 1:
+            return [torch.from_numpy(output.copy()) for output in single(images).values()]
+        # A core an image is faster than all cores at each.
+        if several is None:
+            many = core.compile_model(network, "CPU", {**settings, "PERFORMANCE_HINT": "THROUGHPUT"})
+            several = openvino.AsyncInferQueue(many)
+        found: list[Sequence[Any]] = [()] * len(images)
+
+        def keep(request: Any, place: int) -> None:
+            found[place] = [tensor.data.copy() for tensor in request.output_tensors]
+
+        several.set_callback(keep)
+        for place in range(len(images)):
+            several.start_async({INPUT: images[place : place + 1]}, place)
+        several.wait_all()
+        return [torch.cat([torch.from_numpy(row) for row in rows]) for rows in zip(*found, strict=True)]
+
+    return run
+
+
+def _dtype(precision: str) -> torch.dtype:
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+
+
+ENGINES = {
+    "torch": Engine((), ("fp32", "bf16"), False, _torch),
+    "inductor": Engine((), ("fp32", "bf16"), True, _inductor),
+    "onnxruntime": Engine(("onnx", "onnxscript", "onnxruntime"), ("fp32",), False, _onnxruntime),
+    "openvino": Engine(("onnx", "onnxscript", "openvino"), ("fp32", "bf16"), False, _openvino),
+}

@@ -1,0 +1,33 @@
+"""Batch norms folded into the convolutions before them, which need no work of their own then."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+def fold(model: nn.Module) -> nn.Module:
+    """Copies a network with its batch norms folded into its convolutions.
+
+    Args:
+        model: A network in evaluation mode whose modules define each batch norm right behind its
+            convolution, as those of the zoo do; activations within the norms stay.
+
+    Returns:
+        The copy, which computes the same but for rounding.
+    """
+    model = copy.deepcopy(model)
+    for parent in list(model.modules()):
+        for (name, conv), (norm_name, norm) in itertools.pairwise(list(parent.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, name, _fused(conv, norm))
+                setattr(parent, norm_name, getattr(norm, "act", nn.Identity()))
+    return model
+
+
+def _fused(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    fused: nn.Conv2d = fuse_conv_bn_eval(conv, norm)
+    return fused.requires_grad_(False)

@@ -1,0 +1,188 @@
+"""Optimised networks compute what the originals compute, on every engine."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import mnv2zoo
+from mnv2zoo import deploy
+from mnv2zoo.deploy.engines import ENGINES
+from mnv2zoo.errors import DeployError, MissingExtraError
+from tests.conftest import GOOGLE, SAMPLES, needs_google, random_state_dict
+
+NAMES = list(mnv2zoo.architecture.CONFIGS)
+PATIENT = [name for name, engine in ENGINES.items() if engine.patient]
+QUICK = [name for name, engine in ENGINES.items() if not engine.patient]
+SMALL = "mnv2zoo_035"
+
+
+def network(name=SMALL, **kwargs):
+    model = timm.create_model(name, **kwargs).eval()
+    model.load_state_dict(random_state_dict(name, **kwargs))
+    return model
+
+
+@pytest.fixture(scope="module")
+def small():
+    return network()
+
+
+@pytest.fixture
+def x():
+    return torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def expected(model, x):
+    with torch.inference_mode():
+        return model(x)
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"pad_type": "same"}, {"num_classes": 0}], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_folding_leaves_no_batch_norm_and_the_same_outputs(name, kwargs, x):
+    model = network(name, **kwargs)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    folded = deploy.fold(model)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    torch.testing.assert_close(expected(folded, x), expected(model, x), rtol=1e-3, atol=1e-3)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("engine", QUICK)
+@pytest.mark.parametrize("name", ["mnv2zoo_035", "mnv2zoo_050_c20"])
+def test_every_engine_agrees_whatever_the_batch(name, engine, x):
+    model = network(name)
+    fast = deploy.optimize(model, x[:1], engine)
+    assert (fast.engine, fast.precision) == (engine, "fp32")
+    assert fast.max_abs_error < 1e-3
+    wanted = expected(model, x)
+    torch.testing.assert_close(fast(x), wanted, rtol=1e-3, atol=1e-3)
+    for number in range(3):
+        torch.testing.assert_close(fast(x[number : number + 1]), wanted[number : number + 1], rtol=1e-3, atol=1e-3)
+    assert fast(x[:0]).shape == wanted[:0].shape
+
+
+@pytest.mark.parametrize("engine", QUICK)
+def test_taps_stay_an_ordered_dict(small, engine, x):
+    taps = mnv2zoo.features.BottleneckTaps(small, ["C2", "Bottleneck_3"], location="expansion")
+    found = deploy.optimize(taps, x, engine)(x)
+    assert list(found) == ["C2", "Bottleneck_3"]
+    for name, value in expected(taps, x).items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("engine", [name for name in QUICK if "bf16" in ENGINES[name].precisions])
+def test_bf16_is_near(engine, x):
+    model = network("mnv2zoo_050_c20")
+    fast = deploy.optimize(model, x, engine, "bf16")
+    wanted = expected(model, x)
+    assert fast.max_abs_error > 0
+    assert (fast(x) - wanted).norm() < 0.1 * wanted.norm()
+    assert fast(x).dtype == torch.float32
+
+
+@pytest.mark.parametrize("engine", PATIENT)
+def test_compiled_code_agrees(small, engine, x):
+    fast = deploy.optimize(small, x, engine)
+    torch.testing.assert_close(fast(x), expected(small, x), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(fast(x[:2]), expected(small, x[:2]), rtol=1e-3, atol=1e-3)
+
+
+def test_auto_keeps_the_fastest_and_says_why(small, x):
+    fast = deploy.optimize(small, x)
+    tried = {attempt.engine: attempt for attempt in fast.tried}
+    assert list(tried) == list(ENGINES)
+    timed = {name: attempt.milliseconds for name, attempt in tried.items() if attempt.milliseconds is not None}
+    assert set(timed) == set(QUICK)
+    assert fast.engine == min(timed, key=timed.get)
+    assert tried[fast.engine].verdict == "chosen"
+    assert "minute" in tried["inductor"].verdict
+    torch.testing.assert_close(fast(x), expected(small, x), rtol=1e-3, atol=1e-3)
+
+
+def test_auto_makes_do_with_what_is_there(small, x, monkeypatch):
+    there = {"torch": ENGINES["torch"]} | {
+        name: deploy.engines.Engine(("mnv2zoo_no_such_package",), engine.precisions, False, engine.build)
+        for name, engine in ENGINES.items()
+        if name != "torch"
+    }
+    monkeypatch.setattr(deploy, "ENGINES", there)
+    fast = deploy.optimize(small, x)
+    assert fast.engine == "torch"
+    assert "not installed: mnv2zoo_no_such_package" in fast.tried[-1].verdict
+    with pytest.raises(MissingExtraError, match=r"mnv2zoo\[deploy\]"):
+        deploy.optimize(small, x, "openvino")
+
+
+class Drifting(nn.Module):
+    """Gives other numbers at every call, so that no engine can agree with it."""
+
+    def forward(self, x):
+        return torch.rand(len(x), 5)
+
+
+class NotANumber(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3)) * float("nan")
+
+
+@pytest.mark.parametrize("model", [Drifting(), NotANumber()])
+def test_disagreement_is_an_error(model, x):
+    with pytest.raises(DeployError, match="does not compute what the model computes"):
+        deploy.optimize(model.eval(), x, "torch")
+
+
+@needs_google
+@pytest.mark.parametrize("engine", QUICK)
+def test_real_photos_get_the_same_classes(engine):
+    from PIL import Image
+    from safetensors.torch import load_file
+    from timm.data import create_transform
+
+    model = timm.create_model("mnv2zoo_100", pad_type="same").eval()
+    model.load_state_dict(load_file(GOOGLE))
+    preprocess = create_transform(
+        (3, 224, 224), crop_pct=0.875, interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3
+    )
+    photos = torch.stack([preprocess(Image.open(path).convert("RGB")) for path in sorted(SAMPLES.glob("*.jpg"))[:20]])
+    fast = deploy.optimize(model, photos[:1], engine)
+    wanted = expected(model, photos)
+    torch.testing.assert_close(fast(photos), wanted, rtol=1e-3, atol=2e-3)
+    assert torch.equal(fast(photos).argmax(1), wanted.argmax(1))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"engine": "openvin"}, "openvino"),
+        ({"precision": "fp16"}, "bf16"),
+        ({"engine": "onnxruntime", "precision": "bf16"}, "These do: torch"),
+        ({"threads": 0}, "1 or more"),
+        ({"example": torch.randn(3, 64, 64)}, r"\(N, C, H, W\)"),
+        ({"example": torch.zeros(1, 3, 64, 64, dtype=torch.uint8)}, "floating-point"),
+        ({"example": torch.full((1, 3, 64, 64), float("nan"))}, "finite"),
+        ({"example": torch.randn(0, 3, 64, 64)}, r"\(0, 3, 64, 64\)"),
+    ],
+)
+def test_bad_input_is_told(small, x, change, words):
+    with pytest.raises(DeployError, match=words):
+        deploy.optimize(**{"model": small, "example": x, "engine": "torch", **change})
+
+
+def test_a_model_in_training_mode_is_refused(x):
+    with pytest.raises(DeployError, match=r"model\.eval\(\)"):
+        deploy.optimize(timm.create_model(SMALL).train(), x, "torch")
+
+
+@pytest.mark.parametrize("wrong", [torch.randn(3, 64, 64), torch.randn(1, 3, 96, 64), torch.zeros(1, 3, 64, 64).int()])
+def test_other_images_than_the_example_are_refused(small, x, wrong):
+    with pytest.raises(DeployError, match="with an example of that shape"):
+        deploy.optimize(small, x, "torch")(wrong)
+
+
+def test_threads_are_set_for_the_run_alone(small, x):
+    before = torch.get_num_threads()
+    fast = deploy.optimize(small, x, "torch", threads=before + 1)
+    fast(x)
+    assert torch.get_num_threads() == before
