@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from mnv2zoo import architecture, environment, errors
+from mnv2zoo.version import __version__ as __version__
 
-__version__ = "0.1.0"
 __all__ = [
     "architecture",
     "convert",

@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn, TextIO
 import typer
 
 import mnv2zoo
-from mnv2zoo.cli import errors, evaluate, finetune, info, predict, weights
+from mnv2zoo.cli import errors, evaluate, export, finetune, info, predict, weights
 from mnv2zoo.cli import list as list_
 
 # typer's rich help pages would take as long again to make as all the rest of --help.
@@ -26,6 +26,7 @@ app.command("info", epilog=info.EXAMPLE)(info.command)
 app.command("predict", epilog=predict.EXAMPLE)(predict.command)
 app.command("finetune", epilog=finetune.EXAMPLE)(finetune.command)
 app.command("evaluate", epilog=evaluate.EXAMPLE)(evaluate.command)
+app.command("export", epilog=export.EXAMPLE)(export.command)
 app.add_typer(weights.app, name="weights")
 
 

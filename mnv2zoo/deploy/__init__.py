@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mnv2zoo.deploy.engines import ENGINES, Runner, Source
+from mnv2zoo.deploy.export import export
 from mnv2zoo.deploy.fold import fold
 from mnv2zoo.errors import DeployError, MissingExtraError, nearest
 
-__all__ = ["Attempt", "Optimized", "fold", "optimize"]
+__all__ = ["Attempt", "Optimized", "export", "fold", "optimize"]
 
 EngineName = Literal["auto", "torch", "inductor", "onnxruntime", "openvino"]
 Precision = Literal["fp32", "bf16"]

@@ -1,0 +1,211 @@
+"""A folder with all that it takes to classify photos elsewhere: model, preprocessing, labels, a script and a card."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from timm.data import resolve_data_config
+from torch import nn
+
+from mnv2zoo import network
+from mnv2zoo.deploy import engines
+from mnv2zoo.deploy.fold import fold
+from mnv2zoo.errors import DeployError, MissingExtraError, nearest
+from mnv2zoo.network import Description
+from mnv2zoo.version import __version__
+from mnv2zoo.weights import index
+
+Format = Literal["onnx", "openvino", "torch-export"]
+SCRIPT = Path(__file__).parent / "bundle/predict.py"
+NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
+RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "torch-export": "torch"}
+TOLERANCE = 1e-3  # of the outputs' norm
+CHECKED = 8  # random images that the card's figure comes from
+
+
+def export(model: nn.Module | str, directory: str | Path, format: Format = "onnx", name: str | None = None) -> Path:
+    """Makes a bundle that needs neither this package nor, but for `torch-export`, PyTorch.
+
+    It holds the model, `preprocess.json`, `labels.txt`, `predict.py` and the card `README.md`. The script's
+    outputs are compared with the model's before the folder appears.
+
+    Args:
+        model: A classifier of the zoo in evaluation mode; or its name: an architecture,
+            `architecture.tag`, a run folder or an `hf-hub:` name.
+        directory: The bundle: a folder that is not there yet, or empty.
+        format: `onnx` for ONNX Runtime, `openvino`, or `torch-export` for PyTorch (`.pt2`); any batch size.
+        name: What the card calls it; by default what the model was called.
+
+    Returns:
+        The bundle.
+
+    Raises:
+        DeployError: If the model is none that can be exported, the folder holds something or cannot be
+            written, or the bundle does not compute what the model computes.
+        MissingExtraError: If what the format needs is not installed.
+        UnknownModelError: If there is no network of that name.
+        WeightsError: If its weights cannot be found, fetched or verified.
+    """
+    directory = Path(directory)
+    _check(directory, format)
+    description = network.describe(model) if isinstance(model, str) else _description(model)
+    classifier: nn.Module = description.build().eval() if isinstance(model, str) else model
+    if any(module.training for module in classifier.modules()):
+        raise DeployError("the model is in training mode", fix="Call model.eval() first.")
+    preprocessing = _preprocessing(classifier)
+    labels = _labels(classifier, description)
+
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as aside:
+            bundle = Path(aside) / "bundle"
+            bundle.mkdir()
+            files = WRITERS[format](fold(classifier), torch.zeros(1, *preprocessing["input_size"]), bundle)
+            (bundle / "preprocess.json").write_text(json.dumps(preprocessing, indent=2) + "\n", encoding="utf-8")
+            (bundle / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
+            shutil.copyfile(SCRIPT, bundle / SCRIPT.name)
+            error = _compare(classifier, bundle, preprocessing)
+            card = _card(name or description.name, description, format, bundle, files, preprocessing, error)
+            (bundle / "README.md").write_text(card, encoding="utf-8")
+            bundle.replace(directory)
+    except OSError as error:
+        raise DeployError("cannot write the bundle", found=error.strerror or error, where=directory) from error
+    return directory
+
+
+def _check(directory: Path, format: str) -> None:
+    if format not in get_args(Format):
+        raise DeployError("no such format", expected=nearest(str(format), get_args(Format), 3), found=repr(format))
+    if missing := [need for need in NEEDS.get(format, ()) if importlib.util.find_spec(need) is None]:
+        raise MissingExtraError(f"format {format} needs {', '.join(missing)}", fix='Run: pip install "mnv2zoo[deploy]"')
+    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+        raise DeployError("the bundle's folder must be new or empty", found="something else", where=directory)
+
+
+def _description(model: nn.Module) -> Description:
+    """What a network that was built already is, as far as it tells."""
+    config, cfg = getattr(model, "config", None), getattr(model, "pretrained_cfg", None)
+    if config is None or cfg is None or not getattr(model, "num_classes", 0):
+        raise DeployError(
+            "no classifier of the zoo",
+            expected="a network as timm.create_model makes it, or its name",
+            found=type(model).__name__,
+        )
+    name = f"{config.name}.{cfg['tag']}" if cfg.get("tag") else config.name
+    known = network.describe(name) if name in index.entries() else None
+    label_names = cfg.get("label_names") or (known.label_names if known else ())
+    return Description(name, config, dict(cfg), label_names=label_names)
+
+
+def _preprocessing(model: nn.Module) -> dict[str, Any]:
+    cfg: Any = model.pretrained_cfg
+    data = resolve_data_config(pretrained_cfg=cfg, use_test_size=True)
+    _, height, width = data["input_size"]
+    in_chans: Any = model.in_chans  # the cfg has that of the weights
+    if data["crop_mode"] != "center" or height != width or in_chans != 3:
+        raise DeployError(
+            "a preprocessing that predict.py does not know",
+            expected="a square cut from the middle of an RGB image",
+            found={"in_chans": in_chans, **{key: data[key] for key in ("input_size", "crop_mode")}},
+        )
+    return {key: data[key] for key in ("input_size", "crop_pct", "interpolation", "mean", "std")}
+
+
+def _labels(model: nn.Module, description: Description) -> list[str]:
+    names = list(description.label_names)
+    count: Any = model.num_classes
+    # Of a network that was given another number of classes, the weights' names are not its own.
+    return names if len(names) == count else [str(number) for number in range(count)]
+
+
+def _to_onnx(model: nn.Module, example: torch.Tensor, bundle: Path) -> list[str]:
+    import onnx
+
+    document = onnx.load_from_string(engines.to_onnx(model, example))
+    opset = next(entry.version for entry in document.opset_import if not entry.domain)
+    onnx.helper.set_model_props(document, {"opset": str(opset), "producer": f"mnv2zoo {__version__}"})
+    onnx.save(document, bundle / "model.onnx")
+    return ["model.onnx"]
+
+
+def _to_openvino(model: nn.Module, example: torch.Tensor, bundle: Path) -> list[str]:
+    import openvino
+
+    document = openvino.Core().read_model(engines.to_onnx(model, example))
+    openvino.save_model(document, bundle / "model.xml", compress_to_fp16=False)
+    return ["model.xml", "model.bin"]
+
+
+def _to_torch(model: nn.Module, example: torch.Tensor, bundle: Path) -> list[str]:
+    two = example.repeat(2, 1, 1, 1)  # an export with a batch of one would be for one alone
+    program = torch.export.export(
+        engines.Flat(model).eval(), (two,), dynamic_shapes={"x": {0: torch.export.Dim("batch")}}
+    )
+    torch.export.save(program, bundle / "model.pt2")
+    return ["model.pt2"]
+
+
+# What each writes beside the rest, as names of files.
+WRITERS: Mapping[str, Callable[[nn.Module, torch.Tensor, Path], list[str]]] = {
+    "onnx": _to_onnx,
+    "openvino": _to_openvino,
+    "torch-export": _to_torch,
+}
+
+
+def _compare(model: nn.Module, bundle: Path, preprocessing: Mapping[str, Any]) -> float:
+    """The largest difference of a logit, between the bundle's script and the model, on random images."""
+    spec = importlib.util.spec_from_file_location("mnv2zoo_bundle", bundle / SCRIPT.name)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    images = torch.randn(CHECKED, *preprocessing["input_size"], generator=torch.Generator().manual_seed(0))
+    found = torch.from_numpy(script.load(bundle)(images.numpy()))
+    with torch.inference_mode():
+        wanted = model(images)
+    if not (error := (found - wanted).norm() / wanted.norm()) <= TOLERANCE:
+        raise DeployError(
+            "the bundle does not compute what the model computes",
+            expected=f"logits within {TOLERANCE:.1%} of their norm",
+            found=f"{error:.2%}",
+        )
+    return (found - wanted).abs().max().item()
+
+
+def _card(
+    name: str,
+    description: Description,
+    format: str,
+    bundle: Path,
+    files: list[str],
+    preprocessing: Mapping[str, Any],
+    error: float,
+) -> str:
+    hashes = "".join(f"- `{file}`: `{hashlib.sha256((bundle / file).read_bytes()).hexdigest()}`\n" for file in files)
+    side = preprocessing["input_size"][1]
+    return f"""# {name}
+
+{description.config.name}, exported by mnv2zoo {__version__} for {RUNTIMES[format]}.
+
+```sh
+pip install numpy pillow {RUNTIMES[format]}
+python predict.py photo.jpg
+```
+
+Images of {side} x {side} pixels, prepared as `preprocess.json` says, give a logit for each line of `labels.txt`.
+
+- Licence of the weights: {description.cfg.get("license") or "not known"}
+- Largest difference of a logit from PyTorch's, on {CHECKED} random images: {error:.1e}
+
+SHA-256:
+
+{hashes}"""
