@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from mnv2zoo.deploy.engines import ENGINES, Runner, Source
+from mnv2zoo.deploy.calibration import prepare
+from mnv2zoo.deploy.engines import ENGINES, Runner, Source, missing_quantizer
 from mnv2zoo.deploy.export import export
 from mnv2zoo.deploy.fold import fold
 from mnv2zoo.errors import DeployError, MissingExtraError, nearest
@@ -19,9 +21,9 @@ from mnv2zoo.errors import DeployError, MissingExtraError, nearest
 __all__ = ["Attempt", "Optimized", "export", "fold", "optimize"]
 
 EngineName = Literal["auto", "torch", "inductor", "onnxruntime", "openvino"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "int8"]
 # How far outputs may be from the original's, as a part of their norm.
-TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}
+TOLERANCE = {"fp32": 1e-3, "bf16": 0.1, "int8": 0.4}
 TIMED_SECONDS, TIMED_RUNS = 0.5, 20  # how long `auto` tries an engine, whichever ends first
 
 
@@ -50,14 +52,20 @@ class Optimized:
 
     Attributes:
         engine: The engine's name.
-        precision: `fp32` or `bf16`.
+        precision: `fp32`, `bf16` or `int8`.
         max_abs_error: Largest difference of an output from the original's on the example.
+        agreement: Calibration images, in percent, whose top class is the original's; None but for a
+            classifier in int8.
+        accuracy: Top-1 on the calibration images before and after, in percent; None where their classes
+            are not known. They chose the ranges, so other images may fare a little worse.
         tried: The engines that were tried, and what came of each.
     """
 
     def __init__(self, runner: Runner, engine: str, precision: str, example: Tensor, expected: Any) -> None:
         self.engine, self.precision = engine, precision
         self.max_abs_error = 0.0
+        self.agreement: float | None = None
+        self.accuracy: tuple[float, float] | None = None
         self.tried: Sequence[Attempt] = ()
         self._runner = runner
         self._shape = tuple(example.shape[1:])
@@ -98,6 +106,7 @@ def optimize(
     example: Tensor,
     engine: EngineName = "auto",
     precision: Precision = "fp32",
+    calibration: Tensor | str | Path | None = None,
     threads: int | None = None,
 ) -> Optimized:
     """Makes a network fast for this machine's processor.
@@ -111,7 +120,10 @@ def optimize(
         engine: `torch` needs no other package; `inductor` compiles with a C++ compiler, for a minute;
             `onnxruntime` and `openvino` come with the extra `deploy`. `auto` tries those that are there
             but for `inductor`, and keeps the fastest.
-        precision: `fp32`; or `bf16`, for processors that can multiply it.
+        precision: `fp32`; `bf16`, for processors that can multiply it; or `int8`, which NNCF quantises
+            for on calibration images.
+        calibration: For `int8`: prepared images (n, C, H, W), or a folder of images such as the network
+            will see, some hundreds; with a folder for each class, accuracy is reported too.
         threads: Threads that it computes with; PyTorch's number by default.
 
     Returns:
@@ -122,15 +134,29 @@ def optimize(
             precision, or an output is further from the original's than the precision allows.
         MissingExtraError: If the engine is not installed.
     """
-    _check(model, example, engine, precision, threads)
+    _check(model, example, engine, precision, calibration, threads)
     threads = threads or torch.get_num_threads()
+    seen = prepare(calibration, model, example) if calibration is not None else None
     with torch.inference_mode():
         expected = model(example)
-    source = Source(fold(model), example)
-    if engine != "auto":
+    source = Source(fold(model), example, seen.images if seen else None)
+    if engine == "auto":
+        optimized = _fastest(source, precision, threads, expected)
+    else:
         optimized, _ = _built(engine, source, precision, threads, expected)
-        return optimized
-    return _fastest(source, precision, threads, expected)
+    if seen and isinstance(expected, Tensor) and expected.ndim == 2:
+        with torch.inference_mode():
+            before = torch.cat([model(part) for part in seen.images.split(32)]).argmax(1)
+        after = optimized(seen.images).argmax(1)
+        optimized.agreement = _percent(before == after)
+        if seen.classes:
+            truth = torch.tensor(seen.classes)
+            optimized.accuracy = _percent(before == truth), _percent(after == truth)
+    return optimized
+
+
+def _percent(right: Tensor) -> float:
+    return 100 * right.float().mean().item()
 
 
 def _fastest(source: Source, precision: str, threads: int, expected: Any) -> Optimized:
@@ -162,8 +188,8 @@ def _left_out(name: str, precision: str) -> str:
     engine = ENGINES[name]
     if precision not in engine.precisions:
         return f"knows no {precision}"
-    if engine.missing:
-        return f"not installed: {', '.join(engine.missing)}"
+    if missing := engine.missing + missing_quantizer(precision):
+        return f"not installed: {', '.join(missing)}"
     if engine.patient:
         return "compiles for a minute; ask for it by name"
     return ""
@@ -196,17 +222,21 @@ def _milliseconds(run: Callable[[Tensor], Any], example: Tensor) -> float:
     return 1000 * sorted(times)[len(times) // 2]
 
 
-def _check(model: nn.Module, example: Tensor, engine: str, precision: str, threads: int | None) -> None:
+def _check(
+    model: nn.Module, example: Tensor, engine: str, precision: str, calibration: object, threads: int | None
+) -> None:
     for what, value, known in (("engine", engine, get_args(EngineName)), ("precision", precision, get_args(Precision))):
         if value not in known:
             raise DeployError(f"no such {what}", expected=nearest(str(value), known, 4), found=repr(value))
+    if (precision == "int8") != (calibration is not None):
+        raise DeployError("precision int8 and calibration images go together", found=precision, where="precision")
     if threads is not None and threads < 1:
         raise DeployError("no such number of threads", expected="1 or more", found=threads, where="threads")
     if engine != "auto":
         if precision not in ENGINES[engine].precisions:
             able = [name for name, other in ENGINES.items() if precision in other.precisions]
             raise DeployError(f"{engine} knows no {precision}", fix=f"These do: {', '.join(able)}.")
-        if missing := ENGINES[engine].missing:
+        if missing := ENGINES[engine].missing + missing_quantizer(precision):
             raise MissingExtraError(
                 f"engine {engine} needs {', '.join(missing)}", fix='Run: pip install "mnv2zoo[deploy]"'
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,10 +28,12 @@ class Source:
     Attributes:
         model: The folded network.
         example: Images (N, C, H, W).
+        calibration: Images (n, C, H, W) that int8 ranges are measured on; None for other precisions.
     """
 
     model: nn.Module
     example: Tensor
+    calibration: Tensor | None = None
 
     @functools.cached_property
     def onnx(self) -> bytes:
@@ -57,7 +60,16 @@ class Engine:
     @property
     def missing(self) -> list[str]:
         """The packages among `needs` that are not installed."""
-        return [package for package in self.needs if importlib.util.find_spec(package) is None]
+        return _missing(*self.needs)
+
+
+def missing_quantizer(precision: str) -> list[str]:
+    """What a precision needs and is not installed."""
+    return _missing("nncf") if precision == "int8" else []
+
+
+def _missing(*packages: str) -> list[str]:
+    return [package for package in packages if importlib.util.find_spec(package) is None]
 
 
 class Flat(nn.Module):
@@ -139,12 +151,30 @@ def _onnxruntime(source: Source, precision: str, threads: int) -> Runner:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(source.onnx, options, providers=["CPUExecutionProvider"])
+    document = _quantized_onnx(source) if precision == "int8" else source.onnx
+    session = onnxruntime.InferenceSession(document, options, providers=["CPUExecutionProvider"])
 
     def run(x: Tensor) -> list[Tensor]:
         return [torch.from_numpy(output) for output in session.run(None, {INPUT: x.contiguous().numpy()})]
 
     return run
+
+
+def _quantized_onnx(source: Source) -> bytes:
+    import onnx
+
+    document = _quantize(onnx.load_from_string(source.onnx), source, lambda image: {INPUT: image})
+    return document.SerializeToString()
+
+
+def _quantize(network: Any, source: Source, feed: Callable[[Any], Any]) -> Any:
+    """NNCF's post-training quantisation of an ONNX or OpenVINO network."""
+    import nncf
+
+    assert source.calibration is not None
+    nncf.set_log_level(logging.ERROR)
+    rows = [row[None].contiguous().numpy() for row in source.calibration]
+    return nncf.quantize(network, nncf.Dataset(rows, feed), subset_size=len(rows))
 
 
 def _openvino(source: Source, precision: str, threads: int) -> Runner:
@@ -153,7 +183,11 @@ def _openvino(source: Source, precision: str, threads: int) -> Runner:
     core = openvino.Core()
     network = core.read_model(source.onnx)
     network.reshape([1, *source.example.shape[1:]])  # kernels for one known size are faster
-    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": {"fp32": "f32"}.get(precision, precision)}
+    if precision == "int8":
+        network = _quantize(network, source, lambda image: image)
+    # What int8 leaves in floating point is computed in bf16 where the processor can.
+    rest = "f32" if precision == "fp32" else "bf16"
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": rest}
     single = core.compile_model(network, "CPU", {**settings, "PERFORMANCE_HINT": "LATENCY"})
     several: Any = None
 
@@ -187,6 +221,6 @@ def _dtype(precision: str) -> torch.dtype:
 ENGINES = {
     "torch": Engine((), ("fp32", "bf16"), False, _torch),
     "inductor": Engine((), ("fp32", "bf16"), True, _inductor),
-    "onnxruntime": Engine(("onnx", "onnxscript", "onnxruntime"), ("fp32",), False, _onnxruntime),
-    "openvino": Engine(("onnx", "onnxscript", "openvino"), ("fp32", "bf16"), False, _openvino),
+    "onnxruntime": Engine(("onnx", "onnxscript", "onnxruntime"), ("fp32", "int8"), False, _onnxruntime),
+    "openvino": Engine(("onnx", "onnxscript", "openvino"), ("fp32", "bf16", "int8"), False, _openvino),
 }

@@ -3,12 +3,15 @@
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
+from timm.data import create_transform, resolve_data_config
 from torch import nn
+from torchvision.transforms.functional import to_pil_image
 
 import mnv2zoo
-from mnv2zoo import deploy
+from mnv2zoo import deploy, images
 from mnv2zoo.deploy.engines import ENGINES
-from mnv2zoo.errors import DeployError, MissingExtraError
+from mnv2zoo.errors import DeployError, ImageReadError, MissingExtraError
 from tests.conftest import GOOGLE, SAMPLES, needs_google, random_state_dict
 
 NAMES = list(mnv2zoo.architecture.CONFIGS)
@@ -82,6 +85,58 @@ def test_bf16_is_near(engine, x):
     assert fast(x).dtype == torch.float32
 
 
+INT8 = [name for name, engine in ENGINES.items() if "int8" in engine.precisions]
+
+
+@needs_google
+@pytest.mark.parametrize("engine", INT8)
+def test_int8_keeps_the_classes_of_real_photos(engine):
+    model = google()
+    example = torch.zeros(1, 3, 224, 224)
+    fast = deploy.optimize(model, example_photos(1), engine, "int8", calibration=SAMPLES)
+    assert fast.precision == "int8"
+    assert fast.agreement >= 80
+    assert fast.accuracy is None
+    assert fast(example.repeat(2, 1, 1, 1)).shape == (2, 1000)
+
+
+@pytest.mark.parametrize("engine", INT8)
+def test_int8_reports_accuracy_where_classes_are_known(engine, tmp_path):
+    model = network("mnv2zoo_050_c20", num_classes=2)
+    pictures = torch.rand(12, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for number, image in enumerate(pictures):
+        folder = tmp_path / ("even", "odd")[number % 2]
+        folder.mkdir(exist_ok=True)
+        to_pil_image(image).save(folder / f"{number}.png")
+    fast = deploy.optimize(model, pictures[:1], engine, "int8", calibration=tmp_path)
+    before, after = fast.accuracy
+    assert {round(12 * value / 100, 6) % 1 for value in (before, after, fast.agreement)} == {0}
+
+
+@pytest.mark.parametrize(
+    ("calibration", "words"),
+    [
+        (torch.full((4, 3, 64, 64), float("nan")), "finite"),
+        (torch.rand(4, 3, 32, 32), r"\(n, 3, 64, 64\)"),
+        (torch.rand(0, 3, 64, 64), r"\(0, 3, 64, 64\)"),
+        (None, "go together"),
+    ],
+)
+def test_bad_calibration_is_told(small, x, calibration, words):
+    with pytest.raises(DeployError, match=words):
+        deploy.optimize(small, x, "openvino", "int8", calibration=calibration)
+
+
+def test_calibration_folders_need_a_preprocessing_and_images(small, x, tmp_path):
+    taps = mnv2zoo.features.BottleneckTaps(small, ["C1"])
+    with pytest.raises(DeployError, match="calibration tensors"):
+        deploy.optimize(taps, x, "openvino", "int8", calibration=tmp_path)
+    with pytest.raises(ImageReadError, match="no images"):
+        deploy.optimize(small, x, "openvino", "int8", calibration=tmp_path)
+    with pytest.raises(DeployError, match="go together"):
+        deploy.optimize(small, x, "openvino", calibration=x)
+
+
 @pytest.mark.parametrize("engine", PATIENT)
 def test_compiled_code_agrees(small, engine, x):
     fast = deploy.optimize(small, x, engine)
@@ -133,19 +188,22 @@ def test_disagreement_is_an_error(model, x):
         deploy.optimize(model.eval(), x, "torch")
 
 
+def google():
+    model = timm.create_model("mnv2zoo_100", pad_type="same").eval()
+    model.load_state_dict(load_file(GOOGLE))
+    model.pretrained_cfg = {**model.pretrained_cfg, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    return model
+
+
+def example_photos(count):
+    preprocess = create_transform(**resolve_data_config(pretrained_cfg=google().pretrained_cfg))
+    return torch.stack([preprocess(images.read(path)) for path in sorted(SAMPLES.glob("*.jpg"))[:count]])
+
+
 @needs_google
 @pytest.mark.parametrize("engine", QUICK)
 def test_real_photos_get_the_same_classes(engine):
-    from PIL import Image
-    from safetensors.torch import load_file
-    from timm.data import create_transform
-
-    model = timm.create_model("mnv2zoo_100", pad_type="same").eval()
-    model.load_state_dict(load_file(GOOGLE))
-    preprocess = create_transform(
-        (3, 224, 224), crop_pct=0.875, interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3
-    )
-    photos = torch.stack([preprocess(Image.open(path).convert("RGB")) for path in sorted(SAMPLES.glob("*.jpg"))[:20]])
+    model, photos = google(), example_photos(20)
     fast = deploy.optimize(model, photos[:1], engine)
     wanted = expected(model, photos)
     torch.testing.assert_close(fast(photos), wanted, rtol=1e-3, atol=2e-3)
