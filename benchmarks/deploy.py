@@ -1,0 +1,102 @@
+"""Measures `mnv2zoo_100` on every engine against timm and torchvision in eager mode, at 224 pixels.
+
+All take turns in one process; a round is a pass of each. Weights are Google's where they lie beside the repository,
+otherwise random, and int8 is calibrated on random images: figures are of speed alone.
+
+    python benchmarks/deploy.py --batch 1 32 --rounds 30
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import report
+import timm
+import torch
+import torchvision
+from safetensors.torch import load_file
+
+from mnv2zoo import deploy
+from mnv2zoo.deploy.engines import ENGINES
+from mnv2zoo.errors import DeployError
+
+GOOGLE = Path(__file__).resolve().parents[2] / "shared/weights/google_mobilenet_v2_1.0_224/model.safetensors"
+# How many times faster than timm in eager mode, at batch 1 and 32.
+GOALS = {
+    "torch fp32": (1.6, 3.5),
+    "inductor fp32": (2.2, 4.0),
+    "onnxruntime fp32": (4.5, 8.5),
+    "openvino fp32": (5.0, 9.0),
+    "openvino bf16": (8.0, 15.0),
+    "openvino int8": (10.0, 19.0),
+}
+
+
+def networks(images: torch.Tensor, skip: list[str]) -> dict[str, Callable[[torch.Tensor], object]]:
+    """What is measured, by name."""
+    found: dict[str, Callable[[torch.Tensor], object]] = {}
+    theirs = timm.create_model("mobilenetv2_100").eval()
+    ours = timm.create_model("mnv2zoo_100").eval()
+    if GOOGLE.is_file():
+        theirs.load_state_dict(load_file(GOOGLE))
+    ours.load_state_dict(theirs.state_dict())
+    last = timm.create_model("mobilenetv2_100").eval().to(memory_format=torch.channels_last)
+    found["timm"] = theirs
+    found["timm, channels last"] = lambda x: last(x.to(memory_format=torch.channels_last))
+    found["torchvision"] = torchvision.models.mobilenet_v2().eval()
+    calibration = torch.randn(32, *images.shape[1:])
+    for engine, about in ENGINES.items():
+        for precision in about.precisions:
+            name = f"{engine} {precision}"
+            if engine in skip or name in skip:
+                continue
+            started = time.perf_counter()
+            seen = calibration if precision == "int8" else None
+            try:
+                found[name] = deploy.optimize(ours, images, engine, precision, calibration=seen)
+            except DeployError as error:  # random int8 ranges may be too poor; speed is known all the same
+                print(f"{name}: {error}")
+                continue
+            print(f"{name}: made in {time.perf_counter() - started:.1f} s")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 32], help="images at once (1 and 32 by default)")
+    parser.add_argument("--rounds", type=int, default=30, help="passes of each at batch 1, a third of it at others")
+    parser.add_argument("--skip", nargs="*", default=[], help="engines, or engine and precision in one word")
+    args = parser.parse_args()
+    results: dict[str, object] = {}
+    for batch in args.batch:
+        images = torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+        measured = networks(images, args.skip)
+        series: dict[str, list[float]] = {name: [] for name in measured}
+        with torch.inference_mode():
+            for round_ in range(2 + (args.rounds if batch == 1 else max(5, args.rounds // 3))):
+                for name, network in measured.items():
+                    start = time.perf_counter()
+                    network(images)
+                    if round_ > 1:
+                        series[name].append((time.perf_counter() - start) / batch)
+        medians = {name: statistics.median(values) for name, values in series.items()}
+        rows = {
+            name: {
+                "ms_an_image": round(1000 * median, 2),
+                "times_timm": round(medians["timm"] / median, 2),
+                "goal": GOALS.get(name, (None, None))[batch > 1],
+            }
+            for name, median in medians.items()
+        }
+        results[f"batch {batch}"] = rows
+        for name, row in rows.items():
+            print(f"batch {batch}: {name}: {row}")
+    print(f"Written to {report.write('deploy', {'threads': torch.get_num_threads(), **results})}")
+
+
+if __name__ == "__main__":
+    main()
