@@ -120,6 +120,43 @@ def head_cache() -> str:
     return table("photos: | epochs: | without the cache, s: | with it, s: | times faster:", [cells])
 
 
+C20 = "mnv2zoo_100_c20.cifar100_coarse"
+
+
+def c20_record() -> Path:
+    """The folder with the record of the bundled weights' training."""
+    return ROOT / "docs/models" / C20
+
+
+def c20_figures() -> str:
+    results = json.loads((c20_record() / "results.json").read_text(encoding="utf-8"))
+    assert round(results["test"]["top1"], 4) == WEIGHTS[C20].metrics["top1"], "the index and the record disagree"
+    rows = (
+        (split, scores["images"], *(f"{scores[key]:.2f}" for key in ("top1", "top5", "calibration_error")))
+        for split, scores in results.items()
+        if isinstance(scores, dict)
+    )
+    classes = ((f"`{row['label']}`", f"{row['top1']:.1f}") for row in results["test"]["per_class"])
+    return (
+        table("images | how many: | top-1 (%): | top-5 (%): | calibration error (%):", rows)
+        + "\n"
+        + table("superclass | top-1 on the test images (%):", classes)
+    )
+
+
+def c20_runs() -> str:
+    rows = []
+    for path in sorted(c20_record().glob("*-recipe.json")):
+        step = path.name.partition("-")[0]
+        metrics = path.with_name(f"{step}-metrics.jsonl")
+        epochs = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+        recipe = json.loads(path.read_text(encoding="utf-8"))["recipe"]
+        minutes = sum(epoch["seconds"] for epoch in epochs) / 60
+        files = (f"[{what}]({C20}/{file.name})" for what, file in (("recipe", path), ("log", metrics)))
+        rows.append((step, recipe["train"], len(epochs), f"{minutes:.0f}", f"{epochs[-1]['val_top1']:.2f}", *files))
+    return table("run: | trained | epochs: | minutes: | validation top-1 (%): | values | epochs", rows)
+
+
 def training_step() -> str:
     results = measured("training_step")
     rows = (
@@ -132,7 +169,8 @@ def training_step() -> str:
 
 
 PARTS: dict[str, Callable[[], str]] = {
-    part.__name__: part for part in (zoo, architectures, weights, variables, head_cache, training_step)
+    part.__name__: part
+    for part in (zoo, architectures, weights, variables, head_cache, training_step, c20_figures, c20_runs)
 }
 
 
