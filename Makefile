@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PHOTO := examples/coffee.jpg
+PHOTO := examples/rocket.jpg
 GROCERY ?= ../shared/data/grocery
 
 .PHONY: help demo test docs docs-serve generate check lint types bench detection segmentation clean

@@ -10,7 +10,6 @@ cifar100=$1 runs=$2
 
 [ -e "$runs/data/coarse/test.tar" ] || python "$here/split.py" "$cifar100" "$runs/data"
 mnv2zoo finetune "$runs/data/fine" --model mnv2zoo_100_c20 --recipe "$here/fine.toml" --out "$runs/fine" --resume
-mnv2zoo finetune "$runs/data/coarse" --model "$runs/fine" --recipe "$here/coarse_head.toml" --out "$runs/head" --resume
-mnv2zoo finetune "$runs/data/coarse" --model "$runs/head" --recipe "$here/coarse.toml" --out "$runs/coarse" --resume
+mnv2zoo finetune "$runs/data/coarse" --model "$runs/fine" --recipe "$here/coarse.toml" --out "$runs/coarse" --resume
 mnv2zoo weights pack "$runs/coarse" --name mnv2zoo_100_c20.cifar100_coarse --license Apache-2.0 --description \
     "CIFAR-100's 20 superclasses, from random initialisation; CIFAR-100 names no licence: free for research with citation"
