@@ -169,7 +169,8 @@ class TestOtherMachinery:
         torch.onnx.export(taps, (x,), path, output_names=taps.names, verbose=False)
         session = onnxruntime.InferenceSession(path)
         found = dict(zip(taps.names, session.run(taps.names, {session.get_inputs()[0].name: x.numpy()}), strict=True))
-        self.check(taps, lambda _: {name: torch.from_numpy(value) for name, value in found.items()}, x)
+        # ONNX Runtime adds in another order; 1.3e-4 was seen.
+        self.check(taps, lambda _: {name: torch.from_numpy(value) for name, value in found.items()}, x, rtol=1e-3)
 
     def test_channels_last(self, taps, x):
         self.check(taps, copy.deepcopy(taps).to(memory_format=torch.channels_last), x)
