@@ -78,6 +78,7 @@ def main(task: Task, description: str) -> None:
     args = _arguments(description)
     weights = _weights(args)
     settings = {name: getattr(args, name) for name in SETTINGS}
+    settings["weights"] = Path(args.weights).name  # wherever the file lies
     args.out.mkdir(parents=True, exist_ok=True)
     training = _compose(args, "train", args.scenes, args.seed)
     test = _batches(_compose(args, args.test_on, args.test_scenes, args.seed + 1), args.batch_size)

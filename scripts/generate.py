@@ -168,9 +168,32 @@ def training_step() -> str:
     return table("network, side of the images | PyTorch alone, ms an image: | kept: | times faster:", rows)
 
 
+def detection() -> str:
+    settings, rows = trained("detection")
+    cells = ((row["backbone"], row["map"], row["map_50"], row["map_75"], row["minutes"]) for row in rows)
+    return settings + table("backbone | mAP (%): | mAP at 0.5: | mAP at 0.75: | minutes:", cells)
+
+
+def segmentation() -> str:
+    settings, rows = trained("segmentation")
+    cells = ((row["backbone"], row["miou"], row["classes"]["background"], row["minutes"]) for row in rows)
+    return settings + table("backbone | mIoU (%): | of the background: | minutes:", cells)
+
+
+def trained(example: str) -> tuple[str, list[dict[str, Any]]]:
+    """What an example last wrote for the documentation: its settings in words, and a row for each backbone."""
+    found = json.loads((ROOT / f"docs/results/{example}.json").read_text(encoding="utf-8"))
+    values, cores = found["settings"], found["machine"]["cores"]
+    settings = "{scenes} scenes of {side} pixels, {epochs} epochs, {test_scenes} test scenes".format(**values)
+    return f"{settings}; minutes are those of training on {cores} cores:\n\n", list(found["results"].values())
+
+
 PARTS: dict[str, Callable[[], str]] = {
     part.__name__: part
-    for part in (zoo, architectures, weights, variables, head_cache, training_step, c20_figures, c20_runs)
+    for part in (
+        *(zoo, architectures, weights, variables),
+        *(head_cache, training_step, detection, segmentation, c20_figures, c20_runs),
+    )
 }
 
 
