@@ -17,8 +17,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import report
@@ -91,17 +89,7 @@ def measure(file: str, rounds: int) -> None:
     mine, others = ours().state_dict(), theirs().state_dict()  # warms up, too
     assert mine.keys() == others.keys()
     assert all(torch.equal(mine[key], others[key]) for key in mine), "the two did not load the same numbers"
-    series: dict[str, list[float]] = {"mnv2zoo": [], "timm": []}
-    for _ in range(rounds):
-        series["mnv2zoo"].append(seconds(ours))
-        series["timm"].append(seconds(theirs))
-    print(json.dumps(series))
-
-
-def seconds(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
+    print(json.dumps(report.take_turns({"mnv2zoo": ours, "timm": theirs}, rounds)))
 
 
 def main() -> None:

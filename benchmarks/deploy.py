@@ -12,6 +12,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import report
@@ -58,7 +59,7 @@ def networks(images: torch.Tensor, skip: list[str]) -> dict[str, Callable[[torch
             seen = calibration if precision == "int8" else None
             try:
                 found[name] = deploy.optimize(ours, images, engine, precision, calibration=seen)
-            except DeployError as error:  # random int8 ranges may be too poor; speed is known all the same
+            except DeployError as error:  # random images may make poor int8 ranges; it is left out then
                 print(f"{name}: {error}")
                 continue
             print(f"{name}: made in {time.perf_counter() - started:.1f} s")
@@ -75,15 +76,12 @@ def main() -> None:
     for batch in args.batch:
         images = torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(0))
         measured = networks(images, args.skip)
-        series: dict[str, list[float]] = {name: [] for name in measured}
+        rounds = args.rounds if batch == 1 else max(5, args.rounds // 3)
         with torch.inference_mode():
-            for round_ in range(2 + (args.rounds if batch == 1 else max(5, args.rounds // 3))):
-                for name, network in measured.items():
-                    start = time.perf_counter()
-                    network(images)
-                    if round_ > 1:
-                        series[name].append((time.perf_counter() - start) / batch)
-        medians = {name: statistics.median(values) for name, values in series.items()}
+            series = report.take_turns(
+                {name: partial(network, images) for name, network in measured.items()}, rounds, 2
+            )
+        medians = {name: statistics.median(values) / batch for name, values in series.items()}
         rows = {
             name: {
                 "ms_an_image": round(1000 * median, 2),

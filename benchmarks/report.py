@@ -6,6 +6,8 @@ import json
 import os
 import platform
 import statistics
+import time
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,6 +24,18 @@ def cpu_name() -> str:
 def machine() -> dict[str, object]:
     versions = {name: version(name) for name in ("timm", "torch")}
     return {"cpu": cpu_name(), "cores": os.cpu_count(), "python": platform.python_version(), **versions}
+
+
+def take_turns(functions: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 0) -> dict[str, list[float]]:
+    """Seconds of each function's calls; a round is a call of each, and the first `warm_up` rounds do not count."""
+    series: dict[str, list[float]] = {name: [] for name in functions}
+    for number in range(-warm_up, rounds):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            if number >= 0:
+                series[name].append(time.perf_counter() - start)
+    return series
 
 
 def summary(seconds: list[float]) -> dict[str, object]:

@@ -14,7 +14,7 @@ import re
 import statistics
 import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,18 +87,14 @@ def main() -> None:
     x = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     for case, rivals in RIVALS.items():
         networks = {kind: build(kind, case.split(", ")) for kind in ("mnv2zoo", *rivals)}
-        series: dict[str, list[float]] = {kind: [] for kind in networks}
         with torch.inference_mode():
             expected = networks["mnv2zoo"](x)
             for kind, network in networks.items():
                 for ours, theirs in zip(expected, network(x), strict=True):
                     torch.testing.assert_close(theirs, ours, msg=kind)
-            for round_ in range(args.rounds + 10):
-                for kind, network in networks.items():
-                    start = time.perf_counter()
-                    network(x)
-                    if round_ >= 10:
-                        series[kind].append(time.perf_counter() - start)
+            series = report.take_turns(
+                {kind: partial(network, x) for kind, network in networks.items()}, args.rounds, 10
+            )
         memory = {
             kind: round(
                 float(

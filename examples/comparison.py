@@ -78,7 +78,6 @@ def main(task: Task, description: str) -> None:
     args = _arguments(description)
     weights = _weights(args)
     settings = {name: getattr(args, name) for name in SETTINGS}
-    settings["weights"] = Path(args.weights).name  # wherever the file lies
     args.out.mkdir(parents=True, exist_ok=True)
     training = _compose(args, "train", args.scenes, args.seed)
     test = _batches(_compose(args, args.test_on, args.test_scenes, args.seed + 1), args.batch_size)
@@ -97,23 +96,15 @@ def main(task: Task, description: str) -> None:
         print("  " + json.dumps(results[backbone]))
 
     machine = {"processor": platform.machine(), "cores": os.cpu_count(), "device": str(args.device)}
-    record = (
-        json.dumps(
-            {
-                "settings": settings | {"test_on": args.test_on, "test_scenes": args.test_scenes},
-                "machine": machine,
-                "results": results,
-            },
-            indent=2,
-        )
-        + "\n"
-    )
-    figures, picture = args.out / "results.json", args.out / "predictions.jpg"
+    # The record names the weights' file wherever it lies; a checkpoint knows its weights by the whole path.
+    recorded = settings | {"weights": Path(args.weights).name, "test_on": args.test_on, "test_scenes": args.test_scenes}
+    record = json.dumps({"settings": recorded, "machine": machine, "results": results}, indent=2) + "\n"
+    figures_file, picture = args.out / "results.json", args.out / "predictions.jpg"
     if args.docs:
-        figures, picture = DOCS / f"results/{task.name}.json", DOCS / f"images/{task.name}.jpg"
-    figures.write_text(record, encoding="utf-8")
+        figures_file, picture = DOCS / f"results/{task.name}.json", DOCS / f"images/{task.name}.jpg"
+    figures_file.write_text(record, encoding="utf-8")
     _draw(task, models, [scene for batch in test for scene in batch][:SHOWN], picture)
-    print(f"{figures}\n{picture}")
+    print(f"{figures_file}\n{picture}")
 
 
 def _arguments(description: str) -> argparse.Namespace:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from mnv2zoo.deploy import checks
 from mnv2zoo.deploy.calibration import prepare
-from mnv2zoo.deploy.engines import ENGINES, Runner, Source, missing_quantizer
+from mnv2zoo.deploy.engines import ENGINES, Runner, Source
 from mnv2zoo.deploy.export import export
 from mnv2zoo.deploy.fold import fold
-from mnv2zoo.errors import DeployError, MissingExtraError, nearest
+from mnv2zoo.errors import DeployError, nearest
 
 __all__ = ["Attempt", "Optimized", "export", "fold", "optimize"]
 
@@ -177,8 +178,7 @@ def _fastest(source: Source, precision: str, threads: int, expected: Any) -> Opt
     if best is None:
         reasons = "; ".join(f"{attempt.engine}: {attempt.verdict}" for attempt in attempts.values())
         raise DeployError("no engine can run it", found=reasons)
-    won = attempts[best.engine]
-    attempts[best.engine] = Attempt(won.engine, won.milliseconds, won.error, "chosen")
+    attempts[best.engine] = replace(attempts[best.engine], verdict="chosen")
     best.tried = tuple(attempts.values())
     return best
 
@@ -188,7 +188,7 @@ def _left_out(name: str, precision: str) -> str:
     engine = ENGINES[name]
     if precision not in engine.precisions:
         return f"knows no {precision}"
-    if missing := engine.missing + missing_quantizer(precision):
+    if missing := checks.missing(engine.packages(precision)):
         return f"not installed: {', '.join(missing)}"
     if engine.patient:
         return "compiles for a minute; ask for it by name"
@@ -199,9 +199,8 @@ def _built(name: str, source: Source, precision: str, threads: int, expected: An
     """A network on an engine, and how far its outputs are from what is expected, as a part of their norm."""
     runner = ENGINES[name].build(source, precision, threads)
     optimized = Optimized(runner, name, precision, source.example, expected)
-    pairs = list(zip(runner(source.example.float()), pytree.tree_leaves(expected), strict=True))
-    error = max(((found - wanted).norm() / wanted.norm().clamp_min(1e-12)).item() for found, wanted in pairs)
-    optimized.max_abs_error = max((found - wanted).abs().max().item() for found, wanted in pairs)
+    outputs = runner(source.example.float())
+    error, optimized.max_abs_error = checks.distances(outputs, pytree.tree_leaves(expected))
     if not error <= TOLERANCE[precision]:  # a comparison with NaN is false
         raise DeployError(
             f"{name} does not compute what the model computes",
@@ -236,12 +235,8 @@ def _check(
         if precision not in ENGINES[engine].precisions:
             able = [name for name, other in ENGINES.items() if precision in other.precisions]
             raise DeployError(f"{engine} knows no {precision}", fix=f"These do: {', '.join(able)}.")
-        if missing := ENGINES[engine].missing + missing_quantizer(precision):
-            raise MissingExtraError(
-                f"engine {engine} needs {', '.join(missing)}", fix='Run: pip install "mnv2zoo[deploy]"'
-            )
-    if any(module.training for module in model.modules()):
-        raise DeployError("the model is in training mode", fix="Call model.eval() first.")
+        checks.require(ENGINES[engine].packages(precision), f"engine {engine}")
+    checks.require_evaluation_mode(model)
     if not isinstance(example, Tensor) or example.ndim != 4 or not example.is_floating_point() or not len(example):
         found = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
         raise DeployError("unfit example", expected="floating-point images (N, C, H, W)", found=found, where="example")

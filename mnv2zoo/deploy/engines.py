@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -57,19 +56,9 @@ class Engine:
     patient: bool
     build: Callable[[Source, str, int], Runner]
 
-    @property
-    def missing(self) -> list[str]:
-        """The packages among `needs` that are not installed."""
-        return _missing(*self.needs)
-
-
-def missing_quantizer(precision: str) -> list[str]:
-    """What a precision needs and is not installed."""
-    return _missing("nncf") if precision == "int8" else []
-
-
-def _missing(*packages: str) -> list[str]:
-    return [package for package in packages if importlib.util.find_spec(package) is None]
+    def packages(self, precision: str) -> tuple[str, ...]:
+        """What it imports for a precision: int8 is quantised for by NNCF."""
+        return (*self.needs, "nncf") if precision == "int8" else self.needs
 
 
 class Flat(nn.Module):
@@ -84,6 +73,12 @@ class Flat(nn.Module):
         return tuple(pytree.tree_leaves(self.model(x)))
 
 
+def any_batch(example: Tensor) -> dict[str, Any]:
+    """The arguments by which PyTorch's exports of a `Flat` network take batches of any size."""
+    two = example[:1].repeat(2, 1, 1, 1)  # an export with a batch of one would be for one alone
+    return {"args": (two,), "dynamic_shapes": {"x": {0: torch.export.Dim("batch")}}}
+
+
 def to_onnx(model: nn.Module, example: Tensor) -> bytes:
     """Exports a network as ONNX with a batch of any size.
 
@@ -94,15 +89,13 @@ def to_onnx(model: nn.Module, example: Tensor) -> bytes:
     Returns:
         The file's bytes. Its input is `images`, its outputs are `output_0` and so on.
     """
-    two = example[:1].repeat(2, 1, 1, 1)  # an export with a batch of one would be for one alone
     with torch.inference_mode():
-        outputs = Flat(model)(two)
+        outputs = Flat(model)(example[:1])
     program = torch.onnx.export(
         Flat(model).eval(),
-        (two,),
         input_names=[INPUT],
         output_names=[f"output_{number}" for number in range(len(outputs))],
-        dynamic_shapes={"x": {0: torch.export.Dim("batch")}},
+        **any_batch(example),
         dynamo=True,
         verbose=False,
     )

@@ -16,9 +16,9 @@ from timm.data import resolve_data_config
 from torch import nn
 
 from mnv2zoo import network
-from mnv2zoo.deploy import engines
+from mnv2zoo.deploy import checks, engines
 from mnv2zoo.deploy.fold import fold
-from mnv2zoo.errors import DeployError, MissingExtraError, nearest
+from mnv2zoo.errors import DeployError, nearest
 from mnv2zoo.network import Description
 from mnv2zoo.version import __version__
 from mnv2zoo.weights import index
@@ -58,8 +58,7 @@ def export(model: nn.Module | str, directory: str | Path, format: Format = "onnx
     _check(directory, format)
     description = network.describe(model) if isinstance(model, str) else _description(model)
     classifier: nn.Module = description.build().eval() if isinstance(model, str) else model
-    if any(module.training for module in classifier.modules()):
-        raise DeployError("the model is in training mode", fix="Call model.eval() first.")
+    checks.require_evaluation_mode(classifier)
     preprocessing = _preprocessing(classifier)
     labels = _labels(classifier, description)
 
@@ -84,8 +83,7 @@ def export(model: nn.Module | str, directory: str | Path, format: Format = "onnx
 def _check(directory: Path, format: str) -> None:
     if format not in get_args(Format):
         raise DeployError("no such format", expected=nearest(str(format), get_args(Format), 3), found=repr(format))
-    if missing := [need for need in NEEDS.get(format, ()) if importlib.util.find_spec(need) is None]:
-        raise MissingExtraError(f"format {format} needs {', '.join(missing)}", fix='Run: pip install "mnv2zoo[deploy]"')
+    checks.require(NEEDS.get(format, ()), f"format {format}")
     if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
         raise DeployError("the bundle's folder must be new or empty", found="something else", where=directory)
 
@@ -145,10 +143,7 @@ def _to_openvino(model: nn.Module, example: torch.Tensor, bundle: Path) -> list[
 
 
 def _to_torch(model: nn.Module, example: torch.Tensor, bundle: Path) -> list[str]:
-    two = example.repeat(2, 1, 1, 1)  # an export with a batch of one would be for one alone
-    program = torch.export.export(
-        engines.Flat(model).eval(), (two,), dynamic_shapes={"x": {0: torch.export.Dim("batch")}}
-    )
+    program = torch.export.export(engines.Flat(model).eval(), **engines.any_batch(example))
     torch.export.save(program, bundle / "model.pt2")
     return ["model.pt2"]
 
@@ -172,13 +167,14 @@ def _compare(model: nn.Module, bundle: Path, preprocessing: Mapping[str, Any]) -
     found = torch.from_numpy(script.load(bundle)(images.numpy()))
     with torch.inference_mode():
         wanted = model(images)
-    if not (error := (found - wanted).norm() / wanted.norm()) <= TOLERANCE:
+    error, difference = checks.distances([found], [wanted])
+    if not error <= TOLERANCE:  # a comparison with NaN is false
         raise DeployError(
             "the bundle does not compute what the model computes",
             expected=f"logits within {TOLERANCE:.1%} of their norm",
             found=f"{error:.2%}",
         )
-    return (found - wanted).abs().max().item()
+    return difference
 
 
 def _card(
