@@ -66,6 +66,8 @@ bench: $(VENV)/.dev  ## measure, and write the figures to benchmarks/results/
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/head_cache.py
 	$(BIN)/python benchmarks/taps.py
+	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/deploy.py
 
 clean:  ## remove .venv and everything built
 	rm -rf $(VENV) dist build site *.egg-info .*_cache .hypothesis

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -36,6 +37,27 @@ def take_turns(functions: Mapping[str, Callable[[], object]], rounds: int, warm_
             if number >= 0:
                 series[name].append(time.perf_counter() - start)
     return series
+
+
+def ratio(ours: list[float], theirs: list[float]) -> float:
+    """How long one series takes against another of the same turns: the median over the rounds.
+
+    What slows the machine down for a while slows both halves of a round, and so drops out.
+    """
+    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+def peak_growth(function: Callable[[], object]) -> float:
+    """MB by which the peak of this process's memory grows while a function runs. Linux alone can tell."""
+
+    def kilobytes(line: str) -> int:
+        found = re.search(rf"{line}:\s+(\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))
+        return int(found[1]) if found else 0
+
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak begins anew
+    before = kilobytes("VmRSS")
+    function()
+    return (kilobytes("VmHWM") - before) / 1024
 
 
 def summary(seconds: list[float]) -> dict[str, object]:

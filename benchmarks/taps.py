@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-import statistics
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import report
@@ -56,19 +53,12 @@ def build(kind: str, names: list[str]) -> Any:
 
 
 def peak(kind: str, names: list[str]) -> None:
-    """Prints the MB by which the peak of this process grows in a forward pass. Linux alone can tell."""
+    """Prints the MB by which the peak of this process grows in a forward pass."""
     import torch
 
     network, images = build(kind, names), torch.randn(64, 3, 224, 224)
-
-    def kilobytes(line: str) -> int:
-        return int(re.search(rf"{line}:\s+(\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))[1])
-
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak begins anew
-    before = kilobytes("VmRSS")
     with torch.inference_mode():
-        network(images)
-    print((kilobytes("VmHWM") - before) / 1024)
+        print(report.peak_growth(partial(network, images)))
 
 
 def main() -> None:
@@ -105,8 +95,7 @@ def main() -> None:
             )
             for kind in networks
         }
-        median = {kind: statistics.median(values) for kind, values in series.items()}
-        ratios = {kind: round(median["mnv2zoo"] / median[kind], 3) for kind in rivals}
+        ratios = {kind: round(report.ratio(series["mnv2zoo"], series[kind]), 3) for kind in rivals}
         times = {kind: report.summary(values) for kind, values in series.items()}
         results[case] = {"time": times, "ratio_to": ratios, "peak_mb_of_64_images": memory}
         print(f"{case}: {json.dumps(results[case])}")
