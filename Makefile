@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PHOTO := examples/rocket.jpg
 GROCERY ?= ../shared/data/grocery
 
-.PHONY: help demo test docs docs-serve generate check lint types bench detection segmentation clean
+.PHONY: help demo test browser-test docs docs-serve generate check lint types bench detection segmentation clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -36,6 +36,9 @@ test: export OMP_NUM_THREADS ?= 1
 test: $(VENV)/.dev  ## run timm's own model tests on our models, then our tests
 	$(BIN)/python scripts/timm_suite.py
 	$(BIN)/python -m pytest -n 2
+
+browser-test: $(VENV)/.dev  ## look at the documentation in Chromium, which `make test` does too where there is one
+	$(BIN)/python -m pytest tests/docs/test_browser.py
 
 docs: $(VENV)/.dev  ## build the documentation into site/
 	$(BIN)/mkdocs build --strict

@@ -24,7 +24,14 @@ OUTPUT_STRIDES = (8, 16, 32)
 
 @dataclass(frozen=True)
 class Stage:
-    """A run of n bottlenecks with the same width: a row of the paper's Table 2."""
+    """A run of n bottlenecks with the same width: a row of the paper's Table 2.
+
+    Attributes:
+        t: Expansion: how many times wider a bottleneck is inside than what it takes.
+        c: Output channels at width 1.0.
+        n: How many bottlenecks.
+        s: Stride of the first; the others have 1.
+    """
 
     t: int
     c: int
@@ -212,6 +219,14 @@ def features(config: Config, output_stride: int = 32) -> tuple[Feature, ...]:
 
     Returns:
         The maps from fine to coarse.
+
+    Raises:
+        ValueError: If `output_stride` is none of 8, 16 and 32.
+
+    Examples:
+        >>> from mnv2zoo import architecture
+        >>> [(level.channels, level.reduction) for level in architecture.features(architecture.get("mnv2zoo_100"))]
+        [(16, 2), (24, 4), (32, 8), (96, 16), (320, 32)]
     """
     last = {block.stage: block for block in bottlenecks(config, output_stride)}
     ends = [i for i in last if i + 1 == len(config.stages) or config.stages[i + 1].s > 1]
@@ -243,6 +258,19 @@ class Layer:
         """Learnt numbers, those of the batch norm included."""
         weights = self.in_channels * self.out_channels * self.kernel**2
         return weights + self.out_channels * (self.bias + 2 * self.norm)
+
+    def macs(self, size: tuple[int, int]) -> int:
+        """Multiply-adds for one image, biases and batch norms not counted.
+
+        Args:
+            size: Height and width of the image in pixels.
+
+        Returns:
+            The count.
+        """
+        # Every stride-2 convolution here pads so that an odd side rounds up.
+        height, width = (-(-side // self.reduction) if self.reduction else 1 for side in size)
+        return self.in_channels * self.out_channels * self.kernel**2 * height * width
 
 
 def layers(config: Config, num_classes: int | None = None, in_chans: int = 3) -> Iterator[Layer]:
@@ -279,6 +307,11 @@ def parameters(config: Config, num_classes: int | None = None) -> int:
 
     Returns:
         The count; running statistics of batch norms are buffers and not in it.
+
+    Examples:
+        >>> from mnv2zoo import architecture
+        >>> architecture.parameters(architecture.get("mnv2zoo_100"))
+        3504872
     """
     return sum(layer.parameters for layer in layers(config, num_classes))
 
@@ -294,16 +327,13 @@ def macs(config: Config, size: tuple[int, int] = (224, 224), num_classes: int | 
     Returns:
         The count (0.3008 G for width 1.0 at 224 pixels). Biases, batch norms, activations and
         shortcuts are not in it.
+
+    Examples:
+        >>> from mnv2zoo import architecture
+        >>> architecture.macs(architecture.get("mnv2zoo_100"))
+        300774272
     """
-
-    def pixels(reduction: int) -> int:
-        # Every stride-2 convolution here pads so that an odd side rounds up.
-        return -(-size[0] // reduction) * -(-size[1] // reduction) if reduction else 1
-
-    return sum(
-        layer.in_channels * layer.out_channels * layer.kernel**2 * pixels(layer.reduction)
-        for layer in layers(config, num_classes)
-    )
+    return sum(layer.macs(size) for layer in layers(config, num_classes))
 
 
 # Paper, Table 2.
@@ -383,6 +413,14 @@ def get(name: str) -> Config:
 
     Raises:
         UnknownModelError: If there is none of that name; the message names the nearest.
+
+    Examples:
+        >>> from mnv2zoo import architecture
+        >>> architecture.get("mnv2zoo_100_c20").num_classes
+        20
+        >>> architecture.get("mnv2zoo_10")
+        Traceback (most recent call last):
+        mnv2zoo.errors.UnknownModelError: unknown architecture: expected ...
     """
     architecture = name.partition(".")[0]
     if architecture in CONFIGS:

@@ -62,6 +62,12 @@ def ssdlite(
         WeightsError: If weights cannot be found, fetched or verified.
         ConversionError: If the weights are another architecture's.
         UnknownArgumentError: If `SSD` takes no such argument.
+
+    Examples:
+        >>> import torch, mnv2zoo
+        >>> detector = mnv2zoo.detection.ssdlite("mnv2zoo_035", num_classes=3).eval()
+        >>> sorted(detector([torch.rand(3, 240, 320)])[0])
+        ['boxes', 'labels', 'scores']
     """
     backbone.check_arguments(kwargs, _arguments(SSD))
     network = backbone.build(name, pretrained_backbone, trainable_backbone_layers, in_chans=in_chans)

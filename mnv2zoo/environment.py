@@ -59,20 +59,36 @@ def _path(variable: Variable) -> Path | None:
 
 
 def weights_dir() -> Path | None:
-    """The local mirror, if one is set."""
+    """Where the local mirror is.
+
+    Returns:
+        The folder that `MNV2ZOO_WEIGHTS_DIR` names, None where it is not set.
+    """
     return _path(WEIGHTS_DIR)
 
 
 def weights_index() -> Path | None:
-    """The further index file, if one is set."""
+    """Where the further index is.
+
+    Returns:
+        The file that `MNV2ZOO_WEIGHTS_INDEX` names, None where it is not set.
+    """
     return _path(WEIGHTS_INDEX)
 
 
 def require_pinned() -> bool:
-    """Whether weights without a recorded hash are refused."""
+    """Whether weights whose hash no index has are refused.
+
+    Returns:
+        True if `MNV2ZOO_REQUIRE_PINNED` says so.
+    """
     return os.environ.get(REQUIRE_PINNED.name, "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
 def home() -> Path:
-    """The folder of the package's own state; it need not exist."""
+    """Where the package keeps its small state.
+
+    Returns:
+        The folder; it need not exist.
+    """
     return _path(HOME) or Path("~/.cache/mnv2zoo").expanduser()

@@ -16,6 +16,13 @@ class ZooError(Exception):
         found: What was found instead.
         where: The file, address or argument concerned.
         fix: What to do next, as a sentence.
+
+    Args:
+        problem: As the attribute, and so are the others.
+        expected: What was expected.
+        found: What was found.
+        where: Where.
+        fix: What to do.
     """
 
     def __init__(

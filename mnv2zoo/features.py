@@ -28,6 +28,14 @@ def bottleneck_names(model: MobileNetV2) -> list[str]:
     Returns:
         `C1` (stem convolution, batch norm and activation), `Bottleneck_1` and so on, and `C2` (the same of the
         head), as far as the network still has them.
+
+    Raises:
+        TypeError: If the model is none of the zoo's.
+
+    Examples:
+        >>> import timm, mnv2zoo
+        >>> mnv2zoo.features.bottleneck_names(timm.create_model("mnv2zoo_100"))[:3]
+        ['C1', 'Bottleneck_1', 'Bottleneck_2']
     """
     return list(levels(model))
 
@@ -92,7 +100,8 @@ class BottleneckTaps(nn.Module):
             near ones), or the location is neither.
         TypeError: If the model is none of the zoo's.
 
-    Example:
+    Examples:
+        >>> import timm, torch, mnv2zoo
         >>> model = timm.create_model("mnv2zoo_100")
         >>> taps = mnv2zoo.features.BottleneckTaps(model, ["Bottleneck_7", "Bottleneck_14"])
         >>> {name: tuple(x.shape) for name, x in taps(torch.rand(1, 3, 224, 224)).items()}

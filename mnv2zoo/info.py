@@ -54,6 +54,13 @@ def list_models(pretrained: bool = False) -> list[str]:
 
     Raises:
         WeightsIndexError: If an index file is bad.
+
+    Examples:
+        >>> import mnv2zoo
+        >>> mnv2zoo.list_models()[:2]
+        ['mnv2zoo_035', 'mnv2zoo_050']
+        >>> "mnv2zoo_100.ra_in1k" in mnv2zoo.list_models(pretrained=True)
+        True
     """
     index.entries()
     names = timm.list_models(module=registry.PACKAGE, pretrained=pretrained)
@@ -72,6 +79,12 @@ def model_info(name: str) -> ModelInfo:
     Raises:
         UnknownModelError: If there is none of that name.
         WeightsIndexError: If an index file is bad.
+
+    Examples:
+        >>> import mnv2zoo
+        >>> info = mnv2zoo.model_info("mnv2zoo_100")
+        >>> info.params, info.macs, info.feature_channels
+        (3504872, 300774272, (16, 24, 32, 96, 320))
     """
     config = architecture.get(name)
     entry = _entry(name)
@@ -107,6 +120,13 @@ def transforms(name: str, training: bool = False, **options: Any) -> Callable[..
     Raises:
         UnknownModelError: If there is none of that name.
         WeightsIndexError: If an index file is bad.
+
+    Examples:
+        >>> import mnv2zoo
+        >>> from PIL import Image
+        >>> preprocess = mnv2zoo.transforms("mnv2zoo_100")
+        >>> preprocess(Image.open("examples/coffee.jpg")).shape
+        torch.Size([3, 224, 224])
     """
     config = architecture.get(name)
     cfg = registry.pretrained_cfg(config, _entry(name))

@@ -31,6 +31,12 @@ class DepthwiseSeparable(nn.Module):
     """A bottleneck without expansion: 3x3 depthwise, then 1x1 projection without activation.
 
     The first bottleneck of the paper's network, whose expansion factor is 1.
+
+    Args:
+        block: Its channels, stride and dilation.
+        conv: Makes a convolution.
+        norm_act: Makes a batch norm with its activation.
+        drop_path: Probability that the block is left out in training, where it has a shortcut.
     """
 
     def __init__(self, block: Bottleneck, conv: Conv, norm_act: NormAct, drop_path: float) -> None:
@@ -65,6 +71,12 @@ class InvertedResidual(nn.Module):
 
     Paper, section 3.3 and Table 1: the shortcut joins the narrow ends, and the projection is linear
     because a ReLU would lose information in few channels (section 3.2).
+
+    Args:
+        block: Its channels, stride and dilation.
+        conv: Makes a convolution.
+        norm_act: Makes a batch norm with its activation.
+        drop_path: Probability that the block is left out in training, where it has a shortcut.
     """
 
     def __init__(self, block: Bottleneck, conv: Conv, norm_act: NormAct, drop_path: float) -> None:

@@ -96,6 +96,12 @@ def lraspp(
         UnknownModelError: If there is no network of that name.
         WeightsError: If weights cannot be found, fetched or verified.
         ConversionError: If the weights are another architecture's.
+
+    Examples:
+        >>> import torch, mnv2zoo
+        >>> segmenter = mnv2zoo.segmentation.lraspp("mnv2zoo_035", num_classes=3).eval()
+        >>> segmenter(torch.rand(1, 3, 64, 96))["out"].shape
+        torch.Size([1, 3, 64, 96])
     """
     network = backbone.build(name, pretrained_backbone, trainable_backbone_layers, output_stride=16, in_chans=in_chans)
     low, high = backbone.last_at(network, 8, 16)

@@ -1,7 +1,8 @@
 """Writes the generated parts of the README and the documentation, or checks that they are current.
 
 A generated part stands between `<!-- generated: NAME -->` and `<!-- end: NAME -->`; NAME is one of the
-functions in `PARTS` below. Everything else in those files is written by hand.
+functions in `PARTS` below, and `NAME:ARGUMENT` gives it an argument. Everything else in those files is written by
+hand. The drawings in `docs/drawings/` are generated as a whole, and the page of a model that has none yet is begun.
 
     python scripts/generate.py          # writes
     python scripts/generate.py --check  # fails where something would change
@@ -13,40 +14,18 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import model_pages
+from catalogue import ROOT, WEIGHTS, figures, pinned, table, weights_of
+
 from mnv2zoo import architecture, environment
-from mnv2zoo.architecture import Config
-from mnv2zoo.weights import index
-from mnv2zoo.weights.index import WeightsEntry
+from mnv2zoo.training.recipe import Recipe
 
-ROOT = Path(__file__).resolve().parent.parent
 PART = re.compile(r"(?P<start><!-- generated: (?P<name>\S+) -->\n)(?P<body>.*?)(?P<end><!-- end: (?P=name) -->)", re.S)
-# The shipped index alone: what MNV2ZOO_WEIGHTS_INDEX adds here is nothing to publish.
-WEIGHTS = index.read(index.shipped_path())
-
-
-def table(header: str, rows: Iterable[Iterable[object]]) -> str:
-    """A Markdown table; `header` is its first row, as Markdown, and figures under `name:` are set right."""
-    titles = header.split(" | ")
-    lines = [
-        [title.rstrip(":") for title in titles],
-        ["--:" if title.endswith(":") else "---" for title in titles],
-        *rows,
-    ]
-    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
-
-
-def weights_of(config: Config) -> list[WeightsEntry]:
-    return [entry for entry in WEIGHTS.values() if entry.architecture == config.name]
-
-
-def figures(config: Config, entry: WeightsEntry | None) -> tuple[str, str]:
-    """Millions of parameters and billions of MACs, as published: at the weights' input size, or 224 pixels."""
-    size = entry.input_size[1:] if entry else (224, 224)
-    return f"{architecture.parameters(config) / 1e6:.2f}", f"{architecture.macs(config, size) / 1e9:.4f}"
 
 
 def zoo() -> str:
@@ -68,44 +47,14 @@ def zoo() -> str:
     return table("name | params (M): | GMAC: | weights | top-1 (%): | pinned | licence of the weights", rows)
 
 
-def pinned(entry: WeightsEntry) -> str:
-    return "yes" if entry.pinned else "not yet"
-
-
-def architectures() -> str:
-    """A row for each architecture: what one builds on."""
-    rows = []
-    for config in architecture.CONFIGS.values():
-        known = weights_of(config)
-        maps = architecture.features(config)
-        size = known[0].input_size[1:] if known else (224, 224)
-        rows.append(
-            (
-                f"`{config.name}`",
-                config.num_classes,
-                f"{architecture.parameters(config):,}",
-                f"{architecture.macs(config, size):,}",
-                " x ".join(map(str, size)),
-                ", ".join(str(m.channels) for m in maps),
-                ", ".join(str(m.reduction) for m in maps),
-            )
-        )
-    return table("name | classes: | parameters: | MACs: | at | feature channels | reductions", rows)
-
-
-def weights() -> str:
-    """A row for each weights: where they come from."""
-    rows = []
-    for entry in WEIGHTS.values():
-        name = f"[`{entry.name}`]({entry.origin})" if entry.origin else f"`{entry.name}`"
-        metrics = ", ".join(f"{metric} {value:.2f}" for metric, value in entry.metrics.items())
-        sha256 = f"`{entry.sha256[:12]}...`" if entry.sha256 else "not pinned yet"
-        rows.append((name, entry.description or "", metrics, sha256, f"`{entry.license}`"))
-    return table("name | what they are | metrics (%) | SHA-256 | licence", rows)
-
-
 def variables() -> str:
     return table("variable | meaning | default", ((f"`{v.name}`", v.meaning, v.default) for v in environment.VARIABLES))
+
+
+def recipe() -> str:
+    """A row for each choice about a training."""
+    rows = ((f"`{f.name}`", f"`{f.default}`", f.metadata["meaning"]) for f in fields(Recipe))
+    return table("field | default | meaning", rows)
 
 
 def measured(benchmark: str) -> dict[str, Any]:
@@ -188,10 +137,10 @@ def trained(example: str) -> tuple[str, list[dict[str, Any]]]:
     return f"{settings}; minutes are those of training on {cores} cores:\n\n", list(found["results"].values())
 
 
-PARTS: dict[str, Callable[[], str]] = {
+PARTS: dict[str, Callable[..., str]] = {
     part.__name__: part
     for part in (
-        *(zoo, architectures, weights, variables),
+        *(zoo, model_pages.models, model_pages.model, variables, recipe),
         *(head_cache, training_step, detection, segmentation, c20_figures, c20_runs),
     )
 }
@@ -199,23 +148,33 @@ PARTS: dict[str, Callable[[], str]] = {
 
 def generate(text: str) -> str:
     """Replaces the generated parts of a file's text."""
-    return PART.sub(lambda found: found["start"] + "\n" + PARTS[found["name"]]() + "\n" + found["end"], text)
+
+    def part(found: re.Match[str]) -> str:
+        name, *arguments = found["name"].split(":")
+        return found["start"] + "\n" + PARTS[name](*arguments) + "\n" + found["end"]
+
+    return PART.sub(part, text)
+
+
+def files() -> Iterator[tuple[Path, str]]:
+    """Every file with generated parts, and every generated file, with the text that it has to have."""
+    for name, text in model_pages.all_drawings().items():
+        yield ROOT / "docs/drawings" / name, text
+    models = {ROOT / f"docs/models/{name}.md": name for name in architecture.CONFIGS}
+    for path in sorted({ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *models}):
+        yield path, generate(path.read_text(encoding="utf-8") if path.exists() else model_pages.begun(models[path]))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing, and fail where something is out of date")
     check = parser.parse_args().check
-    stale = []
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
-        text = path.read_text(encoding="utf-8")
-        current = generate(text)
-        if current != text:
-            stale.append(path.relative_to(ROOT))
-            if not check:
-                path.write_text(current, encoding="utf-8")
-    for path in stale:
-        print(f"{path} is out of date; run `make generate`" if check else f"wrote {path}")
+    stale = [(path, text) for path, text in files() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    for path, text in stale:
+        name = path.relative_to(ROOT)
+        print(f"{name} is out of date; run `make generate`" if check else f"wrote {name}")
+        if not check:
+            path.write_text(text, encoding="utf-8")
     return 1 if check and stale else 0
 
 

@@ -61,6 +61,13 @@ def to_native(state_dict: Mapping[str, Any], model_name: str, layout: str | None
         ConversionError: If there is no such layout, the library has no such network, or the tensors
             are not that network's.
         UnknownModelError: If there is no such architecture.
+
+    Examples:
+        >>> import timm, torchvision, mnv2zoo
+        >>> theirs = torchvision.models.mobilenet_v2()
+        >>> ours = timm.create_model("mnv2zoo_100")
+        >>> ours.load_state_dict(mnv2zoo.convert.to_native(theirs.state_dict(), "mnv2zoo_100"))
+        <All keys matched successfully>
     """
     tensors = _unwrap(state_dict)
     config = _as_built(architecture.get(model_name), tensors)
@@ -86,6 +93,12 @@ def from_native(state_dict: Mapping[str, Any], model_name: str, layout: str) -> 
         ConversionError: If there is no such layout, the library has no such network, the tensors are
             not that network's, or their values cannot be expressed there.
         UnknownModelError: If there is no such architecture.
+
+    Examples:
+        >>> import timm, mnv2zoo
+        >>> ours = timm.create_model("mnv2zoo_100")
+        >>> next(iter(mnv2zoo.convert.from_native(ours.state_dict(), "mnv2zoo_100", "torchvision")))
+        'features.0.0.weight'
     """
     tensors = _unwrap(state_dict)
     config = _as_built(architecture.get(model_name), tensors)

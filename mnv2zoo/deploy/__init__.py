@@ -60,6 +60,13 @@ class Optimized:
         accuracy: Top-1 on the calibration images before and after, in percent; None where their classes
             are not known. They chose the ranges, so other images may fare a little worse.
         tried: The engines that were tried, and what came of each.
+
+    Args:
+        runner: Runs the engine: from images (N, C, H, W) to the outputs in a row.
+        engine: The engine's name.
+        precision: `fp32`, `bf16` or `int8`.
+        example: Images (N, C, H, W), whose shape but for N the network takes.
+        expected: What the original gives for the example.
     """
 
     def __init__(self, runner: Runner, engine: str, precision: str, example: Tensor, expected: Any) -> None:
@@ -134,6 +141,14 @@ def optimize(
         DeployError: If the model is in training mode, the example is unfit, the engine does not know the
             precision, or an output is further from the original's than the precision allows.
         MissingExtraError: If the engine is not installed.
+
+    Examples:
+        >>> import timm, torch, mnv2zoo
+        >>> model = timm.create_model("mnv2zoo_035").eval()
+        >>> images = torch.rand(2, 3, 64, 64)
+        >>> fast = mnv2zoo.deploy.optimize(model, images, engine="torch")
+        >>> fast(images).shape, fast.max_abs_error < 1e-3
+        (torch.Size([2, 1000]), True)
     """
     _check(model, example, engine, precision, calibration, threads)
     threads = threads or torch.get_num_threads()

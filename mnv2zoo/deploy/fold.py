@@ -18,6 +18,14 @@ def fold(model: nn.Module) -> nn.Module:
 
     Returns:
         The copy, which computes the same but for rounding.
+
+    Examples:
+        >>> import timm, torch, mnv2zoo
+        >>> model = timm.create_model("mnv2zoo_035").eval()
+        >>> folded = mnv2zoo.deploy.fold(model)
+        >>> images = torch.rand(1, 3, 64, 64)
+        >>> bool(torch.allclose(folded(images), model(images), atol=1e-4))
+        True
     """
     model = copy.deepcopy(model)
     for parent in list(model.modules()):

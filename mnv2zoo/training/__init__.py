@@ -56,7 +56,7 @@ def finetune(
         RunError: If the run folder cannot be used or written, or the loss is no longer finite.
         MissingExtraError: If the extra `train` is not installed.
 
-    Example:
+    Examples:
         >>> result = mnv2zoo.finetune("photos", out="run", epochs=10)  # doctest: +SKIP
         >>> result.scores["val"].top1  # doctest: +SKIP
         93.1
@@ -70,7 +70,27 @@ def finetune(
 
 
 def evaluate(data: str | Path, model: str, **options: Any) -> Scores:
-    """Measures a network on photos; see `mnv2zoo.training.evaluation.evaluate`."""
+    """Measures a network on photos.
+
+    Args:
+        data: Photos, laid out as for `finetune`; a plain folder of classes is evaluated whole.
+        model: A name of the zoo, or a folder or `hf-hub:` repository with `config.json`.
+        **options: Further arguments of `mnv2zoo.training.evaluation.evaluate`, such as `split` and
+            `batch_size`.
+
+    Returns:
+        The figures: top-1 and top-5, each class, and the calibration error.
+
+    Raises:
+        DataError: If the images are not laid out as they must be, or a folder's name is none of the
+            network's classes.
+        WeightsError: If the network's weights cannot be found, fetched or verified.
+        MissingExtraError: If the extra `train` is not installed.
+
+    Examples:
+        >>> mnv2zoo.evaluate("photos", "run").top1  # doctest: +SKIP
+        93.1
+    """
     with _needs_extra():
         from mnv2zoo.training import evaluation
     return evaluation.evaluate(data, model, **options)

@@ -23,7 +23,19 @@ def _choice(default: Any, meaning: str) -> Any:
 class Recipe:
     """How to train. Names of optimizers, schedules and augmentations are timm's.
 
-    The defaults suit a few thousand photos and a network that was trained on ImageNet.
+    The defaults suit a few thousand photos and a network that was trained on ImageNet. Each field tells what it
+    means in its metadata, which `mnv2zoo finetune --help` and the documentation's table of the fields show.
+
+    Raises:
+        RecipeError: If a value is of the wrong kind or out of bounds.
+
+    Examples:
+        >>> from mnv2zoo.training import Recipe
+        >>> Recipe(epochs=10).opt
+        'sgd'
+        >>> Recipe(epochs=0)
+        Traceback (most recent call last):
+        mnv2zoo.errors.RecipeError: ...
     """
 
     # What is trained, from where.
@@ -112,7 +124,11 @@ class Recipe:
         return bool(self.mixup or self.cutmix)
 
     def to_json(self) -> dict[str, Any]:
-        """All fields, for `json.dumps`."""
+        """All fields.
+
+        Returns:
+            Their values by name, for `json.dumps`.
+        """
         return asdict(self)
 
 

@@ -64,6 +64,7 @@ class WeightsEntry:
         interpolation: Filter that resizes.
         mean: Mean of each channel, of values in 0 to 1.
         std: Standard deviation of each channel.
+        own_label_names: Names of the classes in class order, where the entry has its own.
         labels: Name of a known label set, or None where `label_names` are the entry's own.
         license: Licence of the weights, as SPDX names it where it can.
         metrics: Figures in percent, such as `top1`.
@@ -508,6 +509,11 @@ def entries() -> dict[str, WeightsEntry]:
 
     Raises:
         WeightsIndexError: If an index file is bad.
+
+    Examples:
+        >>> import mnv2zoo
+        >>> sorted(mnv2zoo.weights.entries())[:2]
+        ['mnv2zoo_050.lamb_in1k', 'mnv2zoo_100.ra_in1k']
     """
     return INDEX.entries()
 
@@ -539,6 +545,12 @@ def entry(name: str) -> WeightsEntry:
     Raises:
         UnknownModelError: If there is none; the message names those that are nearest.
         WeightsIndexError: If an index file is bad.
+
+    Examples:
+        >>> import mnv2zoo
+        >>> entry = mnv2zoo.weights.entry("mnv2zoo_100_c20")
+        >>> entry.name, entry.license, entry.input_size, entry.label_names[:2]
+        ('mnv2zoo_100_c20.cifar100_coarse', 'Apache-2.0', (3, 64, 64), ('aquatic_mammals', 'fish'))
     """
     known = entries()
     config = architecture.get(name)

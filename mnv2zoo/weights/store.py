@@ -109,6 +109,11 @@ def fetch(name: str, cache_dir: str | Path | None = None) -> Path:
         WeightsUnavailableError: If it cannot be fetched.
         UnknownModelError: If there are no such weights.
         WeightsIndexError: If an index file is bad.
+
+    Examples:
+        >>> import mnv2zoo
+        >>> mnv2zoo.weights.fetch("mnv2zoo_100_c20").name
+        'mnv2zoo_100_c20.cifar100_coarse.safetensors'
     """
     return verified(index.entry(name), cache_dir).path
 
@@ -130,6 +135,11 @@ def load(name: str, cache_dir: str | Path | None = None) -> dict[str, Tensor]:
         ConversionError: If the tensors do not fit the entry's layout.
         UnknownModelError: If there are no such weights.
         WeightsIndexError: If an index file is bad.
+
+    Examples:
+        >>> import mnv2zoo
+        >>> mnv2zoo.weights.load("mnv2zoo_100_c20")["conv_stem.weight"].shape
+        torch.Size([32, 3, 3, 3])
     """
     entry = index.entry(name)
     return tensors(verified(entry, cache_dir), entry.name, entry.layout)

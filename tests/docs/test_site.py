@@ -1,0 +1,160 @@
+"""The documentation: it builds, loads nothing from elsewhere, and says what the code does."""
+
+from __future__ import annotations
+
+import html
+import itertools
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import mnv2zoo
+from mnv2zoo import architecture
+from mnv2zoo.weights import index
+from tests.conftest import ROOT
+
+ELSEWHERE = re.compile(r"(?:https?:)?//")
+# What Material's script would load, from these alone: a polyfill for browsers without ResizeObserver, and
+# what draws diagrams on pages that have one. No page has one, which a test checks.
+MATERIAL_LOADS = ("https://unpkg.com/resize-observer-polyfill", "https://unpkg.com/mermaid@")
+
+
+class Page(HTMLParser):
+    """What a page loads by itself, and where one can link to."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.anchors: set[str] = set()
+        self.classes: set[str] = set()
+        self.links: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        self.anchors |= {values.get("id", "")}
+        self.classes |= set(values.get("class", "").split())
+        self.loads += [values[name] for name in ("src", "srcset", "poster", "data") if name in values]
+        if tag == "a" and "href" in values:
+            self.links.append(values["href"])
+        if tag == "link" and values.get("rel") not in ("canonical", "next", "prev"):
+            self.loads.append(values.get("href", ""))
+        self.loads += loads_of_css(values.get("style", ""))
+
+
+def loads_of_css(text: str) -> list[str]:
+    return re.findall(r"""(?:url\(|@import)\s*["']?([^"')\s;]+)""", text)
+
+
+def pages_of(site: Path) -> dict[Path, Page]:
+    return {path: Page(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
+
+
+def test_no_page_loads_anything_from_another_host(site: Path) -> None:
+    pages = pages_of(site)
+    assert pages
+    for path, page in pages.items():
+        assert page.loads, f"{path} loads no stylesheet: the reader of pages is wrong"
+        assert [load for load in page.loads if ELSEWHERE.match(load)] == []
+        assert "mermaid" not in page.classes
+
+
+def test_no_stylesheet_loads_anything_from_another_host(site: Path) -> None:
+    sheets = list(site.rglob("*.css"))
+    assert sheets
+    for path in sheets:
+        assert [load for load in loads_of_css(path.read_text(encoding="utf-8")) if ELSEWHERE.match(load)] == []
+
+
+def test_scripts_load_nothing_from_another_host_but_what_no_page_makes_them(site: Path) -> None:
+    scripts = list(site.rglob("*.js"))
+    assert scripts
+    for path in scripts:
+        text = path.read_text(encoding="utf-8")
+        loads = re.findall(r"https?://(?:unpkg\.com|cdn[\w.-]*|fonts[\w.-]*)[\w./@-]*", text)
+        assert [load for load in loads if not load.startswith(MATERIAL_LOADS)] == []
+
+
+def test_the_reader_of_pages_sees_what_is_loaded() -> None:
+    page = Page(
+        '<link rel="stylesheet" href="https://a.org/a.css"><script src="//b.org/b.js"></script><img src="c.png">'
+        '<a href="https://d.org"></a><p style="background: url(https://e.org/e.png)"></p>'
+        '<link rel="canonical" href="f">'
+    )
+    assert page.loads == ["https://a.org/a.css", "//b.org/b.js", "c.png", "https://e.org/e.png"]
+    assert loads_of_css("@import 'https://a.org/a.css'; @font-face {src: url(b.woff)}") == [
+        "https://a.org/a.css",
+        "b.woff",
+    ]
+
+
+def test_every_link_leads_somewhere(site: Path) -> None:
+    pages = pages_of(site)
+    lost = []
+    for path, page in pages.items():
+        for link in page.links:
+            address, _, anchor = link.partition("#")
+            if ELSEWHERE.match(link) or link.startswith("mailto:"):
+                continue
+            folder = site if address.startswith("/") else path.parent
+            place = (folder / unquote(address).lstrip("/")).resolve() if address else path
+            place = place / "index.html" if place.is_dir() else place
+            if not place.is_file() or (anchor and place in pages and unquote(anchor) not in pages[place].anchors):
+                lost.append(f"{path.relative_to(site)}: {link}")
+    assert sum(len(page.links) for page in pages.values()) > 1000
+    assert lost == []
+
+
+def rows_of(text: str, header: str) -> list[list[str]]:
+    """The words of the cells of each row of the table with that first header."""
+    words = [
+        [html.unescape(re.sub(r"<[^>]+>", "", cell)).strip() for cell in re.findall(r"<t[hd]\b.*?</t[hd]>", row, re.S)]
+        for row in re.findall(r"<tr>.*?</tr>", text, re.S)
+    ]
+    headers = [number for number, row in enumerate(words) if row[0] == header]
+    assert len(headers) == 1, f"not one table with the header {header}"
+    width = len(words[headers[0]])
+    return list(itertools.takewhile(lambda row: len(row) == width, words[headers[0] + 1 :]))
+
+
+def test_the_zoo_has_a_row_for_each_model_and_weights(site: Path) -> None:
+    text = (site / "zoo.html").read_text(encoding="utf-8")
+    rows = rows_of(text, "model")
+    weights = index.read(index.shipped_path())
+    without = architecture.CONFIGS.keys() - {entry.architecture for entry in weights.values()}
+    expected = [(entry.architecture, entry.tag) for entry in weights.values()]
+    expected += [(name, "none yet") for name in without]
+    assert sorted((row[0], row[1]) for row in rows) == sorted(expected)
+    links = Page(text).links
+    assert all(f"models/{name}.html" in links for name in architecture.CONFIGS)
+    assert all(f"models/{entry.architecture}.html#{entry.tag}" in links for entry in weights.values())
+
+
+def test_a_models_page_tells_what_the_configuration_and_the_index_tell(site: Path, name: str) -> None:
+    text = (site / f"models/{name}.html").read_text(encoding="utf-8")
+    steps = rows_of(text, "step")
+    config = architecture.get(name)
+    figures = mnv2zoo.model_info(name)
+    assert sum(int(row[6].replace(",", "")) for row in steps) == figures.params
+    assert sum(int(row[7].replace(",", "")) for row in steps) == figures.macs
+    assert sum(int(row[3]) for row in steps[1:-2]) == len(architecture.bottlenecks(config))
+    maps = [(int(row[1]), int(row[2])) for row in rows_of(text, "level")]
+    assert maps == list(zip(figures.feature_channels, figures.feature_reductions, strict=True))
+    for entry in index.entries_of(name):
+        told = dict(rows_of(text[text.index(f'id="{entry.tag}"') :], "fact"))
+        assert told["name"] == entry.name
+        assert told["SHA-256"] == entry.sha256 or not entry.pinned
+        assert told["licence"] == entry.license
+    # Both drawings are within the page, with what a screen reader says of them.
+    assert text.count("<svg viewBox=") == 2
+    assert re.search(r"<title id=\S+>The network", text)
+    assert text.count('class="shortcut"') == 2 + sum(block.shortcut for block in architecture.bottlenecks(config)) - 1
+
+
+def test_what_is_generated_is_current() -> None:
+    command = [sys.executable, ROOT / "scripts" / "generate.py", "--check"]
+    checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
