@@ -6,8 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PHOTO := examples/rocket.jpg
 GROCERY ?= ../shared/data/grocery
+IMAGENET ?= ../shared/data/imagenet_samples
+WEIGHTS ?= ../shared/weights/google_mobilenet_v2_1.0_224/model.safetensors
 
-.PHONY: help demo test browser-test docs docs-serve generate check lint types bench detection segmentation clean
+.PHONY: help demo test browser-test docs docs-serve generate check lint types bench detection segmentation elsewhere clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -62,6 +64,9 @@ types: $(VENV)/.dev  ## check types
 # ARGS="--weights FILE --mean 0.5 --std 0.5" takes other weights than those of the Hub.
 detection segmentation: $(VENV)/.dev  ## train an example on the photos in GROCERY
 	$(BIN)/python examples/$@.py $(GROCERY) --out runs/$@ $(ARGS)
+
+elsewhere: $(VENV)/.dev  ## measure what forgotten padding or normalisation costs, with WEIGHTS on the photos in IMAGENET
+	$(BIN)/python examples/elsewhere.py $(IMAGENET) --weights $(WEIGHTS) --out docs/results/elsewhere.json
 
 bench: $(VENV)/.dev  ## measure, and write the figures to benchmarks/results/
 	$(BIN)/python benchmarks/create_model.py

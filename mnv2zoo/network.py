@@ -5,21 +5,24 @@ A name is one of the zoo's, or a folder or Hub repository with timm's `config.js
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import timm
 import torch
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from timm.models import load_model_config_from_hf
-from timm.models._hub import load_model_config_from_path
+from timm.models._hub import load_model_config_from_path, save_config_for_hf
 
 from mnv2zoo import architecture, registry
 from mnv2zoo.architecture import Config
 from mnv2zoo.errors import DeviceError, WeightsUnavailableError
+from mnv2zoo.model import MobileNetV2
 from mnv2zoo.weights import index
 
 
@@ -147,8 +150,43 @@ def load(name: str, device: str | None = None) -> Network:
     where = find_device(device)
     description = describe(name)
     model = description.build()
+    if not model.num_classes:
+        raise WeightsUnavailableError(
+            "the network has no classifier",
+            expected="weights with one",
+            found="a backbone",
+            where=name,
+            fix=f"Train one on your photos: `mnv2zoo finetune PHOTOS --model {name}`.",
+        )
     transform = create_transform(**resolve_data_config(pretrained_cfg=model.pretrained_cfg, use_test_size=True))
     return Network(description.name, model.eval().to(where), where, transform, description.label_names)
+
+
+def files(model: MobileNetV2, data_config: Mapping[str, Any], label_names: Sequence[str] = ()) -> dict[str, bytes]:
+    """Makes the files of a folder that `describe` and timm's `local-dir:` read.
+
+    Args:
+        model: A network as timm builds it.
+        data_config: Its preprocessing as timm names it: `input_size`, `mean`, `std` and so on.
+        label_names: Names of its classes in class order, if they are known.
+
+    Returns:
+        The content of `model.safetensors`, `config.json` and, with names, `labels.txt`, by these names.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    # What the weights' origin says of its licence, labels and tag is not said of these.
+    cfg: dict[str, Any] = dict.fromkeys(("tag", "license", "origin_url", "description"), "")
+    cfg |= {"num_classes": model.num_classes, "label_names": list(label_names) or None, "label_descriptions": None}
+    with tempfile.TemporaryDirectory() as scratch:
+        config = Path(scratch) / "config.json"
+        save_config_for_hf(model, str(config), model_config={"pretrained_cfg": cfg}, data_config=dict(data_config))
+        made = {
+            "model.safetensors": safetensors.torch.save(tensors, {"format": "pt"}),
+            "config.json": config.read_bytes(),
+        }
+    if label_names:
+        made["labels.txt"] = "".join(f"{name}\n" for name in label_names).encode()
+    return made
 
 
 def find_device(name: str | None) -> torch.device:

@@ -23,6 +23,7 @@ import model_pages
 from catalogue import ROOT, WEIGHTS, figures, pinned, table, weights_of
 
 from mnv2zoo import architecture, environment
+from mnv2zoo.convert import LAYOUTS
 from mnv2zoo.training.recipe import Recipe
 
 PART = re.compile(r"(?P<start><!-- generated: (?P<name>\S+) -->\n)(?P<body>.*?)(?P<end><!-- end: (?P=name) -->)", re.S)
@@ -137,11 +138,29 @@ def trained(example: str) -> tuple[str, list[dict[str, Any]]]:
     return f"{settings}; minutes are those of training on {cores} cores:\n\n", list(found["results"].values())
 
 
+def forgotten() -> str:
+    found = json.loads((ROOT / "docs/results/elsewhere.json").read_text(encoding="utf-8"))
+    rows = ((row["way"], f"{row['top1']:.0f}", f"{row['same']:.0f}") for row in found["rows"])
+    return table(
+        f"the same weights on {found['photos']} photos | top-1 (%): | same class as in the first row (%):", rows
+    )
+
+
+def alphas() -> str:
+    """A row for each architecture that Keras has."""
+    rows = (
+        (f"{config.width:g}", f"`{config.name}`", config.stem_channels, config.head_channels)
+        for config in architecture.CONFIGS.values()
+        if not LAYOUTS["keras"].lacks(config)
+    )
+    return table("`alpha`: | here | channels of the stem: | of the head:", rows)
+
+
 PARTS: dict[str, Callable[..., str]] = {
     part.__name__: part
     for part in (
         *(zoo, model_pages.models, model_pages.model, variables, recipe),
-        *(head_cache, training_step, detection, segmentation, c20_figures, c20_runs),
+        *(head_cache, training_step, detection, segmentation, forgotten, alphas, c20_figures, c20_runs),
     )
 }
 

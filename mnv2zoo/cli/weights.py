@@ -1,4 +1,4 @@
-"""`mnv2zoo weights`: fetch, verify, pin, find, forget and pack weights."""
+"""`mnv2zoo weights`: fetch, verify, pin, find, forget, convert and pack weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mnv2zoo.cli import errors, pack
+from mnv2zoo.cli import convert, errors, pack
 from mnv2zoo.cli.options import Debug, Json, Name
 from mnv2zoo.cli.output import print_json, print_table
 from mnv2zoo.errors import IntegrityError, WeightsError, WeightsUnavailableError, ZooError
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mnv2zoo.weights import WeightsEntry
 
 app = typer.Typer(
-    help="Fetch, verify, pin, find, forget and pack weights.",
+    help="Fetch, verify, pin, find, forget, convert and pack weights.",
     epilog="\b\nExample:\n  mnv2zoo weights fetch mnv2zoo_100",
 )
 Names = Annotated[
@@ -141,6 +141,7 @@ def forget(
     print(f"forgot {location}")
 
 
+app.command("convert", epilog=convert.EXAMPLE)(convert.command)
 app.command("pack", epilog=pack.EXAMPLE)(pack.command)
 
 

@@ -5,10 +5,12 @@
 | `timm` | timm's `mobilenetv2_*`, and the zoo's own: the native layout |
 | `torchvision` | `torchvision.models.mobilenet_v2` |
 | `transformers` | `MobileNetV2ForImageClassification`; read `convert/transformers.py` on padding and classes |
+| `keras` | `keras.applications.MobileNetV2`; read `convert/keras.py` on names and heads |
 | `seed` | the tutorial network that the 20-class architectures come from |
 
 The checkpoint decides on the number of classes, the form of the classifier and the input channels, and
-a backbone without classifier converts too. A further layout is one more module with a `LAYOUT`, and its
+a backbone without classifier converts too. `read` gives the tensors of a file, of Keras' files too,
+and `identify` tells whose they are. A further layout is one more module with a `LAYOUT`, and its
 place in `LAYOUTS`.
 """
 
@@ -20,20 +22,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from mnv2zoo import architecture
 from mnv2zoo.architecture import Config
-from mnv2zoo.convert import native, seed, timm, torchvision, transformers
+from mnv2zoo.convert import keras, native, seed, timm, torchvision, transformers
+from mnv2zoo.convert.files import Checkpoint, read
 from mnv2zoo.convert.layout import Layout
 from mnv2zoo.convert.native import Tensors
 from mnv2zoo.errors import ConversionError
 
 # Without it, a star import would put our modules in the place of timm and torchvision.
-__all__ = ["LAYOUTS", "from_native", "to_native"]
+__all__ = ["LAYOUTS", "Checkpoint", "from_native", "identify", "read", "to_native"]
 
 LAYOUTS: dict[str, Layout] = {
-    layout.name: layout for layout in (timm.LAYOUT, torchvision.LAYOUT, transformers.LAYOUT, seed.LAYOUT)
+    layout.name: layout for layout in (timm.LAYOUT, torchvision.LAYOUT, transformers.LAYOUT, keras.LAYOUT, seed.LAYOUT)
 }
 
 # Where checkpoint files keep the state dict, best first: averaged weights before the others, as in timm.
@@ -49,13 +54,13 @@ def to_native(state_dict: Mapping[str, Any], model_name: str, layout: str | None
 
     Args:
         state_dict: A state dict, or a checkpoint that holds one as one of `CHECKPOINT_KEYS`. It is not
-            changed; the result may share its tensors.
+            changed; the result may share its tensors. Values may be numpy's arrays, as Keras gives them.
         model_name: The architecture it is for, or `architecture.tag`.
         layout: A name in `LAYOUTS`; recognised by the keys when None.
 
     Returns:
-        The state dict for the zoo's network, in the order the layers run. From `transformers` it is
-        for a network created with `pad_type="same"`.
+        The state dict for the zoo's network, in the order the layers run. From `transformers` and
+        `keras` it is for a network created with `pad_type="same"`.
 
     Raises:
         ConversionError: If there is no such layout, the library has no such network, or the tensors
@@ -70,8 +75,8 @@ def to_native(state_dict: Mapping[str, Any], model_name: str, layout: str | None
         <All keys matched successfully>
     """
     tensors = _unwrap(state_dict)
-    config = _as_built(architecture.get(model_name), tensors)
-    source = _nearest(tensors, config) if layout is None else _layout_for(layout, config)
+    config = as_built(architecture.get(model_name), tensors)
+    source = _layout_for(_nearest(tensors, config).name if layout is None else layout, config)
     converted = _read(tensors, config, source)
     if source.notes:
         logger.info(source.notes)
@@ -101,7 +106,7 @@ def from_native(state_dict: Mapping[str, Any], model_name: str, layout: str) -> 
         'features.0.0.weight'
     """
     tensors = _unwrap(state_dict)
-    config = _as_built(architecture.get(model_name), tensors)
+    config = as_built(architecture.get(model_name), tensors)
     target = _layout_for(layout, config)
     changed = target.from_native(_read(tensors, config, timm.LAYOUT), config)
     names = target.names(config)
@@ -111,10 +116,37 @@ def from_native(state_dict: Mapping[str, Any], model_name: str, layout: str) -> 
     return converted
 
 
+def identify(state_dict: Mapping[str, Any]) -> tuple[str, str]:
+    """Finds the architecture and the layout that a state dict is of.
+
+    Args:
+        state_dict: A state dict or checkpoint as for `to_native`.
+
+    Returns:
+        The architecture's name and the layout's.
+
+    Raises:
+        ConversionError: If no network of the zoo has such tensors.
+    """
+    tensors = _unwrap(state_dict)
+    if found := _identify(tensors):
+        return found
+    config = as_built(architecture.get("mnv2zoo_100"), tensors)
+    layout = _nearest(tensors, config)
+    try:
+        _fit(tensors, config, layout)
+    except ConversionError as error:
+        error.fix = error.fix or f"The nearest layout is {layout.name}."
+        raise
+    raise AssertionError("what fits is found")
+
+
 def _unwrap(state_dict: Mapping[str, Any]) -> Tensors:
     held = [key for key in CHECKPOINT_KEYS if isinstance(state_dict.get(key), Mapping)]
     tensors: Tensors = {}
     for key, value in (state_dict[held[0]] if held else state_dict).items():
+        if isinstance(value, np.ndarray):
+            value = torch.tensor(value)
         if not (isinstance(key, str) and isinstance(value, Tensor)):
             raise ConversionError(
                 "a state dict holds something other than named tensors",
@@ -126,10 +158,10 @@ def _unwrap(state_dict: Mapping[str, Any]) -> Tensors:
         for wrapper in WRAPPERS:
             key = key.removeprefix(wrapper)
         tensors[key] = value.detach()
-    return tensors
+    return keras.tidy(tensors) if keras.recognises(tensors) else tensors
 
 
-def _as_built(config: Config, tensors: Tensors) -> Config:
+def as_built(config: Config, tensors: Tensors) -> Config:
     # A network may have been created with a `classifier` of another form than its config's.
     weight = tensors.get("classifier.weight")
     if weight is None:
@@ -175,6 +207,8 @@ def _names(tensors: Tensors, config: Config, layout: Layout) -> dict[str, str]:
 
 def _nearest(tensors: Tensors, config: Config) -> Layout:
     """Finds the layout that shares most keys with the tensors or, failing that, most parts of keys."""
+    if keras.recognises(tensors):
+        return keras.LAYOUT
 
     def parts(keys: Iterable[str]) -> set[str]:
         return {part for key in keys for part in key.split(".")}
@@ -191,20 +225,23 @@ def _read(tensors: Tensors, config: Config, layout: Layout) -> Tensors:
     try:
         return _fit(tensors, config, layout)
     except ConversionError as error:
-        error.fix = _owner(tensors) or f"The nearest layout is {_nearest(tensors, config).name}."
+        if owner := _identify(tensors):
+            error.fix = f"They are the tensors of {owner[0]} in the layout {owner[1]}."
+        else:
+            error.fix = error.fix or f"The nearest layout is {_nearest(tensors, config).name}."
         raise
 
 
-def _owner(tensors: Tensors) -> str:
+def _identify(tensors: Tensors) -> tuple[str, str] | None:
     for published in architecture.CONFIGS.values():
-        config = _as_built(published, tensors)
+        config = as_built(published, tensors)
         for layout in _layouts_of(config):
             try:
                 _fit(tensors, config, layout)
             except ConversionError:
                 continue
-            return f"They are the tensors of {config.name} in the layout {layout.name}."
-    return ""
+            return config.name, layout.name
+    return None
 
 
 def _fit(tensors: Tensors, config: Config, layout: Layout) -> Tensors:
@@ -237,8 +274,16 @@ def _fit(tensors: Tensors, config: Config, layout: Layout) -> Tensors:
                 expected=shapes[key],
                 found=tuple(value.shape),
                 where=names[key],
+                fix=""
+                if key in classifier
+                else f"No network of the zoo fits: this one's stem has {stem[0]} channels "
+                f"and its head {changed['conv_head.weight'].shape[0]}, and the zoo's widths are {_widths()}.",
             )
     return changed
+
+
+def _widths() -> str:
+    return ", ".join(f"{width:g}" for width in sorted({config.width for config in architecture.CONFIGS.values()}))
 
 
 def _first(keys: list[str]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from mnv2zoo.architecture import Config
 from mnv2zoo.convert import native
@@ -27,6 +28,9 @@ class Layout:
         from_native: The same on the way out.
         prefix: What a bare backbone's keys lack of the full network's.
         notes: What someone who converts has to know, as a sentence.
+        pad_type: The padding that the library's networks are trained with, as `MobileNetV2` names it.
+        preprocessing: What its networks expect of images where that is not timm's default (ImageNet's
+            mean and standard deviation, bicubic), as timm names it.
     """
 
     name: str
@@ -36,6 +40,8 @@ class Layout:
     from_native: Callable[[Tensors, Config], Tensors] = _as_they_are
     prefix: str = ""
     notes: str = ""
+    pad_type: str = ""
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
 
 
 def by_module(modules: Callable[[Config], Iterable[str]]) -> Callable[[Config], dict[str, str]]:

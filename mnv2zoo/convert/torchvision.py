@@ -30,4 +30,9 @@ def modules(config: Config) -> Iterator[str]:
     yield from (f"{head}.0", f"{head}.1", "classifier.1")
 
 
-LAYOUT = Layout(name="torchvision", names=by_module(modules), lacks=beyond_the_paper)
+LAYOUT = Layout(
+    name="torchvision",
+    names=by_module(modules),
+    lacks=beyond_the_paper,
+    preprocessing={"interpolation": "bilinear"},
+)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import platform
-import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 from huggingface_hub import EvalResult, ModelCardData
-from timm.models._hub import save_config_for_hf
 
+from mnv2zoo import network
 from mnv2zoo.model import MobileNetV2
 from mnv2zoo.training.folder import RunFolder
 from mnv2zoo.training.metrics import Scores
@@ -47,31 +45,10 @@ def write_model(folder: RunFolder, model: MobileNetV2, start: Start, class_names
         start: Tells the preprocessing.
         class_names: Names of its classes in class order.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    folder.write("model.safetensors", safetensors.torch.save(tensors, {"format": "pt"}))
     train, test = start.preprocessing, start.test_preprocessing
     size = {"test_input_size": test["input_size"]} if test["input_size"] != train["input_size"] else {}
-    with tempfile.TemporaryDirectory() as scratch:
-        config = Path(scratch) / "config.json"
-        save_config_for_hf(
-            model,
-            str(config),
-            # What the weights' origin says of its licence, labels and tag is not said of these.
-            model_config={
-                "pretrained_cfg": {
-                    "num_classes": len(class_names),
-                    "label_names": list(class_names),
-                    "tag": "",
-                    "license": "",
-                    "origin_url": "",
-                    "description": "",
-                    "label_descriptions": None,
-                }
-            },
-            data_config={**train, **size, "crop_pct": test["crop_pct"]},
-        )
-        folder.write("config.json", config.read_text(encoding="utf-8"))
-    folder.write("labels.txt", "".join(f"{name}\n" for name in class_names))
+    for name, data in network.files(model, {**train, **size, "crop_pct": test["crop_pct"]}, class_names).items():
+        folder.write(name, data)
 
 
 def write_results(folder: RunFolder, epoch: int, scores: Mapping[str, Scores]) -> None:

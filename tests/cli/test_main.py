@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 
 COMMANDS = [
     *(["list"], ["info"], ["predict"], ["weights"]),
-    *(["weights", name] for name in ("fetch", "verify", "pin", "path", "forget")),
+    *(["weights", name] for name in ("fetch", "verify", "pin", "path", "forget", "convert")),
 ]
 
 

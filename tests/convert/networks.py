@@ -8,12 +8,14 @@ from torch import Tensor, nn
 
 import mnv2zoo  # noqa: F401  registers the 20-class networks
 from mnv2zoo import architecture
+from mnv2zoo.convert import LAYOUTS
 from tests.reference_c20 import TutorialNet
 
 PAPER = ["mnv2zoo_035", "mnv2zoo_050", "mnv2zoo_075", "mnv2zoo_100", "mnv2zoo_140"]
 DEEPER = ["mnv2zoo_110d", "mnv2zoo_120d"]
 C20 = ["mnv2zoo_050_c20", "mnv2zoo_100_c20", "mnv2zoo_140_c20"]
 
+# Keras, which needs a process of its own, has its tests in test_keras.py.
 SUPPORTED = {"timm": PAPER + DEEPER, "torchvision": PAPER + DEEPER, "transformers": PAPER, "seed": C20}
 CASES = [pytest.param(layout, name, id=f"{layout}-{name}") for layout, names in SUPPORTED.items() for name in names]
 
@@ -22,8 +24,8 @@ def ours(name: str, layout: str = "timm", **kwargs) -> nn.Module:
     """A network in the native layout: timm's own where timm has it, and padded as the layout's are."""
     if name in C20:
         return randomised(timm.create_model(name, **kwargs), seed=1)
-    padding = {"pad_type": "same"} if layout == "transformers" else {}
-    return randomised(timm.create_model(name.replace("mnv2zoo", "mobilenetv2"), **padding, **kwargs), seed=1)
+    pad_type = LAYOUTS[layout].pad_type
+    return randomised(timm.create_model(name.replace("mnv2zoo", "mobilenetv2"), pad_type=pad_type, **kwargs), seed=1)
 
 
 def theirs(layout: str, name: str, num_classes: int | None = None, **kwargs) -> nn.Module:

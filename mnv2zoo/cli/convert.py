@@ -1,0 +1,95 @@
+"""`mnv2zoo weights convert`: take over weights from another library."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mnv2zoo.cli.options import Debug, Json
+from mnv2zoo.cli.output import print_json
+
+EXAMPLE = """\b
+Examples:
+  mnv2zoo weights convert flowers.keras --out flowers
+  mnv2zoo weights convert model.safetensors --pad-type same --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5
+"""
+Colours = tuple[float, float, float]
+
+
+class Padding(StrEnum):
+    """How convolutions pad."""
+
+    SAME = "same"
+    SYMMETRIC = "symmetric"
+
+
+def command(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="Weights of timm, torchvision, transformers, Keras or the tutorial's network.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="The folder, new or empty; by default of the file's name, here.", show_default=False
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The architecture; by default the one that the weights fit."),
+    ] = None,
+    backbone: Annotated[
+        bool, typer.Option("--backbone", help="Leave out the classifier, or whatever other head there is.")
+    ] = False,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="TEXT", help="A file with the names of the classes, one a line, in order.")
+    ] = None,
+    pad_type: Annotated[
+        Padding | None,
+        typer.Option(help="Same, as TensorFlow trains, or symmetric; by default as the library's networks do."),
+    ] = None,
+    input_size: Annotated[int | None, typer.Option(min=32, help="Side of the images in pixels.")] = None,
+    mean: Annotated[
+        Colours | None, typer.Option(help="Mean of the colours, from 0 to 1, that images are normalised by.")
+    ] = None,
+    std: Annotated[Colours | None, typer.Option(help="Standard deviation of the colours, likewise.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Convert weights of another library.
+
+    The folder holds model.safetensors and config.json, for `mnv2zoo predict --model FOLDER`, `mnv2zoo finetune
+    --model FOLDER` or --init FOLDER, and timm's local-dir:FOLDER. Files are read as data; no code in them runs.
+    """
+    from mnv2zoo import elsewhere
+
+    preprocessing: dict[str, Any] = {"mean": mean, "std": std}
+    preprocessing["input_size"] = input_size and (3, input_size, input_size)
+    made = elsewhere.bring(
+        file,
+        out or Path(file.name.partition(".")[0]),
+        model,
+        backbone=backbone,
+        pad_type=None if pad_type is None else "same" * (pad_type is Padding.SAME),
+        label_names=labels.read_text(encoding="utf-8").splitlines() if labels else (),
+        preprocessing={key: value for key, value in preprocessing.items() if value is not None},
+    )
+    if as_json:
+        print_json(
+            {"out": str(made.directory), "architecture": made.architecture, "layout": made.layout}
+            | {"arguments": made.arguments, "preprocessing": made.preprocessing, "assumed": made.assumed}
+        )
+        return
+    padding = "as TensorFlow does" if made.arguments["pad_type"] == "same" else "symmetrically"
+    print(f"wrote {made.directory}: {made.architecture} from the layout {made.layout}, padding {padding}")
+    print(f"classes: {made.arguments['num_classes'] or 'none, a backbone'}")
+    for key, value in made.preprocessing.items():
+        print(f"{key}: {value}{' (assumed: the file does not tell)' * (key in made.assumed)}")
+    print(f'load it: timm.create_model("local-dir:{made.directory}", pretrained=True)')

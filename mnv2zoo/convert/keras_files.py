@@ -1,0 +1,196 @@
+"""Keras' files, read without Keras: HDF5, and zip files of it.
+
+| file | what is in it |
+| --- | --- |
+| `model.keras` | `config.json` and `model.weights.h5` in a zip file |
+| `.weights.h5` | `layers/conv2d_3/vars/0`: groups named by the layers' classes; newer ones tell the names too |
+| `model.h5` | a group a layer in `model_weights`, and the model's configuration as an attribute |
+| weights alone as `.h5` | a group a layer |
+
+A configuration tells what a model does to its images before the network and to its features behind it,
+besides what its weights say. Nothing of it is run: it is looked through, and what would change the
+answer without being part of the network is refused.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from mnv2zoo.convert import keras
+from mnv2zoo.convert.native import Tensors
+from mnv2zoo.errors import ConversionError, MissingExtraError
+
+MAX_BYTES = 2**30
+ZIP_CONFIG, ZIP_WEIGHTS = "config.json", "model.weights.h5"
+
+# The variables of a layer in the order in which Keras 3 numbers them.
+VARIABLES = {
+    "conv2d": ("kernel", "bias"),
+    "depthwise_conv2d": ("kernel", "bias"),
+    "dense": ("kernel", "bias"),
+    "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
+}
+# The names of a network's layers in the order in which Keras 3 numbers each class of them.
+NUMBERED = {
+    "conv2d": [name for name in keras.LAYERS[:-1:2] if not name.endswith("depthwise")],
+    "depthwise_conv2d": [name for name in keras.LAYERS[:-1:2] if name.endswith("depthwise")],
+    "batch_normalization": list(keras.LAYERS[1::2]),
+}
+
+# Layers that do not change the answer, or are what the zoo's network does itself.
+HARMLESS = re.compile(
+    r"Identity|Dense|GlobalAveragePooling2D|Flatten|Activation|Softmax|ActivityRegularization"
+    r"|.*Dropout.*|Gaussian.*|Random(?!Crop).*"
+)
+# Those of the network that have no weights.
+OWN = re.compile(r"(expanded_conv|block_\d+)_(pad|add|(expand|depthwise|project)_relu)|Conv1_pad|Conv1_relu|out_relu")
+# What `preprocess_input` becomes within a model, in Keras 3 and in Keras 2.
+DIVISIONS, SUBTRACTIONS = ("TrueDivide", "math.truediv"), ("Subtract", "math.subtract")
+
+
+def read(data: bytes, backbone: bool = False) -> tuple[Tensors, dict[str, Any]]:
+    """Reads the weights in a file of Keras.
+
+    Args:
+        data: The file.
+        backbone: Whether only the backbone is wanted, so that what follows it does not matter.
+
+    Returns:
+        The tensors under the keys of `convert/keras.py`, and the `input_size`, `mean` and `std` that the
+        configuration tells of.
+
+    Raises:
+        ConversionError: If the model does what the network cannot.
+        MissingExtraError: If `h5py` is not installed.
+        Exception: Whatever the parsers raise, if the file is malformed.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise MissingExtraError(
+            "reading Keras' files needs a further package",
+            found=f"no {error.name}",
+            fix='Install it: pip install "mnv2zoo[keras]".',
+        ) from error
+    config = None
+    if zipfile.is_zipfile(io.BytesIO(data)):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            config, data = json.loads(_member(archive, ZIP_CONFIG)), _member(archive, ZIP_WEIGHTS)
+    with h5py.File(io.BytesIO(data), "r") as file:
+        if "model_config" in file.attrs:
+            config = json.loads(file.attrs["model_config"])
+        preprocessing = {} if config is None else _preprocessing(config, backbone)
+        group = file.get("model_weights", file)
+        by_name = any(name.startswith("layer_names") for name in group.attrs)
+        tensors = dict(_by_name(group) if by_name else _by_class(group))
+    return keras.without_head(tensors) if backbone else keras.flat(tensors), preprocessing
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+    if archive.getinfo(name).file_size > MAX_BYTES:
+        raise ValueError(f"{name} is larger than {MAX_BYTES} bytes")
+    return archive.read(name)
+
+
+def _datasets(group: Any) -> dict[str, Any]:
+    """Lists the arrays below a group by their paths; what links lead to is not among them."""
+    import h5py
+
+    found: dict[str, Any] = {}
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            found[name] = item
+
+    group.visititems(visit)
+    return found
+
+
+def _tensors(arrays: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Reads arrays, none of which may lie in another file or be larger than the file can say."""
+    if sum(int(np.prod(array.shape)) * array.dtype.itemsize for array in arrays.values()) > MAX_BYTES:
+        raise ValueError(f"arrays of more than {MAX_BYTES} bytes")
+    for key, array in arrays.items():
+        if array.external or array.is_virtual:
+            raise ValueError(f"{key} lies in another file")
+        if array.dtype.kind not in "fiu":
+            raise ValueError(f"{key} has the type {array.dtype}, not numbers")
+        yield key, torch.from_numpy(np.asarray(array[()], dtype=array.dtype.newbyteorder("=")))
+
+
+def _by_name(group: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    arrays = _datasets(group)
+    return _tensors({key: array for key, array in arrays.items() if not key.endswith(keras.RANDOM_STATE)})
+
+
+def _by_class(group: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    arrays: dict[str, Any] = {}
+    for path, array in _datasets(group).items():
+        *outer, layer, variables, number = ("", "", *path.split("/"))
+        if variables != "vars" or layer == "seed_generator" or path.startswith("optimizer/"):
+            continue
+        kind, _, place = re.fullmatch(r"(.+?)(_(\d+))?|", layer).groups()  # type: ignore[union-attr]
+        name = group[path].parent.attrs.get("name") or _numbered(kind, int(place or 0)) or layer
+        known = dict(enumerate(VARIABLES.get(kind, ())))
+        arrays["/".join((*outer, name, known.get(int(number), number)))] = array
+    return _tensors(arrays)
+
+
+def _numbered(kind: str, place: int) -> str:
+    return dict(enumerate(NUMBERED.get(kind, ()))).get(place, "")
+
+
+def _preprocessing(config: dict[str, Any], backbone: bool) -> dict[str, Any]:
+    """Finds what a model does to its images before the network, and refuses what the network cannot do."""
+    found: dict[str, Any] = {}
+    scale, shift = np.ones(3), np.zeros(3)  # of colours from 0 to 255 as they come in
+    rescaled, before = False, True
+    for layer in _layers(config):
+        kind, values = layer["class_name"], layer["config"]
+        if values.get("name") in keras.LAYERS or OWN.fullmatch(str(values.get("name"))):
+            before = False
+        elif kind == "InputLayer":
+            _, *size = values.get("batch_shape") or values["batch_input_shape"]
+            if len(size) == 3 and None not in size and size[2] == 3:
+                found.setdefault("input_size", (size[2], *size[:2]))
+        elif before and kind == "Rescaling":
+            scale, shift, rescaled = scale * values["scale"], shift * values["scale"] + values["offset"], True
+        elif before and values.get("function", kind) in DIVISIONS:
+            scale, shift, rescaled = scale / _number(layer), shift / _number(layer), True
+        elif before and values.get("function", kind) in SUBTRACTIONS:
+            shift, rescaled = shift - _number(layer), True
+        elif not (HARMLESS.fullmatch(kind) or (backbone and not before)):
+            raise ConversionError(
+                "the model has a layer that the network has no place for",
+                expected="one dense layer behind global average pooling, and images rescaled before the network",
+                found=f"{kind} {values.get('name')!r}",
+                fix="If it does not matter, save the weights alone (`model.save_weights`) and convert them, with "
+                "--mean and --std for what is done to the images; --backbone leaves out what follows the network.",
+            )
+    if rescaled:
+        std = 1 / (255 * scale)
+        found |= {"mean": tuple((-shift * std).round(6).tolist()), "std": tuple(std.round(6).tolist())}
+    return found
+
+
+def _layers(model: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Lists the layers of a model, and of the models in it; itself where it is of a class of its own."""
+    if "layers" not in model["config"]:
+        yield model
+        return
+    for layer in model["config"]["layers"]:
+        yield from _layers(layer)
+
+
+def _number(layer: dict[str, Any]) -> float:
+    """The number in an operation such as `images / 127.5`: in the notation of Keras 3, and in that of Keras 2."""
+    node = layer["inbound_nodes"][0]
+    return float(node["args"][1] if isinstance(node, dict) else node[-1]["y"])

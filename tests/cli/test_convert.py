@@ -1,0 +1,58 @@
+"""`weights convert`."""
+
+import json
+
+import torch
+
+from mnv2zoo import network
+from tests.conftest import ROOT
+from tests.convert.networks import theirs
+
+PHOTO = ROOT / "examples/coffee.jpg"
+
+
+def test_a_backbone_trains_and_does_not_classify(tmp_path, run):
+    torch.save(theirs("torchvision", "mnv2zoo_035").state_dict(), tmp_path / "file.pth")
+    done = run("weights", "convert", tmp_path / "file.pth", "--backbone", "--out", tmp_path / "out")
+    assert (done.status, done.err) == (0, "")
+    assert "classes: none, a backbone" in done.out
+    refused = run("predict", PHOTO, "--model", tmp_path / "out")
+    assert (refused.status, len(refused.errors)) == (1, 1)
+    assert "no classifier" in refused.err
+    model = network.describe(str(tmp_path / "out")).build(num_classes=3)
+    assert model.classifier.weight.shape == (3, 1280)
+
+
+def test_the_command_predicts_with_what_it_converted(tmp_path, run):
+    torch.save(theirs("transformers", "mnv2zoo_035", num_classes=3).double().state_dict(), tmp_path / "file.bin")
+    (tmp_path / "names.txt").write_text("ant\nbee\ncat\n")
+    asked = ["weights", "convert", tmp_path / "file.bin", "--out", tmp_path / "out", "--labels", tmp_path / "names.txt"]
+    done = run(*asked, "--input-size", 64, "--mean", 0.4, 0.5, 0.6, "--json")
+    assert (done.status, done.err) == (0, "")
+    told = json.loads(done.out)
+    assert told["preprocessing"]["mean"] == [0.4, 0.5, 0.6]
+    assert told["preprocessing"]["input_size"] == [3, 64, 64]
+    assert told["assumed"] == ["std", "interpolation", "crop_pct"]
+    row = json.loads(run("predict", PHOTO, "--model", tmp_path / "out", "--json").out)
+    assert sorted(each["label"] for each in row["predictions"]) == ["ant", "bee", "cat"]
+    again = run(*asked)
+    assert (again.status, len(again.errors)) == (1, 1)
+    assert "must be new or empty" in again.err
+
+
+def test_the_command_refuses_in_one_line(tmp_path, run):
+    torch.save(theirs("torchvision", "mnv2zoo_035", num_classes=3).state_dict(), tmp_path / "file.pth")
+    (tmp_path / "names.txt").write_text("ant\nbee\n")
+    (tmp_path / "broken.pt").write_bytes(b"\x80\x02junk")
+    for arguments, status, told in (
+        (["file.pth", "--model", "mnv2zoo_050"], 1, "They are the tensors of mnv2zoo_035 in the layout torchvision"),
+        (["file.pth", "--model", "mnv2zoo_05"], 2, "mnv2zoo_050"),
+        (["file.pth", "--labels", tmp_path / "names.txt"], 1, "expected 3 names, found 2"),
+        (["broken.pt"], 1, "expected a sound .pt file"),
+        (["none.h5"], 1, "Check the path"),
+    ):
+        first, *others = arguments
+        done = run("weights", "convert", tmp_path / first, *others, "--out", tmp_path / "out")
+        assert (done.status, len(done.errors)) == (status, 1), done.err
+        assert told in done.err
+        assert not (tmp_path / "out").exists()
