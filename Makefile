@@ -76,6 +76,8 @@ bench: $(VENV)/.dev  ## measure, and write the figures to benchmarks/results/
 	$(BIN)/python benchmarks/taps.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/deploy.py
+	$(BIN)/python benchmarks/folder.py
+	$(BIN)/python benchmarks/preprocessing.py
 
 clean:  ## remove .venv and everything built
 	rm -rf $(VENV) dist build site *.egg-info .*_cache .hypothesis

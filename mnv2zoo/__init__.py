@@ -25,6 +25,9 @@ __all__ = [
     "model",
     "model_info",
     "network",
+    "predict",
+    "predictions",
+    "preprocessing",
     "registry",
     "segmentation",
     "training",
@@ -52,10 +55,13 @@ if not _is_command_line():
         info,
         model,
         network,
+        predictions,
+        preprocessing,
         registry,
         segmentation,
         training,
         weights,
     )
     from mnv2zoo.info import list_models, model_info, transforms
+    from mnv2zoo.predictions import predict
     from mnv2zoo.training import evaluate, finetune

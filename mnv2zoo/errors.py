@@ -88,6 +88,10 @@ class ImageReadError(ZooError, ValueError):
     """A file that cannot be read as an image."""
 
 
+class OutputError(ZooError, RuntimeError):
+    """A file of predictions that cannot be written, or gone on with."""
+
+
 class DataError(ZooError, ValueError):
     """Images for training or evaluation that are not laid out, or not readable, as they must be."""
 

@@ -11,6 +11,26 @@ from pathlib import Path
 from typing import BinaryIO
 
 
+def place(path: Path) -> Path:
+    """Finds where a file would be written.
+
+    Args:
+        path: The file.
+
+    Returns:
+        It; of a link, the file behind it, which would be replaced.
+
+    Raises:
+        OSError: If there is no such folder, or something else than a regular file.
+    """
+    path = path.resolve()
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such folder", str(path.parent))
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "not a regular file", str(path))
+    return path
+
+
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Opens a file for writing that appears, whole, when all went well.
@@ -27,11 +47,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: If it cannot be written.
     """
-    path = path.resolve()  # of a link, the file behind it is replaced
-    if not path.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "no such folder", str(path.parent))
-    if path.exists() and not path.is_file():
-        raise FileExistsError(errno.EEXIST, "not a regular file", str(path))
+    path = place(path)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with aside.open("xb") as file:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from typing import NoReturn, TypeVar, cast
+from typing import TypeVar, cast
 
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
@@ -45,33 +45,94 @@ def find(place: str) -> list[Path]:
     Raises:
         ImageReadError: If there are none, or a folder cannot be searched.
     """
-    if not os.path.lexists(place):
-        matches = [Path(match) for match in glob.glob(place, recursive=True)]  # noqa: PTH207  # may be absolute
-    elif Path(place).is_dir():
-        matches = [Path(place)]
-    else:
+    found = []
+    for image in walk([place]):
+        if isinstance(image, ImageReadError):
+            raise image
+        found.append(image)
+    return found
+
+
+def walk(places: Iterable[str]) -> Iterator[Path | ImageReadError]:
+    """Finds the images that arguments of a command mean, one after the other.
+
+    No more is held in memory than the names in the folders that lead to the current image, and the arguments
+    with what globs match.
+
+    Args:
+        places: Each as for `find`.
+
+    Yields:
+        The files, each once and those of an argument in order of their names; and an error for a place that
+        has no images or cannot be searched, after which it goes on.
+    """
+    roots: list[tuple[str, list[Path]]] = []
+    for place in places:
+        if matches := _matches(place):
+            roots.append((place, matches))
+        else:
+            yield _no_images(place, "nothing")
+
+    seen: set[str] = set()  # files and folders that were arguments or matches, and are done with
+    for place, matches in roots:
+        explicit = matches == [Path(place)]
+        images, others, troubled = 0, 0, False
+        for match in matches:
+            path = os.path.abspath(match)  # noqa: PTH100  # without following links
+            for file in _files(match) if match.is_dir() else [match]:
+                if isinstance(file, ImageReadError):
+                    troubled = True
+                    yield file
+                elif file.suffix.lower() in EXTENSIONS or (explicit and file == match):
+                    images += 1
+                    if not _covered(os.path.abspath(file), seen):  # noqa: PTH100
+                        yield file
+                else:
+                    others += 1
+            seen.add(path)
+        if not images and not troubled:
+            yield _no_images(place, f"{others} files, none of which ends in {', '.join(sorted(EXTENSIONS))}")
+
+
+def _matches(place: str) -> list[Path]:
+    if os.path.lexists(place):
         return [Path(place)]
-    found = {file for match in matches for file in (_walk(match) if match.is_dir() else [match])}
-    images = sorted(file for file in found if file.suffix.lower() in EXTENSIONS)
-    if not images:
-        raise ImageReadError(
-            "no images",
-            expected="a file, a folder or a glob with images",
-            found=f"{len(found)} files, none of which ends in {', '.join(sorted(EXTENSIONS))}" if found else "nothing",
-            where=place,
-        )
-    return images
+    return sorted(Path(match) for match in glob.glob(place, recursive=True))  # noqa: PTH207  # may be absolute
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    def fail(error: OSError) -> NoReturn:
-        raise ImageReadError("cannot search a folder", found=error.strerror, where=error.filename) from error
-
-    for parent, _, names in os.walk(folder, onerror=fail):
-        yield from (Path(parent, name) for name in names)
+def _no_images(place: str, found: str) -> ImageReadError:
+    return ImageReadError("no images", expected="a file, a folder or a glob with images", found=found, where=place)
 
 
-def read(source: str | Path | BytesIO, where: object = None) -> Image.Image:
+def _covered(path: str, seen: set[str]) -> bool:
+    """Whether a file is among those seen, or below a folder among them."""
+    return bool(seen) and (path in seen or any(str(folder) in seen for folder in Path(path).parents))
+
+
+def _files(folder: Path) -> Iterator[Path | ImageReadError]:
+    """What is below a folder, in order of names, without following links to folders."""
+    try:
+        with os.scandir(folder) as entries:
+            names, folders = [], set()  # of a million entries, less than the entries take
+            for entry in entries:
+                if not entry.is_dir():
+                    names.append(entry.name)
+                elif not entry.is_symlink():
+                    names.append(entry.name)
+                    folders.add(entry.name)
+    except OSError as error:
+        failure = ImageReadError("cannot search a folder", found=error.strerror, where=error.filename)
+        failure.__cause__ = error
+        yield failure
+        return
+    for name in sorted(names):
+        if name in folders:
+            yield from _files(folder / name)
+        else:
+            yield folder / name
+
+
+def read(source: str | Path | BytesIO, where: object = None, at_least: int | None = None) -> Image.Image:
     """Reads an image as 8-bit RGB, upright.
 
     The EXIF rotation is applied. Transparent images are laid on white, as a page would show them. Of an
@@ -82,6 +143,8 @@ def read(source: str | Path | BytesIO, where: object = None) -> Image.Image:
     Args:
         source: The file, or its bytes.
         where: What errors call it; the file by default.
+        at_least: Pixels that either side needs at least: a JPEG that has more may be decoded at a half, a
+            quarter or an eighth of its size, which is far quicker. All of them by default.
 
     Returns:
         The image.
@@ -89,7 +152,7 @@ def read(source: str | Path | BytesIO, where: object = None) -> Image.Image:
     Raises:
         ImageReadError: If it is not a file, cannot be decoded, or is too large or too thin to work with.
     """
-    return _decode(source, where)[0]
+    return _decode(source, where, at_least)[0]
 
 
 def oddities(source: str | Path | BytesIO, where: object = None) -> tuple[str, ...]:
@@ -108,12 +171,16 @@ def oddities(source: str | Path | BytesIO, where: object = None) -> tuple[str, .
     return _decode(source, where)[1]
 
 
-def _decode(source: str | Path | BytesIO, where: object) -> tuple[Image.Image, tuple[str, ...]]:
+def _decode(
+    source: str | Path | BytesIO, where: object, at_least: int | None = None
+) -> tuple[Image.Image, tuple[str, ...]]:
     try:
         _check_source(source)
         with Image.open(source, formats=FORMATS) as image:
             _check_shape(*image.size)
             odd = tuple(_oddities(image))
+            if at_least:
+                image.draft(None, (at_least, at_least))
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image)), odd
     except Exception as error:  # decoders raise nearly anything at bytes that they did not expect

@@ -118,6 +118,27 @@ def training_step() -> str:
     return table("network, side of the images | PyTorch alone, ms an image: | kept: | times faster:", rows)
 
 
+def preprocessing() -> str:
+    rows = (
+        (
+            *case.split(" at "),
+            row["photos"],
+            row["decoded_at_a_fraction"],
+            row["mean_abs_difference"],
+            row["max_abs_difference"],
+            row["mean_abs_logit"],
+            row["same_top1_percent"],
+        )
+        for case, row in measured("preprocessing").items()
+        if " at " in case
+    )
+    return table(
+        "photos | side: | how many: | decoded at a fraction: | logits differ by, mean: | at most: "
+        "| mean size of a logit: | same top-1 (%):",
+        rows,
+    )
+
+
 def detection() -> str:
     settings, rows = trained("detection")
     cells = ((row["backbone"], row["map"], row["map_50"], row["map_75"], row["minutes"]) for row in rows)
@@ -160,7 +181,7 @@ PARTS: dict[str, Callable[..., str]] = {
     part.__name__: part
     for part in (
         *(zoo, model_pages.models, model_pages.model, variables, recipe),
-        *(head_cache, training_step, detection, segmentation, forgotten, alphas, c20_figures, c20_runs),
+        *(head_cache, training_step, preprocessing, detection, segmentation, forgotten, alphas, c20_figures, c20_runs),
     )
 }
 

@@ -34,9 +34,11 @@ os.environ |= {
 }
 
 import huggingface_hub  # noqa: E402
+import numpy as np  # noqa: E402
 import safetensors.torch  # noqa: E402
 import timm  # noqa: E402
 import torch  # noqa: E402
+from PIL import Image  # noqa: E402
 
 import mnv2zoo  # noqa: E402
 from mnv2zoo import registry  # noqa: E402
@@ -129,3 +131,26 @@ def overlay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 def name(request: pytest.FixtureRequest) -> str:
     """Every architecture."""
     return request.param
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The run folder of a network that sees 32 pixels, and so is quick."""
+    model = timm.create_model("mnv2zoo_035", num_classes=3)
+    model.load_state_dict(random_state_dict("mnv2zoo_035", num_classes=3))
+    model.pretrained_cfg |= {"input_size": (3, 32, 32)}
+    folder = tmp_path_factory.mktemp("run")
+    timm.models.save_for_hf(model, folder, model_config={"label_names": ["a", "b", "c"]}, safe_serialization=True)
+    return str(folder)
+
+
+def save_photos(folder: Path, number: int, links: int = 1) -> Path:
+    """Writes so many JPEGs, and hard links to them."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for place in range(number):
+        file = folder / f"{place:05}.jpg"
+        Image.fromarray(random.integers(0, 256, (40, 50, 3), np.uint8)).save(file)
+        for copy in range(1, links):
+            (folder / f"{place + copy * number:05}.jpg").hardlink_to(file)
+    return folder

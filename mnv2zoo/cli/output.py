@@ -37,12 +37,12 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 @contextlib.contextmanager
-def progress(title: str, total: int) -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
+def progress(title: str, total: int | None) -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
     """Shows a progress bar on stderr, if that is a terminal, while lines go to stdout.
 
     Args:
         title: What is going on.
-        total: Steps in all.
+        total: Steps in all; None if nobody knows.
 
     Yields:
         A function that prints a line, and one that takes the number of further steps done.

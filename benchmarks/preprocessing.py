@@ -1,0 +1,87 @@
+"""Measures what the fast preprocessing of `mnv2zoo predict` changes, against timm's own (`--exact`).
+
+The same photos go through the same network, prepared in both ways. At 224 pixels these photos are decoded whole in
+both; at 64, most are decoded at a half of their size, as photos of more than 1,024 pixels are at 224. Weights are
+Google's, which lie beside the repository.
+
+    python benchmarks/preprocessing.py --sides 224 64
+"""
+
+from __future__ import annotations
+
+import argparse
+import tarfile
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import report
+import timm
+import torch
+from safetensors.torch import load_file
+from timm.data import create_transform
+
+from mnv2zoo import deploy, images
+from mnv2zoo.preprocessing import Exact, Fast
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+GOOGLE = SHARED / "weights/google_mobilenet_v2_1.0_224/model.safetensors"
+NORMAL = (0.5, 0.5, 0.5)
+
+
+def photos(place: Path) -> Iterator[bytes]:
+    """The photos of a folder or a tar file."""
+    if place.is_dir():
+        yield from (file.read_bytes() for file in images.find(str(place)))
+        return
+    with tarfile.open(place) as archive:
+        for member in archive:
+            if Path(member.name).suffix.lower() in images.EXTENSIONS:
+                file = archive.extractfile(member)
+                assert file is not None
+                yield file.read()
+
+
+def compare(model: torch.nn.Module, place: Path, side: int, most: int) -> dict[str, object]:
+    data = {"input_size": (3, side, side), "crop_pct": 0.875, "interpolation": "bicubic", "mean": NORMAL, "std": NORMAL}
+    ways = (Exact(create_transform(**data)), Fast(side, 0.875, "bicubic", NORMAL, NORMAL))
+    run, logits, smaller = None, [], 0
+    for count, photo in enumerate(photos(place)):
+        if count == most:
+            break
+        read = [images.read(BytesIO(photo), at_least=way.at_least) for way in ways]
+        smaller += read[0].size != read[1].size
+        pair = [way.batch([way.prepare(image)], torch.device("cpu")) for way, image in zip(ways, read, strict=True)]
+        run = run or deploy.optimize(model, pair[0], "torch")
+        logits.append(run(torch.cat(pair)))
+    exact, fast = torch.stack(logits).unbind(1)
+    return {
+        "photos": len(logits),
+        "decoded_at_a_fraction": smaller,
+        "mean_abs_logit": round(exact.abs().mean().item(), 3),
+        "mean_abs_difference": round((exact - fast).abs().mean().item(), 4),
+        "max_abs_difference": round((exact - fast).abs().max().item(), 3),
+        "same_top1_percent": round(100 * (exact.argmax(1) == fast.argmax(1)).float().mean().item(), 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    places = [SHARED / "data/imagenet_samples", SHARED / "data/grocery/test.tar"]
+    parser.add_argument("--photos", type=Path, nargs="+", default=places, help="folders or tar files of photos")
+    parser.add_argument("--sides", type=int, nargs="+", default=[224, 64], help="sizes that the network sees")
+    parser.add_argument("--most", type=int, default=1000, help="photos of each place, at most")
+    args = parser.parse_args()
+    model = timm.create_model("mnv2zoo_100").eval()
+    model.load_state_dict(load_file(GOOGLE))
+    results = {}
+    for place in args.photos:
+        for side in args.sides:
+            name = f"{place.parent.name}/{place.name} at {side}"
+            results[name] = compare(model, place, side, args.most)
+            print(f"{name}: {results[name]}")
+    print(f"Written to {report.write('preprocessing', {'weights': GOOGLE.parent.name, **results})}")
+
+
+if __name__ == "__main__":
+    main()

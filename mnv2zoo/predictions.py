@@ -1,0 +1,241 @@
+"""The classes of images, of one or of a million: found, read, classified and kept, each while the next are at it.
+
+Threads read images some hundreds ahead of the network, from before PyTorch and timm are imported, which takes
+seconds; nothing else piles up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import os
+import warnings
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from mnv2zoo import images, preprocessing
+from mnv2zoo.errors import DeviceError, ImageReadError
+from mnv2zoo.preprocessing import Exact, Preprocessing
+from mnv2zoo.rows import Journal, Row
+
+if TYPE_CHECKING:
+    import torch
+
+    from mnv2zoo.deploy import EngineName, Precision
+    from mnv2zoo.network import Network
+
+AHEAD = 512  # images that are read while timm is being imported: as 8-bit pixels of 224 x 224, 77 MB
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the rows of given images; the fields are arguments of `predict`."""
+
+    model: str = "mnv2zoo_100"
+    topk: int = 5
+    engine: EngineName | None = None
+    precision: Precision = "fp32"
+    calibration: str | None = None
+    exact: bool = False
+
+
+class Classifier:
+    """A network that classifies batches.
+
+    Attributes:
+        network: The network, as PyTorch has it.
+        preprocessing: How its images are prepared.
+        settings: What it was made with.
+    """
+
+    def __init__(self, settings: Settings, device: str | None = None) -> None:
+        """Loads it.
+
+        Args:
+            settings: What to make.
+            device: Where to compute, as for `predict`.
+
+        Raises:
+            DeviceError: If the device cannot be used, or not by the engine.
+            UnknownModelError: If there is no network of that name.
+            WeightsError: If its weights cannot be found, fetched or verified.
+        """
+        from mnv2zoo import network
+
+        asked = settings.engine is not None or settings.precision != "fp32"  # for what computes on the CPU
+        if asked and device not in (None, "cpu"):
+            raise DeviceError("engines and their precisions are for the CPU", expected="device cpu", found=device)
+        self.settings = settings
+        self.network: Network = network.load(settings.model, "cpu" if asked else device)
+        fast = None if settings.exact else self.network.fast
+        self.preprocessing: Preprocessing = fast or Exact(self.network.transform)
+        self._run: Any = None if self.network.device.type == "cpu" else self.network.model
+
+    def __call__(self, files: Sequence[str | Path], prepared: Sequence[Any]) -> list[Row]:
+        """Classifies a batch.
+
+        Args:
+            files: What the rows call the images.
+            prepared: What the preprocessing prepared of each.
+
+        Returns:
+            A row for each, its predictions from the most probable on.
+
+        Raises:
+            DeployError: If the engine cannot run the network, or computes something else.
+            MissingExtraError: If the engine is not installed.
+        """
+        import torch
+
+        batch = self.preprocessing.batch(prepared, self.network.device)
+        if self._run is None:
+            self._run = self._optimized(batch)
+        with torch.inference_mode():
+            scores = self._run(batch).float().softmax(dim=1)
+        top = scores.topk(min(self.settings.topk, scores.shape[1]))
+        labels = self.network.label_names
+        return [
+            {
+                "image": str(file),
+                "model": self.network.name,
+                "predictions": [
+                    # A float32 has no further digits to tell.
+                    {"class": index, "label": labels[index], "score": round(score, 6)}
+                    for index, score in zip(indices, values, strict=True)
+                ],
+            }
+            for file, indices, values in zip(files, top.indices.tolist(), top.values.tolist(), strict=True)
+        ]
+
+    def _optimized(self, batch: torch.Tensor) -> Any:
+        from mnv2zoo.deploy import optimize
+
+        engine = self.settings.engine or "torch"
+        # Those that choose or compile by the size of the batch need a whole one; others are checked as well on one.
+        example = batch if engine in ("auto", "inductor") else batch[:1]
+        return optimize(
+            self.network.model, example, engine, self.settings.precision, calibration=self.settings.calibration
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """All that decides what its rows say, as JSON can hold it."""
+        sha256 = hashlib.sha256()
+        for tensor in self.network.model.state_dict().values():
+            sha256.update(tensor.cpu().contiguous().numpy().tobytes())
+        return {
+            **asdict(self.settings),
+            "topk": min(self.settings.topk, len(self.network.label_names)),
+            "weights": sha256.hexdigest(),
+        }
+
+
+def predict(
+    paths: str | Path | Iterable[str | Path],
+    model: str = "mnv2zoo_100",
+    *,
+    topk: int = 5,
+    engine: EngineName | None = None,
+    precision: Precision = "fp32",
+    calibration: str | Path | None = None,
+    exact: bool = False,
+    batch_size: int = 32,
+    device: str | None = None,
+    output: str | Path | None = None,
+) -> Generator[Row | ImageReadError, None, None]:
+    """Classifies images.
+
+    Images are found and read while others are being classified, so there may be any number of them.
+
+    Args:
+        paths: Files, folders with all below them, and globs.
+        model: An architecture, `architecture.tag`, a folder with `config.json` and `model.safetensors`, or
+            an `hf-hub:` name.
+        topk: Classes to tell for each image; all if there are fewer.
+        engine: As for `deploy.optimize`; computes on the CPU. By default `torch` on the CPU, and PyTorch as it
+            is on a GPU.
+        precision: As for `deploy.optimize`.
+        calibration: Folder of images, for `int8`.
+        exact: Prepare images as timm does, bit for bit. By default large JPEGs are decoded at a fraction of
+            their size, among other savings.
+        batch_size: Images that go through the network at once.
+        device: Where to compute, such as `cuda:1`; by default the first GPU if there is one.
+        output: File to keep the rows in too: CSV or Parquet if it ends in `.csv` or `.parquet`, or else JSON
+            lines. It appears when all rows are there. Until then they are beside it, and where the process was
+            killed, the same call goes on from there and yields what was missing.
+
+    Yields:
+        For each image its row, `{"image": ..., "model": ..., "predictions": [{"class": int, "label": str,
+        "score": float}, ...]}`, or why it cannot be read.
+
+    Raises:
+        UnknownModelError: If there is no network of that name.
+        WeightsError: If its weights cannot be found, fetched or verified.
+        DeviceError: If the device cannot be used.
+        DeployError: If the engine cannot run the network.
+        MissingExtraError: If what the engine or the output needs is not installed.
+        OSError: If the output cannot be written.
+        OutputError: If the output cannot be gone on with: another process is at work on it, or an unfinished
+            run was made with other arguments.
+    """
+    places = [os.fspath(paths)] if isinstance(paths, str | Path) else [os.fspath(path) for path in paths]
+    settings = Settings(model, topk, engine, precision, str(calibration) if calibration else None, exact)
+    sources = images.walk(places)
+    for source in sources:  # without any image, no network is loaded
+        if isinstance(source, Path):
+            break
+        yield source
+    else:
+        return
+    sources = itertools.chain([source], sources)
+
+    if output is None:
+        yield from _classified(sources, settings, batch_size, device, None, places)
+        return
+    with Journal(Path(output)) as journal:
+        yield from _classified(sources, settings, batch_size, device, journal, places)
+        journal.finish()
+
+
+def _classified(
+    sources: Iterator[Path | ImageReadError],
+    settings: Settings,
+    batch_size: int,
+    device: str | None,
+    journal: Journal | None,
+    places: Sequence[str],
+) -> Iterator[Row | ImageReadError]:
+    if journal and journal.done:
+        warnings.warn(f"{journal.output}: going on after {journal.done} images of an unfinished run", stacklevel=3)
+        sources = (source for source in sources if isinstance(source, ImageReadError) or source not in journal)
+    classifier: Classifier | None = None
+    how: Preprocessing | None = None if settings.exact else preprocessing.find(settings.model)
+    ahead = max(AHEAD, 2 * batch_size)
+    if how is None:
+        classifier = Classifier(settings, device)
+        how, ahead = classifier.preprocessing, 2 * batch_size
+    with contextlib.closing(images.read_all(sources, how.prepare, ahead, partial(_open, at_least=how.at_least))) as all:
+        # Asked for the first, threads begin to read, and go on while the network is being loaded.
+        read = itertools.chain(list(itertools.islice(all, 1)), all)
+        classifier = classifier or Classifier(settings, device)
+        if journal:
+            journal.begin({"paths": places, **classifier.facts()})
+        while batch := list(itertools.islice(read, batch_size)):
+            ready = [(source, prepared) for source, prepared in batch if not isinstance(prepared, ImageReadError)]
+            rows = classifier(*zip(*ready, strict=True)) if ready else []
+            if journal:
+                journal.add(rows)
+            rest = iter(rows)
+            for _, prepared in batch:
+                yield prepared if isinstance(prepared, ImageReadError) else next(rest)
+
+
+def _open(source: Path | ImageReadError, at_least: int | None) -> Image.Image:
+    if isinstance(source, ImageReadError):
+        raise source
+    return images.read(source, at_least=at_least)

@@ -1,0 +1,168 @@
+"""How a photo becomes what a network sees: as timm does it, or faster.
+
+Both are known and used in three steps: `at_least` says how large a photo must be decoded, `prepare` makes of it
+what can wait for its turn, and `batch` makes the network's input of some of these.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from mnv2zoo import architecture
+
+if TYPE_CHECKING:
+    import torch
+
+# How many times larger than wanted a JPEG is decoded at least, so that the filter that resizes has the last word. From 3
+# on, Pillow's documentation of `Image.resize` finds the result hard to tell from that of the whole photo.
+REDUCING_GAP = 3
+FIELDS = ("input_size", "crop_pct", "interpolation", "mean", "std")
+
+
+@dataclass(frozen=True)
+class Exact:
+    """timm's own preprocessing.
+
+    Attributes:
+        transform: It, from an RGB image to a tensor (3, height, width).
+    """
+
+    transform: Callable[[Image.Image], torch.Tensor]
+    at_least = None
+
+    def prepare(self, photo: Image.Image) -> torch.Tensor:
+        """The normalised middle of a photo, (3, height, width)."""
+        return self.transform(photo)
+
+    def batch(self, prepared: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
+        """What `prepare` gave, N times, as images (N, 3, height, width)."""
+        import torch
+
+        return torch.stack(list(prepared)).to(device)
+
+
+@dataclass(frozen=True)
+class Fast:
+    """The same middle of the photo for less work.
+
+    A large JPEG is decoded at a half, a quarter or an eighth of its size, pixels that would be cut off are never
+    resized, photos wait for their turn in 8 bits, and a whole batch is normalised at once.
+
+    Attributes:
+        side: Pixels of each side of the square that the network sees.
+        crop_pct: Share of the resized photo's shorter side that is left.
+        interpolation: Filter that resizes, by Pillow's name in lower case.
+        mean: Mean of each channel, of values in 0 to 1.
+        std: Standard deviation of each channel.
+    """
+
+    side: int
+    crop_pct: float
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def resized(self) -> int:
+        """Pixels of the photo's shorter side before it is cut."""
+        return math.floor(self.side / self.crop_pct)
+
+    @property
+    def at_least(self) -> int:
+        """Pixels that either side of a photo needs."""
+        return REDUCING_GAP * self.resized
+
+    def prepare(self, photo: Image.Image) -> bytes:
+        """The middle of a photo in RGB, resized: pixels (side, side, 3) in 8 bits."""
+        width, height = photo.size
+        short = min(width, height)
+        # As timm does it: whole pixels of the resized photo.
+        across, down = (int(self.resized * length / short) for length in photo.size)
+        left, top = (round((length - self.side) / 2) for length in (across, down))
+        x, y = width / across, height / down
+        box = (left * x, top * y, (left + self.side) * x, (top + self.side) * y)
+        resample = Image.Resampling[self.interpolation.upper()]
+        return photo.resize((self.side, self.side), resample, box).tobytes()
+
+    def batch(self, prepared: Sequence[bytes], device: torch.device) -> torch.Tensor:
+        """Normalises a batch.
+
+        Args:
+            prepared: What `prepare` gave, N times.
+            device: Where the result is wanted.
+
+        Returns:
+            Images (N, 3, side, side), in channels-last memory format.
+        """
+        import torch
+
+        pixels = torch.frombuffer(bytearray().join(prepared), dtype=torch.uint8)
+        batch = pixels.view(len(prepared), self.side, self.side, 3).permute(0, 3, 1, 2).to(device)
+        mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (self.mean, self.std))
+        return batch.float().div_(255).sub_(mean).div_(std)
+
+
+Preprocessing = Exact | Fast
+
+
+def from_cfg(cfg: Mapping[str, Any]) -> Fast | None:
+    """The fast preprocessing that timm's description of weights asks for.
+
+    Args:
+        cfg: The description, as a dict.
+
+    Returns:
+        The preprocessing; None where the description leaves something open, or wants what only timm's own
+        knows: rectangles, other channels than RGB, borders.
+    """
+    if any(not cfg.get(field) for field in FIELDS) or any(cfg.get(f"test_{field}") for field in FIELDS):
+        return None
+    channels, height, width = cfg["input_size"]
+    known = cfg["interpolation"].upper() in Image.Resampling.__members__
+    if channels != 3 or height != width or cfg.get("crop_mode", "center") != "center" or not known:
+        return None
+    if not 0 < cfg["crop_pct"] <= 1:
+        return None
+    return Fast(height, cfg["crop_pct"], cfg["interpolation"], tuple(cfg["mean"]), tuple(cfg["std"]))
+
+
+def find(name: str) -> Fast | None:
+    """Finds a network's fast preprocessing without timm, whose import takes as long as some hundreds of photos.
+
+    Args:
+        name: As `network.describe` takes it.
+
+    Returns:
+        The preprocessing; None where only the network can tell.
+
+    Raises:
+        UnknownModelError: If there is no network of that name.
+        WeightsIndexError: If an index file is bad.
+    """
+    source, _, place = name.partition(":")
+    if source == "hf-hub":
+        return None
+    if source == "local-dir" or (name.partition(".")[0] not in architecture.CONFIGS and Path(name).is_dir()):
+        return _in_folder(Path(place if source == "local-dir" else name))
+    from mnv2zoo.weights import index
+
+    config = architecture.get(name)
+    if "." not in name and not index.entries_of(config.name):
+        return None
+    entry = index.entry(name)
+    return from_cfg({field: getattr(entry, field) for field in FIELDS})
+
+
+def _in_folder(folder: Path) -> Fast | None:
+    try:
+        cfg = json.loads((folder / "config.json").read_text(encoding="utf-8"))["pretrained_cfg"]
+        return from_cfg(cfg)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None  # whoever loads the network tells what is wrong
