@@ -1,7 +1,7 @@
 """Measures what the fast preprocessing of `mnv2zoo predict` changes, against timm's own (`--exact`).
 
 The same photos go through the same network, prepared in both ways. At 224 pixels these photos are decoded whole in
-both; at 64, most are decoded at a half of their size, as photos of more than 1,024 pixels are at 224. Weights are
+both; at 64, most are decoded at a half of their size, as photos of more than 1,536 pixels are at 224. Weights are
 Google's, which lie beside the repository.
 
     python benchmarks/preprocessing.py --sides 224 64

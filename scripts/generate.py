@@ -15,10 +15,11 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import chinese
 import model_pages
 from catalogue import ROOT, WEIGHTS, figures, pinned, table, weights_of
 
@@ -107,6 +108,50 @@ def c20_runs() -> str:
     return table("run: | trained | epochs: | minutes: | validation top-1 (%): | values | epochs", rows)
 
 
+def twenty_layers() -> str:
+    """A row for each level: what the paper's network and the tutorial's compute there."""
+
+    def level(channels: int, reduction: int) -> str:
+        side = 224 // reduction
+        return f"{channels} x {side} x {side}"
+
+    paper, tutorial = (architecture.get(name) for name in ("mnv2zoo_100", "mnv2zoo_100_c20"))
+    rows = [("`C1`", 2, level(paper.stem_channels, 2), level(tutorial.stem_channels, 2), "bias, ReLU")]
+    for theirs, ours in zip(architecture.bottlenecks(paper), architecture.bottlenecks(tutorial), strict=True):
+        differs = []
+        if theirs.stride != ours.stride:
+            differs.append(f"stride {ours.stride} for {theirs.stride}")
+        if theirs.expand != ours.expand:
+            differs.append(f"an expansion from {ours.in_channels} to {ours.hidden}")
+        if theirs.reduction != ours.reduction:
+            differs.append("twice the side")
+        maps = (level(b.out_channels, b.reduction) for b in (theirs, ours))
+        rows.append((f"`{ours.name}`", theirs.stride, *maps, ", ".join(differs)))
+    ends = (level(config.head_channels, 32) for config in (paper, tutorial))
+    rows.append(("`C2`", 1, *ends, "bias, ReLU"))
+    return table("level | paper's stride: | paper's map: | tutorial's map: | what differs", rows)
+
+
+def twenty_differences() -> str:
+    """A row for each difference: what it alone does to the paper's network with 20 classes."""
+    paper, tutorial = (architecture.get(name) for name in ("mnv2zoo_100", "mnv2zoo_100_c20"))
+    paper = replace(paper, num_classes=tutorial.num_classes)
+    changes = {
+        "the paper's network, 20 classes": (),
+        "stride at `Bottleneck_11`, not 7": ("stages",),
+        "expansion in `Bottleneck_1`": ("expand_first",),
+        "biases in `C1` and `C2`": ("conv_bias",),
+        "batch norm and ReLU behind `C3`": ("classifier",),
+        "ReLU for ReLU6": ("activation",),
+        "all: the tutorial's network": ("stages", "expand_first", "conv_bias", "classifier", "activation"),
+    }
+    rows = []
+    for what, fields in changes.items():
+        config = replace(paper, **{field: getattr(tutorial, field) for field in fields})
+        rows.append((what, f"{architecture.parameters(config):,}", f"{architecture.macs(config) / 1e6:.1f}"))
+    return table("network | parameters: | million MACs at 224 pixels:", rows)
+
+
 def training_step() -> str:
     results = measured("training_step")
     rows = (
@@ -137,6 +182,42 @@ def preprocessing() -> str:
         "| mean size of a logit: | same top-1 (%):",
         rows,
     )
+
+
+GROCERY = {
+    "head": "the classifier, on features computed once",
+    "partial": "from `Bottleneck_8` on",
+    "full": "everything",
+    "all": "everything, with the validation photos",
+}
+
+
+def grocery() -> str:
+    runs = json.loads((ROOT / "docs/results/grocery.json").read_text(encoding="utf-8"))["runs"]
+    rows = []
+    for name, run in runs.items():
+        what = GROCERY[name]
+        val = f"{run['val']['top1']:.2f}" if "val" in run else ""
+        test = (f"{run['test'][key]:.2f}" for key in ("top1", "coarse"))
+        rows.append((what, run["photos"], run["epochs"], run["minutes"], val, *test))
+    return table("trained | photos: | epochs: | minutes: | validation (%): | test, fine (%): | test, coarse (%):", rows)
+
+
+def transfer() -> str:
+    starts = json.loads((ROOT / "docs/results/transfer.json").read_text(encoding="utf-8"))["starts"]
+    rows = ((what, row["lr"], *(f"{row[split]:.2f}" for split in ("val", "test"))) for what, row in starts.items())
+    return table("start | learning rate: | validation (%): | test (%):", rows)
+
+
+def taps() -> str:
+    rows = []
+    for names, row in measured("taps").items():
+        if not isinstance(row, dict) or "time" not in row:
+            continue
+        for kind, time in row["time"].items():
+            ratio = row["ratio_to"].get(kind, "")
+            rows.append((names, kind, time["median_ms"], ratio, row["peak_mb_of_64_images"][kind]))
+    return table("maps | of | ms an image: | taps' time against it: | memory for 64 images, MB:", rows)
 
 
 def detection() -> str:
@@ -180,18 +261,19 @@ def alphas() -> str:
 PARTS: dict[str, Callable[..., str]] = {
     part.__name__: part
     for part in (
-        *(zoo, model_pages.models, model_pages.model, variables, recipe),
-        *(head_cache, training_step, preprocessing, detection, segmentation, forgotten, alphas, c20_figures, c20_runs),
+        *(zoo, model_pages.models, model_pages.model, variables, recipe, twenty_layers, twenty_differences),
+        *(head_cache, training_step, grocery, transfer, preprocessing, taps),
+        *(detection, segmentation, forgotten, alphas, c20_figures, c20_runs),
     )
 }
 
 
-def generate(text: str) -> str:
+def generate(text: str, translate: Callable[[str], str] = str) -> str:
     """Replaces the generated parts of a file's text."""
 
     def part(found: re.Match[str]) -> str:
         name, *arguments = found["name"].split(":")
-        return found["start"] + "\n" + PARTS[name](*arguments) + "\n" + found["end"]
+        return found["start"] + "\n" + translate(PARTS[name](*arguments)) + "\n" + found["end"]
 
     return PART.sub(part, text)
 
@@ -201,8 +283,10 @@ def files() -> Iterator[tuple[Path, str]]:
     for name, text in model_pages.all_drawings().items():
         yield ROOT / "docs/drawings" / name, text
     models = {ROOT / f"docs/models/{name}.md": name for name in architecture.CONFIGS}
-    for path in sorted({ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *models}):
-        yield path, generate(path.read_text(encoding="utf-8") if path.exists() else model_pages.begun(models[path]))
+    for path in sorted({*ROOT.glob("README*.md"), *(ROOT / "docs").rglob("*.md"), *models}):
+        text = path.read_text(encoding="utf-8") if path.exists() else model_pages.begun(models[path])
+        in_chinese = path.parent.name == "zh" or path.name == "README.zh.md"
+        yield path, generate(text, chinese.translate) if in_chinese else generate(text)
 
 
 def main() -> int:

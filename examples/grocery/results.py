@@ -1,6 +1,6 @@
 """Measures runs on the Grocery Store photos, and writes the figures to `docs/results/grocery.json`.
 
-    python examples/grocery/results.py ../shared/data/grocery head=RUN partial=RUN full=RUN
+    python examples/grocery/results.py ../shared/data/grocery head=RUN partial=RUN full=RUN all=RUN
 
 A coarse class is that of the fine class that a network names, as `classes.csv` has it.
 """
@@ -15,6 +15,7 @@ from typing import Any
 import mnv2zoo
 from mnv2zoo.training.metrics import Scores
 
+TRAIN = 2640  # photos in the dataset's own training split
 RESULTS = Path(__file__).resolve().parents[2] / "docs/results/grocery.json"
 
 
@@ -31,9 +32,10 @@ def coarse_top1(scores: Scores, coarse: dict[str, str]) -> float:
 
 
 def measure(run: Path, data: Path, coarse: dict[str, str]) -> dict[str, Any]:
-    """The figures of a run: of its validation images, by which values were chosen, and of the test images."""
-    row: dict[str, Any] = {}
-    for split in ("val", "test"):
+    """The figures of a run: of the test photos, and of those for validation if it was not trained on them."""
+    photos = len(json.loads((run / "split.json").read_text(encoding="utf-8"))["train"])
+    row: dict[str, Any] = {"photos": photos}
+    for split in ("val", "test") if photos == TRAIN else ("test",):
         scores = mnv2zoo.training.evaluate(data, str(run), split=split)
         row[split] = {"images": scores.images, "top1": round(scores.top1, 2), "top5": round(scores.top5, 2)}
         row[split] |= {"coarse": round(coarse_top1(scores, coarse), 2)}
