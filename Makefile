@@ -78,6 +78,8 @@ bench: $(VENV)/.dev  ## measure, and write the figures to benchmarks/results/
 	$(BIN)/python benchmarks/deploy.py
 	$(BIN)/python benchmarks/folder.py
 	$(BIN)/python benchmarks/preprocessing.py
+	$(BIN)/python benchmarks/engine_cache.py
+	$(BIN)/python benchmarks/first_prediction.py
 
 clean:  ## remove .venv and everything built
 	rm -rf $(VENV) dist build site *.egg-info .*_cache .hypothesis

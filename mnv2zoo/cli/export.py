@@ -19,6 +19,8 @@ class Format(StrEnum):
     ONNX = "onnx"
     OPENVINO = "openvino"
     TORCH_EXPORT = "torch-export"
+    EXECUTORCH = "executorch"
+    LITERT = "litert"
 
 
 def command(
@@ -31,7 +33,9 @@ def command(
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The bundle: a new or empty folder.")],
-    format: Annotated[Format, typer.Option(help="For ONNX Runtime, OpenVINO, or PyTorch.")] = Format.ONNX,
+    format: Annotated[
+        Format, typer.Option(help="For ONNX Runtime, OpenVINO, PyTorch, ExecuTorch or LiteRT.")
+    ] = Format.ONNX,
     debug: Debug = False,
 ) -> None:
     """Export a network to a folder that runs elsewhere.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mnv2zoo.deploy import checks
-from mnv2zoo.deploy.calibration import prepare
+from mnv2zoo.deploy.cache import Cache, Parts, facts_about, versions
+from mnv2zoo.deploy.calibration import Calibration, prepare
 from mnv2zoo.deploy.engines import ENGINES, Runner, Source
 from mnv2zoo.deploy.export import export
 from mnv2zoo.deploy.fold import fold
@@ -92,11 +95,11 @@ class Optimized:
         Raises:
             DeployError: If the shape is another than the example's but for N.
         """
-        if x.ndim != 4 or tuple(x.shape[1:]) != self._shape or not x.is_floating_point():
+        if not checks.are_images(x) or tuple(x.shape[1:]) != self._shape:
             raise DeployError(
                 "no such images",
-                expected="floating-point (N, {}, {}, {})".format(*self._shape),
-                found=f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}",
+                expected="floating-point (N, {}, {}, {}) on the CPU".format(*self._shape),
+                found=checks.describe(x),
                 fix="Optimize again with an example of that shape.",
             )
         if len(x):
@@ -116,6 +119,7 @@ def optimize(
     precision: Precision = "fp32",
     calibration: Tensor | str | Path | None = None,
     threads: int | None = None,
+    cache: str | Path | None = None,
 ) -> Optimized:
     """Makes a network fast for this machine's processor.
 
@@ -133,13 +137,20 @@ def optimize(
         calibration: For `int8`: prepared images (n, C, H, W), or a folder of images such as the network
             will see, some hundreds; with a folder for each class, accuracy is reported too.
         threads: Threads that it computes with; PyTorch's number by default.
+        cache: A folder where what `onnxruntime` and `openvino` start from is kept, and taken from when the
+            same is asked for again: the same weights and settings of the model, example's height and width,
+            calibration images, versions and processor. What it holds is compared with its SHA-256 and with
+            the model's outputs before it is used, and made anew if it differs. This tells damage, not
+            malice: a folder or file that other users may write is not used. It may be deleted at any time.
 
     Returns:
         The network, as a function.
 
     Raises:
         DeployError: If the model is in training mode, the example is unfit, the engine does not know the
-            precision, or an output is further from the original's than the precision allows.
+            precision, an output is further from the original's than the precision allows, or the cache
+            cannot be written or is not the user's own.
+        ImageReadError: If there are no calibration images in the folder, or one cannot be read.
         MissingExtraError: If the engine is not installed.
 
     Examples:
@@ -153,29 +164,59 @@ def optimize(
     _check(model, example, engine, precision, calibration, threads)
     threads = threads or torch.get_num_threads()
     seen = prepare(calibration, model, example) if calibration is not None else None
-    with torch.inference_mode():
-        expected = model(example)
-    source = Source(fold(model), example, seen.images if seen else None)
+    expected = _expected(model, example)
+    kept = Cache()
+    if cache is not None:
+        kept = Cache(Path(cache), facts_about(model, example, seen.fingerprint if seen else ""))
+    source = Source(fold(model), example, seen)
     if engine == "auto":
-        optimized = _fastest(source, precision, threads, expected)
+        optimized = _fastest(source, precision, threads, expected, kept)
     else:
-        optimized, _ = _built(engine, source, precision, threads, expected)
+        optimized, _ = _built(engine, source, precision, threads, expected, kept)
     if seen and isinstance(expected, Tensor) and expected.ndim == 2:
+        _report(optimized, model, seen, kept)
+    return optimized
+
+
+def _expected(model: nn.Module, example: Tensor) -> Any:
+    try:
+        with torch.inference_mode():
+            return model(example)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise DeployError(
+            "the model cannot run the example",
+            found=str(error).splitlines()[0],
+            fix="Take images such as the model is made for.",
+        ) from error
+
+
+def _report(optimized: Optimized, model: nn.Module, seen: Calibration, cache: Cache) -> None:
+    """Sets how well a classifier keeps its classes on the calibration images."""
+
+    def measure() -> Parts:
         with torch.inference_mode():
             before = torch.cat([model(part) for part in seen.images.split(32)]).argmax(1)
         after = optimized(seen.images).argmax(1)
-        optimized.agreement = _percent(before == after)
-        if seen.classes:
-            truth = torch.tensor(seen.classes)
-            optimized.accuracy = _percent(before == truth), _percent(after == truth)
-    return optimized
+        truth = torch.tensor(seen.classes)
+        accuracy = (_percent(before == truth), _percent(after == truth)) if seen.classes else None
+        return {"json": json.dumps({"agreement": _percent(before == after), "accuracy": accuracy}).encode()}
+
+    facts = {**_facts(optimized.engine, optimized.precision), "kept": "agreement", "classes": str(seen.classes)}
+    found = cache.fetch(facts, measure, lambda parts: json.loads(parts["json"]))
+    optimized.agreement = found["agreement"]
+    optimized.accuracy = found["accuracy"] and tuple(found["accuracy"])
+
+
+def _facts(engine: str, precision: str) -> dict[str, str]:
+    """What an engine's entry in the cache depends on, beyond what every entry does."""
+    return {"engine": engine, "precision": precision, **versions(ENGINES[engine].packages(precision))}
 
 
 def _percent(right: Tensor) -> float:
     return 100 * right.float().mean().item()
 
 
-def _fastest(source: Source, precision: str, threads: int, expected: Any) -> Optimized:
+def _fastest(source: Source, precision: str, threads: int, expected: Any, cache: Cache) -> Optimized:
     best: Optimized | None = None
     attempts: dict[str, Attempt] = {}
     for name in ENGINES:
@@ -183,7 +224,7 @@ def _fastest(source: Source, precision: str, threads: int, expected: Any) -> Opt
             attempts[name] = Attempt(name, None, None, reason)
             continue
         try:
-            optimized, error = _built(name, source, precision, threads, expected)
+            optimized, error = _built(name, source, precision, threads, expected, cache)
         except DeployError as failure:
             attempts[name] = Attempt(name, None, None, str(failure))
             continue
@@ -210,20 +251,29 @@ def _left_out(name: str, precision: str) -> str:
     return ""
 
 
-def _built(name: str, source: Source, precision: str, threads: int, expected: Any) -> tuple[Optimized, float]:
+def _built(
+    name: str, source: Source, precision: str, threads: int, expected: Any, cache: Cache
+) -> tuple[Optimized, float]:
     """A network on an engine, and how far its outputs are from what is expected, as a part of their norm."""
-    runner = ENGINES[name].build(source, precision, threads)
-    optimized = Optimized(runner, name, precision, source.example, expected)
-    outputs = runner(source.example.float())
-    error, optimized.max_abs_error = checks.distances(outputs, pytree.tree_leaves(expected))
-    if not error <= TOLERANCE[precision]:  # a comparison with NaN is false
-        raise DeployError(
-            f"{name} does not compute what the model computes",
-            expected=f"outputs within {TOLERANCE[precision]:.1%} of the original's norm in {precision}",
-            found=f"{error:.2%}",
-            fix="Take precision fp32." if precision != "fp32" else "Take another engine, and report this one.",
-        )
-    return optimized, error
+    engine = ENGINES[name]
+
+    def start(parts: Parts) -> tuple[Optimized, float]:
+        runner = engine.start(source, parts, precision, threads)
+        optimized = Optimized(runner, name, precision, source.example, expected)
+        outputs = runner(source.example.float())
+        error, optimized.max_abs_error = checks.distances(outputs, pytree.tree_leaves(expected))
+        if not error <= TOLERANCE[precision]:  # a comparison with NaN is false
+            raise DeployError(
+                f"{name} does not compute what the model computes",
+                expected=f"outputs within {TOLERANCE[precision]:.1%} of the original's norm in {precision}",
+                found=f"{error:.2%}",
+                fix="Take precision fp32." if precision != "fp32" else "Take another engine, and report this one.",
+            )
+        return optimized, error
+
+    if engine.prepare is None:
+        return start({})
+    return cache.fetch(_facts(name, precision), functools.partial(engine.prepare, source, precision), start)
 
 
 def _milliseconds(run: Callable[[Tensor], Any], example: Tensor) -> float:
@@ -251,9 +301,11 @@ def _check(
             able = [name for name, other in ENGINES.items() if precision in other.precisions]
             raise DeployError(f"{engine} knows no {precision}", fix=f"These do: {', '.join(able)}.")
         checks.require(ENGINES[engine].packages(precision), f"engine {engine}")
-    checks.require_evaluation_mode(model)
-    if not isinstance(example, Tensor) or example.ndim != 4 or not example.is_floating_point() or not len(example):
-        found = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
-        raise DeployError("unfit example", expected="floating-point images (N, C, H, W)", found=found, where="example")
+    checks.require_network(model)
+    if not checks.are_images(example) or not len(example):
+        found = checks.describe(example)
+        raise DeployError(
+            "unfit example", expected="floating-point images (N, C, H, W) on the CPU", found=found, where="example"
+        )
     if not example.isfinite().all():
         raise DeployError("unfit example", expected="finite numbers", found="NaN or infinity", where="example")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
 from mnv2zoo import images
+from mnv2zoo.deploy import cache, checks
 from mnv2zoo.errors import DeployError
 
 MOST = 300  # as many as NNCF looks at by default
@@ -22,16 +25,23 @@ class Calibration:
     """Images, and their classes where those are known.
 
     Attributes:
-        images: Prepared for the network, (n, C, H, W).
+        read: Reads them and prepares them for the network.
+        fingerprint: A hash of what they are made from.
         classes: Class of each image; none where they are not known.
     """
 
-    images: Tensor
+    read: Callable[[], Tensor]
+    fingerprint: str
     classes: Sequence[int] = ()
+
+    @functools.cached_property
+    def images(self) -> Tensor:
+        """The images (n, C, H, W); read when first asked for, which a kept engine never does."""
+        return self.read()
 
 
 def prepare(calibration: Tensor | str | Path, model: nn.Module, example: Tensor) -> Calibration:
-    """Reads or checks calibration images.
+    """Finds or checks calibration images.
 
     Args:
         calibration: Prepared images (n, C, H, W), or a folder of images. Where the folder holds as many
@@ -43,12 +53,13 @@ def prepare(calibration: Tensor | str | Path, model: nn.Module, example: Tensor)
         Up to 300 images, spread over the folder.
 
     Raises:
-        DeployError: If they are of another shape than the example or not finite, or the model does not
-            tell how images are prepared.
-        ImageReadError: If there are no images, or one cannot be read.
+        DeployError: If there is no such folder, they are of another shape than the example or not finite,
+            or the model does not tell how images are prepared.
+        ImageReadError: If there are no images; as they are read, if one cannot be read.
     """
     if isinstance(calibration, Tensor):
-        return Calibration(_checked(calibration, example)[:MOST])
+        tensor = _checked(calibration, example)[:MOST]
+        return Calibration(lambda: tensor, hashlib.sha256(tensor.contiguous().numpy().data).hexdigest())
     cfg = getattr(model, "pretrained_cfg", None)
     if cfg is None:
         raise DeployError(
@@ -58,23 +69,37 @@ def prepare(calibration: Tensor | str | Path, model: nn.Module, example: Tensor)
             where=calibration,
         )
     folder = Path(calibration)
+    if not folder.is_dir():
+        raise DeployError("no such folder of calibration images", where=folder)
     files = images.find(str(folder))
-    files = files[:: max(1, len(files) // MOST)][:MOST]
+    count = min(MOST, len(files))
+    files = [files[number * len(files) // count] for number in range(count)]
     data = resolve_data_config(pretrained_cfg=cfg, use_test_size=True)
     transform: Any = create_transform(**{**data, "input_size": tuple(example.shape[1:])})
-    prepared = _checked(torch.stack([transform(images.read(file)) for file in files]), example)
     names = sorted(child.name for child in folder.iterdir() if child.is_dir())
-    if len(names) != getattr(model, "num_classes", None):
-        return Calibration(prepared)
-    return Calibration(prepared, [names.index(file.relative_to(folder).parts[0]) for file in files])
+    found = [file.relative_to(folder).parts[0] for file in files]
+    known = len(names) == getattr(model, "num_classes", None) and set(found) <= set(names)
+    return Calibration(
+        lambda: _checked(torch.stack([transform(images.read(file)) for file in files]), example),
+        _fingerprint(folder, files, transform),
+        [names.index(name) for name in found] if known else (),
+    )
+
+
+def _fingerprint(folder: Path, files: Sequence[Path], transform: object) -> str:
+    digest = hashlib.sha256(f"{transform} {cache.versions(('PIL', 'torchvision'))}".encode())
+    for file in files:
+        digest.update(f"\0{file.relative_to(folder)}\0".encode())
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def _checked(found: Tensor, example: Tensor) -> Tensor:
-    if found.ndim != 4 or not len(found) or found.shape[1:] != example.shape[1:] or not found.is_floating_point():
+    if not checks.are_images(found) or not len(found) or found.shape[1:] != example.shape[1:]:
         raise DeployError(
             "unfit calibration images",
-            expected="floating-point (n, {}, {}, {})".format(*example.shape[1:]),
-            found=f"{str(found.dtype).removeprefix('torch.')} {tuple(found.shape)}",
+            expected="floating-point (n, {}, {}, {}) on the CPU".format(*example.shape[1:]),
+            found=checks.describe(found),
         )
     if not found.isfinite().all():
         raise DeployError("unfit calibration images", expected="finite numbers", found="NaN or infinity")

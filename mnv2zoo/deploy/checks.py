@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from collections.abc import Iterable, Sequence
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -16,24 +18,42 @@ def missing(packages: Iterable[str]) -> list[str]:
     return [package for package in packages if importlib.util.find_spec(package) is None]
 
 
-def require(packages: Iterable[str], what: str) -> None:
+def require(packages: Iterable[str], what: str, extra: str = "deploy") -> None:
     """Refuses to go on without packages.
 
     Raises:
-        MissingExtraError: If one is not installed; `what` says what needs it.
+        MissingExtraError: If one is not installed; `what` says what needs it, `extra` what installs it.
     """
     if absent := missing(packages):
-        raise MissingExtraError(f"{what} needs {', '.join(absent)}", fix='Run: pip install "mnv2zoo[deploy]"')
+        raise MissingExtraError(f"{what} needs {', '.join(absent)}", fix=f'Run: pip install "mnv2zoo[{extra}]"')
 
 
-def require_evaluation_mode(model: nn.Module) -> None:
-    """Refuses a network in training mode.
+def require_network(model: object) -> None:
+    """Refuses what is no network, in training mode, or not on the CPU, for which all here is made.
 
     Raises:
         DeployError: If any part of it is.
     """
+    if not isinstance(model, nn.Module):
+        raise DeployError("no network", expected="a torch.nn.Module", found=describe(model))
     if any(module.training for module in model.modules()):
         raise DeployError("the model is in training mode", fix="Call model.eval() first.")
+    devices = {str(tensor.device) for tensor in itertools.chain(model.parameters(), model.buffers())} - {"cpu"}
+    if devices:
+        raise DeployError("the model is not on the CPU", found=", ".join(devices), fix="Call model.cpu() first.")
+
+
+def are_images(value: object) -> TypeGuard[Tensor]:
+    """Whether something is a batch of prepared images (N, C, H, W) on the CPU."""
+    return isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point() and value.device.type == "cpu"
+
+
+def describe(value: object) -> str:
+    """What something is, for the `found` of an error."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    place = "" if value.device.type == "cpu" else f" on {value.device}"
+    return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}{place}"
 
 
 def distances(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """What can run a network: each engine makes a function of it, from images to a list of outputs.
 
-Those of other runtimes take the network as ONNX, so there is one way out of PyTorch.
+Those of other runtimes take the network as ONNX, so there is one way out of PyTorch. It takes seconds, and
+int8 takes a minute; what comes of it is bytes, from which a runtime starts at once, so those can be kept.
 """
 
 from __future__ import annotations
@@ -8,13 +9,18 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+
+from mnv2zoo.deploy.cache import Parts
+from mnv2zoo.deploy.calibration import Calibration
 
 Runner = Callable[[Tensor], list[Tensor]]
 INPUT = "images"
@@ -27,12 +33,12 @@ class Source:
     Attributes:
         model: The folded network.
         example: Images (N, C, H, W).
-        calibration: Images (n, C, H, W) that int8 ranges are measured on; None for other precisions.
+        calibration: Images that int8 ranges are measured on; None for other precisions.
     """
 
     model: nn.Module
     example: Tensor
-    calibration: Tensor | None = None
+    calibration: Calibration | None = None
 
     @functools.cached_property
     def onnx(self) -> bytes:
@@ -48,13 +54,16 @@ class Engine:
         needs: Packages that it imports beyond the project's own dependencies.
         precisions: What it can compute in.
         patient: Whether it compiles for a minute before the first image.
-        build: From the source, a precision and a number of threads to a function.
+        prepare: From the source and a precision to bytes that can be kept; None where the engine starts from
+            the network itself.
+        start: From the source, those bytes, a precision and a number of threads to a function.
     """
 
     needs: tuple[str, ...]
     precisions: tuple[str, ...]
     patient: bool
-    build: Callable[[Source, str, int], Runner]
+    prepare: Callable[[Source, str], Parts] | None
+    start: Callable[[Source, Parts, str, int], Runner]
 
     def packages(self, precision: str) -> tuple[str, ...]:
         """What it imports for a precision: int8 is quantised for by NNCF."""
@@ -113,7 +122,7 @@ def _threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _torch(source: Source, precision: str, threads: int) -> Runner:
+def _torch(source: Source, parts: Parts, precision: str, threads: int) -> Runner:
     network = Flat(source.model).to(_dtype(precision)).to(memory_format=torch.channels_last)
 
     def run(x: Tensor) -> list[Tensor]:
@@ -124,7 +133,7 @@ def _torch(source: Source, precision: str, threads: int) -> Runner:
     return run
 
 
-def _inductor(source: Source, precision: str, threads: int) -> Runner:
+def _inductor(source: Source, parts: Parts, precision: str, threads: int) -> Runner:
     from torch._inductor import config
 
     network = Flat(source.model).to(_dtype(precision)).to(memory_format=torch.channels_last)
@@ -138,26 +147,27 @@ def _inductor(source: Source, precision: str, threads: int) -> Runner:
     return run
 
 
-def _onnxruntime(source: Source, precision: str, threads: int) -> Runner:
+def _for_onnxruntime(source: Source, precision: str) -> Parts:
+    if precision != "int8":
+        return {"model": source.onnx}
+    import onnx
+
+    document = _quantize(onnx.load_from_string(source.onnx), source, lambda image: {INPUT: image})
+    return {"model": document.SerializeToString()}
+
+
+def _onnxruntime(source: Source, parts: Parts, precision: str, threads: int) -> Runner:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    document = _quantized_onnx(source) if precision == "int8" else source.onnx
-    session = onnxruntime.InferenceSession(document, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(parts["model"], options, providers=["CPUExecutionProvider"])
 
     def run(x: Tensor) -> list[Tensor]:
         return [torch.from_numpy(output) for output in session.run(None, {INPUT: x.contiguous().numpy()})]
 
     return run
-
-
-def _quantized_onnx(source: Source) -> bytes:
-    import onnx
-
-    document = _quantize(onnx.load_from_string(source.onnx), source, lambda image: {INPUT: image})
-    return document.SerializeToString()
 
 
 def _quantize(network: Any, source: Source, feed: Callable[[Any], Any]) -> Any:
@@ -166,18 +176,30 @@ def _quantize(network: Any, source: Source, feed: Callable[[Any], Any]) -> Any:
 
     assert source.calibration is not None
     nncf.set_log_level(logging.ERROR)
-    rows = [row[None].contiguous().numpy() for row in source.calibration]
+    rows = [row[None].contiguous().numpy() for row in source.calibration.images]
     return nncf.quantize(network, nncf.Dataset(rows, feed), subset_size=len(rows))
 
 
-def _openvino(source: Source, precision: str, threads: int) -> Runner:
+def _for_openvino(source: Source, precision: str) -> Parts:
+    if precision != "int8":
+        return {"model": source.onnx}
+    import openvino
+
+    network = openvino.Core().read_model(source.onnx)
+    network.reshape([1, *source.example.shape[1:]])
+    network = _quantize(network, source, lambda image: image)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.xml"
+        openvino.save_model(network, file, compress_to_fp16=False)
+        return {"model": file.read_bytes(), "weights": file.with_suffix(".bin").read_bytes()}
+
+
+def _openvino(source: Source, parts: Parts, precision: str, threads: int) -> Runner:
     import openvino
 
     core = openvino.Core()
-    network = core.read_model(source.onnx)
+    network = core.read_model(parts["model"], parts.get("weights", b""))
     network.reshape([1, *source.example.shape[1:]])  # kernels for one known size are faster
-    if precision == "int8":
-        network = _quantize(network, source, lambda image: image)
     # What int8 leaves in floating point is computed in bf16 where the processor can.
     rest = "f32" if precision == "fp32" else "bf16"
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": rest}
@@ -212,8 +234,10 @@ def _dtype(precision: str) -> torch.dtype:
 
 
 ENGINES = {
-    "torch": Engine((), ("fp32", "bf16"), False, _torch),
-    "inductor": Engine((), ("fp32", "bf16"), True, _inductor),
-    "onnxruntime": Engine(("onnx", "onnxscript", "onnxruntime"), ("fp32", "int8"), False, _onnxruntime),
-    "openvino": Engine(("onnx", "onnxscript", "openvino"), ("fp32", "bf16", "int8"), False, _openvino),
+    "torch": Engine((), ("fp32", "bf16"), False, None, _torch),
+    "inductor": Engine((), ("fp32", "bf16"), True, None, _inductor),
+    "onnxruntime": Engine(
+        ("onnx", "onnxscript", "onnxruntime"), ("fp32", "int8"), False, _for_onnxruntime, _onnxruntime
+    ),
+    "openvino": Engine(("onnx", "onnxscript", "openvino"), ("fp32", "bf16", "int8"), False, _for_openvino, _openvino),
 }

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -23,16 +26,34 @@ from mnv2zoo.network import Description
 from mnv2zoo.version import __version__
 from mnv2zoo.weights import index
 
-Format = Literal["onnx", "openvino", "torch-export"]
+Format = Literal["onnx", "openvino", "torch-export", "executorch", "litert"]
 SCRIPT = Path(__file__).parent / "bundle/predict.py"
-NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
-RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "torch-export": "torch"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a bundle's format takes.
+
+    Attributes:
+        write: Writes the model into the bundle, from the folded network and an example (1, C, H, W), and
+            returns the names of its files.
+        needs: Packages that it takes to write it, by the names that they are imported by.
+        extra: The project's extra that installs them.
+        runtime: What `predict.py` needs beside numpy and pillow, by the names that pip knows.
+    """
+
+    write: Callable[[nn.Module, torch.Tensor, Path], list[str]]
+    needs: tuple[str, ...]
+    extra: str
+    runtime: str
+
+
 TOLERANCE = 1e-3  # of the outputs' norm
 CHECKED = 8  # random images that the card's figure comes from
 
 
 def export(model: nn.Module | str, directory: str | Path, format: Format = "onnx", name: str | None = None) -> Path:
-    """Makes a bundle that needs neither this package nor, but for `torch-export`, PyTorch.
+    """Makes a bundle that needs neither this package nor timm.
 
     It holds the model, `preprocess.json`, `labels.txt`, `predict.py` and the card `README.md`. The script's
     outputs are compared with the model's before the folder appears.
@@ -41,7 +62,9 @@ def export(model: nn.Module | str, directory: str | Path, format: Format = "onnx
         model: A classifier of the zoo in evaluation mode; or its name: an architecture,
             `architecture.tag`, a run folder or an `hf-hub:` name.
         directory: The bundle: a folder that is not there yet, or empty.
-        format: `onnx` for ONNX Runtime, `openvino`, or `torch-export` for PyTorch (`.pt2`); any batch size.
+        format: For batches of any size, `onnx` for ONNX Runtime, `openvino`, or `torch-export` for PyTorch
+            (`.pt2`). For one image at a time, as telephones take them, `executorch` (`.pte`, with XNNPACK)
+            or `litert` (`.tflite`).
         name: What the card calls it; by default what the model was called.
 
     Returns:
@@ -58,7 +81,7 @@ def export(model: nn.Module | str, directory: str | Path, format: Format = "onnx
     _check(directory, format)
     description = network.describe(model) if isinstance(model, str) else _description(model)
     classifier: nn.Module = description.build().eval() if isinstance(model, str) else model
-    checks.require_evaluation_mode(classifier)
+    checks.require_network(classifier)
     preprocessing = _preprocessing(classifier)
     labels = _labels(classifier, description)
 
@@ -67,7 +90,7 @@ def export(model: nn.Module | str, directory: str | Path, format: Format = "onnx
         with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as aside:
             bundle = Path(aside) / "bundle"
             bundle.mkdir()
-            files = WRITERS[format](fold(classifier), torch.zeros(1, *preprocessing["input_size"]), bundle)
+            files = TARGETS[format].write(fold(classifier), torch.zeros(1, *preprocessing["input_size"]), bundle)
             (bundle / "preprocess.json").write_text(json.dumps(preprocessing, indent=2) + "\n", encoding="utf-8")
             (bundle / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
             shutil.copyfile(SCRIPT, bundle / SCRIPT.name)
@@ -83,7 +106,7 @@ def export(model: nn.Module | str, directory: str | Path, format: Format = "onnx
 def _check(directory: Path, format: str) -> None:
     if format not in get_args(Format):
         raise DeployError("no such format", expected=nearest(str(format), get_args(Format), 3), found=repr(format))
-    checks.require(NEEDS.get(format, ()), f"format {format}")
+    checks.require(TARGETS[format].needs, f"format {format}", TARGETS[format].extra)
     if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
         raise DeployError("the bundle's folder must be new or empty", found="something else", where=directory)
 
@@ -144,15 +167,35 @@ def _to_openvino(model: nn.Module, example: torch.Tensor, bundle: Path) -> list[
 
 def _to_torch(model: nn.Module, example: torch.Tensor, bundle: Path) -> list[str]:
     program = torch.export.export(engines.Flat(model).eval(), **engines.any_batch(example))
+    program.example_inputs = None  # they would be stored with it
     torch.export.save(program, bundle / "model.pt2")
     return ["model.pt2"]
 
 
-# What each writes beside the rest, as names of files.
-WRITERS: Mapping[str, Callable[[nn.Module, torch.Tensor, Path], list[str]]] = {
-    "onnx": _to_onnx,
-    "openvino": _to_openvino,
-    "torch-export": _to_torch,
+def _to_executorch(model: nn.Module, example: torch.Tensor, bundle: Path) -> list[str]:
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    program = torch.export.export(engines.Flat(model).eval(), (example,))
+    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    (bundle / "model.pte").write_bytes(lowered.to_executorch().buffer)
+    return ["model.pte"]
+
+
+def _to_litert(model: nn.Module, example: torch.Tensor, bundle: Path) -> list[str]:
+    import litert_torch
+
+    with contextlib.redirect_stdout(sys.stderr):  # it tells of its progress there
+        litert_torch.convert(engines.Flat(model).eval(), (example,)).export(str(bundle / "model.tflite"))
+    return ["model.tflite"]
+
+
+TARGETS: Mapping[str, Target] = {
+    "onnx": Target(_to_onnx, ("onnx", "onnxscript", "onnxruntime"), "deploy", "onnxruntime"),
+    "openvino": Target(_to_openvino, ("onnx", "onnxscript", "openvino"), "deploy", "openvino"),
+    "torch-export": Target(_to_torch, (), "", "torch"),
+    "executorch": Target(_to_executorch, ("executorch",), "executorch", "executorch torch"),
+    "litert": Target(_to_litert, ("litert_torch", "ai_edge_litert"), "litert", "ai-edge-litert"),
 }
 
 
@@ -190,10 +233,10 @@ def _card(
     side = preprocessing["input_size"][1]
     return f"""# {name}
 
-{description.config.name}, exported by mnv2zoo {__version__} for {RUNTIMES[format]}.
+{description.config.name}, exported by mnv2zoo {__version__} as {format}.
 
 ```sh
-pip install numpy pillow {RUNTIMES[format]}
+pip install numpy pillow {TARGETS[format].runtime}
 python predict.py photo.jpg
 ```
 

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import timm
@@ -15,10 +16,30 @@ from timm.data import create_transform, resolve_data_config
 
 import mnv2zoo
 from mnv2zoo import cli, deploy
+from mnv2zoo.deploy.checks import missing
+from mnv2zoo.deploy.export import TARGETS
 from mnv2zoo.errors import DeployError, MissingExtraError
 from tests.conftest import GOOGLE, SAMPLES, needs_google, random_state_dict
 
-MODELS = {"onnx": ["model.onnx"], "openvino": ["model.xml", "model.bin"], "torch-export": ["model.pt2"]}
+MODELS = {
+    "onnx": ["model.onnx"],
+    "openvino": ["model.xml", "model.bin"],
+    "torch-export": ["model.pt2"],
+    "executorch": ["model.pte"],
+    "litert": ["model.tflite"],
+}
+# Large, so a development environment may be without them.
+SEPARATE = ("executorch", "litert")
+FORMATS = [
+    pytest.param(
+        format,
+        marks=pytest.mark.skipif(
+            format in SEPARATE and bool(missing(TARGETS[format].needs)), reason=f"needs the extra {format}"
+        ),
+    )
+    for format in MODELS
+]
+IMPORTS = {"torch-export": ["torch"], "executorch": ["torch"]}
 SMALL = "mnv2zoo_050_c20"
 # Runs a script as `python script ...` does, and tells what it imported.
 RUN = """
@@ -53,15 +74,15 @@ def google():
 
 
 @needs_google
-@pytest.mark.parametrize("format", MODELS)
+@pytest.mark.parametrize("format", FORMATS)
 def test_real_photos_get_the_same_classes_elsewhere(google, format, tmp_path):
     bundle = deploy.export(google, tmp_path / "bundle", format)
-    photos = sorted(SAMPLES.glob("*.jpg"))[:: 5 if format != "torch-export" else 25]
+    photos = sorted(SAMPLES.glob("*.jpg"))[:: 25 if format == "torch-export" else 5]
     command = [sys.executable, "-c", RUN, str(bundle / "predict.py"), *map(str, photos), "--topk", "3", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr
     *rows, imported = map(json.loads, done.stdout.splitlines())
-    assert imported == (["torch"] if format == "torch-export" else [])
+    assert imported == IMPORTS.get(format, [])
 
     transform = create_transform(**resolve_data_config(pretrained_cfg=google.pretrained_cfg))
     with torch.inference_mode():
@@ -86,7 +107,7 @@ def test_the_script_prepares_photos_as_timm_does(google, tmp_path):
         torch.testing.assert_close(found, transform(image.convert("RGB")), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("format", MODELS)
+@pytest.mark.parametrize("format", FORMATS)
 def test_what_a_bundle_holds(small, format, tmp_path):
     bundle = deploy.export(small, tmp_path / "new" / "bundle", format, name="three things")
     files = {file.name for file in bundle.iterdir()}
@@ -149,7 +170,15 @@ def test_bad_input_is_told(small, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["full"]
 
 
-def test_a_missing_runtime_is_told(small, tmp_path, monkeypatch):
-    monkeypatch.setitem(deploy.export.__globals__["NEEDS"], "openvino", ("mnv2zoo_no_such_package",))
-    with pytest.raises(MissingExtraError, match=r"mnv2zoo\[deploy\]"):
-        deploy.export(small, tmp_path / "bundle", "openvino")
+@pytest.mark.parametrize(("format", "extra"), [("openvino", "deploy"), ("litert", "litert")])
+def test_a_missing_runtime_is_told(small, format, extra, tmp_path, monkeypatch):
+    absent = replace(TARGETS[format], needs=("mnv2zoo_no_such_package",))
+    monkeypatch.setitem(TARGETS, format, absent)
+    with pytest.raises(MissingExtraError, match=rf"mnv2zoo\[{extra}\]"):
+        deploy.export(small, tmp_path / "bundle", format)
+
+
+def test_a_torch_export_holds_the_weights_and_little_else(small, tmp_path):
+    bundle = deploy.export(small, tmp_path / "bundle", "torch-export")
+    weights = sum(value.numel() * value.element_size() for value in deploy.fold(small).state_dict().values())
+    assert (bundle / "model.pt2").stat().st_size < weights + 400_000

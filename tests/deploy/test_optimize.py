@@ -1,5 +1,7 @@
 """Optimised networks compute what the originals compute, on every engine."""
 
+from dataclasses import replace
+
 import pytest
 import timm
 import torch
@@ -10,6 +12,7 @@ from torchvision.transforms.functional import to_pil_image
 
 import mnv2zoo
 from mnv2zoo import deploy, images
+from mnv2zoo.deploy.calibration import prepare
 from mnv2zoo.deploy.engines import ENGINES
 from mnv2zoo.errors import DeployError, ImageReadError, MissingExtraError
 from tests.conftest import GOOGLE, SAMPLES, needs_google, random_state_dict
@@ -131,6 +134,8 @@ def test_calibration_folders_need_a_preprocessing_and_images(small, x, tmp_path)
     taps = mnv2zoo.features.BottleneckTaps(small, ["C1"])
     with pytest.raises(DeployError, match="calibration tensors"):
         deploy.optimize(taps, x, "openvino", "int8", calibration=tmp_path)
+    with pytest.raises(DeployError, match="no such folder"):
+        deploy.optimize(small, x, "openvino", "int8", calibration=tmp_path / "nowhere")
     with pytest.raises(ImageReadError, match="no images"):
         deploy.optimize(small, x, "openvino", "int8", calibration=tmp_path)
     with pytest.raises(DeployError, match="go together"):
@@ -157,10 +162,9 @@ def test_auto_keeps_the_fastest_and_says_why(small, x):
 
 
 def test_auto_makes_do_with_what_is_there(small, x, monkeypatch):
-    there = {"torch": ENGINES["torch"]} | {
-        name: deploy.engines.Engine(("mnv2zoo_no_such_package",), engine.precisions, False, engine.build)
+    there = {
+        name: engine if name == "torch" else replace(engine, needs=("mnv2zoo_no_such_package",), patient=False)
         for name, engine in ENGINES.items()
-        if name != "torch"
     }
     monkeypatch.setattr(deploy, "ENGINES", there)
     fast = deploy.optimize(small, x)
@@ -226,6 +230,11 @@ def test_real_photos_get_the_same_classes(engine):
         ({"example": torch.zeros(1, 3, 64, 64, dtype=torch.uint8)}, "floating-point"),
         ({"example": torch.full((1, 3, 64, 64), float("nan"))}, "finite"),
         ({"example": torch.randn(0, 3, 64, 64)}, r"\(0, 3, 64, 64\)"),
+        ({"example": torch.randn(1, 3, 64, 64).numpy()}, "ndarray"),
+        ({"example": torch.empty(1, 3, 64, 64, device="meta")}, "on meta"),
+        ({"example": torch.randn(1, 4, 64, 64)}, "cannot run the example"),
+        ({"model": "mnv2zoo_100"}, r"a torch\.nn\.Module, found str"),
+        ({"model": nn.Conv2d(3, 8, 1, device="meta").eval()}, r"model\.cpu\(\)"),
     ],
 )
 def test_bad_input_is_told(small, x, change, words):
@@ -238,7 +247,9 @@ def test_a_model_in_training_mode_is_refused(x):
         deploy.optimize(timm.create_model(SMALL).train(), x, "torch")
 
 
-@pytest.mark.parametrize("wrong", [torch.randn(3, 64, 64), torch.randn(1, 3, 96, 64), torch.zeros(1, 3, 64, 64).int()])
+@pytest.mark.parametrize(
+    "wrong", [torch.randn(3, 64, 64), torch.randn(1, 3, 96, 64), torch.zeros(1, 3, 64, 64).int(), "photo"]
+)
 def test_other_images_than_the_example_are_refused(small, x, wrong):
     with pytest.raises(DeployError, match="with an example of that shape"):
         deploy.optimize(small, x, "torch")(wrong)
@@ -249,3 +260,16 @@ def test_threads_are_set_for_the_run_alone(small, x):
     fast = deploy.optimize(small, x, "torch", threads=before + 1)
     fast(x)
     assert torch.get_num_threads() == before
+
+
+def test_calibration_is_spread_and_takes_classes_from_folders_alone(tmp_path):
+    classifier = network("mnv2zoo_050_c20", num_classes=2)
+    example = torch.zeros(1, 3, 8, 8)
+    for number in range(400):
+        folder = tmp_path / ("a" if number < 300 else "b")
+        folder.mkdir(exist_ok=True)
+        to_pil_image(torch.zeros(3, 8, 8)).save(folder / f"{number:03}.png")
+    found = prepare(tmp_path, classifier, example)
+    assert (len(found.images), found.classes.count(0), found.classes.count(1)) == (300, 225, 75)
+    to_pil_image(torch.zeros(3, 8, 8)).save(tmp_path / "000.png")
+    assert not prepare(tmp_path, classifier, example).classes

@@ -1,6 +1,7 @@
 """Classifies photos with the model beside this file: `python predict.py photo.jpg ... [--topk 5] [--json]`.
 
-It needs numpy, pillow and the model's runtime: onnxruntime for model.onnx, openvino for model.xml, torch for model.pt2.
+It needs numpy, pillow and the model's runtime: onnxruntime for model.onnx, openvino for model.xml, ai-edge-litert for
+model.tflite, executorch and torch for model.pte, torch for model.pt2.
 """
 
 from __future__ import annotations
@@ -33,10 +34,27 @@ def load(folder: Path = HERE) -> Callable[[Array], Array]:
 
         compiled = openvino.Core().compile_model(folder / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         return lambda images: compiled(images)[0]
+    if (folder / "model.tflite").exists():
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(str(folder / "model.tflite"))
+        infer = interpreter.get_signature_runner()
+        (given,), (taken,) = infer.get_input_details(), infer.get_output_details()
+        return one_by_one(lambda image: infer(**{given: image})[taken])
     import torch
 
+    if (folder / "model.pte").exists():
+        from executorch.runtime import Runtime
+
+        method = Runtime.get().load_program(folder / "model.pte").load_method("forward")
+        return one_by_one(lambda image: method.execute((torch.from_numpy(image),))[0].numpy().copy())
     model = torch.export.load(folder / "model.pt2").module()
     return lambda images: model(torch.from_numpy(images))[0].detach().numpy()
+
+
+def one_by_one(run: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """A function of images made from one of a single image."""
+    return lambda images: np.concatenate([run(image[None]) for image in images])
 
 
 def preprocess(photo: Image.Image, config: dict[str, Any]) -> Array:

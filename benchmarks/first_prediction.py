@@ -1,0 +1,82 @@
+"""Measures the time from the start of a process to its first prediction: a bundle's predict.py against timm.
+
+Both classify the same photo with the same weights, in turns, each in a process of its own: `predict.py` of an
+onnx bundle, and a script that imports timm, loads a checkpoint and applies timm's own preprocessing. The goal:
+at most a tenth. Weights are Google's where they lie beside the repository, otherwise random.
+
+    python benchmarks/first_prediction.py --rounds 9
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import report
+import timm
+from safetensors.torch import load_file, save_file
+
+from mnv2zoo import deploy
+
+ROOT = Path(__file__).resolve().parents[1]
+GOOGLE = ROOT.parent / "shared/weights/google_mobilenet_v2_1.0_224/model.safetensors"
+PHOTO = ROOT / "examples/rocket.jpg"
+GOAL = 10
+THEIRS = """
+import sys
+
+import timm
+import torch
+from PIL import Image
+from timm.data import create_transform, resolve_data_config
+
+checkpoint, photo = sys.argv[1:]
+model = timm.create_model("mobilenetv2_100", checkpoint_path=checkpoint).eval()
+transform = create_transform(**resolve_data_config({}, model=model))
+image = transform(Image.open(photo).convert("RGB"))
+with torch.inference_mode():
+    scores, classes = model(image[None])[0].softmax(0).topk(5)
+for score, number in zip(scores.tolist(), classes.tolist()):
+    print(f"{score:.4f} {number}")
+"""
+
+
+def run(command: list[str]) -> None:
+    subprocess.run([sys.executable, *command], check=True, capture_output=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9, help="processes of each (9 by default)")
+    rounds = parser.parse_args().rounds
+
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint, script = Path(folder) / "model.safetensors", Path(folder) / "theirs.py"
+        model = timm.create_model("mnv2zoo_100").eval()
+        if GOOGLE.is_file():
+            model.load_state_dict(load_file(GOOGLE))
+        save_file(model.state_dict(), checkpoint)
+        script.write_text(THEIRS, encoding="utf-8")
+        bundle = deploy.export(model, Path(folder) / "bundle", "onnx")
+        commands = {
+            "timm": [str(script), str(checkpoint), str(PHOTO)],
+            "predict.py": [str(bundle / "predict.py"), str(PHOTO)],
+        }
+        series = report.take_turns({name: partial(run, command) for name, command in commands.items()}, rounds, 1)
+
+    ratio = statistics.median(series["timm"]) / statistics.median(series["predict.py"])
+    results = {name: report.summary(seconds) for name, seconds in series.items()}
+    path = report.write("first_prediction", {**results, "times_faster": round(ratio, 1), "goal": GOAL})
+    for name, seconds in series.items():
+        print(f"{name}: {1000 * statistics.median(seconds):.0f} ms (median of {rounds})")
+    print(f"predict.py is {ratio:.1f} times faster; the goal is {GOAL}.")
+    print(f"Written to {path}")
+
+
+if __name__ == "__main__":
+    main()

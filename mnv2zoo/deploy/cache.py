@@ -1,0 +1,209 @@
+"""What engines start from, kept on disk, so that the next process need not make it again.
+
+An entry is a file of one line with the SHA-256 of all that follows it, and a safetensors document of the
+parts and of the facts that they were made from. It is read once, and what was hashed is what is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import pickle
+import platform
+import stat
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import safetensors.numpy
+import torch
+from filelock import FileLock
+from torch import Tensor, nn
+
+from mnv2zoo.errors import DeployError
+from mnv2zoo.files import whole_file
+from mnv2zoo.version import __version__
+
+T = TypeVar("T")
+Parts = Mapping[str, bytes]
+FACTS = "facts"
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A folder of entries.
+
+    A hash beside what it vouches for tells damage, halves and mix-ups; whoever can write both can change
+    both. So nobody else may be able to: a folder that others may write is refused, and such a file not used.
+
+    Attributes:
+        folder: Where they are; None where nothing is kept.
+        facts: What all that is fetched depends on.
+    """
+
+    folder: Path | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    def fetch(self, facts: Mapping[str, str], make: Callable[[], Parts], use: Callable[[Parts], T]) -> T:
+        """Takes an entry if there is a sound one, and makes it otherwise.
+
+        An entry that was altered, is not whole, or that `use` cannot use is made anew, with a warning.
+        While one process makes an entry, others wait for it.
+
+        Args:
+            facts: What this depends on beyond the cache's own facts.
+            make: Makes the parts, as bytes by name.
+            use: Makes of the parts what is wanted. Only what it took without an error is kept.
+
+        Returns:
+            What `use` returned.
+
+        Raises:
+            DeployError: If the folder cannot be written, or others may write it.
+        """
+        if self.folder is None:
+            return use(make())
+        known = json.dumps({**self.facts, **facts}, sort_keys=True).encode()
+        file = self.folder / f"{hashlib.sha256(known).hexdigest()}.engine"
+        with _told(self.folder):
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _require_private(self.folder, self.folder.stat())
+        # Entries appear whole, so reading needs no lock, and a folder that cannot be written serves too.
+        with contextlib.suppress(Exception):
+            return use(_read(file, known))
+        with _alone(file):
+            try:
+                return use(_read(file, known))
+            except FileNotFoundError:
+                pass
+            except Exception as error:  # runtimes raise nearly anything at what they cannot use
+                warnings.warn(f"{file} is not used but made anew: {error}", stacklevel=2)
+            parts = make()
+            used = use(parts)
+            with _told(self.folder):
+                _write(file, known, parts)
+        return used
+
+
+def facts_about(model: nn.Module, example: Tensor, calibration: str = "") -> dict[str, str]:
+    """What any entry depends on: the network, the images' kind, versions and the processor.
+
+    Args:
+        model: The network.
+        example: Images (N, C, H, W).
+        calibration: A hash of the images that int8 ranges are measured on, if any.
+
+    Returns:
+        The facts.
+
+    Raises:
+        DeployError: If the model holds something that cannot be pickled, such as a lambda.
+    """
+    return {
+        "model": _fingerprint(model),
+        "calibration": calibration,
+        "images": f"{example.dtype} {tuple(example.shape[1:])}",
+        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "mnv2zoo": __version__,
+        **versions(("timm", "torch")),
+    }
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of packages, by the names that they are imported by."""
+    return {package: ", ".join(map(importlib.metadata.version, _distributions()[package])) for package in packages}
+
+
+@functools.cache
+def _distributions() -> Mapping[str, list[str]]:
+    # One package may be of several names, as `onnxruntime` is of onnxruntime-gpu.
+    return importlib.metadata.packages_distributions()
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles tensors as the hash of their numbers."""
+
+    def persistent_id(self, value: object) -> object:
+        if not isinstance(value, Tensor):
+            return None
+        numbers = value.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+        return str(value.dtype), tuple(value.shape), hashlib.sha256(numbers.data).hexdigest()
+
+
+def _fingerprint(model: nn.Module) -> str:
+    """A hash of all that a network holds: its weights, and what its modules are and how they are set."""
+    pickled = BytesIO()
+    try:
+        _Pickler(pickled, protocol=4).dump(model)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise DeployError(
+            "the model's content cannot be told from another's",
+            expected="a model that can be pickled",
+            found=str(error),
+            fix="Leave out the cache.",
+        ) from error
+    return hashlib.sha256(pickled.getvalue()).hexdigest()
+
+
+def _read(file: Path, known: bytes) -> Parts:
+    with file.open("rb") as opened:
+        _require_private(file, os.fstat(opened.fileno()))
+        digest, _, content = opened.read().partition(b"\n")
+    if hashlib.sha256(content).hexdigest().encode() != digest:
+        raise DeployError("its content has another hash than it had when it was written")
+    parts = {name: part.tobytes() for name, part in safetensors.numpy.load(content).items()}
+    if parts.pop(FACTS) != known:
+        raise DeployError("it was made from something else")
+    return parts
+
+
+def _write(file: Path, known: bytes, parts: Parts) -> None:
+    arrays = {name: np.frombuffer(part, np.uint8) for name, part in {**parts, FACTS: known}.items()}
+    content = safetensors.numpy.save(arrays)
+    with whole_file(file) as opened:
+        os.fchmod(opened.fileno(), 0o600)
+        opened.write(hashlib.sha256(content).hexdigest().encode() + b"\n")
+        opened.write(content)
+
+
+def _require_private(path: Path, status: os.stat_result) -> None:
+    if status.st_uid not in (os.geteuid(), 0) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise DeployError(
+            "others may write what would be run here",
+            expected="an owner who alone may write",
+            found=f"{stat.filemode(status.st_mode)} of user {status.st_uid}",
+            where=path,
+            fix=f"Run: chmod go-w {path}; or name another folder.",
+        )
+
+
+@contextlib.contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    lock = FileLock(file.with_suffix(".lock"))
+    with _told(file.parent):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DeployError(
+            "cannot write the cache",
+            found=error.strerror or error,
+            where=folder,
+            fix="Name a folder that can be written, or leave out the cache.",
+        ) from error
