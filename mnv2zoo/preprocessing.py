@@ -20,8 +20,8 @@ from mnv2zoo import architecture
 if TYPE_CHECKING:
     import torch
 
-# How many times larger than wanted a JPEG is decoded at least, so that the filter that resizes has the last word. From 3
-# on, Pillow's documentation of `Image.resize` finds the result hard to tell from that of the whole photo.
+# How many times larger than wanted a JPEG is decoded at least, so that the filter that resizes has the last word. From
+# 3 on, Pillow's documentation of `Image.resize` finds the result hard to tell from that of the whole photo.
 REDUCING_GAP = 3
 FIELDS = ("input_size", "crop_pct", "interpolation", "mean", "std")
 

@@ -146,8 +146,8 @@ def twenty_differences() -> str:
         "all: the tutorial's network": ("stages", "expand_first", "conv_bias", "classifier", "activation"),
     }
     rows = []
-    for what, fields in changes.items():
-        config = replace(paper, **{field: getattr(tutorial, field) for field in fields})
+    for what, changed in changes.items():
+        config = replace(paper, **{field: getattr(tutorial, field) for field in changed})
         rows.append((what, f"{architecture.parameters(config):,}", f"{architecture.macs(config) / 1e6:.1f}"))
     return table("network | parameters: | million MACs at 224 pixels:", rows)
 
