@@ -35,7 +35,16 @@ AHEAD = 512  # images that are read while timm is being imported: as 8-bit pixel
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the rows of given images; the fields are arguments of `predict`."""
+    """What decides the rows of given images.
+
+    Attributes:
+        model: Name of the network, as for `predict`.
+        topk: Classes to tell for each image.
+        engine: As for `deploy.optimize`; None for `torch` on the CPU and PyTorch as it is on a GPU.
+        precision: As for `deploy.optimize`.
+        calibration: Folder of images for `int8`.
+        exact: Prepare images as timm does, bit for bit.
+    """
 
     model: str = "mnv2zoo_100"
     topk: int = 5
@@ -48,24 +57,22 @@ class Settings:
 class Classifier:
     """A network that classifies batches.
 
+    Args:
+        settings: What to make.
+        device: Where to compute, as for `predict`.
+
     Attributes:
         network: The network, as PyTorch has it.
         preprocessing: How its images are prepared.
         settings: What it was made with.
+
+    Raises:
+        DeviceError: If the device cannot be used, or not by the engine.
+        UnknownModelError: If there is no network of that name.
+        WeightsError: If its weights cannot be found, fetched or verified.
     """
 
     def __init__(self, settings: Settings, device: str | None = None) -> None:
-        """Loads it.
-
-        Args:
-            settings: What to make.
-            device: Where to compute, as for `predict`.
-
-        Raises:
-            DeviceError: If the device cannot be used, or not by the engine.
-            UnknownModelError: If there is no network of that name.
-            WeightsError: If its weights cannot be found, fetched or verified.
-        """
         from mnv2zoo import network
 
         asked = settings.engine is not None or settings.precision != "fp32"  # for what computes on the CPU

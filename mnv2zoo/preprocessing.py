@@ -32,6 +32,7 @@ class Exact:
 
     Attributes:
         transform: It, from an RGB image to a tensor (3, height, width).
+        at_least: None, since photos are decoded whole.
     """
 
     transform: Callable[[Image.Image], torch.Tensor]
