@@ -9,7 +9,7 @@ GROCERY ?= ../shared/data/grocery
 IMAGENET ?= ../shared/data/imagenet_samples
 WEIGHTS ?= ../shared/weights/google_mobilenet_v2_1.0_224/model.safetensors
 
-.PHONY: help demo test browser-test docs docs-serve generate check lint types bench detection segmentation elsewhere clean
+.PHONY: help demo test attack browser-test docs docs-serve generate check lint types bench detection segmentation elsewhere clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -41,6 +41,10 @@ test: $(VENV)/.dev  ## run timm's own model tests on our models, then our tests
 
 browser-test: $(VENV)/.dev  ## look at the documentation in Chromium, which `make test` does too where there is one
 	$(BIN)/python -m pytest tests/docs/test_browser.py
+
+attack: export OMP_NUM_THREADS ?= 1
+attack: $(VENV)/.dev  ## attack what docs/security.md promises, for some fifteen minutes, and count
+	$(BIN)/python -m attacks
 
 docs: $(VENV)/.dev  ## build the documentation into site/
 	$(BIN)/mkdocs build --strict

@@ -1,7 +1,7 @@
 """Measures `mnv2zoo_100` on every engine against timm and torchvision in eager mode, at 224 pixels.
 
-All take turns in one process; a round is a pass of each. Weights are Google's where they lie beside the repository,
-otherwise random, and int8 is calibrated on random images: figures are of speed alone.
+All take turns in one process; a round is a pass of each. Where they lie beside the repository, weights are Google's and
+images are photos, on which int8 is calibrated too; otherwise both are random. Figures are of speed alone.
 
     python benchmarks/deploy.py --batch 1 32 --rounds 30
 """
@@ -19,13 +19,15 @@ import report
 import timm
 import torch
 import torchvision
+from PIL import Image
 from safetensors.torch import load_file
 
 from mnv2zoo import deploy
 from mnv2zoo.deploy.engines import ENGINES
 from mnv2zoo.errors import DeployError
 
-GOOGLE = Path(__file__).resolve().parents[2] / "shared/weights/google_mobilenet_v2_1.0_224/model.safetensors"
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+GOOGLE = SHARED / "weights/google_mobilenet_v2_1.0_224/model.safetensors"
 # How many times faster than timm in eager mode, at batch 1 and 32.
 GOALS = {
     "torch fp32": (1.6, 3.5),
@@ -35,6 +37,15 @@ GOALS = {
     "openvino bf16": (8.0, 15.0),
     "openvino int8": (10.0, 19.0),
 }
+
+
+def photos(count: int) -> torch.Tensor:
+    """Images (count, 3, 224, 224), normalised as Google's weights want them."""
+    files = sorted((SHARED / "data/imagenet_samples").glob("*.jpg"))
+    if not files:
+        return torch.randn(count, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    transform = timm.data.create_transform((3, 224, 224), mean=[0.5] * 3, std=[0.5] * 3, crop_pct=0.875)
+    return torch.stack([transform(Image.open(files[n % len(files)]).convert("RGB")) for n in range(count)])
 
 
 def networks(images: torch.Tensor, skip: list[str]) -> dict[str, Callable[[torch.Tensor], object]]:
@@ -49,7 +60,7 @@ def networks(images: torch.Tensor, skip: list[str]) -> dict[str, Callable[[torch
     found["timm"] = theirs
     found["timm, channels last"] = lambda x: last(x.to(memory_format=torch.channels_last))
     found["torchvision"] = torchvision.models.mobilenet_v2().eval()
-    calibration = torch.randn(32, *images.shape[1:])
+    calibration = photos(100)
     for engine, about in ENGINES.items():
         for precision in about.precisions:
             name = f"{engine} {precision}"
@@ -59,7 +70,7 @@ def networks(images: torch.Tensor, skip: list[str]) -> dict[str, Callable[[torch
             seen = calibration if precision == "int8" else None
             try:
                 found[name] = deploy.optimize(ours, images, engine, precision, calibration=seen)
-            except DeployError as error:  # random images may make poor int8 ranges; it is left out then
+            except DeployError as error:  # random weights may make poor int8 ranges; it is left out then
                 print(f"{name}: {error}")
                 continue
             print(f"{name}: made in {time.perf_counter() - started:.1f} s")
@@ -74,7 +85,7 @@ def main() -> None:
     args = parser.parse_args()
     results: dict[str, object] = {}
     for batch in args.batch:
-        images = torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+        images = photos(batch)
         measured = networks(images, args.skip)
         rounds = args.rounds if batch == 1 else max(5, args.rounds // 3)
         with torch.inference_mode():

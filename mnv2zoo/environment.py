@@ -50,7 +50,12 @@ HOME = Variable(
     "Folder of the small state that the package keeps: the record of first use.",
     "`~/.cache/mnv2zoo`",
 )
-VARIABLES = (WEIGHTS_DIR, WEIGHTS_INDEX, REQUIRE_PINNED, HOME)
+DOWNLOAD_TIMEOUT = Variable(
+    "MNV2ZOO_DOWNLOAD_TIMEOUT",
+    "Seconds that fetching one set of weights may take in all, with every repetition and wait.",
+    "`600`",
+)
+VARIABLES = (WEIGHTS_DIR, WEIGHTS_INDEX, REQUIRE_PINNED, HOME, DOWNLOAD_TIMEOUT)
 
 
 def _path(variable: Variable) -> Path | None:
@@ -92,3 +97,11 @@ def home() -> Path:
         The folder; it need not exist.
     """
     return _path(HOME) or Path("~/.cache/mnv2zoo").expanduser()
+
+
+def download_timeout() -> float:
+    """The seconds that fetching may take; NaN if what is set is no number."""
+    try:
+        return float(os.environ.get(DOWNLOAD_TIMEOUT.name) or 600)
+    except ValueError:
+        return float("nan")

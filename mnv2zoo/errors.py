@@ -84,6 +84,10 @@ class MissingExtraError(ZooError, ImportError):
     """An optional dependency that is not installed."""
 
 
+class IncompatibleVersionError(ZooError, ImportError):
+    """A dependency without something that is used of it."""
+
+
 class ImageReadError(ZooError, ValueError):
     """A file that cannot be read as an image."""
 

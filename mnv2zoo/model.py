@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, create_classifier, create_conv2d, get_act_layer, get_norm_act_layer
 from timm.models import FeatureInfo, checkpoint, checkpoint_seq
-from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mnv2zoo import architecture
 from mnv2zoo.architecture import Bottleneck, Classifier, Config
+from mnv2zoo.timm_private import feature_take_indices
 
 NormAct = Callable[..., nn.Module]
 Conv = Callable[..., nn.Module]

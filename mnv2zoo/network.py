@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,17 @@ import timm
 import torch
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
-from timm.models import load_model_config_from_hf
-from timm.models._hub import load_model_config_from_path, save_config_for_hf
+from timm.layers import get_act_layer, get_norm_layer
+from timm.models import PretrainedCfg
 
 from mnv2zoo import architecture, preprocessing, registry
 from mnv2zoo.architecture import Config
-from mnv2zoo.errors import DeviceError, WeightsUnavailableError
+from mnv2zoo.errors import DeviceError, UnknownModelError, WeightsUnavailableError
 from mnv2zoo.model import MobileNetV2
 from mnv2zoo.preprocessing import Fast
+from mnv2zoo.timm_private import load_model_config_from_path, save_config_for_hf
 from mnv2zoo.weights import index
+from mnv2zoo.weights.hub import Hub, HubFile
 
 
 @dataclass(frozen=True)
@@ -115,23 +117,106 @@ def describe(name: str) -> Description:
 
 
 def _from_config_file(name: str, source: str, place: str) -> Description:
+    if source == "hf-hub":
+        file = HubFile.of_hub_id(place, filename="config.json")
+        folder = Hub().download(file, file.revision).parent
+    else:
+        folder = Path(place)
     try:
-        read = load_model_config_from_hf if source == "hf-hub" else load_model_config_from_path
-        cfg, architecture_name, arguments = read(place)
-    except Exception as error:  # the client's errors, and whatever a broken file causes
+        size = (folder / "config.json").stat().st_size
+        if size > index.MAX_BYTES:
+            raise ValueError(f"{size} bytes, where {index.MAX_BYTES} are the most")
+        cfg, architecture_name, arguments = load_model_config_from_path(folder)
+        config = architecture.get(str(architecture_name))  # nothing here would verify the weights of others
+        _check_config_file(cfg, arguments)
+        label_names = _label_names(cfg, config)
+    except UnknownModelError:
+        raise
+    except Exception as error:  # whatever a broken file causes
         raise WeightsUnavailableError(
             "cannot tell what the model is",
             expected="a config.json as timm writes it",
-            found=f"{type(error).__name__}: {error}",
+            found=f"{type(error).__name__}: {error}"[:400],
             where=name,
         ) from error
-    config = architecture.get(architecture_name)  # nothing here would verify the weights of others
+    # Where its weights are is not for the file to say.
+    cfg |= {"url": None, "state_dict": None, "hf_hub_id": None, "custom_load": False}
+    if source == "hf-hub":
+        cfg |= {"file": None, "source": "hf-hub", "hf_hub_id": place}
+    return Description(name, config, cfg, arguments, label_names)
+
+
+def _number(value: object, low: float, high: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high  # no NaN is
+
+
+def _integer(value: object, low: int, high: int) -> bool:
+    return isinstance(value, int) and _number(value, low, high)
+
+
+def _size(value: object) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 3 and all(_integer(side, 1, MAX_SIDE) for side in value)
+
+
+def _numbers(value: object, low: float) -> bool:
+    return isinstance(value, list | tuple) and 0 < len(value) <= MAX_SIDE and all(_number(v, low, 1e6) for v in value)
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(text, str) for text in value)
+
+
+# What a config.json may say, so that nothing is built, allocated or asked for by the word of a stranger.
+MAX_SIDE = 4096
+CFG_RULES: dict[str, Callable[[Any], bool]] = {
+    "architecture": lambda value: isinstance(value, str),
+    "tag": lambda value: isinstance(value, str),
+    "input_size": _size,
+    "test_input_size": _size,
+    "min_input_size": _size,
+    "crop_pct": lambda value: _number(value, 0.01, 10),
+    "test_crop_pct": lambda value: _number(value, 0.01, 10),
+    "crop_mode": lambda value: value in ("center", "squash", "border"),
+    "interpolation": lambda value: value in index.INTERPOLATIONS,
+    "mean": lambda value: _numbers(value, -1e6),
+    "std": lambda value: _numbers(value, 1e-9),
+    "num_classes": lambda value: _integer(value, 0, 10**6),
+    "label_offset": lambda value: _integer(value, 0, 1000),
+    "label_names": _texts,
+    "label_descriptions": lambda value: isinstance(value, dict) and _texts([*value, *value.values()]),
+    "hf_hub_filename": lambda value: not [*index.location_is_one_file("", {"repo_id": "a/b", "filename": value})],
+}
+ARGUMENT_RULES: dict[str, Callable[[Any], bool]] = {
+    "num_classes": lambda value: _integer(value, 0, 10**6),
+    "in_chans": lambda value: _integer(value, 1, MAX_SIDE),
+    "output_stride": lambda value: value in (8, 16, 32),
+    "pad_type": lambda value: value in ("", "same"),
+    "bn_eps": lambda value: _number(value, 0, 1),
+    "bn_momentum": lambda value: _number(value, 0, 1),
+    "classifier": lambda value: value in architecture.CLASSIFIERS,
+    "drop_rate": lambda value: _number(value, 0, 1),
+    "drop_path_rate": lambda value: _number(value, 0, 1),
+    "global_pool": lambda value: value in ("avg", "max", "avgmax", "catavgmax", ""),
+    "act_layer": lambda value: isinstance(value, str) and get_act_layer(value) is not None,
+    "norm_layer": lambda value: isinstance(value, str) and get_norm_layer(value) is not None,
+}
+
+
+def _check_config_file(cfg: dict[str, Any], arguments: dict[str, Any]) -> None:
+    known = {field.name: CFG_RULES.get(field.name, lambda value: True) for field in fields(PretrainedCfg)}
+    for what, values, rules in (("pretrained_cfg", cfg, known), ("model_args", arguments, ARGUMENT_RULES)):
+        for name, value in values.items():
+            if name not in rules or (value is not None and not rules[name](value)):
+                raise ValueError(f"{what} with {name} = {value!r}"[:200])
+
+
+def _label_names(cfg: dict[str, Any], config: Config) -> list[str]:
     count = cfg.get("num_classes") or config.num_classes
     descriptions = cfg.get("label_descriptions") or {}
-    label_names = cfg.get("label_names") or [str(index) for index in range(count)]
-    return Description(
-        name, config, cfg, dict(arguments or {}), [descriptions.get(label, label) for label in label_names]
-    )
+    names = cfg.get("label_names") or [str(index) for index in range(count)]
+    if len(names) != count:
+        raise ValueError(f"{len(names)} label_names for {count} classes")
+    return [descriptions.get(name, name) for name in names]
 
 
 def load(name: str, device: str | None = None) -> Network:

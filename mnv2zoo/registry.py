@@ -16,21 +16,25 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models._builder import resolve_pretrained_cfg
-from timm.models._helpers import load_state_dict
-from timm.models._hub import load_state_dict_from_path
-from timm.models._manipulate import adapt_input_conv
-from timm.models._pretrained import PretrainedCfg
+from timm.models import (
+    PretrainedCfg,
+    adapt_input_conv,
+    build_model_with_cfg,
+    generate_default_cfgs,
+    load_state_dict,
+    register_model,
+    resolve_pretrained_cfg,
+)
 from torch import Tensor, nn
 
 from mnv2zoo import architecture, convert
 from mnv2zoo.architecture import Config
-from mnv2zoo.errors import ConversionError, UnknownArgumentError, WeightsUnavailableError
+from mnv2zoo.errors import ConversionError, IntegrityError, UnknownArgumentError, WeightsUnavailableError
 from mnv2zoo.model import MobileNetV2, MobileNetV2Features, init_module
+from mnv2zoo.timm_private import load_state_dict_from_path
 from mnv2zoo.weights import index, store
+from mnv2zoo.weights.hub import HubFile
 from mnv2zoo.weights.index import WeightsEntry
-from mnv2zoo.weights.store import HubFile
 
 # timm's name for the module of the models: the last part of the entry points' `__module__`.
 PACKAGE = "mnv2zoo"
@@ -162,13 +166,25 @@ def source_tensors(config: Config, cfg: PretrainedCfg, cache_dir: str | None = N
     if source is not None:
         layout = source.layout if isinstance(source, WeightsEntry) else None
         return store.tensors(store.verified(source, cache_dir), config.name, layout)
-    if cfg.source == "local-dir":
-        state_dict = load_state_dict_from_path(str(cfg.file))
-    elif cfg.state_dict:
+    if cfg.source != "local-dir" and cfg.state_dict:
         state_dict = {name: tensor.clone() for name, tensor in cfg.state_dict.items()}  # the user's stay the user's
     else:
-        state_dict = load_state_dict(str(cfg.file))
+        state_dict = _read_as_timm_does(cfg)
     return state_dict if "conv_stem.weight" in state_dict else convert.to_native(state_dict, config.name)
+
+
+def _read_as_timm_does(cfg: PretrainedCfg) -> dict[str, Tensor]:
+    read = load_state_dict_from_path if cfg.source == "local-dir" else load_state_dict
+    try:
+        state_dict: dict[str, Tensor] = read(str(cfg.file))
+    except Exception as error:  # of many classes: no file, no safetensors, a pickle with more than tensors
+        raise IntegrityError(
+            "cannot read the checkpoint",
+            expected="a safetensors file, or tensors that torch.save wrote",
+            found=" ".join(f"{type(error).__name__}: {error}".split())[:400],
+            where=cfg.file,
+        ) from error
+    return state_dict
 
 
 def fill(model: MobileNetV2, state_dict: dict[str, Tensor], cfg: PretrainedCfg) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from mnv2zoo import architecture
 from mnv2zoo.architecture import Config
@@ -45,3 +47,9 @@ def figures(config: Config, entry: WeightsEntry | None) -> tuple[str, str]:
 
 def pinned(entry: WeightsEntry) -> str:
     return "yes" if entry.pinned else "not yet"
+
+
+def measured(benchmark: str) -> dict[str, Any]:
+    """What a benchmark last wrote."""
+    found: dict[str, Any] = json.loads((ROOT / f"benchmarks/results/{benchmark}.json").read_text(encoding="utf-8"))
+    return found

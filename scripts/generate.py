@@ -21,7 +21,7 @@ from typing import Any
 
 import chinese
 import model_pages
-from catalogue import ROOT, WEIGHTS, figures, pinned, table, weights_of
+from catalogue import ROOT, WEIGHTS, figures, measured, pinned, table, weights_of
 
 from mnv2zoo import architecture, environment
 from mnv2zoo.convert import LAYOUTS
@@ -57,12 +57,6 @@ def recipe() -> str:
     """A row for each choice about a training."""
     rows = ((f"`{f.name}`", f"`{f.default}`", f.metadata["meaning"]) for f in fields(Recipe))
     return table("field | default | meaning", rows)
-
-
-def measured(benchmark: str) -> dict[str, Any]:
-    """What a benchmark last wrote."""
-    found: dict[str, Any] = json.loads((ROOT / f"benchmarks/results/{benchmark}.json").read_text(encoding="utf-8"))
-    return found
 
 
 def head_cache() -> str:
@@ -232,6 +226,16 @@ def segmentation() -> str:
     return settings + table("backbone | mIoU (%): | of the background: | minutes:", cells)
 
 
+def attacks() -> str:
+    """A row for each attack of the last whole `make attack`."""
+    found = json.loads((ROOT / "docs/results/attacks.json").read_text(encoding="utf-8"))
+    rows = ((f"`{name}`", *(f"{row[key]:,}" for key in COUNTS)) for name, row in found["attacks"].items())
+    return table("attack | tries: | survived: | refused rightly: | lost: | seconds:", rows)
+
+
+COUNTS = ("tries", "survived", "refused", "lost", "seconds")
+
+
 def trained(example: str) -> tuple[str, list[dict[str, Any]]]:
     """What an example last wrote for the documentation: its settings in words, and a row for each backbone."""
     found = json.loads((ROOT / f"docs/results/{example}.json").read_text(encoding="utf-8"))
@@ -263,7 +267,7 @@ PARTS: dict[str, Callable[..., str]] = {
     for part in (
         *(zoo, model_pages.models, model_pages.model, variables, recipe, twenty_layers, twenty_differences),
         *(head_cache, training_step, grocery, transfer, preprocessing, taps),
-        *(detection, segmentation, forgotten, alphas, c20_figures, c20_runs),
+        *(detection, segmentation, forgotten, alphas, attacks, c20_figures, c20_runs),
     )
 }
 

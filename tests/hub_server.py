@@ -59,6 +59,12 @@ class Fault:
     error_code: str | None
     cut_after: int | None
     wrong_bytes: bytes | None
+    retry_after: int | None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        named = {"X-Error-Code": self.error_code, "Retry-After": self.retry_after}
+        return {name: str(value) for name, value in named.items() if value is not None}
 
 
 class NotFound(Exception):
@@ -108,17 +114,18 @@ class HubServer:
         error_code: str | None = None,
         cut_after: int | None = None,
         wrong_bytes: bytes | None = None,
+        retry_after: int | None = None,
         match: str = "",
     ) -> None:
         """Spoils the next `times` answers (None: all) to paths that contain `match`, until `heal()`.
 
-        Either the answer is `status`, with `error_code` as its X-Error-Code, or a file's body is cut after
+        Either the answer is `status`, with `error_code` and `retry_after` in its headers, or a file's body is cut after
         `cut_after` bytes, or is `wrong_bytes` under the headers of the right ones. Answers without a
         file's bytes, such as those to HEAD, do not use up a fault of the body.
         """
         if status is None and cut_after is None and wrong_bytes is None:
             raise ValueError("a fault needs a status, cut_after or wrong_bytes")
-        self._faults.append(Fault(match, times, status, error_code, cut_after, wrong_bytes))
+        self._faults.append(Fault(match, times, status, error_code, cut_after, wrong_bytes, retry_after))
 
     def heal(self) -> None:
         self._faults = []
@@ -159,7 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.hub.requests.append(Request(self.command, self.path, self.headers))
         if fault := self.hub.take_fault(self.path, of_body=False):
-            return self._send(fault.status, {"X-Error-Code": fault.error_code} if fault.error_code else {})
+            return self._send(fault.status, fault.headers)
         url = urlsplit(self.path)
         try:
             for pattern, answer in ((MODEL_INFO, self._model_info), (CDN, self._blob), (RESOLVE, self._resolve)):

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import timm
+
+from mnv2zoo import timm_private
+from mnv2zoo.errors import IncompatibleVersionError
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "mnv2zoo"
@@ -82,7 +87,7 @@ def test_the_table_keeps_the_rules_of_the_design() -> None:
     table = allowed()
     assert table["errors"] == table["environment"] == set()
     assert table["architecture"] == {"errors"}
-    assert table["model"] <= {"architecture", "errors"}
+    assert table["model"] <= {"architecture", "errors", "timm_private"}
     assert not table["weights"] & {"model", "registry"}
     assert not table["convert"] & {"model", "registry"}
     assert {name for name, others in table.items() if "cli" in others} <= {"__main__"}
@@ -95,3 +100,28 @@ def test_the_reader_sees_every_form_of_import() -> None:
     relative = "from . import trust\nfrom .. import model\nfrom ..cli import main\nfrom .index import entry\n"
     found = [ours(dotted) for dotted in imported(written + relative, PACKAGE / "weights" / "store.py")]
     assert found == [None, "model", "errors", "weights", "model", "cli", "weights", "cli"]
+
+
+def private(dotted: str) -> bool:
+    """Whether a dotted name goes through something that timm or the Hub's client keeps to itself."""
+    package, *parts = dotted.split(".")
+    return package in ("timm", "huggingface_hub") and any(part.startswith("_") for part in parts)
+
+
+def test_what_others_keep_private_is_taken_in_one_place() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        found = [dotted for dotted in imported(path.read_text(encoding="utf-8"), path) if private(dotted)]
+        assert not found, f"{path.relative_to(ROOT)} imports {found}, which belongs into mnv2zoo/timm_private.py"
+    assert private("timm.models._hub.save_config_for_hf")
+
+
+@pytest.mark.parametrize("change", ["gone", "other arguments"])
+def test_a_timm_that_changed_is_one_error_at_import(monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    if change == "gone":
+        monkeypatch.delattr(timm.models._hub, "load_state_dict_from_path")
+    else:
+        monkeypatch.setattr(timm.models._hub, "load_state_dict_from_path", lambda where: None)
+    with pytest.raises(IncompatibleVersionError, match="load_state_dict_from_path"):
+        importlib.reload(timm_private)
+    monkeypatch.undo()
+    importlib.reload(timm_private)

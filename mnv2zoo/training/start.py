@@ -130,7 +130,7 @@ def _source(init: str, target: Description) -> Description | Path | None:
 
 
 def _resolved(source: Description) -> Any:
-    from timm.models._builder import resolve_pretrained_cfg
+    from timm.models import resolve_pretrained_cfg
 
     return resolve_pretrained_cfg(source.config.name, source.cfg, None)
 

@@ -15,67 +15,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
-import huggingface_hub
 import safetensors
 import safetensors.torch
-from huggingface_hub import constants
-from huggingface_hub.errors import OfflineModeIsEnabled
 from torch import Tensor
 
 from mnv2zoo import convert, environment
 from mnv2zoo.errors import IntegrityError, UnpinnedWeightsError, WeightsUnavailableError
 from mnv2zoo.files import whole_file
 from mnv2zoo.weights import index, trust
+from mnv2zoo.weights.hub import MAX_BYTES, Hub, HubFile, mirror_hint
 from mnv2zoo.weights.index import WeightsEntry
 from mnv2zoo.weights.trust import Record
-
-MAX_BYTES = 2**30  # a bound for files whose size nobody vouches for; the largest network has 25 MB
-
-
-@dataclass(frozen=True)
-class HubFile:
-    """A file on the Hub, and what is known of its content.
-
-    Attributes:
-        name: What the user called it, for messages.
-        repo_id: Its repository.
-        filename: Its path there.
-        revision: A commit, branch or tag; None for `main`.
-        sha256: Its hash, if an index tells.
-        size: Its size in bytes, if an index tells.
-    """
-
-    name: str
-    repo_id: str
-    filename: str
-    revision: str | None = None
-    sha256: str | None = None
-    size: int | None = None
-
-    @classmethod
-    def of_hub_id(cls, hub_id: str, name: str = "", filename: str | None = None) -> HubFile:
-        """Reads timm's way to name a repository.
-
-        Args:
-            hub_id: `owner/name`, or `owner/name@revision`.
-            name: What the user called it; `hf-hub:` and the above by default.
-            filename: Its path in the repository, `model.safetensors` by default.
-
-        Returns:
-            The file, of whose content nothing is known.
-        """
-        repo_id, _, revision = hub_id.partition("@")
-        return cls(name or f"hf-hub:{hub_id}", repo_id, filename or "model.safetensors", revision or None)
-
-    @property
-    def location(self) -> str:
-        """The same string that `WeightsEntry.location` is."""
-        return index.hub_location(self.repo_id, self.revision, self.filename)
-
-    @property
-    def pin(self) -> Record | None:
-        """What an index says that the content must match; None if it says nothing."""
-        return None if self.sha256 is None else Record(self.revision, self.sha256, self.size or 0)
 
 
 @dataclass(frozen=True)
@@ -195,7 +145,8 @@ def verified(source: WeightsEntry | HubFile, cache_dir: str | Path | None = None
         file = _hub_file(source)
     else:
         file = source
-    return _first_used(file, cache_dir) if file.pin is None else _pinned(file, file.pin, cache_dir)
+    hub = Hub(cache_dir)
+    return _first_used(file, hub) if file.pin is None else _pinned(file, file.pin, hub)
 
 
 def _hub_file(entry: WeightsEntry) -> HubFile:
@@ -218,53 +169,48 @@ def bundled_path(entry: WeightsEntry) -> Path:
     return (Path(__file__).parent.parent / "bundled" if shipped else entry.folder) / entry.bundled
 
 
-def _pinned(file: HubFile, pin: Record, cache_dir: str | Path | None) -> Verified:
+def _pinned(file: HubFile, pin: Record, hub: Hub) -> Verified:
     """Verifies a file whose hash is known, from wherever it is."""
     for path in _in_mirror(file, pin.sha256)[:1]:
         return _read(path, pin.sha256, pin.size, "Correct the mirror that MNV2ZOO_WEIGHTS_DIR names.")
     revision = pin.commit or file.revision
-    cached = _in_cache(file, revision, cache_dir)
-    if cached is not None:
-        try:
-            return _read(cached, pin.sha256, pin.size, "")
-        except IntegrityError as error:
-            return _replace(file, pin, revision, cache_dir, error)
-    path = _download(file, revision, cache_dir)
+    path = hub.cached(file, revision) or hub.download(file, revision)
     try:
         return _read(path, pin.sha256, pin.size, "")
     except IntegrityError as error:
-        return _replace(file, pin, revision, cache_dir, error)
+        return _replace(file, pin, revision, hub, error)
 
 
-def _replace(
-    file: HubFile, pin: Record, revision: str | None, cache_dir: str | Path | None, error: IntegrityError
-) -> Verified:
+def _replace(file: HubFile, pin: Record, revision: str | None, hub: Hub, error: IntegrityError) -> Verified:
     """Downloads a file anew, once, because the local copy is bad."""
+    fix = (
+        "It was downloaded anew and is still bad: do not use it. The repository, a proxy on the way or the index "
+        f"is wrong; a good copy can be put at {mirror_hint(file)}."
+    )
     try:
         # Without force the client would link the same bad blob again.
-        path = _download(file, revision, cache_dir, force=True)
-    except WeightsUnavailableError as unavailable:
-        error.fix = (
-            f"A good copy could not be fetched ({unavailable.found}). Go online and load it again, or delete it."
-        )
+        path = hub.download(file, revision, force=True)
+        try:
+            return _read(path, pin.sha256, pin.size, fix)
+        except IntegrityError:
+            # The client replaces its blob, but not what somebody put in the place of its link to the blob.
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+            path = hub.download(file, revision)
+    except (WeightsUnavailableError, OSError) as unavailable:
+        reason = unavailable.found if isinstance(unavailable, WeightsUnavailableError) else unavailable
+        error.fix = f"A good copy could not be fetched ({reason}). Go online and load it again, or delete it."
         raise error from unavailable
-    return _read(
-        path,
-        pin.sha256,
-        pin.size,
-        "It was downloaded anew and is still bad: do not use it. The repository, a proxy on the way or the index "
-        f"is wrong; a good copy can be put at {_mirror_hint(file)}.",
-    )
+    return _read(path, pin.sha256, pin.size, fix)
 
 
-def _first_used(file: HubFile, cache_dir: str | Path | None) -> Verified:
+def _first_used(file: HubFile, hub: Hub) -> Verified:
     """Verifies a file whose hash no index knows: against the record of first use, or else the Hub's word."""
     listed = {entry.sha256 for entry in index.entries().values()}
     record = trust.records().get(file.location)
     if environment.require_pinned():
         # A file that no index lists may still be one that an index knows, under another address.
         record = record or (
-            _ask_hub(file) if file.location not in {entry.location for entry in index.entries().values()} else None
+            hub.describe(file) if file.location not in {entry.location for entry in index.entries().values()} else None
         )
         if record is None or record.sha256 not in listed:
             raise UnpinnedWeightsError(
@@ -275,10 +221,10 @@ def _first_used(file: HubFile, cache_dir: str | Path | None) -> Verified:
                 fix=f"Pin them (`mnv2zoo weights pin {file.name}` prints the entry), or unset MNV2ZOO_REQUIRE_PINNED.",
             )
     if record is not None:
-        return _pinned(file, record, cache_dir)
+        return _pinned(file, record, hub)
 
     try:
-        record = _ask_hub(file)
+        record = hub.describe(file)
     except WeightsUnavailableError:
         for path in _in_mirror(file, None)[:1]:
             found = _read(path, None, None, "Correct the mirror that MNV2ZOO_WEIGHTS_DIR names.")
@@ -287,7 +233,7 @@ def _first_used(file: HubFile, cache_dir: str | Path | None) -> Verified:
             _remember(file, record, f"the mirror ({path}), because the Hub could not be asked")
             return found
         raise
-    found = _pinned(file, record, cache_dir)
+    found = _pinned(file, record, hub)
     if record.sha256 not in listed:
         _remember(file, record, f"the Hub, at commit {record.commit}")
     return found
@@ -310,67 +256,6 @@ def _in_mirror(file: HubFile, sha256: str | None) -> list[Path]:
     if sha256 is not None:
         places.append(mirror / f"{sha256}.safetensors")
     return [place for place in places if os.path.lexists(place)]
-
-
-def _mirror_hint(file: HubFile) -> str:
-    return f"$MNV2ZOO_WEIGHTS_DIR/{file.repo_id}/{file.filename}"
-
-
-def _in_cache(file: HubFile, revision: str | None, cache_dir: str | Path | None) -> Path | None:
-    try:
-        found = huggingface_hub.try_to_load_from_cache(file.repo_id, file.filename, cache_dir, revision)
-    except Exception as error:
-        _unavailable(file, error)
-    return Path(found) if isinstance(found, str) else None
-
-
-def _download(file: HubFile, revision: str | None, cache_dir: str | Path | None, force: bool = False) -> Path:
-    try:
-        return Path(
-            huggingface_hub.hf_hub_download(
-                file.repo_id,
-                file.filename,
-                revision=revision,
-                cache_dir=cache_dir,
-                force_download=force,
-                library_name="mnv2zoo",
-            )
-        )
-    except Exception as error:
-        _unavailable(file, error)
-
-
-def _ask_hub(file: HubFile) -> Record:
-    """Asks the Hub for a file's commit, SHA-256 and size."""
-    try:
-        if constants.HF_HUB_OFFLINE:
-            raise OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
-        url = huggingface_hub.hf_hub_url(file.repo_id, file.filename, revision=file.revision)
-        found = huggingface_hub.get_hf_file_metadata(url, library_name="mnv2zoo")
-    except Exception as error:
-        _unavailable(file, error)
-    record = Record(found.commit_hash, found.etag or "", found.size or 0)
-    if not trust.sound(record):
-        raise IntegrityError(
-            "the Hub does not vouch for the file",
-            expected="a commit, a SHA-256 and a size",
-            found=f"commit {found.commit_hash!r}, etag {found.etag!r}, size {found.size!r}",
-            where=file.location,
-            fix="Weights must be stored with LFS or Xet, which record a SHA-256.",
-        )
-    return record
-
-
-def _unavailable(file: HubFile, error: Exception) -> NoReturn:
-    # Whatever the client raises, a plain ValueError or OSError included, means that there is no file.
-    raise WeightsUnavailableError(
-        f"cannot fetch weights {file.name}",
-        expected=f"{file.filename} of {file.repo_id} on the Hub",
-        found=f"{type(error).__name__}: {' '.join(str(error).split())}"[:400].rstrip("."),
-        where=file.location,
-        fix=f"Check the network, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE; or get the file by other means, put it at "
-        f"{_mirror_hint(file)} and set MNV2ZOO_WEIGHTS_DIR.",
-    ) from error
 
 
 def _read(path: Path, sha256: str | None, size: int | None, fix: str) -> Verified:
@@ -437,7 +322,7 @@ def local_file(entry: WeightsEntry, cache_dir: str | Path | None = None) -> Path
         return bundled_path(entry)
     file, record = _hub_file(entry), _known_record(entry)
     in_mirror = _in_mirror(file, record.sha256 if record else None)
-    return in_mirror[0] if in_mirror else _in_cache(file, record.commit if record else file.revision, cache_dir)
+    return in_mirror[0] if in_mirror else Hub(cache_dir).cached(file, record.commit if record else file.revision)
 
 
 def verify_local(entry: WeightsEntry, cache_dir: str | Path | None = None) -> Path | None:
@@ -475,7 +360,7 @@ def pin(entry: WeightsEntry, cache_dir: str | Path | None = None) -> WeightsEntr
     """
     if entry.bundled is not None:
         return entry
-    record = _ask_hub(_hub_file(entry))
+    record = Hub(cache_dir).describe(_hub_file(entry))
     pinned = replace(entry, revision=record.commit, sha256=record.sha256, size=record.size)
     tensors(verified(pinned, cache_dir), entry.name, entry.layout)
     return pinned

@@ -126,6 +126,12 @@ def test_what_is_no_index_is_refused(document):
         index.parse(document, PATH)
 
 
+def test_many_keys_are_read_in_bounded_time_and_the_one_that_is_twice_is_named():
+    many = ", ".join(f'"k{number}": 1' for number in range(100_000))
+    with pytest.raises(WeightsIndexError, match="'k7' twice"):
+        index.parse(f'{{{many}, "k7": 1}}', PATH)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),

@@ -69,12 +69,34 @@ def test_a_bad_copy_in_the_cache_never_loads(pinned, data, bad):
             path.mkdir()
         else:
             path.symlink_to("nowhere")
-    if bad in ("fifo", "directory"):
-        # These the client does not replace; opening the FIFO must not wait for a writer.
-        with pytest.raises(weights.IntegrityError, match=str(path)):
-            weights.load(NAME)
-    else:
-        assert set(weights.load(NAME)) == set(random_state_dict("mnv2zoo_035"))
+    assert set(weights.load(NAME)) == set(random_state_dict("mnv2zoo_035"))
+    assert path.read_bytes() == data
+
+
+def test_a_folder_with_content_in_the_place_of_a_copy_is_left_alone(pinned):
+    path = weights.fetch(NAME)
+    path.unlink()
+    path.mkdir()
+    (path / "notes.txt").touch()
+    with pytest.raises(weights.IntegrityError, match=str(path)):
+        weights.load(NAME)
+    assert (path / "notes.txt").exists()
+
+
+def test_a_hub_that_never_ends_its_answer_is_left_in_time(pinned, monkeypatch):
+    monkeypatch.setenv("MNV2ZOO_DOWNLOAD_TIMEOUT", "3")
+    pinned.fail(status=429, retry_after=3600)
+    with pytest.raises(weights.WeightsUnavailableError, match="MNV2ZOO_DOWNLOAD_TIMEOUT"):
+        weights.load(NAME)
+    pinned.heal()
+    weights.load(NAME)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "soon"])
+def test_a_timeout_that_is_no_number_of_seconds_is_refused(pinned, monkeypatch, value):
+    monkeypatch.setenv("MNV2ZOO_DOWNLOAD_TIMEOUT", value)
+    with pytest.raises(weights.WeightsUnavailableError, match="MNV2ZOO_DOWNLOAD_TIMEOUT"):
+        weights.load(NAME)
 
 
 def test_a_bad_copy_and_no_hub_is_an_integrity_error(pinned, data):

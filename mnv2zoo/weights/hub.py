@@ -1,0 +1,220 @@
+"""The Hub, asked with a deadline.
+
+The Hub's client has none: its time-outs are those of single reads, which a byte a second never trips, it
+waits as long as a `Retry-After` says, and a lock or a look-up of a name has no time-out at all. So each
+question is put by a process of its own (`hub_process.py`), which is ended when its time is up. That
+process also refuses answers that would make the client write outside its cache, or without end.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import huggingface_hub
+from huggingface_hub import constants
+
+from mnv2zoo import environment
+from mnv2zoo.errors import IntegrityError, WeightsUnavailableError
+from mnv2zoo.weights import index, trust
+from mnv2zoo.weights.trust import Record
+
+MAX_BYTES = 2**30  # a bound for files whose size nobody vouches for; the largest network has 25 MB
+SPARE_BYTES = 2**26  # what the client may write beside a file whose size is known
+TIDYING_SECONDS = 5  # for the process to remove what it has half written, when its time is up
+MEMORY_BYTES = 2**32  # far more than the client needs; an error of endless text would take all that there is
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file on the Hub, and what is known of its content.
+
+    Attributes:
+        name: What the user called it, for messages.
+        repo_id: Its repository.
+        filename: Its path there.
+        revision: A commit, branch or tag; None for `main`.
+        sha256: Its hash, if an index tells.
+        size: Its size in bytes, if an index tells.
+    """
+
+    name: str
+    repo_id: str
+    filename: str
+    revision: str | None = None
+    sha256: str | None = None
+    size: int | None = None
+
+    @classmethod
+    def of_hub_id(cls, hub_id: str, name: str = "", filename: str | None = None) -> HubFile:
+        """Reads timm's way to name a repository.
+
+        Args:
+            hub_id: `owner/name`, or `owner/name@revision`.
+            name: What the user called it; `hf-hub:` and the above by default.
+            filename: Its path in the repository, `model.safetensors` by default.
+
+        Returns:
+            The file, of whose content nothing is known.
+        """
+        repo_id, _, revision = hub_id.partition("@")
+        return cls(name or f"hf-hub:{hub_id}", repo_id, filename or "model.safetensors", revision or None)
+
+    @property
+    def location(self) -> str:
+        """The same string that `WeightsEntry.location` is."""
+        return index.hub_location(self.repo_id, self.revision, self.filename)
+
+    @property
+    def pin(self) -> Record | None:
+        """What an index says that the content must match; None if it says nothing."""
+        return None if self.sha256 is None else Record(self.revision, self.sha256, self.size or 0)
+
+
+@dataclass
+class Hub:
+    """The Hub and its cache, for as long as `MNV2ZOO_DOWNLOAD_TIMEOUT` says from the first question on.
+
+    Attributes:
+        cache_dir: The cache; the client's own default if None.
+        deadline: When the time is up, by `time.monotonic`; None before the first question.
+    """
+
+    cache_dir: str | Path | None = None
+    deadline: float | None = field(default=None, init=False)
+
+    def cached(self, file: HubFile, revision: str | None) -> Path | None:
+        """Looks into the cache, asking nothing.
+
+        Args:
+            file: The file.
+            revision: The revision wanted; None for `main`.
+
+        Returns:
+            Its path, None if it is not there.
+
+        Raises:
+            WeightsUnavailableError: If the cache cannot be read, or the file has no proper name.
+        """
+        try:
+            found = huggingface_hub.try_to_load_from_cache(file.repo_id, file.filename, self.cache_dir, revision)
+        except Exception as error:
+            _unavailable(file, f"{type(error).__name__}: {error}", error)
+        return Path(found) if isinstance(found, str) else None
+
+    def download(self, file: HubFile, revision: str | None, force: bool = False) -> Path:
+        """Fetches a file into the cache. What it holds is for the caller to verify.
+
+        Args:
+            file: The file.
+            revision: The revision wanted; None for `main`.
+            force: Fetch it even if it is in the cache.
+
+        Returns:
+            Its path.
+
+        Raises:
+            WeightsUnavailableError: If it cannot be fetched, or not in time.
+        """
+        answer = self._ask(file, "download", revision, force=force, cache_dir=self.cache_dir or constants.HF_HUB_CACHE)
+        return Path(answer["path"])
+
+    def describe(self, file: HubFile) -> Record:
+        """Asks for a file's commit, SHA-256 and size.
+
+        Args:
+            file: The file.
+
+        Returns:
+            What the Hub says.
+
+        Raises:
+            IntegrityError: If it gives no such things.
+            WeightsUnavailableError: If it cannot be asked, or does not answer in time.
+        """
+        answer = self._ask(file, "describe", file.revision)
+        record = Record(answer["commit"], answer["etag"] or "", answer["size"] or 0)
+        if record.commit is None or not trust.sound(record):
+            raise IntegrityError(
+                "the Hub does not vouch for the file",
+                expected="a commit, a SHA-256 and a size",
+                found="commit {commit!r}, etag {etag!r}, size {size!r}".format(**answer),
+                where=file.location,
+                fix="Weights must be stored with LFS or Xet, which record a SHA-256.",
+            )
+        return record
+
+    def _ask(self, file: HubFile, do: str, revision: str | None, **arguments: Any) -> dict[str, Any]:
+        if constants.HF_HUB_OFFLINE:
+            _unavailable(file, "OfflineModeIsEnabled: HF_HUB_OFFLINE is set")
+        seconds = self._seconds_left(file)
+        job = {
+            "do": do,
+            "repo_id": file.repo_id,
+            "filename": file.filename,
+            "revision": revision,
+            "endpoint": constants.ENDPOINT,
+            "seconds": seconds,
+            "file_bytes": file.size + SPARE_BYTES if file.size else MAX_BYTES,
+            "memory_bytes": MEMORY_BYTES,
+            "sys_path": sys.path,
+            **arguments,
+        }
+        command = [sys.executable, "-I", str(Path(__file__).with_name("hub_process.py"))]
+        try:
+            done = subprocess.run(
+                command,
+                input=json.dumps(job, default=str).encode(),
+                stdout=subprocess.PIPE,
+                timeout=seconds + TIDYING_SECONDS,
+            )
+            answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}
+        except subprocess.TimeoutExpired:
+            answer = {"late": True}
+        except (OSError, ValueError) as error:
+            _unavailable(file, f"{type(error).__name__}: {error}", error)
+        if "late" in answer:
+            _unavailable(file, f"no answer in time; {environment.DOWNLOAD_TIMEOUT.name}, in seconds, can grant more")
+        if "error" in answer:
+            _unavailable(file, answer["error"])
+        if not answer:
+            _unavailable(file, f"the process that downloads ended with status {done.returncode}")
+        return answer
+
+    def _seconds_left(self, file: HubFile) -> float:
+        if self.deadline is None:
+            seconds = environment.download_timeout()
+            if not 0 < seconds < math.inf:
+                _unavailable(file, f"{environment.DOWNLOAD_TIMEOUT.name} is no number of seconds above 0")
+            self.deadline = time.monotonic() + seconds
+        return max(0.1, self.deadline - time.monotonic())
+
+
+def mirror_hint(file: HubFile) -> str:
+    """Where a file would have to be in a mirror.
+
+    Args:
+        file: The file.
+
+    Returns:
+        Its path, for messages.
+    """
+    return f"$MNV2ZOO_WEIGHTS_DIR/{file.repo_id}/{file.filename}"
+
+
+def _unavailable(file: HubFile, found: str, error: Exception | None = None) -> NoReturn:
+    # Whatever the client raises, a plain ValueError or OSError included, means that there is no file.
+    raise WeightsUnavailableError(
+        f"cannot fetch {file.name}",
+        expected=f"{file.filename} of {file.repo_id} on the Hub",
+        found=" ".join(found.split())[:400].rstrip("."),
+        where=file.location,
+        fix=f"Check the network, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE; or get the file by other means, put it at "
+        f"{mirror_hint(file)} and set MNV2ZOO_WEIGHTS_DIR.",
+    ) from error

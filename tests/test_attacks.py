@@ -1,0 +1,43 @@
+"""A few tries of each attack; `make attack` makes all of them. And the count itself: it must see what is lost."""
+
+import time
+
+import pytest
+
+from attacks.catalogue import QUICK, run
+from attacks.tally import Tally
+from mnv2zoo.errors import WeightsError
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_nothing_is_lost(name):
+    tally = run(name, quick=True)
+    assert tally.losses == []
+    assert tally.tries
+
+
+def raise_(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("action", "sound", "errors"),
+    [
+        (lambda: 1, None, (WeightsError,)),  # was taken where it had to be refused
+        (lambda: 1, lambda found: found == 2, ()),  # a wrong result
+        (lambda: raise_(KeyError("x")), None, (WeightsError,)),  # another error than it may be
+        (lambda: raise_(WeightsError("x")), lambda found: True, ()),  # an error where there may be none
+        (lambda: time.sleep(60), lambda found: True, (WeightsError,)),  # no end
+    ],
+)
+def test_what_is_lost_is_counted(action, sound, errors):
+    tally = Tally()
+    tally.attempt("a try", action, sound, errors, seconds=0.2)
+    assert (tally.tries, len(tally.losses)) == (1, 1)
+
+
+def test_what_holds_is_counted():
+    tally = Tally()
+    tally.attempt("a try", lambda: 1, lambda found: found == 1)
+    tally.attempt("a try", lambda: raise_(WeightsError("x")))
+    assert (tally.survived, tally.refused, tally.losses) == (1, 1, [])
