@@ -6,7 +6,6 @@ Memory stays flat, no file stays open, each broken image is refused by name, and
 from __future__ import annotations
 
 import io
-import itertools
 import os
 import struct
 import tempfile
@@ -17,8 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from attacks.tally import Tally
-from mnv2zoo import network
-from mnv2zoo.cli.predict import classify_files
+import mnv2zoo
 from mnv2zoo.errors import ImageReadError
 
 FLAT = 1.05  # memory after all predictions, by that after the first tenth of them
@@ -26,23 +24,21 @@ MODEL = "mnv2zoo_100_c20"  # whose weights come with the package
 
 
 def run(tally: Tally, predictions: int = 10_000) -> None:
-    classifier = network.load(MODEL, "cpu")
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pillow, about files that are broken on purpose
         good, bad = _good(Path(folder) / "good"), _bad(Path(folder) / "bad")
-        files = itertools.islice(itertools.cycle([*good, *bad]), predictions)
         sizes, opened = [], _open_files()
-        for number, row in enumerate(classify_files(classifier, files, 3, 32)):
-            file = ([*good, *bad])[number % (len(good) + len(bad))]
-            if file in bad:
-                named = isinstance(row, ImageReadError) and str(file) in str(row)
-                tally.refused += named
-                tally.losses += [] if named else [f"{file.name} was not refused by name: {row}"[:200]]
-            else:
-                tally.check(f"{file.name}: {row}"[:200], isinstance(row, dict) and row["image"] == str(file))
-            if number % max(1, predictions // 20) == 0:
-                sizes.append(_memory())
-        tally.check(f"{tally.tries} rows for {predictions} files", tally.tries == predictions)
+        while tally.tries < predictions:
+            for row in mnv2zoo.predict([*good, *bad], MODEL, topk=3, device="cpu"):
+                said = row["image"] if isinstance(row, dict) else str(row)
+                file = next((file for file in (*good, *bad) if str(file) in said), None)
+                if isinstance(row, ImageReadError) and file in bad:
+                    tally.refused += 1
+                else:
+                    tally.check(f"{file}: {row}"[:200], isinstance(row, dict) and file in good)
+            sizes.append(_memory())
+        expected = len(sizes) * (len(good) + len(bad))
+        tally.check(f"{tally.tries} answers about {expected} images", tally.tries == expected)
         warm = sizes[len(sizes) // 10 :]
         # The middle of the last quarter, by the middle of the first: one sample may be taken in the midst of an image.
         quarter = max(1, len(warm) // 4)

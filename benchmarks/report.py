@@ -28,10 +28,14 @@ def machine() -> dict[str, object]:
 
 
 def take_turns(functions: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 0) -> dict[str, list[float]]:
-    """Seconds of each function's calls; a round is a call of each, and the first `warm_up` rounds do not count."""
+    """Seconds of each function's calls; a round is a call of each, and the first `warm_up` rounds do not count.
+
+    Every other round goes backwards, since what a function leaves in caches and memory is felt by the next.
+    """
     series: dict[str, list[float]] = {name: [] for name in functions}
+    turns = list(functions.items())
     for number in range(-warm_up, rounds):
-        for name, function in functions.items():
+        for name, function in turns if number % 2 else reversed(turns):
             start = time.perf_counter()
             function()
             if number >= 0:

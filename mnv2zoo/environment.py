@@ -100,7 +100,11 @@ def home() -> Path:
 
 
 def download_timeout() -> float:
-    """The seconds that fetching may take; NaN if what is set is no number."""
+    """The time that fetching one set of weights may take.
+
+    Returns:
+        Seconds; NaN if what is set is no number.
+    """
     try:
         return float(os.environ.get(DOWNLOAD_TIMEOUT.name) or 600)
     except ValueError:

@@ -197,12 +197,6 @@ def grocery() -> str:
     return table("trained | photos: | epochs: | minutes: | validation (%): | test, fine (%): | test, coarse (%):", rows)
 
 
-def transfer() -> str:
-    starts = json.loads((ROOT / "docs/results/transfer.json").read_text(encoding="utf-8"))["starts"]
-    rows = ((what, row["lr"], *(f"{row[split]:.2f}" for split in ("val", "test"))) for what, row in starts.items())
-    return table("start | learning rate: | validation (%): | test (%):", rows)
-
-
 def taps() -> str:
     rows = []
     for names, row in measured("taps").items():
@@ -266,7 +260,7 @@ PARTS: dict[str, Callable[..., str]] = {
     part.__name__: part
     for part in (
         *(zoo, model_pages.models, model_pages.model, variables, recipe, twenty_layers, twenty_differences),
-        *(head_cache, training_step, grocery, transfer, preprocessing, taps),
+        *(head_cache, training_step, grocery, preprocessing, taps),
         *(detection, segmentation, forgotten, alphas, attacks, c20_figures, c20_runs),
     )
 }

@@ -39,7 +39,7 @@ def predict(run, *args):
     return run("predict", *args, "--model", "mnv2zoo_035", "--device", "cpu")
 
 
-@pytest.mark.parametrize(("flags", "tolerance"), [(["--exact"], 2e-6), ([], 2e-4)], ids=["exact", "fast"])
+@pytest.mark.parametrize(("flags", "tolerance"), [(["--exact"], 2e-6), ([], 2e-3)], ids=["exact", "fast"])
 def test_a_row_tells_the_most_probable_classes(run, zoo, photos, flags, tolerance):
     done = predict(run, "photos", "--json", "--topk", 3, "--batch-size", 2, *flags)
     assert (done.status, done.err) == (0, "")

@@ -24,15 +24,14 @@ plain = faults()
 with memory.kept():
     faults()
     kept, held = faults(), resident()
-print(plain, kept, held - resident(), faults())
+print(plain, kept, held - resident())
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc alone is told to keep memory")
 def test_kept_memory_is_used_again_and_given_back():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120)
-    plain, kept, given_back, after = map(int, done.stdout.split())
+    plain, kept, given_back = map(int, done.stdout.split())
     pages = 4 * 2**24 // resource.getpagesize()
     assert kept < plain / 10, done.stdout
     assert given_back > pages / 2
-    assert after > plain / 2
