@@ -15,8 +15,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from attacks.tally import Tally
 import mnv2zoo
+from attacks.tally import Tally
 from mnv2zoo.errors import ImageReadError
 
 FLAT = 1.05  # memory after all predictions, by that after the first tenth of them
