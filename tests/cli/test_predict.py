@@ -52,10 +52,12 @@ def test_a_row_tells_the_most_probable_classes(run, zoo, photos, flags, toleranc
         assert list(row) == ["image", "model", "predictions"]
         assert row["model"] == "mnv2zoo_035.pinned"
         with torch.inference_mode():
-            scores, classes = model(transform(images.read(row["image"]))[None]).softmax(1)[0].topk(3)
-        assert [p["class"] for p in row["predictions"]] == classes.tolist()
-        assert [p["label"] for p in row["predictions"]] == [labels[index] for index in classes]
-        assert [p["score"] for p in row["predictions"]] == pytest.approx(scores.tolist(), abs=tolerance)
+            scores = model(transform(images.read(row["image"]))[None]).softmax(1)[0]
+        best, found_classes = scores.topk(3).values.tolist(), [p["class"] for p in row["predictions"]]
+        # Random weights tell classes apart by next to nothing, so that which is third may hang on a rounding.
+        assert [p["score"] for p in row["predictions"]] == pytest.approx(best, abs=tolerance)
+        assert scores[found_classes].tolist() == pytest.approx(best, abs=2 * tolerance)
+        assert [p["label"] for p in row["predictions"]] == [labels[index] for index in found_classes]
 
 
 def test_the_file_has_the_rows_of_the_screen(run, zoo, photos, tmp_path):
