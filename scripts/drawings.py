@@ -229,32 +229,6 @@ def scatter(name: str, title: str, x_label: str, y_label: str, points: Sequence[
     return svg(name, bottom + 44, title, f"{y_label} against {x_label}. {rows}", parts())
 
 
-class Bar(NamedTuple):
-    """A bar of a chart; ours are filled."""
-
-    name: str
-    value: float
-    filled: bool
-
-
-def bars(name: str, title: str, label: str, rows: Sequence[Bar]) -> str:
-    """A chart of named lengths, from above to below."""
-    first, step, left, right = 34, 24, 150, WIDTH - 46
-    longest = max(row.value for row in rows)
-
-    def parts() -> Iterator[str]:
-        yield text(0, 12, label)
-        for number, row in enumerate(rows):
-            middle, length = first + step * number, round(max(row.value / longest * (right - left), 1), 1)
-            kind = "bar" if row.filled else "bar hollow"
-            yield text(left - 8, middle + 4, row.name, "small end")
-            yield f'<rect class="{kind}" x="{left}" y="{middle - 8}" width="{length:g}" height="16" rx="2"/>'
-            yield text(left + length + 6, middle + 4, f"{row.value:.1f}", "small")
-
-    said = "; ".join(f"{row.name}: {row.value:.1f}" for row in rows)
-    return svg(name, first + step * len(rows), title, f"{label}. {said}", parts())
-
-
 def ticks(values: Sequence[float]) -> list[float]:
     """Some six round numbers that span the values."""
     rough = (max(values) - min(values)) / 6
