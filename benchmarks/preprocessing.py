@@ -1,10 +1,10 @@
 """Measures what the fast preprocessing of `mnv2zoo predict` changes, against timm's own (`--exact`).
 
 The same photos go through the same network, prepared in both ways. At 224 pixels these photos are decoded whole in
-both; at 64, most are decoded at a half of their size, as photos of more than 1,536 pixels are at 224. Weights are
+both; at 32, nearly all are decoded at a fraction of it, as photos of more than 1,536 pixels are at 224. Weights are
 Google's, which lie beside the repository.
 
-    python benchmarks/preprocessing.py --sides 224 64
+    python benchmarks/preprocessing.py --sides 224 32
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ from pathlib import Path
 import report
 import timm
 import torch
+from report import GOOGLE, SAMPLES, SHARED
 from safetensors.torch import load_file
 from timm.data import create_transform
 
 from mnv2zoo import deploy, images
 from mnv2zoo.preprocessing import Exact, Fast
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-GOOGLE = SHARED / "weights/google_mobilenet_v2_1.0_224/model.safetensors"
 NORMAL = (0.5, 0.5, 0.5)
 
 
@@ -67,9 +66,9 @@ def compare(model: torch.nn.Module, place: Path, side: int, most: int) -> dict[s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    places = [SHARED / "data/imagenet_samples", SHARED / "data/grocery/test.tar"]
+    places = [SAMPLES, SHARED / "data/grocery/test.tar"]
     parser.add_argument("--photos", type=Path, nargs="+", default=places, help="folders or tar files of photos")
-    parser.add_argument("--sides", type=int, nargs="+", default=[224, 64], help="sizes that the network sees")
+    parser.add_argument("--sides", type=int, nargs="+", default=[224, 32], help="sizes that the network sees")
     parser.add_argument("--most", type=int, default=1000, help="photos of each place, at most")
     args = parser.parse_args()
     model = timm.create_model("mnv2zoo_100").eval()
