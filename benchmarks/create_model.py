@@ -10,7 +10,6 @@ of timm's time.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import statistics
@@ -21,8 +20,6 @@ from pathlib import Path
 
 import report
 
-ROOT = Path(__file__).resolve().parent.parent
-SHARED = ROOT.parent / "shared" / "weights" / "google_mobilenet_v2_1.0_224" / "model.safetensors"
 GOAL = 0.5
 REPO, REVISION, FILENAME = "benchmark/weights", "0" * 40, "model.safetensors"
 
@@ -37,31 +34,13 @@ def random_weights() -> bytes:
 
 def lay_out(data: bytes, home: Path) -> Path:
     """Puts the weights into a Hub cache as the Hub's client would, and an index that pins them beside it."""
-    sha256 = hashlib.sha256(data).hexdigest()
+    sha256 = report.write_index(home / "index.json", data, repo_id=REPO, revision=REVISION, filename=FILENAME)
     repo = home / "hub" / f"models--{REPO.replace('/', '--')}"
     blob, snapshot = repo / "blobs" / sha256, repo / "snapshots" / REVISION / FILENAME
     for path in (blob, snapshot):
         path.parent.mkdir(parents=True)
     blob.write_bytes(data)
     snapshot.symlink_to(Path("../../blobs") / sha256)
-    entry = {
-        "repo_id": REPO,
-        "revision": REVISION,
-        "filename": FILENAME,
-        "sha256": sha256,
-        "size": len(data),
-        "layout": "timm",
-        "num_classes": 1000,
-        "input_size": [3, 224, 224],
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": [0.5, 0.5, 0.5],
-        "std": [0.5, 0.5, 0.5],
-        "labels": "imagenet-1k",
-        "license": "none",
-    }
-    index = {"schema_version": 1, "weights": {"mnv2zoo_100.benchmark": entry}}
-    (home / "index.json").write_text(json.dumps(index), encoding="utf-8")
     return snapshot
 
 
@@ -104,7 +83,7 @@ def main() -> None:
         measure(args.measure, args.rounds)
         return
 
-    weights = args.weights or (SHARED if SHARED.is_file() else None)
+    weights = args.weights or (report.GOOGLE if report.GOOGLE.is_file() else None)
     data = weights.read_bytes() if weights else random_weights()
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch)

@@ -13,21 +13,19 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import report
 import timm
 import torch
 import torchvision
 from PIL import Image
+from report import GOOGLE, SAMPLES
 from safetensors.torch import load_file
 
 from mnv2zoo import deploy
 from mnv2zoo.deploy.engines import ENGINES
 from mnv2zoo.errors import DeployError
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-GOOGLE = SHARED / "weights/google_mobilenet_v2_1.0_224/model.safetensors"
 # How many times faster than timm in eager mode, at batch 1 and 32.
 GOALS = {
     "torch fp32": (1.6, 3.5),
@@ -41,7 +39,7 @@ GOALS = {
 
 def photos(count: int) -> torch.Tensor:
     """Images (count, 3, 224, 224), normalised as Google's weights want them."""
-    files = sorted((SHARED / "data/imagenet_samples").glob("*.jpg"))
+    files = sorted(SAMPLES.glob("*.jpg"))
     if not files:
         return torch.randn(count, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     transform = timm.data.create_transform((3, 224, 224), mean=[0.5] * 3, std=[0.5] * 3, crop_pct=0.875)

@@ -19,12 +19,11 @@ from pathlib import Path
 
 import report
 import timm
+from report import GOOGLE, ROOT
 from safetensors.torch import load_file, save_file
 
 from mnv2zoo import deploy
 
-ROOT = Path(__file__).resolve().parents[1]
-GOOGLE = ROOT.parent / "shared/weights/google_mobilenet_v2_1.0_224/model.safetensors"
 PHOTO = ROOT / "examples/rocket.jpg"
 GOAL = 10
 THEIRS = """

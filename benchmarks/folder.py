@@ -11,7 +11,6 @@ repository. The goals: 6 times faster than the one, 3.5 times faster than the ot
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -22,12 +21,8 @@ from pathlib import Path
 
 import report
 from PIL import Image
+from report import GOOGLE, ROOT, SAMPLES
 
-ROOT = Path(__file__).resolve().parents[1]
-SHARED = ROOT.parent / "shared"
-SAMPLES = SHARED / "data/imagenet_samples"
-GOOGLE = SHARED / "weights/google_mobilenet_v2_1.0_224/model.safetensors"
-SHA256 = "27309e54825ae54d2d85d469cb68e0c61f213f3373f374f4c9875e33438593e0"
 GOALS = {"timm": 6.0, "timm, channels last": 3.5}
 TIMM = """
 import json, sys
@@ -65,25 +60,8 @@ def make_photos(folder: Path, count: int) -> None:
 
 def environment(home: Path) -> dict[str, str]:
     """In which `mnv2zoo_100` has Google's weights."""
-    entry = {
-        "repo_id": "benchmark/weights",
-        "revision": None,
-        "filename": "model.safetensors",
-        "sha256": SHA256,
-        "size": GOOGLE.stat().st_size,
-        "layout": "timm",
-        "num_classes": 1000,
-        "input_size": [3, 224, 224],
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": [0.5, 0.5, 0.5],
-        "std": [0.5, 0.5, 0.5],
-        "labels": "imagenet-1k",
-        "license": "Apache-2.0",
-    }
-    index = {"schema_version": 1, "weights": {"mnv2zoo_100.benchmark": entry}}
-    (home / "index.json").write_text(json.dumps(index), encoding="utf-8")
-    (home / f"{SHA256}.safetensors").symlink_to(GOOGLE)
+    sha256 = report.write_index(home / "index.json", GOOGLE.read_bytes())
+    (home / f"{sha256}.safetensors").symlink_to(GOOGLE)
     ours = {"MNV2ZOO_WEIGHTS_INDEX": str(home / "index.json"), "MNV2ZOO_WEIGHTS_DIR": str(home)}
     return {**os.environ, **ours, "MNV2ZOO_HOME": str(home / "home"), "PYTHONPATH": str(ROOT)}
 
@@ -126,11 +104,7 @@ def main() -> None:
         )
     results: dict[str, object] = {"images": args.images, "goals": GOALS}
     for name, seconds in series.items():
-        # A ratio within each round is not shifted by a slow minute.
-        times = {
-            f"times_{other}": round(statistics.median(a / b for a, b in zip(series[other], seconds, strict=True)), 2)
-            for other in GOALS
-        }
+        times = {f"times_{other}": round(report.ratio(series[other], seconds), 2) for other in GOALS}
         results[name] = {"median_s": round(statistics.median(seconds), 2), "seconds": seconds, **times}
         print(f"{name}: {results[name]}")
     print(f"Written to {report.write('folder', results)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -12,7 +13,12 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-RESULTS = Path(__file__).resolve().parent / "results"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks/results"
+# What lies beside the repository, where it does: photos, and Google's weights of MobileNetV2.
+SHARED = ROOT.parent / "shared"
+SAMPLES = SHARED / "data/imagenet_samples"
+GOOGLE = SHARED / "weights/google_mobilenet_v2_1.0_224/model.safetensors"
 
 
 def cpu_name() -> str:
@@ -25,6 +31,32 @@ def cpu_name() -> str:
 def machine() -> dict[str, object]:
     versions = {name: version(name) for name in ("timm", "torch")}
     return {"cpu": cpu_name(), "cores": os.cpu_count(), "python": platform.python_version(), **versions}
+
+
+def write_index(path: Path, data: bytes, **fields: object) -> str:
+    """Writes an index of weights that names `mnv2zoo_100.benchmark`, and returns the SHA-256 of the weights.
+
+    They are normalised as Google's are; `fields` tell where they are.
+    """
+    entry = {
+        "repo_id": "benchmark/weights",
+        "revision": None,
+        "filename": "model.safetensors",
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "size": len(data),
+        "layout": "timm",
+        "num_classes": 1000,
+        "input_size": [3, 224, 224],
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.5, 0.5],
+        "labels": "imagenet-1k",
+        "license": "none",
+    } | fields
+    index = {"schema_version": 1, "weights": {"mnv2zoo_100.benchmark": entry}}
+    path.write_text(json.dumps(index), encoding="utf-8")
+    return str(entry["sha256"])
 
 
 def take_turns(functions: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 0) -> dict[str, list[float]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,9 +11,7 @@ import timm
 
 from mnv2zoo import architecture, convert, network, registry
 from mnv2zoo.errors import ConversionError, RunError
-from mnv2zoo.files import whole_file
-
-CLASSIFIER = ("classifier.", "classifier_bn.")
+from mnv2zoo.files import vacant, whole_file, whole_folder
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ def bring(
         RunError: If the folder is something else or cannot be written.
     """
     checkpoint, out = convert.read(file, backbone), Path(out)
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if not vacant(out):
         raise RunError("the folder must be new or empty", found="something else", where=out, fix="Choose another.")
     try:
         name, layout = convert.identify(checkpoint.tensors)
@@ -83,7 +80,7 @@ def bring(
         error.where = ", ".join(str(place) for place in (file, error.where) if place is not None)
         raise
     if backbone:
-        tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(CLASSIFIER)}
+        tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(registry.CLASSIFIER)}
 
     arguments = _arguments(tensors, name)
     arguments["pad_type"] = convert.LAYOUTS[layout].pad_type if pad_type is None else pad_type
@@ -114,13 +111,9 @@ def _arguments(tensors: convert.native.Tensors, name: str) -> dict[str, Any]:
 
 def _write(directory: Path, files: Mapping[str, bytes]) -> None:
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as aside:
-            made = Path(aside) / "made"
-            made.mkdir()
+        with whole_folder(directory) as made:
             for name, data in files.items():
                 with whole_file(made / name) as file:
                     file.write(data)
-            made.replace(directory)
     except OSError as error:
         raise RunError("cannot write the folder", found=error.strerror or str(error), where=directory) from error

@@ -13,7 +13,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from mnv2zoo import images, preprocessing
+from mnv2zoo import files, images, preprocessing
 from mnv2zoo.errors import ImageReadError, MissingExtraError, OutputError
 from mnv2zoo.predictions import Classifier, Settings
 from mnv2zoo.rows import as_text, parquet_schema
@@ -65,7 +65,7 @@ def predict(
     remote = "://" in output
     folder = output if remote else str(Path(output).absolute().with_name(f".{Path(output).name}.partial"))
     if not remote:
-        if Path(output).exists() and not (Path(output).is_dir() and not any(Path(output).iterdir())):
+        if not files.vacant(Path(output)):
             raise OutputError("the folder must be new or empty", found="something else", where=output)
         shutil.rmtree(folder, ignore_errors=True)
     if not ray.is_initialized():

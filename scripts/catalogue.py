@@ -51,5 +51,14 @@ def pinned(entry: WeightsEntry) -> str:
 
 def measured(benchmark: str) -> dict[str, Any]:
     """What a benchmark last wrote."""
-    found: dict[str, Any] = json.loads((ROOT / f"benchmarks/results/{benchmark}.json").read_text(encoding="utf-8"))
+    return _read(f"benchmarks/results/{benchmark}.json")
+
+
+def recorded(name: str) -> dict[str, Any]:
+    """What an example, or the attacks, last wrote for the documentation."""
+    return _read(f"docs/results/{name}.json")
+
+
+def _read(place: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((ROOT / place).read_text(encoding="utf-8"))
     return found

@@ -21,7 +21,7 @@ from typing import Any
 
 import chinese
 import model_pages
-from catalogue import ROOT, WEIGHTS, figures, measured, pinned, table, weights_of
+from catalogue import ROOT, WEIGHTS, figures, measured, pinned, recorded, table, weights_of
 
 from mnv2zoo import architecture, environment
 from mnv2zoo.convert import LAYOUTS
@@ -187,7 +187,7 @@ GROCERY = {
 
 
 def grocery() -> str:
-    runs = json.loads((ROOT / "docs/results/grocery.json").read_text(encoding="utf-8"))["runs"]
+    runs = recorded("grocery")["runs"]
     rows = []
     for name, run in runs.items():
         what = GROCERY[name]
@@ -222,7 +222,7 @@ def segmentation() -> str:
 
 def attacks() -> str:
     """A row for each attack of the last whole `make attack`."""
-    found = json.loads((ROOT / "docs/results/attacks.json").read_text(encoding="utf-8"))
+    found = recorded("attacks")
     rows = ((f"`{name}`", *(f"{row[key]:,}" for key in COUNTS)) for name, row in found["attacks"].items())
     return table("attack | tries: | survived: | refused rightly: | lost: | seconds:", rows)
 
@@ -232,14 +232,14 @@ COUNTS = ("tries", "survived", "refused", "lost", "seconds")
 
 def trained(example: str) -> tuple[str, list[dict[str, Any]]]:
     """What an example last wrote for the documentation: its settings in words, and a row for each backbone."""
-    found = json.loads((ROOT / f"docs/results/{example}.json").read_text(encoding="utf-8"))
+    found = recorded(example)
     values, cores = found["settings"], found["machine"]["cores"]
     settings = "{scenes} scenes of {side} pixels, {epochs} epochs, {test_scenes} test scenes".format(**values)
     return f"{settings}; minutes are those of training on {cores} cores:\n\n", list(found["results"].values())
 
 
 def forgotten() -> str:
-    found = json.loads((ROOT / "docs/results/elsewhere.json").read_text(encoding="utf-8"))
+    found = recorded("elsewhere")
     rows = ((row["way"], f"{row['top1']:.0f}", f"{row['same']:.0f}") for row in found["rows"])
     return table(
         f"the same weights on {found['photos']} photos | top-1 (%): | same class as in the first row (%):", rows

@@ -8,7 +8,6 @@ import importlib.util
 import json
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from mnv2zoo import network
 from mnv2zoo.deploy import checks, engines
 from mnv2zoo.deploy.fold import fold
 from mnv2zoo.errors import DeployError, nearest
+from mnv2zoo.files import vacant, whole_folder
 from mnv2zoo.network import Description
 from mnv2zoo.version import __version__
 from mnv2zoo.weights import index
@@ -86,10 +86,7 @@ def export(model: nn.Module | str, directory: str | Path, format: Format = "onnx
     labels = _labels(classifier, description)
 
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as aside:
-            bundle = Path(aside) / "bundle"
-            bundle.mkdir()
+        with whole_folder(directory) as bundle:
             files = TARGETS[format].write(fold(classifier), torch.zeros(1, *preprocessing["input_size"]), bundle)
             (bundle / "preprocess.json").write_text(json.dumps(preprocessing, indent=2) + "\n", encoding="utf-8")
             (bundle / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
@@ -97,7 +94,6 @@ def export(model: nn.Module | str, directory: str | Path, format: Format = "onnx
             error = _compare(classifier, bundle, preprocessing)
             card = _card(name or description.name, description, format, bundle, files, preprocessing, error)
             (bundle / "README.md").write_text(card, encoding="utf-8")
-            bundle.replace(directory)
     except OSError as error:
         raise DeployError("cannot write the bundle", found=error.strerror or error, where=directory) from error
     return directory
@@ -107,7 +103,7 @@ def _check(directory: Path, format: str) -> None:
     if format not in get_args(Format):
         raise DeployError("no such format", expected=nearest(str(format), get_args(Format), 3), found=repr(format))
     checks.require(TARGETS[format].needs, f"format {format}", TARGETS[format].extra)
-    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+    if not vacant(directory):
         raise DeployError("the bundle's folder must be new or empty", found="something else", where=directory)
 
 
