@@ -38,7 +38,8 @@ def step(kind: str, seed: int = 0) -> Callable[[], float]:
     network.train().to(memory_format=torch.channels_last)
     network.set_grad_checkpointing(bool(checkpointed))
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
-    images = torch.randn(BATCH, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
+    drawn = torch.randn(BATCH, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
+    images = drawn.contiguous(memory_format=torch.channels_last)
     labels = torch.arange(BATCH)
 
     def run() -> float:
