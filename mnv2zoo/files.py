@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all."""
+"""Files and folders that are written whole or not at all, and how much is read of one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+MAX_BYTES = 2**30  # the most that is read from a file of weights whose size nobody vouches for; the largest has 25 MB
 
 
 def place(path: Path) -> Path:

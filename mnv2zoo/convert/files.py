@@ -17,8 +17,7 @@ import torch
 
 from mnv2zoo.convert import keras_files
 from mnv2zoo.errors import ConversionError, ZooError
-
-MAX_BYTES = 2**30  # the largest network has 25 MB
+from mnv2zoo.files import MAX_BYTES
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ import torch
 from mnv2zoo.convert import keras
 from mnv2zoo.convert.native import Tensors
 from mnv2zoo.errors import ConversionError, MissingExtraError
+from mnv2zoo.files import MAX_BYTES
 
-MAX_BYTES = 2**30
 ZIP_CONFIG, ZIP_WEIGHTS = "config.json", "model.weights.h5"
 
 # The variables of a layer in the order in which Keras 3 numbers them.

@@ -22,10 +22,10 @@ from huggingface_hub import constants
 
 from mnv2zoo import environment
 from mnv2zoo.errors import IntegrityError, WeightsUnavailableError
+from mnv2zoo.files import MAX_BYTES
 from mnv2zoo.weights import index, trust
 from mnv2zoo.weights.trust import Record
 
-MAX_BYTES = 2**30  # a bound for files whose size nobody vouches for; the largest network has 25 MB
 SPARE_BYTES = 2**26  # what the client may write beside a file whose size is known
 TIDYING_SECONDS = 5  # for the process to remove what it has half written, when its time is up
 MEMORY_BYTES = 2**32  # far more than the client needs; an error of endless text would take all that there is

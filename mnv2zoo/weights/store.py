@@ -21,9 +21,9 @@ from torch import Tensor
 
 from mnv2zoo import convert, environment
 from mnv2zoo.errors import IntegrityError, UnpinnedWeightsError, WeightsUnavailableError
-from mnv2zoo.files import whole_file
+from mnv2zoo.files import MAX_BYTES, whole_file
 from mnv2zoo.weights import index, trust
-from mnv2zoo.weights.hub import MAX_BYTES, Hub, HubFile, mirror_hint
+from mnv2zoo.weights.hub import Hub, HubFile, mirror_hint
 from mnv2zoo.weights.index import WeightsEntry
 from mnv2zoo.weights.trust import Record
 
