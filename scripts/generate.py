@@ -197,6 +197,24 @@ def grocery() -> str:
     return table("trained | photos: | epochs: | minutes: | validation (%): | test, fine (%): | test, coarse (%):", rows)
 
 
+TRANSFER = {
+    "random": "random initialisation",
+    "cifar100_coarse": "`mnv2zoo_100_c20.cifar100_coarse`",
+    "imagenet": "ImageNet weights of `mnv2zoo_100`, by `tutorial_from_paper`",
+}
+
+
+def transfer() -> str:
+    """A row for each start of the 20-class network."""
+    found = recorded("transfer")
+    rows = (
+        (TRANSFER[name], start["lr"], f"{start['val_top1']:.2f}", f"{start['test_top1']:.2f}")
+        for name, start in found["starts"].items()
+    )
+    facts = "{photos} photos of {side} pixels, {epochs} epochs".format(**found)
+    return f"{facts}:\n\n" + table("start | learning rate: | validation (%): | test (%):", rows)
+
+
 def taps() -> str:
     rows = []
     for names, row in measured("taps").items():
@@ -260,7 +278,7 @@ PARTS: dict[str, Callable[..., str]] = {
     part.__name__: part
     for part in (
         *(zoo, model_pages.models, model_pages.model, variables, recipe, twenty_layers, twenty_differences),
-        *(head_cache, training_step, grocery, preprocessing, taps),
+        *(head_cache, training_step, grocery, transfer, preprocessing, taps),
         *(detection, segmentation, forgotten, alphas, attacks, c20_figures, c20_runs),
     )
 }

@@ -1,9 +1,12 @@
-"""The examples that train detectors and segmenters: their scenes, and that they run, go on and refuse."""
+"""The examples: the data that they make, and that those for detectors and segmenters run, go on and refuse."""
 
 import json
+import runpy
 import subprocess
 import sys
+import tarfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -99,3 +102,20 @@ def test_what_it_refuses(tmp_path):
         refused = subprocess.run(asked, capture_output=True, text=True, check=False)
         assert refused.returncode == 2
         assert words in refused.stderr
+
+
+def test_a_thousand_photos_are_spread_evenly_over_the_classes(tmp_path):
+    lay_out = runpy.run_path(str(EXAMPLES / "grocery/transfer.py"))["thousand"]
+    found = []
+    for number in range(2):
+        lay_out(GROCERY, tmp_path / str(number))
+        with tarfile.open(tmp_path / str(number) / "train.tar") as tar:
+            found.append(tar.getnames())
+    assert found[0] == found[1]
+    assert len(set(found[0])) == 1000
+    with tarfile.open(GROCERY / "train.tar") as tar:
+        there = Counter(Path(member.name).parent for member in tar if member.isfile())
+    taken = Counter(Path(name).parent for name in found[0])
+    assert taken.keys() == there.keys()
+    # A class gives fewer than the others only where it has no more.
+    assert all(taken[name] in (there[name], max(taken.values()), max(taken.values()) - 1) for name in there)
