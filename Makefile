@@ -80,6 +80,7 @@ bench: $(VENV)/.dev  ## measure, and write the figures to benchmarks/results/
 	$(BIN)/python benchmarks/taps.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/deploy.py
+	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/folder.py
 	$(BIN)/python benchmarks/preprocessing.py
 	$(BIN)/python benchmarks/engine_cache.py

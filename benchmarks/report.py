@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import os
@@ -105,5 +106,6 @@ def summary(seconds: list[float]) -> dict[str, object]:
 def write(name: str, results: dict[str, object]) -> Path:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"benchmark": name, "machine": machine(), **results}, indent=2) + "\n", encoding="utf-8")
+    about = {"benchmark": name, "date": datetime.date.today().isoformat(), "machine": machine()}
+    path.write_text(json.dumps({**about, **results}, indent=2) + "\n", encoding="utf-8")
     return path

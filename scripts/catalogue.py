@@ -54,6 +54,11 @@ def measured(benchmark: str) -> dict[str, Any]:
     return _read(f"benchmarks/results/{benchmark}.json")
 
 
+def is_measured(benchmark: str) -> bool:
+    """Whether there is anything that a benchmark wrote."""
+    return (ROOT / f"benchmarks/results/{benchmark}.json").is_file()
+
+
 def recorded(name: str) -> dict[str, Any]:
     """What an example, or the attacks, last wrote for the documentation."""
     return _read(f"docs/results/{name}.json")

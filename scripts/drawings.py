@@ -6,8 +6,9 @@ light to dark. Lengths are in the units of each drawing's view box.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
@@ -190,43 +191,74 @@ def _bottleneck(left: float, block: Bottleneck, size: tuple[int, int], activatio
 
 
 class Point(NamedTuple):
-    """A point of a plot."""
+    """A point of a plot. Points of one name are joined; the first of them has the name beside it."""
 
     name: str
     x: float
     y: float
-    filled: bool
+    kind: str
 
 
-def scatter(name: str, title: str, x_label: str, y_label: str, points: Sequence[Point]) -> str:
-    """A plot of named points."""
+MARKS = {"filled": "point", "hollow": "point hollow", "other": "point other"}
+
+
+def mark(kind: str, x: float, y: float) -> str:
+    """A point's sign, which differs by its form and not by its colour alone."""
+    if kind == "other":
+        return path(MARKS[kind], "M", x - 6, y, "L", x, y - 6, "L", x + 6, y, "L", x, y + 6, "Z")
+    return f'<circle class="{MARKS[kind]}" cx="{x:g}" cy="{y:g}" r="5"/>'
+
+
+def scatter(
+    name: str,
+    title: str,
+    x_label: str,
+    y_label: str,
+    points: Sequence[Point],
+    legend: Mapping[str, str],
+    note: str = "",
+) -> str:
+    """A plot of named points; `legend` tells what each kind of them is, `note` how they came about."""
     left, right, top, bottom = 40, WIDTH - 10, 26, 260
     xs, ys = ticks([0.0, *(point.x for point in points)]), ticks([point.y for point in points])
 
     def across(x: float) -> float:
-        return left + (x - xs[0]) / (xs[-1] - xs[0]) * (right - left)
+        return round(left + (x - xs[0]) / (xs[-1] - xs[0]) * (right - left), 1)
 
     def down(y: float) -> float:
-        return bottom - (y - ys[0]) / (ys[-1] - ys[0]) * (bottom - top)
+        return round(bottom - (y - ys[0]) / (ys[-1] - ys[0]) * (bottom - top), 1)
 
     def parts() -> Iterator[str]:
         yield text(0, 12, y_label)
         for y in ys:
-            yield path("grid", "M", left, round(down(y), 1), "H", right)
+            yield path("grid", "M", left, down(y), "H", right)
             yield text(left - 6, round(down(y) + 4, 1), f"{y:g}", "muted end")
         for x in xs:
-            yield path("grid", "M", round(across(x), 1), top, "V", bottom)
-            yield text(round(across(x), 1), bottom + 16, f"{x:g}", "muted middle")
+            yield path("grid", "M", across(x), top, "V", bottom)
+            yield text(across(x), bottom + 16, f"{x:g}", "muted middle")
         yield text((left + right) / 2, bottom + 36, x_label, "middle")
-        for point in points:
-            x, y = round(across(point.x), 1), round(down(point.y), 1)
-            # The label goes where there is room for it.
-            beyond = x > (left + right) / 2
-            yield f'<circle class="{"point" if point.filled else "point hollow"}" cx="{x:g}" cy="{y:g}" r="5"/>'
-            yield text(x - 9 if beyond else x + 9, y + 4, point.name, "small end" if beyond else "small")
+        if note:
+            yield text((left + right) / 2, bottom + 53, note, "muted middle")
+        for number, (kind, meaning) in enumerate(legend.items(), 1 - len(legend)):
+            line = bottom - 16 + 18 * number
+            yield mark(kind, right - 150, line)
+            yield text(right - 139, line + 4, meaning, "small")
+        for _, same in itertools.groupby(points, key=lambda point: point.name):
+            first, *others = same
+            x, y = across(first.x), down(first.y)
+            for other in others:
+                yield path("line", "M", x, y, "L", across(other.x), down(other.y))
+            # The label goes to the left where there is room for it, else above.
+            if x > left + 90:
+                yield text(x - 9, y + 4, first.name, "small end")
+            else:
+                yield text(x - 5, y - 10, first.name, "small")
+            for point in (*others, first):
+                yield mark(point.kind, across(point.x), down(point.y))
 
-    rows = "; ".join(f"{point.name}: {point.x:g}, {point.y:g}" for point in points)
-    return svg(name, bottom + 44, title, f"{y_label} against {x_label}. {rows}", parts())
+    rows = "; ".join(f"{point.name}, {legend[point.kind]}: {point.x:g}, {point.y:g}" for point in points)
+    height = bottom + (61 if note else 44)
+    return svg(name, height, title, ". ".join(filter(None, (f"{y_label} against {x_label}", note, rows))), parts())
 
 
 def ticks(values: Sequence[float]) -> list[float]:

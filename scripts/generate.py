@@ -277,7 +277,8 @@ def alphas() -> str:
 PARTS: dict[str, Callable[..., str]] = {
     part.__name__: part
     for part in (
-        *(zoo, model_pages.models, model_pages.model, variables, recipe, twenty_layers, twenty_differences),
+        *(zoo, model_pages.models, model_pages.costs, model_pages.model, variables, recipe),
+        *(twenty_layers, twenty_differences),
         *(head_cache, training_step, grocery, transfer, preprocessing, taps),
         *(detection, segmentation, forgotten, alphas, attacks, c20_figures, c20_runs),
     )

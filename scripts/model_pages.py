@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 
 import drawings
-from catalogue import TIMES, WEIGHTS, figures, input_size, pinned, table, weights_of
+from catalogue import TIMES, WEIGHTS, figures, input_size, is_measured, measured, pinned, table, weights_of
 
 from mnv2zoo import architecture
 from mnv2zoo.architecture import Config
@@ -249,25 +249,73 @@ def feature_maps(config: Config) -> str:
     )
 
 
+def on_imagenet() -> list[WeightsEntry]:
+    """The weights whose ImageNet accuracy is known."""
+    return [entry for entry in WEIGHTS.values() if entry.labels == "imagenet-1k" and "top1" in entry.metrics]
+
+
 def accuracy() -> str:
-    """Accuracy against MACs, of the weights for ImageNet."""
+    """Accuracy against MACs."""
     points = [
         drawings.Point(
             entry.architecture,
             round(architecture.macs(architecture.get(entry.name), entry.input_size[1:]) / 1e6, 1),
             entry.metrics["top1"],
-            entry.pinned,
+            "filled" if entry.pinned else "hollow",
         )
-        for entry in WEIGHTS.values()
-        if entry.labels == "imagenet-1k" and "top1" in entry.metrics
+        for entry in on_imagenet()
     ]
     title = "ImageNet top-1 accuracy against multiply-adds"
-    return drawings.scatter("accuracy", title, "millions of multiply-adds", "top-1 (%)", points)
+    legend = {"filled": "pinned", "hollow": "not pinned yet"}
+    return drawings.scatter("accuracy", title, "millions of multiply-adds", "top-1 (%)", points, legend)
+
+
+def latency() -> str:
+    """Accuracy against the time for an image, as measured last."""
+    found = measured("latency")
+    kinds = {"torch": "filled", "eager": "other"}
+    points = [
+        drawings.Point(
+            entry.architecture,
+            found["networks"][entry.name][measurement]["median_ms"],
+            entry.metrics["top1"],
+            kind,
+        )
+        for entry in on_imagenet()
+        if entry.name in found["networks"]
+        for measurement, kind in kinds.items()
+    ]
+    return drawings.scatter(
+        "latency",
+        "ImageNet top-1 accuracy against the time for an image",
+        f"milliseconds for an image alone, on {found['threads']} threads",
+        "top-1 (%)",
+        points,
+        {"filled": "optimized, engine torch", "other": "PyTorch as it is"},
+        f"{found['machine']['cpu']}, {found['date']}",
+    )
+
+
+def costs() -> str:
+    """The plots of accuracy against what it costs; that against time once there is a measurement."""
+    plots = ["accuracy"] + ["latency"] * is_measured("latency")
+    lines = [f'<figure class="{"drawing pair" if len(plots) > 1 else "drawing"}">']
+    lines += [f'--8<-- "drawings/{plot}.svg"' for plot in plots]
+    lines += ["<figcaption>The weights for ImageNet.</figcaption>", "</figure>", ""]
+    if len(plots) > 1:
+        lines += [
+            "Times are medians of `benchmarks/latency.py`, in which all networks take turns on random weights. "
+            "[`optimize`](deploy.md) is one call; it has faster engines than `torch`, which is always there.",
+            "",
+        ]
+    return "\n".join(lines)
 
 
 def all_drawings() -> dict[str, str]:
     """The text of every drawing, by the name of its file."""
     found = {"accuracy.svg": accuracy()}
+    if is_measured("latency"):
+        found["latency.svg"] = latency()
     for config in architecture.CONFIGS.values():
         size = input_size(config)
         found[f"{config.name}-network.svg"] = drawings.network(config, size)

@@ -29,6 +29,7 @@ VIEWS: dict[str, dict[str, Any]] = {
 }
 MAIN = ["index.html", "zoo.html", "models/mnv2zoo_100.html", "models/mnv2zoo_100_c20.html", "features.html"]
 MAIN += ["finetune.html", "deploy.html", "weights.html", "cli.html", "api/index.html", "api/features.html"]
+MAIN += ["air-gapped.html", "adding.html", "zh/index.html", "zh/finetune.html"]
 # Elements that reach beyond the window and lie in nothing that scrolls or hides by itself.
 BEYOND = """() => {
   const clips = (element) => element && element !== document.body &&
@@ -105,6 +106,18 @@ def test_search_finds_the_taps(opened: str, new_page: Any, address: str, site: P
     page.locator(".md-search-result__link[href*='#mnv2zoo.features.BottleneckTaps']").first.click()
     page.locator("h2", has_text="BottleneckTaps").wait_for()
     assert page.url.endswith("api/features.html#mnv2zoo.features.BottleneckTaps")
+
+
+@pytest.mark.parametrize("opened", ["served", "as files"])
+def test_the_header_leads_to_a_translation_and_back(opened: str, new_page: Any, address: str, site: Path) -> None:
+    start = address if opened == "served" else f"{site.as_uri()}/"
+    page = new_page(start, **VIEWS["phone"])
+    page.goto(f"{start}finetune.html")
+    page.locator("header").get_by_role("link", name="中文").click()
+    page.locator("h1", has_text="用自己的照片微调").wait_for()
+    page.locator("header").get_by_role("link", name="English").click()
+    page.locator("h1", has_text="Fine-tune").wait_for()
+    assert page.url == f"{start}finetune.html"
 
 
 @pytest.mark.parametrize("opened", ["served", "as files"])

@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # A fence, with the comment before it that says why its code is not run.
 FENCE = re.compile(
-    r"^(?:<!-- not run: (?P<reason>.*?) -->\n+)?"
+    r"^(?: *<!-- not run: (?P<reason>.*?) -->\n+)?"
     r"(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^(?P=indent)```$",
     re.M | re.S,
 )

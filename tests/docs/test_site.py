@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import html
+import importlib
 import itertools
+import json
+import os
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
+
+import pytest
 
 import mnv2zoo
 from mnv2zoo import architecture
@@ -152,6 +158,54 @@ def test_a_models_page_tells_what_the_configuration_and_the_index_tell(site: Pat
     assert text.count("<svg viewBox=") == 2
     assert re.search(r"<title id=\S+>The network", text)
     assert text.count('class="shortcut"') == 2 + sum(block.shortcut for block in architecture.bottlenecks(config)) - 1
+
+
+def test_the_header_leads_to_the_page_in_the_other_language(site: Path) -> None:
+    translated = {path.name for path in (site / "zh").glob("*.html")}
+    assert {"index.html", "five-minutes.html"} <= translated
+    switch = re.compile(r'<a href="([^"]*)" lang="(\w+)"[^>]* class="md-header__language">')
+    for path in site.rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        ((address, language),) = switch.findall(text)
+        place = Path(os.path.normpath(path.parent / address.lstrip("/"))).relative_to(site).as_posix()
+        chinese = path.parent.name == "zh"
+        assert language == ("en" if chinese else "zh")
+        assert f'<html lang="{"zh" if chinese else "en"}"' in text
+        if chinese:
+            assert place == path.name
+        else:
+            assert place == (f"zh/{path.name}" if path.parent == site and path.name in translated else "zh/index.html")
+
+
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module that generates, with those that it is made of."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    return importlib.import_module("generate")
+
+
+def test_every_generated_part_is_on_a_page(scripts: Any) -> None:
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))]
+    used = {found["name"].partition(":")[0] for text in texts for found in scripts.PART.finditer(text)}
+    assert used == scripts.PARTS.keys()
+
+
+def test_accuracy_against_time_is_drawn_once_it_is_measured(
+    scripts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["catalogue"], "ROOT", tmp_path)
+    assert "latency" not in scripts.PARTS["costs"]()
+    assert "latency.svg" not in scripts.model_pages.all_drawings()
+    times = {"eager": {"median_ms": 17.25}, "torch": {"median_ms": 8.5}}
+    found: dict[str, Any] = {"date": "2026-01-02", "machine": {"cpu": "A processor"}, "threads": 2}
+    found["networks"] = dict.fromkeys(("mnv2zoo_100.ra_in1k", "mnv2zoo_140.ra_in1k"), times)
+    (tmp_path / "benchmarks/results").mkdir(parents=True)
+    (tmp_path / "benchmarks/results/latency.json").write_text(json.dumps(found))
+    assert 'drawings/latency.svg"' in scripts.PARTS["costs"]()
+    drawing = scripts.model_pages.all_drawings()["latency.svg"]
+    assert "A processor, 2026-01-02" in drawing
+    assert "mnv2zoo_100, PyTorch as it is: 17.25, 72.91" in drawing
+    assert drawing.count('class="point"') == 3, "one for each, and the legend's"
 
 
 def test_what_is_generated_is_current() -> None:
