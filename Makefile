@@ -4,12 +4,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 PHOTO := examples/rocket.jpg
 GROCERY ?= ../shared/data/grocery
 IMAGENET ?= ../shared/data/imagenet_samples
 WEIGHTS ?= ../shared/weights/google_mobilenet_v2_1.0_224/model.safetensors
 
-.PHONY: help demo test attack browser-test docs docs-serve generate check lint types bench detection segmentation elsewhere clean
+.PHONY: help demo test attack browser-test docs docs-serve generate check lint types release scan lock audit bench detection segmentation elsewhere clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -22,12 +23,20 @@ $(VENV)/.made:
 
 $(VENV)/.package: pyproject.toml | $(VENV)/.made
 	@echo "Installing mnv2zoo into $(VENV). The first time this takes some minutes."
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	$(PIP) --editable .
 	@touch $@
 
+# LOCKED=1 installs the very files that requirements/ci.txt lists; scripts/lock.py tells why PyTorch is not among them.
 $(VENV)/.dev: pyproject.toml | $(VENV)/.made
 	@echo "Installing mnv2zoo and what its tests and documentation need into $(VENV)."
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev,docs]"
+ifdef LOCKED
+	$(PIP) torch torchvision
+	$(PIP) --no-deps --require-hashes --requirement requirements/ci.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
+	$(BIN)/pip check
+else
+	$(PIP) --editable ".[dev,docs]"
+endif
 	@touch $(VENV)/.package $@
 
 demo: $(VENV)/.package  ## classify the photo in examples/ with the weights that come with the package
@@ -64,6 +73,30 @@ lint: $(VENV)/.dev  ## check style and format
 
 types: $(VENV)/.dev  ## check types
 	$(BIN)/mypy
+
+release: $(VENV)/.dev  ## build sdist, wheel and bill of materials into dist/, and the wheel's own environment, build/wheel
+	rm -rf dist
+	$(BIN)/python scripts/release.py --out dist --venv build/wheel
+
+build/scan/.made: requirements/scan.txt
+	$(PYTHON) -m venv --clear build/scan
+	build/scan/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	@touch $@
+
+scan: build/scan/.made  ## look for harmful content in the bundled weights
+	build/scan/bin/python scripts/scan.py
+
+lock: $(VENV)/.dev  ## write the lock files in requirements/ anew, with the newest versions
+	$(BIN)/python scripts/lock.py
+
+build/audit/.made:
+	$(PYTHON) -m venv --clear build/audit
+	build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	@touch $@
+
+audit: build/audit/.made  ## ask PyPI for known flaws of what the lock files list; needs the network
+	build/audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements/ci.txt
+	build/audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements/scan.txt
 
 # ARGS="--weights FILE --mean 0.5 --std 0.5" takes other weights than those of the Hub.
 detection segmentation: $(VENV)/.dev  ## train an example on the photos in GROCERY

@@ -39,6 +39,13 @@ WEIGHTS_INDEX = Variable(
     "architecture's default weights are chosen. Read when the package is imported.",
     "the shipped index alone",
 )
+INDEX_PUBKEY = Variable(
+    "MNV2ZOO_INDEX_PUBKEY",
+    "PEM file of an Ed25519 public key. Every index that is read, the shipped one and a further one, must then have a "
+    "signature by that key beside it, in a file of its name with `.sig` behind. Needs "
+    '`pip install "mnv2zoo[signing]"`. Read when the package is imported.',
+    "signatures are not looked at",
+)
 REQUIRE_PINNED = Variable(
     "MNV2ZOO_REQUIRE_PINNED",
     "`1` refuses weights that the package finds by itself (`hf-hub:` names included) unless their SHA-256 is in an "
@@ -55,7 +62,7 @@ DOWNLOAD_TIMEOUT = Variable(
     "Seconds that fetching one set of weights may take in all, with every repetition and wait.",
     "`600`",
 )
-VARIABLES = (WEIGHTS_DIR, WEIGHTS_INDEX, REQUIRE_PINNED, HOME, DOWNLOAD_TIMEOUT)
+VARIABLES = (WEIGHTS_DIR, WEIGHTS_INDEX, INDEX_PUBKEY, REQUIRE_PINNED, HOME, DOWNLOAD_TIMEOUT)
 
 
 def _path(variable: Variable) -> Path | None:
@@ -79,6 +86,15 @@ def weights_index() -> Path | None:
         The file that `MNV2ZOO_WEIGHTS_INDEX` names, None where it is not set.
     """
     return _path(WEIGHTS_INDEX)
+
+
+def index_pubkey() -> Path | None:
+    """Which key indexes must be signed with.
+
+    Returns:
+        The file of its public half that `MNV2ZOO_INDEX_PUBKEY` names, None where it is not set.
+    """
+    return _path(INDEX_PUBKEY)
 
 
 def require_pinned() -> bool:

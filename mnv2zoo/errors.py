@@ -125,7 +125,7 @@ class WeightsUnavailableError(WeightsError):
 
 
 class WeightsIndexError(WeightsError):
-    """An index of weights that cannot be read or breaks one of its rules."""
+    """An index of weights that cannot be read, breaks one of its rules, or is not signed as is demanded."""
 
 
 def nearest(name: str, known: Sequence[str], count: int) -> str:

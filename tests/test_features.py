@@ -4,7 +4,6 @@ import copy
 import os
 from collections import OrderedDict
 
-import onnxruntime
 import pytest
 import timm
 import torch
@@ -165,6 +164,7 @@ class TestOtherMachinery:
         self.check(taps, fx.symbolic_trace(taps), x)
 
     def test_onnx(self, taps, x, tmp_path):
+        onnxruntime = pytest.importorskip("onnxruntime")
         path = tmp_path / "taps.onnx"
         torch.onnx.export(taps, (x,), path, output_names=taps.names, verbose=False)
         session = onnxruntime.InferenceSession(path)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import ast
-import importlib
+import os
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import timm
-
-from mnv2zoo import timm_private
-from mnv2zoo.errors import IncompatibleVersionError
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "mnv2zoo"
@@ -102,26 +101,77 @@ def test_the_reader_sees_every_form_of_import() -> None:
     assert found == [None, "model", "errors", "weights", "model", "cli", "weights", "cli"]
 
 
+def used(text: str, path: Path) -> set[str]:
+    """The dotted names of other packages that a file goes through: imported, as attributes, or in strings."""
+    names = set(imported(text, path))
+    origin = {}  # what a name in the file stands for
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                origin[alias.asname or alias.name.partition(".")[0]] = (
+                    alias.name if alias.asname else alias.name.partition(".")[0]
+                )
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            origin |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Attribute):
+            root, _, rest = ast.unparse(node).partition(".")
+            names.add(f"{origin.get(root, '')}.{rest}")
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):  # for import_module and the like
+            names |= set(re.findall(r"\b(?:timm|huggingface_hub)(?:\.\w+)+", node.value))
+    return names
+
+
 def private(dotted: str) -> bool:
     """Whether a dotted name goes through something that timm or the Hub's client keeps to itself."""
     package, *parts = dotted.split(".")
-    return package in ("timm", "huggingface_hub") and any(part.startswith("_") for part in parts)
+    return package in ("timm", "huggingface_hub") and any(re.match(r"_(?!_)", part) for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("written", "takes"),
+    [
+        ("from timm.models._hub import save_config_for_hf", True),
+        ("import timm.models._hub as hub", True),
+        ("import timm\ntimm.models._hub.save_config_for_hf()", True),
+        ("from timm import models as m\nf = m._hub", True),
+        ("import huggingface_hub as h\nprint(h.file_download._request_wrapper)", True),
+        ("from importlib import import_module\nimport_module('timm.models._features')", True),
+        ("import timm\nprint(timm.__version__, timm.models.load_state_dict)", False),
+        ("import torch\ntorch._C", False),
+        ("_hub = own()\n_hub._private", False),
+    ],
+)
+def test_the_reader_sees_every_use_of_a_private_name(written: str, takes: bool) -> None:
+    assert any(map(private, used(written, PACKAGE / "model.py"))) == takes
 
 
 def test_what_others_keep_private_is_taken_in_one_place() -> None:
     for path in PACKAGE.rglob("*.py"):
-        found = [dotted for dotted in imported(path.read_text(encoding="utf-8"), path) if private(dotted)]
-        assert not found, f"{path.relative_to(ROOT)} imports {found}, which belongs into mnv2zoo/timm_private.py"
-    assert private("timm.models._hub.save_config_for_hf")
+        found = sorted(filter(private, used(path.read_text(encoding="utf-8"), path)))
+        assert not found, f"{path.relative_to(ROOT)} uses {found}, which belongs into mnv2zoo/timm_private.py"
 
 
-@pytest.mark.parametrize("change", ["gone", "other arguments"])
-def test_a_timm_that_changed_is_one_error_at_import(monkeypatch: pytest.MonkeyPatch, change: str) -> None:
-    if change == "gone":
-        monkeypatch.delattr(timm.models._hub, "load_state_dict_from_path")
-    else:
-        monkeypatch.setattr(timm.models._hub, "load_state_dict_from_path", lambda where: None)
-    with pytest.raises(IncompatibleVersionError, match="load_state_dict_from_path"):
-        importlib.reload(timm_private)
-    monkeypatch.undo()
-    importlib.reload(timm_private)
+@pytest.mark.parametrize(
+    "change", ["del _hub.load_state_dict_from_path", "_hub.load_state_dict_from_path = lambda where: None"]
+)
+def test_a_fork_of_timm_that_changed_is_one_error_at_import(tmp_path: Path, change: str) -> None:
+    fork = tmp_path / "timm"
+    shutil.copytree(Path(timm.__file__).parent, fork, ignore=shutil.ignore_patterns("__pycache__"))
+    with (fork / "__init__.py").open("a", encoding="utf-8") as file:
+        file.write(f"\nfrom timm.models import _hub\n{change}\n")
+
+    def run(*words: str) -> str:
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+        command = [sys.executable, *words]
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 1
+        return done.stderr
+
+    expected = f"timm {timm.__version__} does not fit this package: expected load_state_dict_from_path(path), found "
+    assert (
+        run("-c", "import mnv2zoo").splitlines()[-1].startswith(f"mnv2zoo.errors.IncompatibleVersionError: {expected}")
+    )
+    (line,) = run("-m", "mnv2zoo", "list").splitlines()
+    assert line.startswith(f"error: {expected}")
+    assert line.endswith("(`pip install -U mnv2zoo timm`).")

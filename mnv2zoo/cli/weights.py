@@ -1,4 +1,4 @@
-"""`mnv2zoo weights`: fetch, verify, pin, find, forget, convert and pack weights."""
+"""`mnv2zoo weights`: fetch, verify, pin, find, forget, convert and pack weights, and sign their index."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mnv2zoo.weights import WeightsEntry
 
 app = typer.Typer(
-    help="Fetch, verify, pin, find, forget, convert and pack weights.",
+    help="Fetch, verify, pin, find, forget, convert and pack weights, and sign their index.",
     epilog="\b\nExample:\n  mnv2zoo weights fetch mnv2zoo_100",
 )
 Names = Annotated[
@@ -139,6 +139,27 @@ def forget(
     if not trust.forget(location):
         raise WeightsError(f"no first use of {name} is written down", where=trust.path())
     print(f"forgot {location}")
+
+
+@app.command(epilog="\b\nExample:\n  mnv2zoo weights sign weights_index.json --key key.pem")
+def sign(
+    index_file: Annotated[Path, typer.Argument(metavar="INDEX", help="An index file.", show_default=False)],
+    key: Annotated[
+        Path, typer.Option(metavar="FILE", help="PEM file of your Ed25519 private key.", show_default=False)
+    ],
+    debug: Debug = False,
+) -> None:
+    """Sign an index, for users whose MNV2ZOO_INDEX_PUBKEY names your public key.
+
+    The index is validated first. The signature goes beside it, into INDEX.sig.
+    """
+    from mnv2zoo.weights import index
+
+    def ask_password() -> str:
+        password: str = typer.prompt("Password of the key", hide_input=True, err=True)
+        return password
+
+    print(index.sign(index_file, key, ask_password))
 
 
 app.command("convert", epilog=convert.EXAMPLE)(convert.command)

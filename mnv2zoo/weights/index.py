@@ -18,7 +18,8 @@ from typing import Any, NoReturn
 
 from mnv2zoo import architecture, environment
 from mnv2zoo.convert import LAYOUTS
-from mnv2zoo.errors import UnknownModelError, WeightsIndexError
+from mnv2zoo.errors import MissingExtraError, UnknownModelError, WeightsIndexError
+from mnv2zoo.weights import signature
 
 SCHEMA_VERSION = 1
 MAX_BYTES = 16 * 2**20  # a bound for the parser's memory; the shipped index is a few kilobytes
@@ -424,7 +425,9 @@ def _check_together(entries: Mapping[str, WeightsEntry], path: Path) -> None:
 
 
 def read(path: Path) -> dict[str, WeightsEntry]:
-    """Reads and validates an index file.
+    """Reads and validates an index file, and its signature where `MNV2ZOO_INDEX_PUBKEY` demands one.
+
+    The bytes whose signature is checked are the bytes that are parsed.
 
     Args:
         path: The file.
@@ -433,25 +436,65 @@ def read(path: Path) -> dict[str, WeightsEntry]:
         The entries by name, in the order of the file.
 
     Raises:
-        WeightsIndexError: If it cannot be read or is not valid.
+        WeightsIndexError: If it cannot be read, is not valid, or is not signed as is demanded.
+        MissingExtraError: If a signature is demanded and the extra `signing` is not installed.
     """
+    data = _data(path)
+    if key := environment.index_pubkey():
+        signature.check(data, path, key)
+    return parse(_decoded(data, path), path)
+
+
+def sign(path: Path, key: Path, ask_password: Callable[[], str]) -> Path:
+    """Signs an index file that is valid, in the bytes that were validated.
+
+    Args:
+        path: The file.
+        key: PEM file of an Ed25519 private key.
+        ask_password: Gives the key's password; called only if it has one.
+
+    Returns:
+        Where the signature was put: beside the file.
+
+    Raises:
+        WeightsIndexError: If the file cannot be read or is not valid.
+        WeightsError: If the key cannot be used.
+        MissingExtraError: If the extra `signing` is not installed.
+        OSError: If the key cannot be read, or the signature cannot be written.
+    """
+    data = _data(path)
+    parse(_decoded(data, path), path)
+    return signature.sign(data, path, key, ask_password)
+
+
+def _data(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
-        text = data.decode("utf-8")
-    except (OSError, ValueError) as error:
-        raise WeightsIndexError(
-            "cannot read the index of weights",
-            expected="a UTF-8 JSON file",
-            found=f"{type(error).__name__}: {error}",
-            where=path,
-            fix="Correct MNV2ZOO_WEIGHTS_INDEX, or unset it.",
-        ) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
     if len(data) > MAX_BYTES:
         raise WeightsIndexError(
             "index of weights too large", expected=f"at most {MAX_BYTES} bytes", found="more", where=path
         )
-    return parse(text, path)
+    return data
+
+
+def _decoded(data: bytes, path: Path) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> WeightsIndexError:
+    return WeightsIndexError(
+        "cannot read the index of weights",
+        expected="a UTF-8 JSON file",
+        found=f"{type(error).__name__}: {error}",
+        where=path,
+        fix="Correct MNV2ZOO_WEIGHTS_INDEX, or unset it.",
+    )
 
 
 def shipped_path() -> Path:
@@ -473,14 +516,14 @@ class Index:
 
     def __init__(self, *paths: Path) -> None:
         self._entries: dict[str, WeightsEntry] = {}
-        self._error: WeightsIndexError | None = None
+        self._error: WeightsIndexError | MissingExtraError | None = None
         try:
             for path in paths:
                 further = read(path)
                 # A dict union keeps the left side's order and the right side's values.
                 self._entries = further | self._entries | further
                 _check_together(self._entries, path)
-        except WeightsIndexError as error:
+        except (WeightsIndexError, MissingExtraError) as error:
             self._error = error
 
     def entries(self) -> dict[str, WeightsEntry]:
@@ -488,6 +531,7 @@ class Index:
 
         Raises:
             WeightsIndexError: If a file was bad.
+            MissingExtraError: If signatures are demanded and the extra `signing` is not installed.
         """
         if self._error is not None:
             raise self._error.with_traceback(None)

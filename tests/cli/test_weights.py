@@ -1,4 +1,4 @@
-"""`weights fetch | verify | pin | path | forget`."""
+"""`weights fetch | verify | pin | path | forget | sign`."""
 
 import json
 import os
@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from mnv2zoo import weights
-from mnv2zoo.weights import trust
+from mnv2zoo.weights import index, trust
 from tests.conftest import as_bytes, random_state_dict
+from tests.weights.test_signature import write_keys
 
 
 def damage(path):
@@ -143,3 +144,22 @@ def test_forget_takes_names_of_the_hub(run, zoo, name, location):
     assert trust.records() == {}
     done = run("weights", "forget", name)
     assert (done.status, len(done.errors)) == (1, 1)
+
+
+def test_sign_makes_a_signature_that_is_accepted(run, tmp_path, monkeypatch):
+    keys = write_keys(tmp_path / "keys", password=b"open sesame")
+    path = tmp_path / "index.json"
+    path.write_text('{"schema_version": 1, "weights": {}}')
+    monkeypatch.setattr("typer.prompt", lambda *args, **kwargs: "open sesame")
+    done = run("weights", "sign", path, "--key", keys / "key.pem")
+    assert (done.status, done.out, done.err) == (0, f"{path}.sig\n", "")
+    monkeypatch.setenv("MNV2ZOO_INDEX_PUBKEY", str(keys / "key.pub"))
+    assert index.read(path) == {}
+
+
+def test_a_key_that_is_not_there_is_one_line(run, tmp_path):
+    path = tmp_path / "index.json"
+    path.write_text('{"schema_version": 1, "weights": {}}')
+    done = run("weights", "sign", path, "--key", tmp_path / "key.pem")
+    assert (done.status, done.out, len(done.errors)) == (1, "", 1)
+    assert "key.pem" in done.err

@@ -1,0 +1,42 @@
+"""Writes the lock files: exact versions with the hashes of their files, for installations that nobody can change.
+
+`requirements/ci.txt` holds what `.[dev,docs]` needs, all but PyTorch, torchvision and what belongs to one build of
+PyTorch alone (CUDA's libraries, Triton): which build fits a machine is that machine's matter, and its hash would be
+that of one build. They are installed before the lock file, from which pip then takes nothing but what it lists
+(`--no-deps`). `requirements/scan.txt` holds the scanner of `make scan`, which has an environment of its own.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CI = ROOT / "requirements/ci.txt"
+SCAN = ROOT / "requirements/scan.txt"
+SCANNER = "modelaudit>=0.2.54\n"  # of those that look into safetensors files; modelscan 0.8.8 skips them
+NOT_FOR_PYTHON_3_11 = "backports-strenum<1.3\n"  # uv overlooks that a release is for older ones alone
+MACHINES_OWN = re.compile(r"torch|torchvision|triton|(cuda|nvidia)-.+")
+
+
+def compiled(*words: str, requirements: str) -> str:
+    """What uv resolves, newest first, for Python 3.11, as a requirements file."""
+    options = ["--quiet", "--no-annotate", "--python-version", "3.11", "--custom-compile-command", "make lock"]
+    command = [sys.executable, "-m", "uv", "pip", "compile", *options, *words]
+    return subprocess.run(command, cwd=ROOT, input=requirements, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def main() -> None:
+    CI.parent.mkdir(exist_ok=True)
+    project = ["pyproject.toml", "-", "--extra", "dev", "--extra", "docs"]
+    names = re.findall(r"^([\w.-]+)==", compiled(*project, requirements=NOT_FOR_PYTHON_3_11), re.M)
+    left_out = [f"--no-emit-package={name}" for name in names if MACHINES_OWN.fullmatch(name)]
+    locked = compiled("--generate-hashes", *left_out, *project, requirements=NOT_FOR_PYTHON_3_11)
+    CI.write_text(locked, encoding="utf-8")
+    SCAN.write_text(compiled("--generate-hashes", "-", requirements=SCANNER), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

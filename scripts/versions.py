@@ -1,0 +1,73 @@
+"""Tests the package with the oldest versions that pyproject.toml allows, or the newest, in an environment of its own.
+
+python scripts/versions.py                     # the newest of everything
+python scripts/versions.py --oldest            # the oldest of every dependency, together
+python scripts/versions.py --oldest timm rich  # the oldest of these, with the newest of the others
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+EXTRAS = ("signing",)
+TOOLS = ("hypothesis", "pytest", "pytest-timeout")
+# What meets timm, the Hub's client and PyTorch; tests that need an extra that is not installed are skipped.
+TESTS = (
+    "tests/test_architecture.py",
+    "tests/test_imports.py",
+    "tests/test_model.py",
+    "tests/test_registry.py",
+    "tests/test_features.py",
+    "tests/convert/test_errors.py",
+    "tests/convert/test_layouts.py",
+    "tests/weights",
+    "tests/cli/test_list.py",
+    "tests/cli/test_weights.py",
+)
+
+
+def lower_bounds() -> dict[str, str]:
+    """The version behind `>=` of each dependency in pyproject.toml, those of `EXTRAS` among them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [project["optional-dependencies"][extra] for extra in EXTRAS]
+    requirements = sum(extras, project["dependencies"])
+    return dict(re.fullmatch(r"([\w-]+)>=([\w.]+)", requirement).groups() for requirement in requirements)
+
+
+def main() -> int:
+    bounds = lower_bounds()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--oldest", nargs="*", metavar="NAME", choices=list(bounds), help=", ".join(bounds))
+    parser.add_argument("--venv", type=Path, help="make the environment there, or use the one that is there")
+    parser.add_argument("--tests", nargs="*", default=TESTS, help="other tests than those that are run by default")
+    args = parser.parse_args()
+    oldest = () if args.oldest is None else args.oldest or bounds
+
+    with tempfile.TemporaryDirectory(prefix="mnv2zoo-versions-") as folder:
+        constraints = Path(folder, "constraints.txt")
+        constraints.write_text("".join(f"{name}=={bounds[name]}\n" for name in oldest))
+        venv = (args.venv or Path(folder, "venv")).resolve()
+        python = str(venv / "bin/python")
+        if not venv.exists():
+            subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+        package = f"{ROOT}[{','.join(EXTRAS)}]"
+        install = ["install", "--quiet", "--disable-pip-version-check", "--upgrade", "--upgrade-strategy", "eager"]
+        subprocess.run(
+            [python, "-m", "pip", *install, "--constraint", constraints, "--editable", package, *TOOLS], check=True
+        )
+        subprocess.run([python, "-m", "pip", "check"], check=True)
+        subprocess.run([python, "-m", "pip", "list", "--disable-pip-version-check"], check=True)
+        env = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run([python, "-m", "pytest", "-q", *args.tests], cwd=ROOT, env=env).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

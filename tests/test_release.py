@@ -1,0 +1,122 @@
+"""What a release is made of: the wheel's files, its bill of materials, and the lock files of CI."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from scripts import lock, release, versions
+from tests.conftest import ROOT
+
+pytest.importorskip("hatchling", reason="the build needs the extra: pip install 'mnv2zoo[dev]'")
+pytest.importorskip("cyclonedx_py", reason="the bill of materials needs the extra: pip install 'mnv2zoo[dev]'")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    return release.build(tmp_path_factory.mktemp("dist"))
+
+
+def test_the_wheel_made_of_the_sdist_holds_what_it_should(wheel):
+    release.check_contents(wheel)
+    data = [name for name in zipfile.ZipFile(wheel).namelist() if not re.search(r"\.py$|\.dist-info/", name)]
+    assert sorted(data) == [
+        "mnv2zoo/bundled/mnv2zoo_100_c20.cifar100_coarse.safetensors",
+        "mnv2zoo/weights_index.json",
+        *(["mnv2zoo/weights_index.json.sig"] if (ROOT / "weights_index.json.sig").exists() else []),
+    ]
+
+
+def test_a_wheel_with_one_file_too_much_is_refused(wheel, tmp_path):
+    other = shutil.copy(wheel, tmp_path)
+    with zipfile.ZipFile(other, "a") as file:
+        file.writestr("mnv2zoo/key.pem", "secret")
+    with pytest.raises(SystemExit, match=r"too much \['mnv2zoo/key\.pem'\], too little \[\]"):
+        release.check_contents(other)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_the_signature_of_the_index_comes_with_the_wheel(tmp_path, signed):
+    source = tmp_path / "source"
+    for name in ("pyproject.toml", "README.md", "LICENSE", "weights_index.json", "scripts", "mnv2zoo/version.py"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, source / name)
+    if signed:
+        (source / "weights_index.json.sig").write_bytes(b"s" * 64)
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path, source]
+    subprocess.run(command, check=True, capture_output=True)
+    (made,) = tmp_path.glob("*.whl")
+    assert ("mnv2zoo/weights_index.json.sig" in zipfile.ZipFile(made).namelist()) == signed
+
+
+def test_the_bill_of_materials_is_valid_and_names_what_is_needed(wheel):
+    text = release.bill_of_materials(sys.executable, wheel)
+    bill = json.loads(text)
+    about = bill["metadata"]["component"]
+    assert (about["name"], about["version"]) == ("mnv2zoo", release.__version__)
+    assert about["licenses"][0]["license"]["id"] == "Apache-2.0"
+    known = {part["bom-ref"]: part for part in bill["components"]}
+    (needed,) = (item["dependsOn"] for item in bill["dependencies"] if item["ref"] == about["bom-ref"])
+    names = {canonicalize_name(known[reference]["name"]) for reference in needed}
+    assert {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]} <= names
+    assert all(known[reference]["version"] and known[reference]["purl"] for reference in needed)
+    assert not re.search(r"file:|/site-packages", text)
+
+
+def test_an_invalid_bill_of_materials_is_no_release():
+    document = {"bomFormat": "CycloneDX", "specVersion": "1.6", "components": []}
+    release.validated(document)
+    with pytest.raises(SystemExit, match="no valid CycloneDX document"):
+        release.validated(document | {"components": [{"name": "of no type"}]})
+
+
+def requirements(*extras):
+    """What the project needs with extras, those that an extra names among them."""
+    for line in [
+        *PROJECT["dependencies"],
+        *(line for extra in extras for line in PROJECT["optional-dependencies"][extra]),
+    ]:
+        requirement = Requirement(line)
+        if requirement.name == "mnv2zoo":
+            yield from requirements(*requirement.extras)
+        else:
+            yield requirement
+
+
+def locked(path):
+    """The versions in a lock file, and how many hashes each has."""
+    entries = re.split(r"^(?=[\w.-]+==)", path.read_text(encoding="utf-8"), flags=re.M)[1:]
+    lines = [(re.match(r"([\w.-]+)==([^ ;]+)", entry), entry.count("--hash=sha256:")) for entry in entries]
+    return {canonicalize_name(found[1]): (found[2], hashes) for found, hashes in lines}
+
+
+def test_the_lock_holds_what_the_project_needs_within_its_bounds_but_for_pytorch():
+    versions_of = locked(lock.CI)
+    for requirement in requirements("dev", "docs"):
+        name = canonicalize_name(requirement.name)
+        if name in ("torch", "torchvision"):
+            assert name not in versions_of
+        else:
+            assert name in versions_of, f"`make lock`: {name} is not in {lock.CI}"
+            assert requirement.specifier.contains(versions_of[name][0]), f"`make lock`: {requirement}"
+    assert not any(lock.MACHINES_OWN.fullmatch(name) for name in versions_of)
+
+
+@pytest.mark.parametrize("path", [lock.CI, lock.SCAN], ids=lambda path: path.name)
+def test_a_lock_has_a_hash_for_everything_and_names_no_host_or_path(path):
+    assert all(hashes for _, hashes in locked(path).values())
+    assert not re.search(r"://|file:|^-|^/|index-url|find-links", path.read_text(encoding="utf-8"), re.M)
+
+
+def test_every_dependency_has_a_lower_bound_that_is_tested():
+    bounds = versions.lower_bounds()
+    assert set(bounds) == {Requirement(line).name for line in PROJECT["dependencies"]} | {"cryptography"}
+    assert bounds["torch"] == "2.4"
