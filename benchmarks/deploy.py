@@ -1,7 +1,7 @@
-"""Measures `mnv2zoo_100` on every engine against timm and torchvision in eager mode, at 224 pixels.
+"""Measures `mnv2zoo_100` on every engine against timm in eager mode, at 224 pixels.
 
-All take turns in one process; a round is a pass of each. Where they lie beside the repository, weights are Google's and
-images are photos, on which int8 is calibrated too; otherwise both are random. Figures are of speed alone.
+Each engine has a process of its own, in which it and timm take turns. Where they lie beside the repository, weights are
+Google's and images are photos, on which int8 is calibrated too; otherwise both are random. Figures are of speed alone.
 
     python benchmarks/deploy.py --batch 1 32 --rounds 30
 """
@@ -9,8 +9,11 @@ images are photos, on which int8 is calibrated too; otherwise both are random. F
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
-import time
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from functools import partial
 
@@ -23,8 +26,9 @@ from report import GOOGLE, SAMPLES
 from safetensors.torch import load_file
 
 from mnv2zoo import deploy
+from mnv2zoo.cache import versions
+from mnv2zoo.deploy.checks import missing
 from mnv2zoo.deploy.engines import ENGINES
-from mnv2zoo.errors import DeployError
 
 # How many times faster than timm in eager mode, at batch 1 and 32.
 GOALS = {
@@ -35,6 +39,13 @@ GOALS = {
     "openvino bf16": (8.0, 15.0),
     "openvino int8": (10.0, 19.0),
 }
+RIVALS = ("timm, channels last", "torchvision")
+# Threads of PyTorch and of ONNX Runtime spin for a while after each call, in case that another comes, and so would take
+# a core from whoever has the next turn. So each turn begins with calls that do not count, for longer than they
+# spin. What is timed then is what a process sees that runs this network alone, call after call, for both alike.
+SETTLE = 0.05  # seconds
+
+Network = Callable[[torch.Tensor], object]
 
 
 def photos(count: int) -> torch.Tensor:
@@ -46,63 +57,79 @@ def photos(count: int) -> torch.Tensor:
     return torch.stack([transform(Image.open(files[n % len(files)]).convert("RGB")) for n in range(count)])
 
 
-def networks(images: torch.Tensor, skip: list[str]) -> dict[str, Callable[[torch.Tensor], object]]:
-    """What is measured, by name."""
-    found: dict[str, Callable[[torch.Tensor], object]] = {}
-    theirs = timm.create_model("mobilenetv2_100").eval()
-    ours = timm.create_model("mnv2zoo_100").eval()
+def timms() -> torch.nn.Module:
+    """timm's own network, with the weights that all have; random ones are the same in every process."""
+    torch.manual_seed(0)
+    network = timm.create_model("mobilenetv2_100").eval()
     if GOOGLE.is_file():
-        theirs.load_state_dict(load_file(GOOGLE))
-    ours.load_state_dict(theirs.state_dict())
-    last = timm.create_model("mobilenetv2_100").eval().to(memory_format=torch.channels_last)
-    found["timm"] = theirs
-    found["timm, channels last"] = lambda x: last(x.to(memory_format=torch.channels_last))
-    found["torchvision"] = torchvision.models.mobilenet_v2().eval()
-    calibration = photos(100)
-    for engine, about in ENGINES.items():
-        for precision in about.precisions:
-            name = f"{engine} {precision}"
-            if engine in skip or name in skip:
-                continue
-            started = time.perf_counter()
-            seen = calibration if precision == "int8" else None
-            try:
-                found[name] = deploy.optimize(ours, images, engine, precision, calibration=seen)
-            except DeployError as error:  # random weights may make poor int8 ranges; it is left out then
-                print(f"{name}: {error}")
-                continue
-            print(f"{name}: made in {time.perf_counter() - started:.1f} s")
-    return found
+        network.load_state_dict(load_file(GOOGLE))
+    return network
+
+
+def build(name: str, cache: str) -> Network:
+    """What is measured against timm."""
+    if name == "torchvision":
+        return torchvision.models.mobilenet_v2().eval()
+    if name == "timm, channels last":
+        last = timms().to(memory_format=torch.channels_last)
+        return lambda images: last(images.to(memory_format=torch.channels_last))
+    engine, precision = name.split()
+    ours = timm.create_model("mnv2zoo_100").eval()
+    ours.load_state_dict(timms().state_dict())
+    calibration = photos(100) if precision == "int8" else None
+    return deploy.optimize(ours, photos(1), engine, precision, calibration=calibration, cache=cache)
+
+
+def measure(name: str, batches: list[int], rounds: int, cache: str) -> None:
+    """Runs in the measured process; prints the two series of each batch as JSON."""
+    pair = {"timm": timms(), name: build(name, cache)}
+    found = {}
+    with torch.inference_mode():
+        for batch in batches:
+            images = photos(batch)
+            functions = {who: partial(network, images) for who, network in pair.items()}
+            turns = rounds if batch == 1 else max(5, rounds // 3)
+            found[batch] = report.take_turns(functions, turns, warm_up=1, settle=SETTLE)
+    print(json.dumps(found))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 32], help="images at once (1 and 32 by default)")
-    parser.add_argument("--rounds", type=int, default=30, help="passes of each at batch 1, a third of it at others")
+    parser.add_argument("--rounds", type=int, default=30, help="turns of each at batch 1, a third of it at others")
     parser.add_argument("--skip", nargs="*", default=[], help="engines, or engine and precision in one word")
+    parser.add_argument("--measure", nargs=2, metavar=("NAME", "CACHE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    results: dict[str, object] = {}
-    for batch in args.batch:
-        images = photos(batch)
-        measured = networks(images, args.skip)
-        rounds = args.rounds if batch == 1 else max(5, args.rounds // 3)
-        with torch.inference_mode():
-            series = report.take_turns(
-                {name: partial(network, images) for name, network in measured.items()}, rounds, 2
-            )
-        medians = {name: statistics.median(values) / batch for name, values in series.items()}
-        rows = {
-            name: {
-                "ms_an_image": round(1000 * median, 2),
-                "times_timm": round(medians["timm"] / median, 2),
-                "goal": GOALS.get(name, (None, None))[batch > 1],
-            }
-            for name, median in medians.items()
-        }
-        results[f"batch {batch}"] = rows
-        for name, row in rows.items():
-            print(f"batch {batch}: {name}: {row}")
-    print(f"Written to {report.write('deploy', {'threads': torch.get_num_threads(), **results})}")
+    if args.measure:
+        measure(args.measure[0], args.batch, args.rounds, args.measure[1])
+        return
+
+    names = [*RIVALS, *(f"{engine} {precision}" for engine, about in ENGINES.items() for precision in about.precisions)]
+    results: dict[str, dict[str, object]] = {f"batch {batch}": {} for batch in args.batch}
+    with tempfile.TemporaryDirectory() as cache:
+        for name in names:
+            if {name, name.split()[0]} & set(args.skip):
+                continue
+            command = [sys.executable, __file__, "--measure", name, cache, "--rounds", str(args.rounds)]
+            command += ["--batch", *map(str, args.batch)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+            if done.returncode:  # random weights may make poor int8 ranges; the process has told why
+                print(f"{name} is left out")
+                continue
+            for batch, series in json.loads(done.stdout.splitlines()[-1]).items():
+                row = {
+                    "ms_an_image": round(1000 * statistics.median(series[name]) / int(batch), 2),
+                    "timm_ms_an_image": round(1000 * statistics.median(series["timm"]) / int(batch), 2),
+                    "times_timm": round(report.ratio(series["timm"], series[name]), 2),
+                    "goal": GOALS.get(name, (None, None))[int(batch) > 1],
+                    "rounds": len(series[name]),
+                }
+                results[f"batch {batch}"][name] = row
+                print(f"batch {batch}: {name}: {row}", flush=True)
+    runtimes = [package for package in ("onnxruntime", "openvino", "nncf") if not missing([package])]
+    weights = "Google's" if GOOGLE.is_file() else "random"
+    facts = {"threads": torch.get_num_threads(), "versions": versions(runtimes), "weights": weights}
+    print(f"Written to {report.write('deploy', {**facts, **results})}")
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ import report
 import torch
 
 from mnv2zoo import deploy, network
-from mnv2zoo.deploy.calibration import MOST
 from mnv2zoo.deploy.checks import missing
 from mnv2zoo.deploy.engines import ENGINES
+from mnv2zoo.runtimes import CALIBRATED
 from mnv2zoo.training import data
 
 LOSSES = {"int8": 1.0, "bf16": 0.3}  # at most, in points of top-1
@@ -40,7 +40,9 @@ def main() -> None:
     parser.add_argument("run", help="a run folder, or another name of a network")
     parser.add_argument("data", help="photos, laid out as for `mnv2zoo finetune`")
     parser.add_argument("--split", default="test")
-    parser.add_argument("--calibration", type=int, default=MOST, help=f"photos of the train split, up to {MOST}")
+    parser.add_argument(
+        "--calibration", type=int, default=CALIBRATED, help=f"photos of the train split, up to {CALIBRATED}"
+    )
     parser.add_argument("--limit", type=int, help="only so many photos of the split, spread over its classes")
     args = parser.parse_args()
 

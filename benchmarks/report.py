@@ -23,15 +23,29 @@ GOOGLE = SHARED / "weights/google_mobilenet_v2_1.0_224/model.safetensors"
 
 
 def cpu_name() -> str:
+    return _cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_info(field: str) -> str:
+    """What Linux tells of the first core; empty elsewhere."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
+    return next((line.partition(":")[2].strip() for line in lines if line.split("\t")[0].strip() == field), "")
+
+
+# What makes a processor fast at bf16 and int8, by the names that Linux gives it; its own name may tell nothing.
+FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 
 def machine() -> dict[str, object]:
     versions = {name: version(name) for name in ("timm", "torch")}
-    return {"cpu": cpu_name(), "cores": os.cpu_count(), "python": platform.python_version(), **versions}
+    return {
+        "cpu": cpu_name(),
+        "flags": [flag for flag in FLAGS if flag in _cpu_info("flags").split()],
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        **versions,
+    }
 
 
 def write_index(path: Path, data: bytes, **fields: object) -> str:
@@ -60,15 +74,23 @@ def write_index(path: Path, data: bytes, **fields: object) -> str:
     return str(entry["sha256"])
 
 
-def take_turns(functions: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 0) -> dict[str, list[float]]:
+def take_turns(
+    functions: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 0, settle: float | None = None
+) -> dict[str, list[float]]:
     """Seconds of each function's calls; a round is a call of each, and the first `warm_up` rounds do not count.
 
-    Every other round goes backwards, since what a function leaves in caches and memory is felt by the next.
+    Every other round goes backwards, since what a function leaves in caches and memory is felt by the next. With
+    `settle`, a turn begins with calls that do not count, at least one and for as many seconds.
     """
     series: dict[str, list[float]] = {name: [] for name in functions}
     turns = list(functions.items())
     for number in range(-warm_up, rounds):
         for name, function in turns if number % 2 else reversed(turns):
+            if settle is not None:
+                settled = time.perf_counter() + settle
+                function()
+                while time.perf_counter() < settled:
+                    function()
             start = time.perf_counter()
             function()
             if number >= 0:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -51,6 +52,37 @@ def find(place: str) -> list[Path]:
             raise image
         found.append(image)
     return found
+
+
+def spread(files: Sequence[Path], most: int) -> list[Path]:
+    """Some of the files, as far apart as can be.
+
+    Args:
+        files: The files.
+        most: How many, at most.
+
+    Returns:
+        Some in their order, or all if there are no more.
+    """
+    count = min(most, len(files))
+    return [files[number * len(files) // count] for number in range(count)]
+
+
+def fingerprint(folder: Path, files: Iterable[Path]) -> str:
+    """A hash of files: their names within a folder, and their content.
+
+    Args:
+        folder: The folder.
+        files: Files below it.
+
+    Returns:
+        SHA-256, in hexadecimal.
+    """
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"\0{file.relative_to(folder)}\0".encode(errors="surrogateescape"))
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def walk(places: Iterable[str]) -> Iterator[Path | ImageReadError]:

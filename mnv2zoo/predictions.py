@@ -1,28 +1,30 @@
 """The classes of images, of one or of a million: found, read, classified and kept, each while the next are at it.
 
 Threads read images some hundreds ahead of the network, from before PyTorch and timm are imported, which takes
-seconds; nothing else piles up.
+seconds where they are needed; nothing else piles up.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import os
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image
 
-from mnv2zoo import images, preprocessing
+from mnv2zoo import images, preprocessing, standalone
 from mnv2zoo.errors import DeviceError, ImageReadError
 from mnv2zoo.preprocessing import Exact, Preprocessing
 from mnv2zoo.rows import Journal, Row
+from mnv2zoo.runtimes import Array
+from mnv2zoo.standalone import Standalone
 
 if TYPE_CHECKING:
     import torch
@@ -60,29 +62,42 @@ class Classifier:
     Args:
         settings: What to make.
         device: Where to compute, as for `predict`.
+        cache: Folder for what engines start from, as for `predict`.
 
     Attributes:
-        network: The network, as PyTorch has it.
-        preprocessing: How its images are prepared.
         settings: What it was made with.
+        name: What rows call the network.
+        label_names: Names of its classes in class order.
+        preprocessing: How its images are prepared.
 
     Raises:
         DeviceError: If the device cannot be used, or not by the engine.
         UnknownModelError: If there is no network of that name.
         WeightsError: If its weights cannot be found, fetched or verified.
+        DeployError: If what is kept in the cache cannot be made or used.
     """
 
-    def __init__(self, settings: Settings, device: str | None = None) -> None:
-        from mnv2zoo import network
-
+    def __init__(self, settings: Settings, device: str | None = None, cache: Path | None = None) -> None:
         asked = settings.engine is not None or settings.precision != "fp32"  # for what computes on the CPU
         if asked and device not in (None, "cpu"):
             raise DeviceError("engines and their precisions are for the CPU", expected="device cpu", found=device)
         self.settings = settings
-        self.network: Network = network.load(settings.model, "cpu" if asked else device)
-        fast = None if settings.exact else self.network.fast
-        self.preprocessing: Preprocessing = fast or Exact(self.network.transform)
-        self._run: Any = None if self.network.device.type == "cpu" else self.network.model
+        self._cache = cache
+        kept = self._kept()
+        if kept:
+            self.name, self.label_names, self._fingerprint = kept.name, kept.label_names, kept.fingerprint
+            self.preprocessing: Preprocessing = kept.preprocessing
+            self._logits = lambda prepared: kept.run(kept.preprocessing.array(prepared))
+            return
+        from mnv2zoo import network
+
+        loaded = network.load(settings.model, "cpu" if asked else device)
+        self.name, self.label_names = loaded.name, loaded.label_names
+        self._fingerprint = standalone.fingerprint(loaded.model)
+        fast = None if settings.exact else loaded.fast
+        self.preprocessing = fast or Exact(loaded.transform)
+        self._logits = partial(self._computed, loaded)
+        self._run: Any = None if loaded.device.type == "cpu" else loaded.model
 
     def __call__(self, files: Sequence[str | Path], prepared: Sequence[Any]) -> list[Row]:
         """Classifies a batch.
@@ -98,47 +113,57 @@ class Classifier:
             DeployError: If the engine cannot run the network, or computes something else.
             MissingExtraError: If the engine is not installed.
         """
-        import torch
-
-        batch = self.preprocessing.batch(prepared, self.network.device)
-        if self._run is None:
-            self._run = self._optimized(batch)
-        with torch.inference_mode():
-            scores = self._run(batch).float().softmax(dim=1)
-        top = scores.topk(min(self.settings.topk, scores.shape[1]))
-        labels = self.network.label_names
+        logits = self._logits(prepared)
+        scores = np.exp(logits - logits.max(1, keepdims=True))
+        scores /= scores.sum(1, keepdims=True)
+        best = np.argsort(-logits, axis=1, kind="stable")[:, : self.settings.topk]
         return [
             {
                 "image": str(file),
-                "model": self.network.name,
+                "model": self.name,
                 "predictions": [
                     # A float32 has no further digits to tell.
-                    {"class": index, "label": labels[index], "score": round(score, 6)}
+                    {"class": index, "label": self.label_names[index], "score": round(score, 6)}
                     for index, score in zip(indices, values, strict=True)
                 ],
             }
-            for file, indices, values in zip(files, top.indices.tolist(), top.values.tolist(), strict=True)
+            for file, indices, values in zip(
+                files, best.tolist(), np.take_along_axis(scores, best, 1).tolist(), strict=True
+            )
         ]
 
-    def _optimized(self, batch: torch.Tensor) -> Any:
+    def _kept(self) -> Standalone | None:
+        chosen = self.settings
+        if self._cache is None or chosen.engine is None or chosen.exact:
+            return None
+        return standalone.load(chosen.model, chosen.engine, chosen.precision, chosen.calibration, self._cache)
+
+    def _computed(self, network: Network, prepared: Sequence[Any]) -> Array:
+        import torch
+
+        batch = self.preprocessing.batch(prepared, network.device)
+        if self._run is None:
+            self._run = self._optimized(network, batch)
+        with torch.inference_mode():
+            return self._run(batch).float().cpu().numpy()
+
+    def _optimized(self, network: Network, batch: torch.Tensor) -> Any:
         from mnv2zoo.deploy import optimize
 
-        engine = self.settings.engine or "torch"
+        chosen = self.settings
+        engine = chosen.engine or "torch"
         # Those that choose or compile by the size of the batch need a whole one; others are checked as well on one.
         example = batch if engine in ("auto", "inductor") else batch[:1]
         return optimize(
-            self.network.model, example, engine, self.settings.precision, calibration=self.settings.calibration
+            network.model, example, engine, chosen.precision, calibration=chosen.calibration, cache=self._cache
         )
 
     def facts(self) -> dict[str, Any]:
         """All that decides what its rows say, as JSON can hold it."""
-        sha256 = hashlib.sha256()
-        for tensor in self.network.model.state_dict().values():
-            sha256.update(tensor.cpu().contiguous().numpy().tobytes())
         return {
             **asdict(self.settings),
-            "topk": min(self.settings.topk, len(self.network.label_names)),
-            "weights": sha256.hexdigest(),
+            "topk": min(self.settings.topk, len(self.label_names)),
+            "weights": self._fingerprint,
         }
 
 
@@ -154,6 +179,7 @@ def predict(
     batch_size: int = 32,
     device: str | None = None,
     output: str | Path | None = None,
+    cache: str | Path | None = None,
 ) -> Generator[Row | ImageReadError, None, None]:
     """Classifies images.
 
@@ -175,6 +201,8 @@ def predict(
         output: File to keep the rows in too: CSV or Parquet if it ends in `.csv` or `.parquet`, or else JSON
             lines. It appears when all rows are there. Until then they are beside it, and where the process was
             killed, the same call goes on from there and yields what was missing.
+        cache: A folder where what `onnxruntime` and `openvino` start from is kept, as for `deploy.optimize`. With
+            it there, neither PyTorch nor timm is imported, unless images are prepared by timm.
 
     Yields:
         For each image its row, `{"image": ..., "model": ..., "predictions": [{"class": int, "label": str,
@@ -184,7 +212,7 @@ def predict(
         UnknownModelError: If there is no network of that name.
         WeightsError: If its weights cannot be found, fetched or verified.
         DeviceError: If the device cannot be used.
-        DeployError: If the engine cannot run the network.
+        DeployError: If the engine cannot run the network, or the cache cannot be used.
         MissingExtraError: If what the engine or the output needs is not installed.
         OSError: If the output cannot be written.
         OutputError: If the output cannot be gone on with: another process is at work on it, or an unfinished
@@ -201,11 +229,12 @@ def predict(
         return
     sources = itertools.chain([source], sources)
 
+    classifier = partial(Classifier, settings, device, Path(cache) if cache else None)
     if output is None:
-        yield from _classified(sources, settings, batch_size, device, None, places)
+        yield from _classified(sources, settings, batch_size, classifier, None, places)
         return
     with Journal(Path(output)) as journal:
-        yield from _classified(sources, settings, batch_size, device, journal, places)
+        yield from _classified(sources, settings, batch_size, classifier, journal, places)
         journal.finish()
 
 
@@ -213,7 +242,7 @@ def _classified(
     sources: Iterator[Path | ImageReadError],
     settings: Settings,
     batch_size: int,
-    device: str | None,
+    load: Callable[[], Classifier],
     journal: Journal | None,
     places: Sequence[str],
 ) -> Iterator[Row | ImageReadError]:
@@ -224,12 +253,12 @@ def _classified(
     how: Preprocessing | None = None if settings.exact else preprocessing.find(settings.model)
     ahead = max(AHEAD, 2 * batch_size)
     if how is None:
-        classifier = Classifier(settings, device)
+        classifier = load()
         how, ahead = classifier.preprocessing, 2 * batch_size
     with contextlib.closing(images.read_all(sources, how.prepare, ahead, partial(_open, at_least=how.at_least))) as all:
         # Asked for the first, threads begin to read, and go on while the network is being loaded.
         read = itertools.chain(list(itertools.islice(all, 1)), all)
-        classifier = classifier or Classifier(settings, device)
+        classifier = classifier or load()
         if journal:
             journal.begin({"paths": places, **classifier.facts()})
         while batch := list(itertools.islice(read, batch_size)):

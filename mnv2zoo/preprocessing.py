@@ -20,6 +20,9 @@ from mnv2zoo import architecture
 if TYPE_CHECKING:
     import torch
 
+    from mnv2zoo.runtimes import Array
+    from mnv2zoo.weights import WeightsEntry
+
 # How many times larger than wanted a JPEG is decoded at least, so that the filter that resizes has the last word. From
 # 3 on, Pillow's documentation of `Image.resize` finds the result hard to tell from that of the whole photo.
 REDUCING_GAP = 3
@@ -92,6 +95,26 @@ class Fast:
         resample = Image.Resampling[self.interpolation.upper()]
         return photo.resize((self.side, self.side), resample, box).tobytes()
 
+    def array(self, prepared: Sequence[bytes]) -> Array:
+        """Normalises a batch, without PyTorch.
+
+        Args:
+            prepared: What `prepare` gave, N times.
+
+        Returns:
+            Images (N, 3, side, side), as float32.
+        """
+        import numpy as np
+
+        mean, std = (np.asarray(values, np.float32).reshape(3, 1, 1) for values in (self.mean, self.std))
+        images = np.empty((len(prepared), 3, self.side, self.side), np.float32)
+        for image, pixels in zip(images, prepared, strict=True):  # one that is in the processor's cache at a time
+            image[:] = np.frombuffer(pixels, np.uint8).reshape(self.side, self.side, 3).transpose(2, 0, 1)
+            image /= 255
+            image -= mean
+            image /= std
+        return images
+
     def batch(self, prepared: Sequence[bytes], device: torch.device) -> torch.Tensor:
         """Normalises a batch.
 
@@ -100,14 +123,11 @@ class Fast:
             device: Where the result is wanted.
 
         Returns:
-            Images (N, 3, side, side), in channels-last memory format.
+            Images (N, 3, side, side).
         """
         import torch
 
-        pixels = torch.frombuffer(bytearray().join(prepared), dtype=torch.uint8)
-        batch = pixels.view(len(prepared), self.side, self.side, 3).permute(0, 3, 1, 2).to(device)
-        mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (self.mean, self.std))
-        return batch.float().div_(255).sub_(mean).div_(std)
+        return torch.from_numpy(self.array(prepared)).to(device)
 
 
 Preprocessing = Exact | Fast
@@ -134,8 +154,32 @@ def from_cfg(cfg: Mapping[str, Any]) -> Fast | None:
     return Fast(height, cfg["crop_pct"], cfg["interpolation"], tuple(cfg["mean"]), tuple(cfg["std"]))
 
 
+def source(name: str) -> Path | WeightsEntry | None:
+    """Finds out where a network comes from, without timm, whose import takes as long as some hundreds of photos.
+
+    Args:
+        name: As `network.describe` takes it.
+
+    Returns:
+        Its folder, or its entry in the index; None where only the network can tell.
+
+    Raises:
+        UnknownModelError: If there is no network of that name.
+        WeightsIndexError: If an index file is bad.
+    """
+    kind, _, place = name.partition(":")
+    if kind == "hf-hub":
+        return None
+    if kind == "local-dir" or (name.partition(".")[0] not in architecture.CONFIGS and Path(name).is_dir()):
+        return Path(place if kind == "local-dir" else name)
+    from mnv2zoo.weights import index
+
+    config = architecture.get(name)
+    return index.entry(name) if "." in name or index.entries_of(config.name) else None
+
+
 def find(name: str) -> Fast | None:
-    """Finds a network's fast preprocessing without timm, whose import takes as long as some hundreds of photos.
+    """Finds a network's fast preprocessing without timm.
 
     Args:
         name: As `network.describe` takes it.
@@ -147,18 +191,10 @@ def find(name: str) -> Fast | None:
         UnknownModelError: If there is no network of that name.
         WeightsIndexError: If an index file is bad.
     """
-    source, _, place = name.partition(":")
-    if source == "hf-hub":
-        return None
-    if source == "local-dir" or (name.partition(".")[0] not in architecture.CONFIGS and Path(name).is_dir()):
-        return _in_folder(Path(place if source == "local-dir" else name))
-    from mnv2zoo.weights import index
-
-    config = architecture.get(name)
-    if "." not in name and not index.entries_of(config.name):
-        return None
-    entry = index.entry(name)
-    return from_cfg({field: getattr(entry, field) for field in FIELDS})
+    found = source(name)
+    if isinstance(found, Path):
+        return _in_folder(found)
+    return from_cfg({field: getattr(found, field) for field in FIELDS}) if found else None
 
 
 def _in_folder(folder: Path) -> Fast | None:

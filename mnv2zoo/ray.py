@@ -134,7 +134,7 @@ class Worker:
         ready = [(path, prepared) for path, prepared in found if not isinstance(prepared, ImageReadError)]
         classified = iter(self.classifier(*zip(*ready, strict=True)) if ready else [])
         rows = [
-            {"image": path, "model": self.classifier.network.name, "predictions": [], "error": str(prepared)}
+            {"image": path, "model": self.classifier.name, "predictions": [], "error": str(prepared)}
             if isinstance(prepared, ImageReadError)
             else next(classified)
             for path, prepared in found

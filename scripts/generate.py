@@ -21,6 +21,7 @@ from typing import Any
 
 import chinese
 import model_pages
+import performance
 from catalogue import ROOT, WEIGHTS, figures, measured, pinned, recorded, table, weights_of
 
 from mnv2zoo import architecture, environment
@@ -280,7 +281,7 @@ PARTS: dict[str, Callable[..., str]] = {
         *(zoo, model_pages.models, model_pages.costs, model_pages.model, variables, recipe),
         *(twenty_layers, twenty_differences),
         *(head_cache, training_step, grocery, transfer, preprocessing, taps),
-        *(detection, segmentation, forgotten, alphas, attacks, c20_figures, c20_runs),
+        *(detection, segmentation, forgotten, alphas, attacks, c20_figures, c20_runs, performance.performance),
     )
 }
 
@@ -297,7 +298,7 @@ def generate(text: str, translate: Callable[[str], str] = str) -> str:
 
 def files() -> Iterator[tuple[Path, str]]:
     """Every file with generated parts, and every generated file, with the text that it has to have."""
-    for name, text in model_pages.all_drawings().items():
+    for name, text in [*model_pages.all_drawings().items(), *performance.all_drawings()]:
         yield ROOT / "docs/drawings" / name, text
     models = {ROOT / f"docs/models/{name}.md": name for name in architecture.CONFIGS}
     for path in sorted({*ROOT.glob("README*.md"), *(ROOT / "docs").rglob("*.md"), *models}):

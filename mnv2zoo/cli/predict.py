@@ -18,7 +18,7 @@ EXAMPLE = """\b
 Examples:
   mnv2zoo predict photo.jpg
   mnv2zoo predict photos/ "more/**/*.png" --topk 3 --output rows.jsonl
-  mnv2zoo predict photos/ --engine openvino --precision bf16 --output rows.parquet
+  mnv2zoo predict photos/ --engine openvino --precision bf16 --cache .engines --output rows.parquet
   mnv2zoo predict s3://bucket/photos --ray --output s3://bucket/rows
 """
 
@@ -67,6 +67,14 @@ def command(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that Ray runs; by default one for each core.")
     ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep here what onnxruntime and openvino start from; with it, the next run starts without PyTorch.",
+            show_default=False,
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Classify images.
@@ -79,8 +87,8 @@ def command(
 
     status = 0
     if ray:
-        if output is None or device is not None:
-            raise typer.BadParameter("needs --output, and chooses devices itself", param_hint="--ray")
+        if output is None or device is not None or cache is not None:
+            raise typer.BadParameter("needs --output, chooses devices itself and keeps nothing", param_hint="--ray")
         from mnv2zoo import ray as on_ray
 
         settings = Settings(model, topk, engine, precision, str(calibration) if calibration else None, exact)
@@ -99,6 +107,7 @@ def command(
         batch_size=batch_size,
         device=device,
         output=output,
+        cache=cache,
     )
     with progress("classifying", None) as (show, advance), contextlib.closing(rows):
         for row in rows:

@@ -23,8 +23,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from mnv2zoo import architecture
 from mnv2zoo.architecture import Config
@@ -142,12 +140,14 @@ def identify(state_dict: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _unwrap(state_dict: Mapping[str, Any]) -> Tensors:
+    import torch
+
     held = [key for key in CHECKPOINT_KEYS if isinstance(state_dict.get(key), Mapping)]
     tensors: Tensors = {}
     for key, value in (state_dict[held[0]] if held else state_dict).items():
         if isinstance(value, np.ndarray):
             value = torch.tensor(value)
-        if not (isinstance(key, str) and isinstance(value, Tensor)):
+        if not (isinstance(key, str) and isinstance(value, torch.Tensor)):
             raise ConversionError(
                 "a state dict holds something other than named tensors",
                 expected="a tensor",

@@ -12,9 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-import torch
-
 from mnv2zoo.convert import keras_files
 from mnv2zoo.errors import ConversionError, ZooError
 from mnv2zoo.files import MAX_BYTES
@@ -75,10 +72,14 @@ def _unreadable(path: Path, expected: str, found: str, fix: str) -> ConversionEr
 
 
 def _safetensors(data: bytes, backbone: bool) -> Checkpoint:
+    import safetensors.torch
+
     return Checkpoint(safetensors.torch.load(data))
 
 
 def _torch(data: bytes, backbone: bool) -> Checkpoint:
+    import torch
+
     checkpoint = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     if not isinstance(checkpoint, Mapping):
         raise TypeError(f"{type(checkpoint).__name__} in place of a state dict")

@@ -15,15 +15,16 @@ has weights is refused, since the network has no place for it; `without_head` le
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NoReturn
-
-from torch import Tensor
+from typing import TYPE_CHECKING, NoReturn
 
 from mnv2zoo.architecture import PAPER_STAGES, Config, bottlenecks
 from mnv2zoo.convert import native, tf
 from mnv2zoo.convert.layout import Layout
 from mnv2zoo.convert.native import Tensors
 from mnv2zoo.errors import ConversionError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CLASSIFIER, HEAD = "predictions", "Conv_1/kernel"
 NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}

@@ -19,15 +19,17 @@ import json
 import re
 import zipfile
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from mnv2zoo.convert import keras
 from mnv2zoo.convert.native import Tensors
 from mnv2zoo.errors import ConversionError, MissingExtraError
 from mnv2zoo.files import MAX_BYTES
+
+if TYPE_CHECKING:
+    import torch
 
 ZIP_CONFIG, ZIP_WEIGHTS = "config.json", "model.weights.h5"
 
@@ -116,6 +118,8 @@ def _datasets(group: Any) -> dict[str, Any]:
 
 def _tensors(arrays: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
     """Reads arrays, none of which may lie in another file or be larger than the file can say."""
+    import torch
+
     if sum(int(np.prod(array.shape)) * array.dtype.itemsize for array in arrays.values()) > MAX_BYTES:
         raise ValueError(f"arrays of more than {MAX_BYTES} bytes")
     for key, array in arrays.items():

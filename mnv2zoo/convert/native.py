@@ -7,12 +7,14 @@ layer, and `classifier_bn` for the batch norm after its classifier.
 from __future__ import annotations
 
 from collections.abc import Iterator
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from mnv2zoo.architecture import Config, bottlenecks, layers
 
-Tensors = dict[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Tensors = dict[str, "Tensor"]
 
 COUNTER = "num_batches_tracked"
 

@@ -14,20 +14,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from mnv2zoo.cache import Cache, versions
 from mnv2zoo.deploy import checks
-from mnv2zoo.deploy.cache import Cache, Parts, facts_about, versions
 from mnv2zoo.deploy.calibration import Calibration, prepare
 from mnv2zoo.deploy.engines import ENGINES, Runner, Source
 from mnv2zoo.deploy.export import export
+from mnv2zoo.deploy.facts import facts_about
 from mnv2zoo.deploy.fold import fold
 from mnv2zoo.errors import DeployError, nearest
+from mnv2zoo.runtimes import TOLERANCE, Parts
 
 __all__ = ["Attempt", "Optimized", "export", "fold", "optimize"]
 
 EngineName = Literal["auto", "torch", "inductor", "onnxruntime", "openvino"]
 Precision = Literal["fp32", "bf16", "int8"]
-# How far outputs may be from the original's, as a part of their norm.
-TOLERANCE = {"fp32": 1e-3, "bf16": 0.1, "int8": 0.4}
 TIMED_SECONDS, TIMED_RUNS = 0.5, 20  # how long `auto` tries an engine, whichever ends first
 
 
@@ -176,6 +176,39 @@ def optimize(
     if seen and isinstance(expected, Tensor) and expected.ndim == 2:
         _report(optimized, model, seen, kept)
     return optimized
+
+
+def for_runtime(
+    model: nn.Module, side: int, engine: str, precision: str, calibration: str | Path | None = None
+) -> Parts:
+    """Makes what a runtime starts from without PyTorch, and what it is checked with then.
+
+    Args:
+        model: A classifier of the zoo in evaluation mode.
+        side: Height and width of its images.
+        engine: `onnxruntime` or `openvino`.
+        precision: As for `optimize`.
+        calibration: Folder of images for `int8`.
+
+    Returns:
+        What the engine starts from; images (2, 3, side, side) as `example`, and the model's outputs for them
+        as `expected`, both as bytes of float32.
+
+    Raises:
+        DeployError: As `optimize`.
+        ImageReadError: As `optimize`.
+        MissingExtraError: As `optimize`.
+    """
+    example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    _check(model, example, engine, precision, calibration, None)
+    seen = prepare(calibration, model, example) if calibration is not None else None
+    if seen:
+        example = seen.images[:2]  # in the range that it is quantised for
+    make = ENGINES[engine].prepare
+    assert make is not None  # engines of other runtimes have one
+    parts = make(Source(fold(model), example, seen), precision)
+    checked = {"example": example, "expected": _expected(model, example)}
+    return {**parts, **{name: tensor.float().contiguous().numpy().tobytes() for name, tensor in checked.items()}}
 
 
 def _expected(model: nn.Module, example: Tensor) -> Any:

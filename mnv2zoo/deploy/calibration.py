@@ -13,11 +13,10 @@ import torch
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
-from mnv2zoo import images
-from mnv2zoo.deploy import cache, checks
+from mnv2zoo import cache, images
+from mnv2zoo.deploy import checks
 from mnv2zoo.errors import DeployError
-
-MOST = 300  # as many as NNCF looks at by default
+from mnv2zoo.runtimes import CALIBRATED
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Calibration:
 
     Attributes:
         read: Reads them and prepares them for the network.
-        fingerprint: A hash of what they are made from.
+        fingerprint: What tells them from others.
         classes: Class of each image; none where they are not known.
     """
 
@@ -58,7 +57,7 @@ def prepare(calibration: Tensor | str | Path, model: nn.Module, example: Tensor)
         ImageReadError: If there are no images; as they are read, if one cannot be read.
     """
     if isinstance(calibration, Tensor):
-        tensor = _checked(calibration, example)[:MOST]
+        tensor = _checked(calibration, example)[:CALIBRATED]
         return Calibration(lambda: tensor, hashlib.sha256(tensor.contiguous().numpy().data).hexdigest())
     cfg = getattr(model, "pretrained_cfg", None)
     if cfg is None:
@@ -71,9 +70,7 @@ def prepare(calibration: Tensor | str | Path, model: nn.Module, example: Tensor)
     folder = Path(calibration)
     if not folder.is_dir():
         raise DeployError("no such folder of calibration images", where=folder)
-    files = images.find(str(folder))
-    count = min(MOST, len(files))
-    files = [files[number * len(files) // count] for number in range(count)]
+    files = images.spread(images.find(str(folder)), CALIBRATED)
     data = resolve_data_config(pretrained_cfg=cfg, use_test_size=True)
     transform: Any = create_transform(**{**data, "input_size": tuple(example.shape[1:])})
     names = sorted(child.name for child in folder.iterdir() if child.is_dir())
@@ -81,17 +78,9 @@ def prepare(calibration: Tensor | str | Path, model: nn.Module, example: Tensor)
     known = len(names) == getattr(model, "num_classes", None) and set(found) <= set(names)
     return Calibration(
         lambda: _checked(torch.stack([transform(images.read(file)) for file in files]), example),
-        _fingerprint(folder, files, transform),
+        f"{transform} {cache.versions(('PIL', 'torchvision'))} {images.fingerprint(folder, files)}",
         [names.index(name) for name in found] if known else (),
     )
-
-
-def _fingerprint(folder: Path, files: Sequence[Path], transform: object) -> str:
-    digest = hashlib.sha256(f"{transform} {cache.versions(('PIL', 'torchvision'))}".encode())
-    for file in files:
-        digest.update(f"\0{file.relative_to(folder)}\0".encode())
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 def _checked(found: Tensor, example: Tensor) -> Tensor:

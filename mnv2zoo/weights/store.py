@@ -13,11 +13,7 @@ import stat
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
-
-import safetensors
-import safetensors.torch
-from torch import Tensor
+from typing import TYPE_CHECKING, NoReturn
 
 from mnv2zoo import convert, environment
 from mnv2zoo.errors import IntegrityError, UnpinnedWeightsError, WeightsUnavailableError
@@ -26,6 +22,9 @@ from mnv2zoo.weights import index, trust
 from mnv2zoo.weights.hub import Hub, HubFile, mirror_hint
 from mnv2zoo.weights.index import WeightsEntry
 from mnv2zoo.weights.trust import Record
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -110,6 +109,8 @@ def tensors(file: Verified, model_name: str, layout: str | None) -> dict[str, Te
         IntegrityError: If the bytes are no safetensors file.
         ConversionError: If the tensors do not fit the layout.
     """
+    import safetensors.torch
+
     try:
         state_dict = safetensors.torch.load(file.data)
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:

@@ -10,9 +10,10 @@ from torch import nn
 from torchvision.transforms.functional import to_pil_image
 
 import mnv2zoo
-from mnv2zoo import deploy
-from mnv2zoo.deploy import cache, engines
-from mnv2zoo.deploy.cache import Cache, facts_about
+from mnv2zoo import cache, deploy
+from mnv2zoo.cache import Cache
+from mnv2zoo.deploy import engines
+from mnv2zoo.deploy.facts import facts_about
 from mnv2zoo.errors import DeployError
 from tests.conftest import random_state_dict
 

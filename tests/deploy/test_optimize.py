@@ -12,6 +12,7 @@ from torchvision.transforms.functional import to_pil_image
 
 import mnv2zoo
 from mnv2zoo import deploy, images
+from mnv2zoo.deploy import engines
 from mnv2zoo.deploy.calibration import prepare
 from mnv2zoo.deploy.engines import ENGINES
 from mnv2zoo.errors import DeployError, ImageReadError, MissingExtraError
@@ -69,6 +70,12 @@ def test_every_engine_agrees_whatever_the_batch(name, engine, x):
     assert fast(x[:0]).shape == wanted[:0].shape
 
 
+def test_torch_computes_large_batches_in_parts_and_in_order(small):
+    images = torch.randn(11, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    fast = deploy.optimize(small, images[:1], "torch", threads=1)
+    torch.testing.assert_close(fast(images), expected(small, images), rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("engine", QUICK)
 def test_taps_stay_an_ordered_dict(small, engine, x):
     taps = mnv2zoo.features.BottleneckTaps(small, ["C2", "Bottleneck_3"], location="expansion")
@@ -101,6 +108,27 @@ def test_int8_keeps_the_classes_of_real_photos(engine):
     assert fast.agreement >= 80
     assert fast.accuracy is None
     assert fast(example.repeat(2, 1, 1, 1)).shape == (2, 1000)
+
+
+def test_int8_of_openvino_covers_every_convolution(small, x):
+    import openvino
+
+    folded = deploy.fold(small)
+    parts = ENGINES["openvino"].prepare(engines.Source(folded, x[:1], prepare(x, small, x)), "int8")
+    found = openvino.Core().read_model(parts["model"], parts["weights"]).get_ops()
+    weights = [op for op in found if op.get_type_name() == "Constant" and op.get_element_type() == openvino.Type.i8]
+    assert len(weights) == sum(isinstance(module, nn.Conv2d | nn.Linear) for module in folded.modules())
+
+
+def test_int8_of_onnxruntime_has_one_range_for_what_goes_into_a_convolution(small, x):
+    import onnx
+
+    parts = ENGINES["onnxruntime"].prepare(engines.Source(deploy.fold(small), x[:1], prepare(x, small, x)), "int8")
+    graph = onnx.load_from_string(parts["model"]).graph
+    sizes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    quantized = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    assert len(quantized) > 50
+    assert all(sizes[node.input[1]] == [] for node in quantized)
 
 
 @pytest.mark.parametrize("engine", INT8)

@@ -12,28 +12,22 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import pickle
-import platform
 import stat
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import safetensors.numpy
-import torch
 from filelock import FileLock
-from torch import Tensor, nn
 
 from mnv2zoo.errors import DeployError
 from mnv2zoo.files import whole_file
-from mnv2zoo.version import __version__
+from mnv2zoo.runtimes import Parts
 
 T = TypeVar("T")
-Parts = Mapping[str, bytes]
 FACTS = "facts"
 
 
@@ -93,64 +87,22 @@ class Cache:
         return used
 
 
-def facts_about(model: nn.Module, example: Tensor, calibration: str = "") -> dict[str, str]:
-    """What any entry depends on: the network, the images' kind, versions and the processor.
-
-    Args:
-        model: The network.
-        example: Images (N, C, H, W).
-        calibration: A hash of the images that int8 ranges are measured on, if any.
-
-    Returns:
-        The facts.
-
-    Raises:
-        DeployError: If the model holds something that cannot be pickled, such as a lambda.
-    """
-    return {
-        "model": _fingerprint(model),
-        "calibration": calibration,
-        "images": f"{example.dtype} {tuple(example.shape[1:])}",
-        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-        "mnv2zoo": __version__,
-        **versions(("timm", "torch")),
-    }
-
-
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """The versions of packages, by the names that they are imported by."""
-    return {package: ", ".join(map(importlib.metadata.version, _distributions()[package])) for package in packages}
+    """The versions of packages, by the names that they are imported by; empty for one that is not installed."""
+    return {package: _version(package) for package in packages}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)  # finding out who else provides it takes a good while
+    except importlib.metadata.PackageNotFoundError:
+        return ", ".join(map(importlib.metadata.version, _distributions().get(package, ())))
 
 
 @functools.cache
 def _distributions() -> Mapping[str, list[str]]:
     # One package may be of several names, as `onnxruntime` is of onnxruntime-gpu.
     return importlib.metadata.packages_distributions()
-
-
-class _Pickler(pickle.Pickler):
-    """Pickles tensors as the hash of their numbers."""
-
-    def persistent_id(self, value: object) -> object:
-        if not isinstance(value, Tensor):
-            return None
-        numbers = value.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
-        return str(value.dtype), tuple(value.shape), hashlib.sha256(numbers.data).hexdigest()
-
-
-def _fingerprint(model: nn.Module) -> str:
-    """A hash of all that a network holds: its weights, and what its modules are and how they are set."""
-    pickled = BytesIO()
-    try:
-        _Pickler(pickled, protocol=4).dump(model)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise DeployError(
-            "the model's content cannot be told from another's",
-            expected="a model that can be pickled",
-            found=str(error),
-            fix="Leave out the cache.",
-        ) from error
-    return hashlib.sha256(pickled.getvalue()).hexdigest()
 
 
 def _read(file: Path, known: bytes) -> Parts:

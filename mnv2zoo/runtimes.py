@@ -1,0 +1,101 @@
+"""Runtimes that need no PyTorch: each makes of a model's bytes a function of numpy arrays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+Runner = Callable[[Array], list[Array]]
+Parts = Mapping[str, bytes]
+
+INPUT = "images"  # what a model calls its input
+CALIBRATED = 300  # images that int8 is quantised on, at most: as many as NNCF looks at by default
+# How far outputs may be from the original's, as a part of their norm.
+TOLERANCE = {"fp32": 1e-3, "bf16": 0.1, "int8": 0.4}
+
+
+def cores() -> int:
+    """Threads to compute with by default: `OMP_NUM_THREADS`, as PyTorch takes it, or the cores there are for us."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # of a list, the first
+    if asked.isdecimal() and int(asked):
+        return int(asked)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def onnxruntime(parts: Parts, shape: Sequence[int], precision: str, threads: int) -> Runner:
+    """Starts ONNX Runtime.
+
+    Args:
+        parts: An ONNX file as `model`.
+        shape: Channels, height and width of its images.
+        precision: What it computes in, which the file decides.
+        threads: Threads that it computes with.
+
+    Returns:
+        A function from images (N, C, H, W) to the outputs.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(parts["model"], options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(None, {INPUT: images})
+
+
+def openvino(parts: Parts, shape: Sequence[int], precision: str, threads: int) -> Runner:
+    """Starts OpenVINO.
+
+    Args:
+        parts: An ONNX file as `model`; or OpenVINO's own, with its `weights`.
+        shape: Channels, height and width of its images.
+        precision: `fp32`; or `bf16` or `int8`, where what the file leaves in floating point is computed in
+            bf16 where the processor can.
+        threads: Threads that it computes with.
+
+    Returns:
+        A function from images (N, C, H, W) to the outputs.
+    """
+    import openvino
+
+    core = openvino.Core()
+    network = core.read_model(parts["model"], parts.get("weights", b""))
+    network.reshape([1, *shape])  # kernels for one known size are faster
+    rest = "f32" if precision == "fp32" else "bf16"
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": rest}
+    single: Any = None
+    several: Any = None
+
+    def run(images: Array) -> list[Array]:
+        nonlocal single, several
+        if len(images) == 1:
+            if single is None:
+                single = core.compile_model(network, "CPU", {**settings, "PERFORMANCE_HINT": "LATENCY"})
+            return [output.copy() for output in single(images).values()]
+        # A core an image is faster than all cores at each.
+        if several is None:
+            many = core.compile_model(network, "CPU", {**settings, "PERFORMANCE_HINT": "THROUGHPUT"})
+            several = openvino.AsyncInferQueue(many)
+        found: list[Sequence[Any]] = [()] * len(images)
+
+        def keep(request: Any, place: int) -> None:
+            found[place] = [tensor.data.copy() for tensor in request.output_tensors]
+
+        several.set_callback(keep)
+        for place in range(len(images)):
+            several.start_async({INPUT: images[place : place + 1]}, place)
+        several.wait_all()
+        return [np.concatenate(rows) for rows in zip(*found, strict=True)]
+
+    return run
+
+
+RUNTIMES: Mapping[str, Callable[[Parts, Sequence[int], str, int], Runner]] = {
+    "onnxruntime": onnxruntime,
+    "openvino": openvino,
+}
