@@ -50,6 +50,7 @@ def test_the_demonstrations_photo_is_recognised(tmp_path):
 
 @pytest.mark.skipif(not TEST_IMAGES.is_file(), reason=f"CIFAR-100's test images are not at {TEST_IMAGES}")
 def test_a_thousand_test_images_give_the_indexs_figure(tmp_path):
+    pytest.importorskip("torchmetrics")
     name = "mnv2zoo_100_c20.cifar100_coarse"
     with tarfile.open(TEST_IMAGES) as old, tarfile.open(tmp_path / "test.tar", "w") as new:
         members = sorted((m for m in old if m.isfile()), key=lambda m: m.name)[::10]

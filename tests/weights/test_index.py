@@ -132,8 +132,9 @@ def test_many_keys_are_read_in_bounded_time_and_the_one_that_is_twice_is_named()
         index.parse(f'{{{many}, "k7": 1}}', PATH)
 
 
+# PyTorch 2.4 switches subnormal numbers off, which Hypothesis notices.
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_subnormal=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
