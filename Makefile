@@ -12,7 +12,7 @@ IMAGENET ?= ../shared/data/imagenet_samples
 RUN ?= runs/grocery-head
 WEIGHTS ?= ../shared/weights/google_mobilenet_v2_1.0_224/model.safetensors
 
-.PHONY: help demo test attack browser-test docs docs-serve generate check lint types release scan lock audit bench detection segmentation elsewhere clean
+.PHONY: help demo test attack browser-test docs docs-serve generate check lint types release scan fuzz lock audit bench detection segmentation elsewhere clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -87,6 +87,14 @@ build/scan/.made: requirements/scan.txt
 
 scan: build/scan/.made  ## look for harmful content in the bundled weights
 	build/scan/bin/python scripts/scan.py
+
+build/fuzz/.made: pyproject.toml
+	$(PYTHON) -m venv --clear build/fuzz
+	build/fuzz/bin/pip install --quiet --disable-pip-version-check --editable . atheris hypothesis pytest
+	@touch $@
+
+fuzz: build/fuzz/.made  ## fuzz what reads files of strangers, for some eight minutes, led by coverage
+	build/fuzz/bin/python -m attacks.fuzz
 
 lock: $(VENV)/.dev  ## write the lock files in requirements/ anew, with the newest versions
 	$(BIN)/python scripts/lock.py

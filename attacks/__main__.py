@@ -14,13 +14,13 @@ import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from attacks.catalogue import QUICK, timed
+from attacks.machine import machine
 
 COLUMNS = ("tries", "survived", "refused", "lost", "seconds")
 RESULTS = Path(__file__).resolve().parent.parent / "docs/results/attacks.json"
@@ -57,12 +57,9 @@ def main() -> int:
     table.add_row("all", *map(str, totals), f"{time.monotonic() - start:.0f}")
     console.print(table)
     if not arguments.quick:
-        packages = ("huggingface-hub", "pillow", "safetensors", "timm", "torch")
-        machine = {"cores": len(os.sched_getaffinity(0)), "python": sys.version.split()[0]}
-        machine |= {name: version(name) for name in packages}
         before = json.loads(RESULTS.read_text(encoding="utf-8"))["attacks"] if RESULTS.exists() else {}
         document = {
-            "machine": machine,
+            "machine": machine("huggingface-hub", "pillow", "safetensors", "timm", "torch"),
             "attacks": {name: row for name, row in (before | rows).items() if name in QUICK},
         }
         RESULTS.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

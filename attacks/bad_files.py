@@ -95,13 +95,13 @@ def _index_entries(tally: Tally, folder: Path, examples: int) -> None:
     def attempt(entries: dict[str, dict[str, Any]]) -> None:
         text = json.dumps({"schema_version": 1, "weights": {key: raw_entry(**raw) for key, raw in entries.items()}})
         tally.attempt(
-            f"the index {text[:200]}", lambda: index.parse(text, folder / "i"), _inside, (WeightsIndexError,), SECONDS
+            f"the index {text[:200]}", lambda: index.parse(text, folder / "i"), inside, (WeightsIndexError,), SECONDS
         )
 
     _try_all(examples, st.dictionaries(keys, fields, min_size=1, max_size=3), attempt)
 
 
-def _inside(entries: dict[str, index.WeightsEntry]) -> bool:
+def inside(entries: dict[str, index.WeightsEntry]) -> bool:
     """Whether each file that an index names is inside the folder that it is looked for in."""
     for entry in entries.values():
         path = Path("/cache", *(entry.bundled or f"{entry.repo_id}/{entry.filename}").split("/"))
@@ -117,7 +117,7 @@ def _index_texts(tally: Tally, folder: Path, examples: int) -> None:
 
     def attempt(content: bytes) -> None:
         file.write_bytes(content)
-        tally.attempt(f"the index {content[:99]!r}", lambda: index.read(file), _inside, (WeightsIndexError,), SECONDS)
+        tally.attempt(f"the index {content[:99]!r}", lambda: index.read(file), inside, (WeightsIndexError,), SECONDS)
 
     _try_all(examples, st.binary(max_size=300) | cut | DEEP.map(str.encode), attempt)
 

@@ -129,7 +129,12 @@ def _from_config_file(name: str, source: str, place: str) -> Description:
         cfg, architecture_name, arguments = load_model_config_from_path(folder)
         config = architecture.get(str(architecture_name))  # nothing here would verify the weights of others
         _check_config_file(cfg, arguments)
-        label_names = _label_names(cfg, config)
+        # What is null has timm's default, but for the classes: of how many the weights are must be one number.
+        cfg, arguments = ({k: v for k, v in values.items() if v is not None} for values in (cfg, arguments))
+        classes = cfg.setdefault("num_classes", arguments.get("num_classes", config.num_classes))
+        if arguments.get("num_classes", classes) != classes:
+            raise ValueError(f"model_args with num_classes = {arguments['num_classes']} for weights with {classes}")
+        label_names = _label_names(cfg, classes)
     except UnknownModelError:
         raise
     except Exception as error:  # whatever a broken file causes
@@ -174,6 +179,7 @@ CFG_RULES: dict[str, Callable[[Any], bool]] = {
     "input_size": _size,
     "test_input_size": _size,
     "min_input_size": _size,
+    "fixed_input_size": lambda value: value is False,  # the network takes images of any size
     "crop_pct": lambda value: _number(value, 0.01, 10),
     "test_crop_pct": lambda value: _number(value, 0.01, 10),
     "crop_mode": lambda value: value in ("center", "squash", "border"),
@@ -210,8 +216,7 @@ def _check_config_file(cfg: dict[str, Any], arguments: dict[str, Any]) -> None:
                 raise ValueError(f"{what} with {name} = {value!r}"[:200])
 
 
-def _label_names(cfg: dict[str, Any], config: Config) -> list[str]:
-    count = cfg.get("num_classes") or config.num_classes
+def _label_names(cfg: dict[str, Any], count: int) -> list[str]:
     descriptions = cfg.get("label_descriptions") or {}
     names = cfg.get("label_names") or [str(index) for index in range(count)]
     if len(names) != count:

@@ -217,13 +217,7 @@ def fill(model: MobileNetV2, state_dict: dict[str, Tensor], cfg: PretrainedCfg) 
     if missing or unexpected or misshapen:
         kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
         found = [f"{len(names)} {kind} ({names[0]}, ...)" for kind, names in kinds.items() if names]
-        raise ConversionError(
-            f"the checkpoint does not fit {model.config.name} with {model.num_classes} classes",
-            expected=f"its {len(wanted)} tensors",
-            found=", ".join(found),
-            where=cfg.file or cfg.hf_hub_id,
-            fix="Name the architecture and the num_classes that it was made with.",
-        )
+        raise _misfit(model.config, model.num_classes, cfg, f"its {len(wanted)} tensors", ", ".join(found))
 
     for name in sorted({name.rpartition(".")[0] for name in own.keys() - state_dict.keys()}):
         init_module(model.get_submodule(name), model.config)
@@ -234,6 +228,23 @@ def fill(model: MobileNetV2, state_dict: dict[str, Tensor], cfg: PretrainedCfg) 
                 target.data = tensor  # nobody else holds it, so it need not be copied
             else:
                 target.copy_(tensor)
+
+
+def _misfit(config: Config, classes: int, cfg: PretrainedCfg, expected: str, found: str) -> ConversionError:
+    return ConversionError(
+        f"the checkpoint does not fit {config.name} with {classes} classes",
+        expected=expected,
+        found=found,
+        where=cfg.file or cfg.hf_hub_id,
+        fix="Name the architecture and the num_classes that it was made with.",
+    )
+
+
+def _check_classes(config: Config, tensors: dict[str, Tensor], cfg: PretrainedCfg, classes: int) -> None:
+    """Refuses a wrong number of classes before memory is taken for a classifier that nothing could fill."""
+    weight = tensors.get("classifier.weight")
+    if weight is not None and classes == cfg.num_classes > 0 and len(weight) - (cfg.label_offset or 0) != classes:
+        raise _misfit(config, classes, cfg, f"a classifier for {classes} classes", f"one for {len(weight)}")
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -315,6 +326,7 @@ def create(config: Config, pretrained: bool = False, **kwargs: Any) -> nn.Module
     def build(**arguments: Any) -> MobileNetV2:
         if tensors is None:
             return MobileNetV2(config, **arguments)
+        _check_classes(config, tensors, cfg, arguments["num_classes"])
         model = MobileNetV2(config, init_weights=False, **arguments)
         fill(model, tensors, cfg)
         return model

@@ -50,6 +50,12 @@ WORDS = {
     "from `Bottleneck_8` on": "从 `Bottleneck_8` 起",
     "everything": "全部",
     "everything, with the validation photos": "全部，并使用验证照片",
+    "start": "起点",
+    "side": "边长",
+    "learning rate": "学习率",
+    "test (%)": "测试（%）",
+    "random initialisation": "随机初始化",
+    "ImageNet weights of `mnv2zoo_100`": "`mnv2zoo_100` 的 ImageNet 权重",
     "`mnv2zoo_100`, 224 pixels": "`mnv2zoo_100`，224 像素",
     "`mnv2zoo_100_c20`, 64 pixels": "`mnv2zoo_100_c20`，64 像素",
 }

@@ -190,8 +190,10 @@ GROCERY = {
 def grocery() -> str:
     runs = recorded("grocery")["runs"]
     rows = []
-    for name, run in runs.items():
-        what = GROCERY[name]
+    for name, what in GROCERY.items():
+        if name not in runs:
+            continue
+        run = runs[name]
         val = f"{run['val']['top1']:.2f}" if "val" in run else ""
         test = (f"{run['test'][key]:.2f}" for key in ("top1", "coarse"))
         rows.append((what, run["photos"], run["epochs"], run["minutes"], val, *test))
@@ -201,7 +203,7 @@ def grocery() -> str:
 TRANSFER = {
     "random": "random initialisation",
     "cifar100_coarse": "`mnv2zoo_100_c20.cifar100_coarse`",
-    "imagenet": "ImageNet weights of `mnv2zoo_100`, by `tutorial_from_paper`",
+    "imagenet": "ImageNet weights of `mnv2zoo_100`",
 }
 
 
@@ -209,11 +211,18 @@ def transfer() -> str:
     """A row for each start of the 20-class network."""
     found = recorded("transfer")
     rows = (
-        (TRANSFER[name], start["lr"], f"{start['val_top1']:.2f}", f"{start['test_top1']:.2f}")
+        (
+            TRANSFER[name],
+            found["photos"],
+            found["side"],
+            found["epochs"],
+            start["lr"],
+            f"{start['val_top1']:.2f}",
+            f"{start['test_top1']:.2f}",
+        )
         for name, start in found["starts"].items()
     )
-    facts = "{photos} photos of {side} pixels, {epochs} epochs".format(**found)
-    return f"{facts}:\n\n" + table("start | learning rate: | validation (%): | test (%):", rows)
+    return table("start | photos: | side: | epochs: | learning rate: | validation (%): | test (%):", rows)
 
 
 def taps() -> str:
@@ -249,6 +258,15 @@ def attacks() -> str:
 COUNTS = ("tries", "survived", "refused", "lost", "seconds")
 
 
+def fuzz() -> str:
+    """A row for each target of the last `make fuzz`."""
+    rows = (
+        (f"`{name}`", f"{row['executions']:,}", row["edges"], len(row["findings"]), row["seconds"])
+        for name, row in recorded("fuzz")["targets"].items()
+    )
+    return table("target | inputs: | edges of the code reached: | findings: | seconds:", rows)
+
+
 def trained(example: str) -> tuple[str, list[dict[str, Any]]]:
     """What an example last wrote for the documentation: its settings in words, and a row for each backbone."""
     found = recorded(example)
@@ -281,7 +299,7 @@ PARTS: dict[str, Callable[..., str]] = {
         *(zoo, model_pages.models, model_pages.costs, model_pages.model, variables, recipe),
         *(twenty_layers, twenty_differences),
         *(head_cache, training_step, grocery, transfer, preprocessing, taps),
-        *(detection, segmentation, forgotten, alphas, attacks, c20_figures, c20_runs, performance.performance),
+        *(detection, segmentation, forgotten, alphas, attacks, fuzz, c20_figures, c20_runs, performance.performance),
     )
 }
 

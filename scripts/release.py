@@ -37,7 +37,8 @@ def expected_contents() -> set[str]:
     known = ["git", "ls-files", "mnv2zoo", *INDEX]
     tracked = subprocess.run(known, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
     package = {name for name in tracked if name not in INDEX}
-    strange = [name for name in package if not re.fullmatch(r".+\.py|mnv2zoo/bundled/[^/]+\.safetensors", name)]
+    allowed = re.compile(r".+\.py|mnv2zoo/py\.typed|mnv2zoo/bundled/[^/]+\.safetensors")
+    strange = [name for name in package if not allowed.fullmatch(name)]
     if strange:
         sys.exit(f"neither code nor bundled weights, so they would be shipped by mistake: {strange}")
     return package | {f"mnv2zoo/{name}" for name in tracked if name in INDEX} | METADATA

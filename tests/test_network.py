@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from mnv2zoo import network
-from mnv2zoo.errors import IntegrityError, WeightsUnavailableError
+from mnv2zoo import network, registry
+from mnv2zoo.errors import ConversionError, IntegrityError, WeightsUnavailableError
 from tests.conftest import as_bytes, random_state_dict
 
 
@@ -42,6 +42,7 @@ def test_a_sound_one_is_taken(run_folder):
         {"label_names": [1, 2]},
         {"label_descriptions": ["cat"]},
         {"label_offset": 10**9},
+        {"fixed_input_size": True},
         {"hf_hub_filename": "../model.safetensors"},
         {"unheard_of": 1},
     ],
@@ -66,6 +67,27 @@ def test_what_is_out_of_bounds_is_refused_and_named(run_folder, cfg):
 def test_arguments_out_of_bounds_are_refused_and_named(run_folder, arguments, named):
     with pytest.raises(WeightsUnavailableError, match=named):
         network.load(run_folder(model_args=arguments), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("cfg", "fields"),
+    [
+        ({}, {"num_classes": 3, "model_args": {"num_classes": 2}}),
+        ({}, {"model_args": {"num_classes": 3}}),
+        ({}, {"num_classes": None}),  # 1000, says timm
+        ({"num_classes": None}, {"num_classes": None, "model_args": {"num_classes": 1000}}),
+    ],
+    ids=str,
+)
+def test_the_classifier_is_the_weights_or_the_file_is_refused(run_folder, cfg, fields):
+    with pytest.raises((WeightsUnavailableError, ConversionError), match=r"num_classes = |1000 classes"):
+        network.load(run_folder(cfg, **fields), "cpu")
+
+
+def test_memory_is_not_taken_for_a_million_classes_that_the_weights_have_not(run_folder, monkeypatch):
+    monkeypatch.setattr(registry, "MobileNetV2", lambda *_, **__: pytest.fail("was built"))
+    with pytest.raises(ConversionError, match="does not fit mnv2zoo_035 with 1000000 classes"):
+        network.load(run_folder({"num_classes": 10**6}, num_classes=10**6), "cpu")
 
 
 def test_names_for_a_billion_classes_are_not_made(run_folder):

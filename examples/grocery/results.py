@@ -2,7 +2,8 @@
 
     python examples/grocery/results.py ../shared/data/grocery head=RUN partial=RUN full=RUN all=RUN
 
-A coarse class is that of the fine class that a network names, as `classes.csv` has it.
+A coarse class is that of the fine class that a network names, as `classes.csv` has it. Figures of runs that are not
+named stay.
 """
 
 import csv
@@ -56,8 +57,10 @@ def main(data: Path, *runs: str) -> None:
         coarse = {f"{int(row['fine_id']):02}_{row['fine_name']}": row["coarse_name"] for row in csv.DictReader(file)}
     pairs = (run.partition("=") for run in runs)
     results = {name: measure(Path(folder), data, coarse) for name, _, folder in pairs}
+    earlier = json.loads(RESULTS.read_text(encoding="utf-8"))["runs"] if RESULTS.exists() else {}
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"cores": os.cpu_count(), "runs": results}, indent=2) + "\n", encoding="utf-8")
+    facts = {"cores": os.cpu_count(), "runs": earlier | results}
+    RESULTS.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(results, indent=2))
 
 

@@ -11,7 +11,6 @@ import functools
 import logging
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,25 +124,17 @@ def _threads(number: int) -> Iterator[None]:
 
 
 def _torch(source: Source, parts: Parts, precision: str, threads: int) -> Runner:
-    network = Flat(source.model).eval().to(_dtype(precision)).to(memory_format=torch.channels_last)
-    example = source.example.to(memory_format=torch.channels_last, dtype=_dtype(precision))
-    # TorchScript joins each activation with its convolution, and keeps weights in the order that kernels want: a sixth
-    # less time than without. It is to go one day; that is no news to who calls this.
-    with torch.inference_mode(), warnings.catch_warnings():
-        for category in (DeprecationWarning, FutureWarning):
-            warnings.simplefilter("ignore", category)
-        traced = torch.jit.trace(network, example[:1], check_trace=False)
-        frozen = torch.jit.optimize_for_inference(torch.jit.freeze(traced))
+    network = Flat(source.model).to(_dtype(precision)).to(memory_format=torch.channels_last)
 
     # The widest maps of four images of 224 pixels take 19 MB. From 32 MB on, glibc fetches memory from the system and
     # gives it back at every step (M_MMAP_THRESHOLD in mallopt(3)), which takes as long as the computing.
-    pixels = example.shape[2] * example.shape[3]
+    pixels = source.example.shape[2] * source.example.shape[3]
     at_once = max(threads, 4 * 224 * 224 // pixels)
 
     def run(x: Tensor) -> list[Tensor]:
         with torch.inference_mode(), _threads(threads):
             parts = x.to(memory_format=torch.channels_last, dtype=_dtype(precision)).split(at_once)
-            return [torch.cat(outputs).float() for outputs in zip(*map(frozen, parts), strict=True)]
+            return [torch.cat(outputs).float() for outputs in zip(*map(network, parts), strict=True)]
 
     return run
 

@@ -1,6 +1,8 @@
 """Optimised networks compute what the originals compute, on every engine."""
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import timm
@@ -74,6 +76,19 @@ def test_torch_computes_large_batches_in_parts_and_in_order(small):
     images = torch.randn(11, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     fast = deploy.optimize(small, images[:1], "torch", threads=1)
     torch.testing.assert_close(fast(images), expected(small, images), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="only Linux tells what a process has in memory")
+def test_an_engine_that_is_let_go_leaves_no_weights_in_memory(small, x):
+    def memory():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    sizes = []
+    for _ in range(15):
+        deploy.optimize(small, x[:1], "torch")(x)
+        sizes.append(memory())
+    weights = sum(tensor.nbytes for tensor in small.state_dict().values())
+    assert sizes[-1] - sizes[2] < 12 * weights / 2
 
 
 @pytest.mark.parametrize("engine", QUICK)
