@@ -141,7 +141,7 @@ WORDS: list[str] = [
     *("url", "file", "source", "state_dict", "custom_load", "hf_hub_id", "hf-hub", "local-dir"),
     *("dtype", "shape", "data_offsets", "__metadata__", "F32", "F16", "BF16", "F8_E4M3", "F4", "C64", "I64", "BOOL"),
     *("relu", "relu6", "prelu", "gelu", "hard_swish", "sigmoid", "tanh", "mish", "swish", "selu"),
-    *(
+    *[
         "batchnorm",
         "batchnorm2d",
         "groupnorm",
@@ -150,24 +150,10 @@ WORDS: list[str] = [
         "layernorm2d",
         "frozenbatchnorm2d",
         "rmsnorm",
-    ),
+    ],
 ]
-VALUES: list[Any] = [
-    *WORDS,
-    *NUMBERS,
-    None,
-    False,
-    [],
-    {},
-    "",
-    2,
-    10,
-    1000,
-    10**5,
-    10**6,
-    [1, 1, 1],
-    [4096, 4096, 4096],
-]
+SIZES = (2, 10, 1000, 10**5, 10**6)
+VALUES: list[Any] = [*WORDS, *NUMBERS, *SIZES, None, False, [], {}, "", [1, 1, 1], [4096, 4096, 4096]]
 
 
 def bounded(target: Target) -> Callable[[bytes], None]:

@@ -85,7 +85,8 @@ class Classifier:
         self._cache = cache
         kept = self._kept()
         if kept:
-            self.name, self.label_names, self._fingerprint = kept.name, kept.label_names, kept.fingerprint
+            self.name, self.label_names = kept.name, kept.label_names
+            self._fingerprint: Callable[[], str] = lambda: kept.fingerprint
             self.preprocessing: Preprocessing = kept.preprocessing
             self._logits = lambda prepared: kept.run(kept.preprocessing.array(prepared))
             return
@@ -93,7 +94,7 @@ class Classifier:
 
         loaded = network.load(settings.model, "cpu" if asked else device)
         self.name, self.label_names = loaded.name, loaded.label_names
-        self._fingerprint = standalone.fingerprint(loaded.model)
+        self._fingerprint = partial(standalone.fingerprint, loaded.model)  # takes a while, and few ask
         fast = None if settings.exact else loaded.fast
         self.preprocessing = fast or Exact(loaded.transform)
         self._logits = partial(self._computed, loaded)
@@ -163,7 +164,7 @@ class Classifier:
         return {
             **asdict(self.settings),
             "topk": min(self.settings.topk, len(self.label_names)),
-            "weights": self._fingerprint,
+            "weights": self._fingerprint(),
         }
 
 

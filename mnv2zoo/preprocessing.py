@@ -191,7 +191,18 @@ def find(name: str) -> Fast | None:
         UnknownModelError: If there is no network of that name.
         WeightsIndexError: If an index file is bad.
     """
-    found = source(name)
+    return of(source(name))
+
+
+def of(found: Path | WeightsEntry | None) -> Fast | None:
+    """Makes the fast preprocessing of a network from where it comes from.
+
+    Args:
+        found: What `source` found.
+
+    Returns:
+        The preprocessing; None where only the network can tell.
+    """
     if isinstance(found, Path):
         return _in_folder(found)
     return from_cfg({field: getattr(found, field) for field in FIELDS}) if found else None

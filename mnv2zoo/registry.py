@@ -243,8 +243,9 @@ def _misfit(config: Config, classes: int, cfg: PretrainedCfg, expected: str, fou
 def _check_classes(config: Config, tensors: dict[str, Tensor], cfg: PretrainedCfg, classes: int) -> None:
     """Refuses a wrong number of classes before memory is taken for a classifier that nothing could fill."""
     weight = tensors.get("classifier.weight")
-    if weight is not None and classes == cfg.num_classes > 0 and len(weight) - (cfg.label_offset or 0) != classes:
-        raise _misfit(config, classes, cfg, f"a classifier for {classes} classes", f"one for {len(weight)}")
+    found = 0 if weight is None else len(weight)
+    if classes == cfg.num_classes > 0 and found - (cfg.label_offset or 0) != classes:
+        raise _misfit(config, classes, cfg, f"a classifier for {classes} classes", f"one for {found}")
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

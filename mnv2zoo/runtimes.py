@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mnv2zoo.errors import DeployError
+
 Array = NDArray[np.float32]
 Runner = Callable[[Array], list[Array]]
 Parts = Mapping[str, bytes]
@@ -17,6 +19,26 @@ INPUT = "images"  # what a model calls its input
 CALIBRATED = 300  # images that int8 is quantised on, at most: as many as NNCF looks at by default
 # How far outputs may be from the original's, as a part of their norm.
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.1, "int8": 0.4}
+
+
+def require_near(engine: str, precision: str, error: float) -> None:
+    """Refuses an engine whose outputs are further from the original's than its precision explains.
+
+    Args:
+        engine: Its name.
+        precision: What it computes in.
+        error: How far its outputs are, as a part of the original's norm.
+
+    Raises:
+        DeployError: If that is too far, or no number.
+    """
+    if not error <= TOLERANCE[precision]:  # a comparison with NaN is false
+        raise DeployError(
+            f"{engine} does not compute what the model computes",
+            expected=f"outputs within {TOLERANCE[precision]:.1%} of the original's norm in {precision}",
+            found=f"{error:.2%}",
+            fix="Take precision fp32." if precision != "fp32" else "Take another engine, and report this one.",
+        )
 
 
 def cores() -> int:

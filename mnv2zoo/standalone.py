@@ -19,9 +19,8 @@ import numpy as np
 
 from mnv2zoo import images, preprocessing
 from mnv2zoo.cache import Cache, versions
-from mnv2zoo.errors import DeployError
 from mnv2zoo.preprocessing import Fast
-from mnv2zoo.runtimes import CALIBRATED, RUNTIMES, TOLERANCE, Array, Parts, cores
+from mnv2zoo.runtimes import CALIBRATED, RUNTIMES, Array, Parts, cores, require_near
 from mnv2zoo.version import __version__
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def load(model: str, engine: str, precision: str, calibration: str | None, folde
     """
     source = preprocessing.source(model)
     weights = _weights(source) if engine in RUNTIMES else None
-    how = preprocessing.find(model)
+    how = preprocessing.of(source)
     if weights is None or how is None:
         return None
     packages = ["timm", "torch", "onnx", "onnxscript", engine, *(["nncf", "PIL"] if precision == "int8" else [])]
@@ -125,14 +124,7 @@ def _start(how: Fast, engine: str, precision: str, parts: Parts) -> Standalone:
 
     example = np.frombuffer(parts["example"], np.float32).reshape(-1, 3, how.side, how.side)
     expected = np.frombuffer(parts["expected"], np.float32).reshape(len(example), -1)
-    error = float(np.linalg.norm(run(example) - expected) / np.linalg.norm(expected))
-    if not error <= TOLERANCE[precision]:  # a comparison with NaN is false
-        raise DeployError(
-            f"{engine} does not compute what the model computes",
-            expected=f"outputs within {TOLERANCE[precision]:.1%} of the original's norm in {precision}",
-            found=f"{error:.2%}",
-            fix="Take another precision or engine.",
-        )
+    require_near(engine, precision, float(np.linalg.norm(run(example) - expected) / np.linalg.norm(expected)))
     return Standalone(about["name"], how, about["label_names"], about["fingerprint"], run)
 
 

@@ -35,11 +35,14 @@ def machine(results: RESULTS) -> str:
     return f"*{about['cpu']}, {about['cores']} cores{flags}; Python {about['python']}, {with_them}.*"
 
 
-def judged(value: float, goal: float | None, reached: bool | None = None) -> str:
-    """A goal, and whether a figure that should be at least as large reaches it."""
-    if goal is None:
-        return ""
-    return f"{goal:g}, {'met' if (value >= goal if reached is None else reached) else 'not met'}"
+def at_least(value: float, goal: float | None) -> str:
+    """A goal, and whether a figure is as large."""
+    return "" if goal is None else f"{goal:g}, {'met' if value >= goal else 'not met'}"
+
+
+def at_most(value: float, goal: float | None) -> str:
+    """A goal, and whether a figure is as small."""
+    return "" if goal is None else f"{goal:g}, {'met' if value <= goal else 'not met'}"
 
 
 def deploy(results: RESULTS) -> str:
@@ -51,7 +54,7 @@ def deploy(results: RESULTS) -> str:
         for batch in batches:
             row = results[batch].get(name)
             cells += (
-                [row["ms_an_image"], row["times_timm"], judged(row["times_timm"], row["goal"])] if row else [""] * 3
+                [row["ms_an_image"], row["times_timm"], at_least(row["times_timm"], row["goal"])] if row else [""] * 3
             )
         rows.append(cells)
     header = " | ".join(f"{batch}, ms an image: | times timm: | goal:" for batch in batches)
@@ -77,7 +80,7 @@ def deploy_accuracy(results: RESULTS) -> str:
             name if name == "original" else f"`{name}`",
             f"{row['top1']:.2f}",
             f"{row['points_lost']:.2f}",
-            judged(row["points_lost"], row["goal"], row["goal"] is not None and row["points_lost"] <= row["goal"]),
+            at_most(row["points_lost"], row["goal"]),
             f"{row['agreement']:.2f}",
         )
         for name, row in results["engines"].items()
@@ -97,7 +100,7 @@ def folder(results: RESULTS) -> str:
             times = [row[f"times_{rival}"] for rival in goals]
             ours = name not in goals
             judgements = [
-                judged(value, goal) if ours else "" for value, goal in zip(times, goals.values(), strict=True)
+                at_least(value, goal) if ours else "" for value, goal in zip(times, goals.values(), strict=True)
             ]
             pairs = [cell for pair in zip(times, judgements, strict=True) for cell in pair]
             rows.append((f"`{name}`" if ours else name, row["first_s"], row["median_s"], *pairs))
@@ -110,7 +113,7 @@ def first_prediction(results: RESULTS) -> str:
     rows = [(f"`{name}`" if "." in name else name, results[name]["median_ms"]) for name in ("timm", "predict.py")]
     return (
         table("process | start to first prediction, ms:", rows)
-        + f"\n{times} times faster; goal {judged(times, goal)}.\n"
+        + f"\n{times} times faster; goal {at_least(times, goal)}.\n"
     )
 
 
@@ -125,14 +128,14 @@ def engine_cache(results: RESULTS) -> str:
 
 def create_model(results: RESULTS) -> str:
     rows = [(name, results[name]["median_ms"]) for name in ("timm", "mnv2zoo")]
-    goal = judged(results["ratio"], results["goal"], results["ratio"] <= results["goal"])
+    goal = at_most(results["ratio"], results["goal"])
     told = f"\nOf timm's time {results['ratio']}; at most {goal}.\n"
     return table("`create_model(..., pretrained=True)` of | ms:", rows) + told
 
 
 def import_time(results: RESULTS) -> str:
     rows = [("`import timm`", results["timm"]["median_ms"]), ("then `import mnv2zoo`", results["more"]["median_ms"])]
-    goal = judged(0, results["goal_ms"], results["more"]["median_ms"] <= results["goal_ms"])
+    goal = at_most(results["more"]["median_ms"], results["goal_ms"])
     return table("import | ms:", rows) + f"\nAt most {goal}.\n"
 
 

@@ -90,6 +90,14 @@ def test_memory_is_not_taken_for_a_million_classes_that_the_weights_have_not(run
         network.load(run_folder({"num_classes": 10**6}, num_classes=10**6), "cpu")
 
 
+def test_nor_for_weights_without_a_classifier(run_folder, tmp_path, monkeypatch):
+    place = run_folder({"num_classes": 10**6}, num_classes=10**6)
+    (tmp_path / "model.safetensors").write_bytes(as_bytes(random_state_dict("mnv2zoo_035", num_classes=0)))
+    monkeypatch.setattr(registry, "MobileNetV2", lambda *_, **__: pytest.fail("was built"))
+    with pytest.raises(ConversionError, match="does not fit mnv2zoo_035 with 1000000 classes"):
+        network.load(place, "cpu")
+
+
 def test_names_for_a_billion_classes_are_not_made(run_folder):
     with pytest.raises(WeightsUnavailableError, match="num_classes"):
         network.describe(run_folder(num_classes=10**9))

@@ -22,7 +22,7 @@ from mnv2zoo.deploy.export import export
 from mnv2zoo.deploy.facts import facts_about
 from mnv2zoo.deploy.fold import fold
 from mnv2zoo.errors import DeployError, nearest
-from mnv2zoo.runtimes import TOLERANCE, Parts
+from mnv2zoo.runtimes import Parts, require_near
 
 __all__ = ["Attempt", "Optimized", "export", "fold", "optimize"]
 
@@ -295,13 +295,7 @@ def _built(
         optimized = Optimized(runner, name, precision, source.example, expected)
         outputs = runner(source.example.float())
         error, optimized.max_abs_error = checks.distances(outputs, pytree.tree_leaves(expected))
-        if not error <= TOLERANCE[precision]:  # a comparison with NaN is false
-            raise DeployError(
-                f"{name} does not compute what the model computes",
-                expected=f"outputs within {TOLERANCE[precision]:.1%} of the original's norm in {precision}",
-                found=f"{error:.2%}",
-                fix="Take precision fp32." if precision != "fp32" else "Take another engine, and report this one.",
-            )
+        require_near(name, precision, error)
         return optimized, error
 
     if engine.prepare is None:
