@@ -108,6 +108,15 @@ def test_search_finds_the_taps(opened: str, new_page: Any, address: str, site: P
     assert page.url.endswith("api/features.html#mnv2zoo.features.BottleneckTaps")
 
 
+def test_search_finds_chinese_words(new_page: Any, address: str) -> None:
+    page = new_page(address, **VIEWS["light"])
+    page.goto(f"{address}zh/finetune.html")
+    page.get_by_role("textbox", name="搜索").click()
+    page.keyboard.type("照片")
+    page.locator(".md-search-result__link[href*='zh/finetune.html']").first.click()
+    page.locator("h1", has_text="用自己的照片微调").wait_for()
+
+
 @pytest.mark.parametrize("opened", ["served", "as files"])
 def test_the_header_leads_to_a_translation_and_back(opened: str, new_page: Any, address: str, site: Path) -> None:
     start = address if opened == "served" else f"{site.as_uri()}/"
