@@ -66,8 +66,8 @@ def timms() -> torch.nn.Module:
     return network
 
 
-def build(name: str, cache: str) -> Network:
-    """What is measured against timm."""
+def build(name: str, images: torch.Tensor, cache: str) -> Network:
+    """What is measured against timm on images."""
     if name == "torchvision":
         return torchvision.models.mobilenet_v2().eval()
     if name == "timm, channels last":
@@ -77,16 +77,16 @@ def build(name: str, cache: str) -> Network:
     ours = timm.create_model("mnv2zoo_100").eval()
     ours.load_state_dict(timms().state_dict())
     calibration = photos(100) if precision == "int8" else None
-    return deploy.optimize(ours, photos(1), engine, precision, calibration=calibration, cache=cache)
+    return deploy.optimize(ours, images, engine, precision, calibration=calibration, cache=cache)
 
 
 def measure(name: str, batches: list[int], rounds: int, cache: str) -> None:
     """Runs in the measured process; prints the two series of each batch as JSON."""
-    pair = {"timm": timms(), name: build(name, cache)}
     found = {}
     with torch.inference_mode():
         for batch in batches:
             images = photos(batch)
+            pair = {"timm": timms(), name: build(name, images, cache)}
             functions = {who: partial(network, images) for who, network in pair.items()}
             turns = rounds if batch == 1 else max(5, rounds // 3)
             found[batch] = report.take_turns(functions, turns, warm_up=1, settle=SETTLE)

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils import _pytree as pytree
 
 from mnv2zoo import runtimes
@@ -123,18 +124,24 @@ def _threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _part(source: Source, threads: int) -> int:
+    """Images that PyTorch computes at once; more are computed in parts.
+
+    The widest maps of four images of 224 pixels take 19 MB. From 32 MB on, glibc fetches memory from the system and
+    gives it back at every step (M_MMAP_THRESHOLD in mallopt(3)), which takes as long as the computing.
+    """
+    pixels = source.example.shape[2] * source.example.shape[3]
+    return max(threads, 4 * 224 * 224 // pixels)
+
+
 def _torch(source: Source, parts: Parts, precision: str, threads: int) -> Runner:
     network = Flat(source.model).to(_dtype(precision)).to(memory_format=torch.channels_last)
-
-    # The widest maps of four images of 224 pixels take 19 MB. From 32 MB on, glibc fetches memory from the system and
-    # gives it back at every step (M_MMAP_THRESHOLD in mallopt(3)), which takes as long as the computing.
-    pixels = source.example.shape[2] * source.example.shape[3]
-    at_once = max(threads, 4 * 224 * 224 // pixels)
+    part = _part(source, threads)
 
     def run(x: Tensor) -> list[Tensor]:
         with torch.inference_mode(), _threads(threads):
-            parts = x.to(memory_format=torch.channels_last, dtype=_dtype(precision)).split(at_once)
-            return [torch.cat(outputs).float() for outputs in zip(*map(network, parts), strict=True)]
+            images = x.to(memory_format=torch.channels_last, dtype=_dtype(precision)).split(part)
+            return [torch.cat(outputs).float() for outputs in zip(*map(network, images), strict=True)]
 
     return run
 
@@ -144,11 +151,14 @@ def _inductor(source: Source, parts: Parts, precision: str, threads: int) -> Run
 
     network = Flat(source.model).to(_dtype(precision)).to(memory_format=torch.channels_last)
     compiled = torch.compile(network, dynamic=False)
+    part = min(len(source.example), _part(source, threads))
 
     def run(x: Tensor) -> list[Tensor]:
         with torch.no_grad(), _threads(threads), config.patch(freezing=True):
-            x = x.to(memory_format=torch.channels_last, dtype=_dtype(precision))
-            return [output.float() for output in compiled(x)]
+            # Every part is of the one size that is compiled for: each other would take a minute of its own.
+            whole = functional.pad(x, (0, 0, 0, 0, 0, 0, 0, -len(x) % part))
+            images = whole.to(memory_format=torch.channels_last, dtype=_dtype(precision)).split(part)
+            return [torch.cat(outputs)[: len(x)].float() for outputs in zip(*map(compiled, images), strict=True)]
 
     return run
 

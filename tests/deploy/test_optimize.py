@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from timm.data import create_transform, resolve_data_config
 from torch import nn
+from torch._dynamo.utils import counters
 from torchvision.transforms.functional import to_pil_image
 
 import mnv2zoo
@@ -76,6 +77,15 @@ def test_torch_computes_large_batches_in_parts_and_in_order(small):
     images = torch.randn(11, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     fast = deploy.optimize(small, images[:1], "torch", threads=1)
     torch.testing.assert_close(fast(images), expected(small, images), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_images_spread_over_threads_come_back_in_order(small, engine, threads):
+    images = torch.randn(9, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    fast = deploy.optimize(small, images[:1], engine, threads=threads)
+    for number in (1, 3, 9):
+        torch.testing.assert_close(fast(images[:number]), expected(small, images[:number]), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="only Linux tells what a process has in memory")
@@ -186,10 +196,13 @@ def test_calibration_folders_need_a_preprocessing_and_images(small, x, tmp_path)
 
 
 @pytest.mark.parametrize("engine", PATIENT)
-def test_compiled_code_agrees(small, engine, x):
-    fast = deploy.optimize(small, x, engine)
-    torch.testing.assert_close(fast(x), expected(small, x), rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(fast(x[:2]), expected(small, x[:2]), rtol=1e-3, atol=1e-3)
+def test_compiled_code_agrees_whatever_the_batch_and_is_compiled_once(small, engine, x):
+    counters.clear()
+    fast = deploy.optimize(small, x[:2], engine)
+    five = torch.cat([x, x[:2]])
+    for number in (2, 1, 3, 5):
+        torch.testing.assert_close(fast(five[:number]), expected(small, five[:number]), rtol=1e-3, atol=1e-3)
+    assert counters["stats"]["unique_graphs"] == 1
 
 
 def test_auto_keeps_the_fastest_and_says_why(small, x):
