@@ -124,6 +124,8 @@ def _run(
     start = start_module.build(model_name, recipe, data.class_names, data.splits["train"])
     model = start.model
     frozen = start_module.freeze(model, recipe.train)
+    if recipe.keep_statistics:
+        frozen += start_module.norms(model)
     if recipe.loss_before_act:
         start_module.skip_last_activation_in_training(model)
     if recipe.channels_last:

@@ -46,6 +46,9 @@ class Recipe:
     )
     pad_type: str | None = _choice(None, "padding of the convolutions; `same` for weights that TensorFlow trained")
     classifier: str | None = _choice(None, "kind of classifier, such as `conv` for a 20-class network without its ReLU")
+    keep_statistics: bool = _choice(
+        False, "leave the mean and variance of batch norms as they are; for batches that are small or look alike"
+    )
     loss_before_act: bool = _choice(
         True, "train on the classifier's output before its last activation, where there is one"
     )
@@ -115,6 +118,8 @@ class Recipe:
                 raise _bad(name, " or ".join(choices), value)
         if self.std is not None and min(self.std) <= 0:
             raise _bad("std", "numbers above 0", self.std)
+        if self.keep_statistics and self.init == "random":
+            raise _bad("keep_statistics", "false with random weights, whose batch norms have seen no image", True)
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise _bad("batch_size", "an even number, because mixup and cutmix make pairs", self.batch_size)
 

@@ -217,6 +217,21 @@ def freeze(model: MobileNetV2, train: str) -> list[nn.Module]:
     return features.freeze_before(model, None if train == "head" else train)
 
 
+def norms(model: MobileNetV2) -> list[nn.Module]:
+    """The batch norms whose statistics the recipe's `keep_statistics` keeps.
+
+    That of a 20-class network's classifier is not among them: like the classifier it may be new.
+
+    Args:
+        model: The network.
+
+    Returns:
+        The batch norms, which must stay in evaluation mode, see `set_training`.
+    """
+    features = {name: module for name, module in model.named_modules() if not name.startswith("classifier")}
+    return [module for module in features.values() if isinstance(module, nn.BatchNorm2d)]
+
+
 def set_training(model: nn.Module, frozen: Sequence[nn.Module]) -> None:
     """Puts a network into training mode, except for its frozen modules, whose statistics stay."""
     model.train()

@@ -96,6 +96,25 @@ def test_what_comes_before_the_trained_part_is_frozen(train, trained):
     }
 
 
+@pytest.mark.parametrize("name", ["mnv2zoo_035", "mnv2zoo_050_c20"])
+def test_statistics_are_kept_while_all_else_learns(name):
+    model = build(name, init="random").model
+    model.load_state_dict(random_state_dict(name, num_classes=model.num_classes))
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    start.set_training(model, start.norms(model))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(torch.randn(6, 3, 64, 64)).norm(dim=1)[0].backward()  # one image's, or its batch norm would undo it
+    optimizer.step()
+    changed = {key for key, tensor in model.state_dict().items() if not torch.equal(tensor, before[key])}
+    assert {key for key in changed if "running" in key} == {key for key in before if "classifier_bn.running" in key}
+    assert changed >= {"conv_head.weight", "bn2.weight", "classifier.weight"}
+
+
+def test_random_weights_have_no_statistics_to_keep():
+    with pytest.raises(RecipeError, match=r"random weights.*keep_statistics"):
+        recipe.Recipe(init="random", keep_statistics=True)
+
+
 def test_no_such_part_names_the_nearest():
     with pytest.raises(RecipeError, match=r"Bottleneck_17.*'Bottleneck_18'"):
         start.freeze(build("mnv2zoo_035", init="random").model, "Bottleneck_18")
