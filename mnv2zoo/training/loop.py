@@ -45,6 +45,7 @@ from mnv2zoo.training.log import Log
 from mnv2zoo.training.metrics import Scores, score, worst_mistakes
 from mnv2zoo.training.processes import on_main, predict, test_loader
 from mnv2zoo.training.recipe import Recipe
+from mnv2zoo.training.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,9 @@ def _run(
     )
     mixup = make_mixup(recipe, len(data.class_names))
     criterion = make_criterion(recipe)
+    teacher = None
+    if recipe.teacher is not None:
+        teacher = Teacher(recipe.teacher, data.class_names, recipe, start.preprocessing).to(accelerator.device)
     kept = trainee  # the weights that are evaluated: the moving average, where there is one
     ema = ModelEmaV3(trainee, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
     if ema is not None:
@@ -218,7 +222,10 @@ def _run(
                     images, targets = mixup(images, targets)
                 if recipe.channels_last and images.ndim == 4:
                     images = images.contiguous(memory_format=torch.channels_last)
-                loss = criterion(net(images), targets)
+                logits = net(images)
+                loss = criterion(logits, targets)
+                if teacher is not None:
+                    loss = torch.lerp(loss, teacher(images, logits), recipe.teacher_weight)
                 accelerator.backward(loss)
                 if recipe.clip_grad is not None:
                     accelerator.clip_grad_norm_(net.parameters(), recipe.clip_grad)

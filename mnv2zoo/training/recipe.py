@@ -53,6 +53,13 @@ class Recipe:
         True, "train on the classifier's output before its last activation, where there is one"
     )
 
+    # Whom to learn from, beside the labels.
+    teacher: str | None = _choice(
+        None, "a network of the same classes whose answers are learnt too: a name in the zoo, or a run folder"
+    )
+    teacher_weight: float = _choice(0.9, "part of the loss that tells the distance from the teacher's answers")
+    temperature: float = _choice(2.0, "what divides the logits before the two are compared; more makes softer answers")
+
     # How long, and how fast.
     epochs: int = _choice(30, "times that every training image is seen")
     batch_size: int = _choice(32, "images a step, over all processes")
@@ -120,6 +127,8 @@ class Recipe:
             raise _bad("std", "numbers above 0", self.std)
         if self.keep_statistics and self.init == "random":
             raise _bad("keep_statistics", "false with random weights, whose batch norms have seen no image", True)
+        if self.teacher is not None and self.train == "head" and self.cache_features:
+            raise _bad("teacher", "no teacher with cached features: it has to see the images", self.teacher)
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise _bad("batch_size", "an even number, because mixup and cutmix make pairs", self.batch_size)
 
@@ -138,6 +147,8 @@ class Recipe:
 
 
 BOUNDS: dict[str, tuple[float, float]] = {
+    "teacher_weight": (0, 1),
+    "temperature": (0.1, 100),
     "epochs": (1, 100_000),
     "batch_size": (2, 1_000_000),  # a batch norm cannot train on one
     "lr": (1e-12, 1e6),

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,6 +76,21 @@ def test_a_training_learns(trained):
     # Chance is 33 %. Rounding differs by processor, and so short a training from random numbers with it.
     assert result.scores["test"].top1 > 60
     assert result.class_names == ("blue", "green", "red")
+
+
+def test_a_teacher_is_followed_against_the_labels(trained, tmp_path):
+    photos, run, result = trained
+    misled = tmp_path / "misled"
+    shutil.copytree(run, misled)
+    config = json.loads((misled / "config.json").read_text())
+    names = config["pretrained_cfg"]["label_names"]
+    names.append(names.pop(0))
+    (misled / "config.json").write_text(json.dumps(config))
+    values = {**QUICK, "init": "pretrained", "epochs": 6, "keep": "last", "teacher": str(misled), "teacher_weight": 1.0}
+    student = mnv2zoo.finetune(photos, str(run), tmp_path / "student", **values)
+    assert student.scores["test"].top1 < result.scores["test"].top1 / 2
+    losses = [row["train_loss"] for row in student.history]
+    assert losses[-1] < losses[0] / 2
 
 
 def test_the_run_folder_is_a_model_of_timm(trained):
