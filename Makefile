@@ -127,6 +127,7 @@ bench: $(VENV)/.dev $(RUN)  ## measure, for about an hour, into benchmarks/resul
 	$(BIN)/python benchmarks/taps.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/deploy.py
+	$(BIN)/python benchmarks/engine_profile.py
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/engine_cache.py
 	$(BIN)/python benchmarks/first_prediction.py

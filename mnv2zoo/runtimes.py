@@ -124,7 +124,8 @@ def openvino(parts: Parts, shape: Sequence[int], precision: str, threads: int) -
 
         several.set_callback(keep)
         for place in range(len(images)):
-            several.start_async({INPUT: images[place : place + 1]}, place)
+            # Shared, not copied: the images outlive the queue's work.
+            several.start_async({INPUT: images[place : place + 1]}, place, share_inputs=True)
         several.wait_all()
         return [np.concatenate(rows) for rows in zip(*found, strict=True)]
 

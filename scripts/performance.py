@@ -92,6 +92,19 @@ def deploy_accuracy(results: RESULTS) -> str:
     )
 
 
+def engine_profile(results: RESULTS) -> str:
+    kinds = [kind for kind in results["profile"]["fp32"] if kind not in ("kernels", "call")]
+    rows = []
+    for precision, row in results["profile"].items():
+        bare = results["products"].get(precision, "")
+        rows.append((f"`{precision}`", *(row[kind] for kind in kinds), row["kernels"], row["call"], bare))
+    header = " | ".join(f"{kind}:" for kind in kinds)
+    return (
+        table(f"OpenVINO, ms | {header} | all kernels: | a call: | bare products:", rows)
+        + f"\n{results['threads']} threads.\n"
+    )
+
+
 def folder(results: RESULTS) -> str:
     goals = results["goals"]
     rows = []
@@ -150,7 +163,7 @@ def training(results: RESULTS) -> str:
 SECTIONS = {
     section.__name__: section
     for section in (
-        *(deploy, deploy_accuracy, folder, first_prediction),
+        *(deploy, engine_profile, deploy_accuracy, folder, first_prediction),
         *(engine_cache, create_model, import_time, training),
     )
 }

@@ -1,0 +1,98 @@
+"""Shows where OpenVINO's time goes for one image of 224 pixels, beside bare matrix products of the same sizes.
+
+A 1x1 convolution is a matrix product, and most of what the network computes. PyTorch multiplies matrices of the same
+sizes, one product a layer, with nothing between them: less time than that needs another network, not another engine.
+
+    python benchmarks/engine_profile.py --rounds 60
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import openvino
+import report
+import timm
+import torch
+from deploy import photos, timms
+from torch import nn
+
+from mnv2zoo import architecture
+from mnv2zoo.cache import versions
+from mnv2zoo.deploy import calibration, fold
+from mnv2zoo.deploy.engines import ENGINES, Source
+
+KINDS = {"1x1 convolutions": "_1x1_", "depthwise convolutions": "_dw_"}  # by the names of OpenVINO's kernels
+
+
+def milliseconds(function: Callable[[], object], rounds: int) -> float:
+    for _ in range(5):
+        function()
+    taken = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        function()
+        taken.append(time.perf_counter() - start)
+    return round(1000 * statistics.median(taken), 2)
+
+
+def profile(model: nn.Module, precision: str, rounds: int, threads: int) -> dict[str, float]:
+    """Milliseconds of an image by kind of kernel, of all kernels together, and of a call that is not profiled."""
+    image = photos(1)
+    measured = calibration.prepare(photos(100), model, image) if precision == "int8" else None
+    parts = ENGINES["openvino"].prepare(Source(fold(model), image, measured), precision)  # type: ignore[misc]
+    core = openvino.Core()
+    network = core.read_model(parts["model"], parts.get("weights", b""))
+    network.reshape(list(image.shape))
+    # As mnv2zoo.runtimes.openvino has them.
+    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+    settings |= {"INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16"}
+    array = image.numpy()
+    unprofiled = core.compile_model(network, "CPU", settings)
+    request = core.compile_model(network, "CPU", {**settings, "PERF_COUNT": True}).create_infer_request()
+    kernels: Counter[str] = Counter()
+    for _ in range(rounds):
+        request.infer(array)
+        for node in request.profiling_info:
+            kind = next((kind for kind, part in KINDS.items() if part in node.exec_type), "all else")
+            kernels[kind] += node.real_time.total_seconds() * 1000 / rounds
+    row = {kind: round(kernels[kind], 2) for kind in (*KINDS, "all else")}
+    return row | {"kernels": round(kernels.total(), 2), "call": milliseconds(lambda: unprofiled(array), rounds)}
+
+
+def products(precision: str, rounds: int) -> float:
+    """Milliseconds of bare matrix products of the sizes that the network's 1x1 convolutions have."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    config = architecture.get("mnv2zoo_100")
+    sizes = [(7 * 7, config.head_channels, architecture.bottlenecks(config)[-1].out_channels)]
+    for block in architecture.bottlenecks(config):
+        after = (224 // block.reduction) ** 2
+        if block.expand:
+            sizes.append((after * block.stride**2, block.hidden, block.in_channels))
+        sizes.append((after, block.out_channels, block.hidden))
+    layers = [(torch.randn(rows, ins).to(dtype), torch.randn(outs, ins).to(dtype)) for rows, outs, ins in sizes]
+    with torch.inference_mode():
+        return milliseconds(lambda: [nn.functional.linear(x, weight) for x, weight in layers], rounds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=60, help="images of each (60 by default)")
+    args = parser.parse_args()
+    threads = torch.get_num_threads()
+    model = timm.create_model("mnv2zoo_100").eval()
+    model.load_state_dict(timms().state_dict())
+    rows = {precision: profile(model, precision, args.rounds, threads) for precision in ("fp32", "bf16", "int8")}
+    bare = {precision: products(precision, args.rounds) for precision in ("fp32", "bf16")}
+    for precision, row in rows.items():
+        print(precision, row, "bare products:", bare.get(precision, "not measured"))
+    results = {"threads": threads, "versions": versions(["openvino"]), "profile": rows, "products": bare}
+    print(f"Written to {report.write('engine_profile', results)}")
+
+
+if __name__ == "__main__":
+    main()
