@@ -157,7 +157,7 @@ def training(results: RESULTS) -> str:
         (name, row["images_per_second"], row["ratio_to_timm"], row["peak_mb"]) for name, row in results["steps"].items()
     )
     settings = f"\n{results['batch']} images of {results['side']} pixels a step, {results['threads']} threads.\n"
-    return table("network | images a second: | time against timm's: | memory of a step, MB:", rows) + settings
+    return table("network | images a second: | time against timm's: | memory of training, MB:", rows) + settings
 
 
 SECTIONS = {
