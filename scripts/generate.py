@@ -90,6 +90,19 @@ def c20_figures() -> str:
     )
 
 
+def c20_releases() -> str:
+    """A row for each release of the weights; the last is the one in the package."""
+    releases = json.loads((c20_record() / "releases.json").read_text(encoding="utf-8"))
+    entry, last = WEIGHTS[C20], releases[-1]
+    facts = {"top1": entry.metrics["top1"], "top5": entry.metrics["top5"], "sha256": entry.sha256}
+    assert last == facts | {"trained": last["trained"]}, "the index and the releases disagree"
+    rows = (
+        (number, f"{row['top1']:.2f}", f"{row['top5']:.2f}", f"`{row['sha256'][:16]}`", row["trained"])
+        for number, row in enumerate(releases, start=1)
+    )
+    return table("release: | top-1 (%): | top-5 (%): | SHA-256 begins | trained", rows)
+
+
 def c20_runs() -> str:
     rows = []
     for path in sorted(c20_record().glob("*-recipe.json")):
@@ -299,7 +312,7 @@ PARTS: dict[str, Callable[..., str]] = {
         *(zoo, model_pages.models, model_pages.costs, model_pages.model, variables, recipe),
         *(twenty_layers, twenty_differences),
         *(head_cache, training_step, grocery, transfer, preprocessing, taps),
-        *(detection, segmentation, forgotten, alphas, attacks, fuzz, c20_figures, c20_runs, performance.performance),
+        *(detection, segmentation, forgotten, alphas, attacks, fuzz, c20_figures, c20_releases, c20_runs, performance.performance),
     )
 }
 
