@@ -312,7 +312,8 @@ PARTS: dict[str, Callable[..., str]] = {
         *(zoo, model_pages.models, model_pages.costs, model_pages.model, variables, recipe),
         *(twenty_layers, twenty_differences),
         *(head_cache, training_step, grocery, transfer, preprocessing, taps),
-        *(detection, segmentation, forgotten, alphas, attacks, fuzz, c20_figures, c20_releases, c20_runs, performance.performance),
+        *(detection, segmentation, forgotten, alphas, attacks, fuzz),
+        *(c20_figures, c20_releases, c20_runs, performance.performance),
     )
 }
 
