@@ -109,11 +109,12 @@ def c20_runs() -> str:
         step = path.name.partition("-")[0]
         metrics = path.with_name(f"{step}-metrics.jsonl")
         epochs = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-        recipe = json.loads(path.read_text(encoding="utf-8"))["recipe"]
+        about = json.loads(path.read_text(encoding="utf-8"))
         minutes = sum(epoch["seconds"] for epoch in epochs) / 60
         files = (f"[{what}]({C20}/{file.name})" for what, file in (("recipe", path), ("log", metrics)))
-        rows.append((step, recipe["train"], len(epochs), f"{minutes:.0f}", f"{epochs[-1]['val_top1']:.2f}", *files))
-    return table("run: | trained | epochs: | minutes: | validation top-1 (%): | values | epochs", rows)
+        figures = (len(epochs), f"{minutes:.0f}", f"{epochs[-1]['val_top1']:.2f}")
+        rows.append((step, about["classes"], about["recipe"]["train"], *figures, *files))
+    return table("run: | classes: | trained | epochs: | minutes: | validation top-1 (%): | values | epochs", rows)
 
 
 def twenty_layers() -> str:

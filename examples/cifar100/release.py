@@ -1,0 +1,68 @@
+"""Makes what train.sh trained the package's weights: the file, its entry in the index, and the record in the docs.
+
+    python examples/cifar100/release.py runs "what is new about them"
+
+A run that was not made anew, because training went on from weights that there were, keeps its record.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import mnv2zoo
+
+NAME = "mnv2zoo_100_c20.cifar100_coarse"
+RUNS = ("fine", "further", "coarse", "superclasses")  # in the order of train.sh; the record numbers them
+ROOT = Path(__file__).resolve().parents[2]
+RECORD = ROOT / "docs/models" / NAME
+
+
+def keep_record(run: Path, number: int) -> None:
+    """Writes what was used in a run, its epochs and its curves; not where its files lay."""
+    used = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
+    classes = len((run / "labels.txt").read_text(encoding="utf-8").splitlines())
+    facts = {"classes": classes, "recipe": used["recipe"], "versions": used["versions"]}
+    (RECORD / f"{number}-recipe.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    shutil.copyfile(run / "metrics.jsonl", RECORD / f"{number}-metrics.jsonl")
+    shutil.copyfile(run / "report/val/curves.png", RECORD / f"{number}-curves.png")
+
+
+def replace_once(text: str, pattern: str, new: str) -> str:
+    """Replaces what a pattern finds, which must be there once."""
+    text, found = re.subn(pattern, lambda match: new, text)
+    assert found == 1, f"{pattern!r} is in the entry {found} times"
+    return text
+
+
+def main(runs: Path, news: str) -> None:
+    """Measures the last run on all test images, and releases its weights."""
+    last = runs / RUNS[-1]
+    scores = mnv2zoo.training.evaluate(runs / "data/coarse", str(last), split="test")
+    metrics = {"top1": round(scores.top1, 2), "top5": round(scores.top5, 2)}
+    data = (last / "model.safetensors").read_bytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+
+    for number, name in enumerate(RUNS, start=1):
+        if (runs / name).is_dir():
+            keep_record(runs / name, number)
+    shutil.copyfile(last / "results.json", RECORD / "results.json")
+    shutil.copyfile(last / "report/test/confusion.png", RECORD / "confusion.png")
+    releases = json.loads((RECORD / "releases.json").read_text(encoding="utf-8"))
+    releases.append({**metrics, "sha256": sha256, "trained": news})
+    (RECORD / "releases.json").write_text(json.dumps(releases, indent=2) + "\n", encoding="utf-8")
+
+    (ROOT / f"mnv2zoo/bundled/{NAME}.safetensors").write_bytes(data)
+    path = ROOT / "weights_index.json"
+    before, begin, entry = path.read_text(encoding="utf-8").partition(f'"{NAME}": {{')  # which is the last
+    entry = replace_once(entry, r'"sha256": "\w+"', f'"sha256": "{sha256}"')
+    entry = replace_once(entry, r'"size": \d+', f'"size": {len(data)}')
+    entry = replace_once(entry, r'"metrics": \{[^}]*\}', f'"metrics": {json.dumps(metrics)}')
+    path.write_text(before + begin + entry, encoding="utf-8")
+    print(f"{NAME}: {metrics}, sha256 {sha256}. Now: make generate")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
