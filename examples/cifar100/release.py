@@ -60,6 +60,7 @@ def main(runs: Path, news: str) -> None:
     entry = replace_once(entry, r'"sha256": "\w+"', f'"sha256": "{sha256}"')
     entry = replace_once(entry, r'"size": \d+', f'"size": {len(data)}')
     entry = replace_once(entry, r'"metrics": \{[^}]*\}', f'"metrics": {json.dumps(metrics)}')
+    entry = replace_once(entry, r"\(release \d+\)", f"(release {len(releases)})")
     path.write_text(before + begin + entry, encoding="utf-8")
     print(f"{NAME}: {metrics}, sha256 {sha256}. Now: make generate")
 
