@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections import Counter
 from collections.abc import Callable
 
-import openvino
 import report
 import timm
 import torch
@@ -25,19 +23,14 @@ from mnv2zoo import architecture
 from mnv2zoo.cache import versions
 from mnv2zoo.deploy import calibration, fold
 from mnv2zoo.deploy.engines import ENGINES, Source
+from mnv2zoo.runtimes import openvino_compiler
 
 KINDS = {"1x1 convolutions": "_1x1_", "depthwise convolutions": "_dw_"}  # by the names of OpenVINO's kernels
 
 
 def milliseconds(function: Callable[[], object], rounds: int) -> float:
-    for _ in range(5):
-        function()
-    taken = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        function()
-        taken.append(time.perf_counter() - start)
-    return round(1000 * statistics.median(taken), 2)
+    series = report.take_turns({"it": function}, rounds, warm_up=5)
+    return round(1000 * statistics.median(series["it"]), 2)
 
 
 def profile(model: nn.Module, precision: str, rounds: int, threads: int) -> dict[str, float]:
@@ -45,15 +38,10 @@ def profile(model: nn.Module, precision: str, rounds: int, threads: int) -> dict
     image = photos(1)
     measured = calibration.prepare(photos(100), model, image) if precision == "int8" else None
     parts = ENGINES["openvino"].prepare(Source(fold(model), image, measured), precision)  # type: ignore[misc]
-    core = openvino.Core()
-    network = core.read_model(parts["model"], parts.get("weights", b""))
-    network.reshape(list(image.shape))
-    # As mnv2zoo.runtimes.openvino has them.
-    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-    settings |= {"INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16"}
+    compiled = openvino_compiler(parts, image.shape[1:], precision, threads)
     array = image.numpy()
-    unprofiled = core.compile_model(network, "CPU", settings)
-    request = core.compile_model(network, "CPU", {**settings, "PERF_COUNT": True}).create_infer_request()
+    unprofiled = compiled(PERFORMANCE_HINT="LATENCY")
+    request = compiled(PERFORMANCE_HINT="LATENCY", PERF_COUNT=True).create_infer_request()
     kernels: Counter[str] = Counter()
     for _ in range(rounds):
         request.infer(array)

@@ -84,6 +84,28 @@ def onnxruntime(parts: Parts, shape: Sequence[int], precision: str, threads: int
     return run
 
 
+def openvino_compiler(parts: Parts, shape: Sequence[int], precision: str, threads: int) -> Callable[..., Any]:
+    """Reads a network for OpenVINO.
+
+    Args:
+        parts: As for `openvino`, like the rest.
+        shape: Channels, height and width of its images.
+        precision: What it computes in.
+        threads: Threads that it computes with.
+
+    Returns:
+        A function from further settings of OpenVINO's, by name, to the network compiled for one image at a time.
+    """
+    import openvino
+
+    core = openvino.Core()
+    network = core.read_model(parts["model"], parts.get("weights", b""))
+    network.reshape([1, *shape])  # kernels for one known size are faster
+    rest = "f32" if precision == "fp32" else "bf16"
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": rest}
+    return lambda **more: core.compile_model(network, "CPU", {**settings, **more})
+
+
 def openvino(parts: Parts, shape: Sequence[int], precision: str, threads: int) -> Runner:
     """Starts OpenVINO.
 
@@ -99,11 +121,7 @@ def openvino(parts: Parts, shape: Sequence[int], precision: str, threads: int) -
     """
     import openvino
 
-    core = openvino.Core()
-    network = core.read_model(parts["model"], parts.get("weights", b""))
-    network.reshape([1, *shape])  # kernels for one known size are faster
-    rest = "f32" if precision == "fp32" else "bf16"
-    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": rest}
+    compiled = openvino_compiler(parts, shape, precision, threads)
     single: Any = None
     several: Any = None
 
@@ -111,12 +129,11 @@ def openvino(parts: Parts, shape: Sequence[int], precision: str, threads: int) -
         nonlocal single, several
         if len(images) == 1:
             if single is None:
-                single = core.compile_model(network, "CPU", {**settings, "PERFORMANCE_HINT": "LATENCY"})
+                single = compiled(PERFORMANCE_HINT="LATENCY")
             return [output.copy() for output in single(images).values()]
         # A core an image is faster than all cores at each.
         if several is None:
-            many = core.compile_model(network, "CPU", {**settings, "PERFORMANCE_HINT": "THROUGHPUT"})
-            several = openvino.AsyncInferQueue(many)
+            several = openvino.AsyncInferQueue(compiled(PERFORMANCE_HINT="THROUGHPUT"))
         found: list[Sequence[Any]] = [()] * len(images)
 
         def keep(request: Any, place: int) -> None:

@@ -94,8 +94,9 @@ def c20_releases() -> str:
     """A row for each release of the weights; the last is the one in the package."""
     releases = json.loads((c20_record() / "releases.json").read_text(encoding="utf-8"))
     entry, last = WEIGHTS[C20], releases[-1]
-    facts = {"top1": entry.metrics["top1"], "top5": entry.metrics["top5"], "sha256": entry.sha256}
-    assert last == facts | {"trained": last["trained"]}, "the index and the releases disagree"
+    assert last == {**entry.metrics, "sha256": entry.sha256, "trained": last["trained"]}, (
+        "the index and the releases disagree"
+    )
     rows = (
         (number, f"{row['top1']:.2f}", f"{row['top5']:.2f}", f"`{row['sha256'][:16]}`", row["trained"])
         for number, row in enumerate(releases, start=1)
