@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -119,32 +120,37 @@ def openvino(parts: Parts, shape: Sequence[int], precision: str, threads: int) -
     Returns:
         A function from images (N, C, H, W) to the outputs.
     """
-    import openvino
-
     compiled = openvino_compiler(parts, shape, precision, threads)
-    single: Any = None
-    several: Any = None
+
+    @functools.cache
+    def single() -> Any:
+        return compiled(PERFORMANCE_HINT="LATENCY")
+
+    @functools.cache
+    def several() -> list[Any]:
+        model = compiled(PERFORMANCE_HINT="THROUGHPUT")
+        # Twice as many requests as are computed at once, so that nobody who could compute waits for us.
+        number = 2 * model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        return [model.create_infer_request() for _ in range(number)]
+
+    one_caller = threading.Lock()  # a request is for one at a time
 
     def run(images: Array) -> list[Array]:
-        nonlocal single, several
-        if len(images) == 1:
-            if single is None:
-                single = compiled(PERFORMANCE_HINT="LATENCY")
-            return [output.copy() for output in single(images).values()]
-        # A core an image is faster than all cores at each.
-        if several is None:
-            several = openvino.AsyncInferQueue(compiled(PERFORMANCE_HINT="THROUGHPUT"))
-        found: list[Sequence[Any]] = [()] * len(images)
-
-        def keep(request: Any, place: int) -> None:
-            found[place] = [tensor.data.copy() for tensor in request.output_tensors]
-
-        several.set_callback(keep)
-        for place in range(len(images)):
-            # Shared, not copied: the images outlive the queue's work.
-            several.start_async({INPUT: images[place : place + 1]}, place, share_inputs=True)
-        several.wait_all()
-        return [np.concatenate(rows) for rows in zip(*found, strict=True)]
+        with one_caller:
+            if len(images) == 1:
+                return [output.copy() for output in single()(images).values()]
+            # A core an image is faster than all cores at each. Requests take turns: in an AsyncInferQueue, OpenVINO's
+            # threads call Python back, and can wait for its lock while who holds it waits for them to end.
+            requests, found = several(), []
+            for place in range(len(images) + len(requests)):
+                request = requests[place % len(requests)]
+                if 0 <= place - len(requests) < len(images):
+                    request.wait()
+                    found.append([tensor.data.copy() for tensor in request.output_tensors])
+                if place < len(images):
+                    # Shared, not copied: the request keeps the images alive.
+                    request.start_async({INPUT: images[place : place + 1]}, share_inputs=True)
+            return [np.concatenate(rows) for rows in zip(*found, strict=True)]
 
     return run
 

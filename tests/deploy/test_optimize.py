@@ -1,6 +1,9 @@
 """Optimised networks compute what the originals compute, on every engine."""
 
 import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,6 +92,38 @@ def test_images_spread_over_threads_come_back_in_order(small, engine, threads):
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="only Linux tells what a process has in memory")
+@pytest.mark.parametrize("engine", QUICK)
+def test_many_threads_may_ask_at_once(small, engine):
+    optimized = deploy.optimize(small, torch.randn(2, 3, 32, 32), engine)
+    batches = [torch.randn(1 + number % 3, 3, 32, 32) for number in range(60)]
+    with ThreadPoolExecutor(8) as pool:
+        for found, batch in zip(pool.map(optimized, batches), batches, strict=True):
+            torch.testing.assert_close(found, expected(small, batch), rtol=1e-3, atol=1e-3)
+
+
+def test_openvino_ends_right_after_it_answered(small, x):
+    # In a process of its own, which can be ended where it hangs; other threads there make Python's lock hard to get.
+    code = """if True:
+        import sys
+        import threading
+        import numpy
+        from mnv2zoo import runtimes
+
+        def work():
+            while True:
+                pass
+
+        for _ in range(2):
+            threading.Thread(target=work, daemon=True).start()
+        parts = {"model": sys.stdin.buffer.read()}
+        for _ in range(80):
+            run = runtimes.openvino(parts, (3, 64, 64), "fp32", 1)
+            run(numpy.zeros((2, 3, 64, 64), "float32"))
+            del run
+    """
+    subprocess.run([sys.executable, "-c", code], input=engines.to_onnx(small, x), check=True, timeout=300)
+
+
 def test_an_engine_that_is_let_go_leaves_no_weights_in_memory(small, x):
     def memory():
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
