@@ -105,17 +105,18 @@ def c20_releases() -> str:
 
 
 def c20_runs() -> str:
+    """A row for each run that led to the weights."""
     rows = []
-    for path in sorted(c20_record().glob("*-recipe.json")):
-        step = path.name.partition("-")[0]
-        metrics = path.with_name(f"{step}-metrics.jsonl")
-        epochs = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-        about = json.loads(path.read_text(encoding="utf-8"))
+    for number in range(1, 1 + len(list(c20_record().glob("*-recipe.json")))):
+        files = {what: f"{number}-{what}" for what in ("recipe.json", "metrics.jsonl", "curves.png")}
+        about = json.loads((c20_record() / files["recipe.json"]).read_text(encoding="utf-8"))
+        lines = (c20_record() / files["metrics.jsonl"]).read_text(encoding="utf-8").splitlines()
+        epochs = [json.loads(line) for line in lines]
         minutes = sum(epoch["seconds"] for epoch in epochs) / 60
-        files = (f"[{what}]({C20}/{file.name})" for what, file in (("recipe", path), ("log", metrics)))
+        links = (f"[{what.partition('.')[0]}]({C20}/{file})" for what, file in files.items())
         figures = (len(epochs), f"{minutes:.0f}", f"{epochs[-1]['val_top1']:.2f}")
-        rows.append((step, about["classes"], about["recipe"]["train"], *figures, *files))
-    return table("run: | classes: | trained | epochs: | minutes: | validation top-1 (%): | values | epochs", rows)
+        rows.append((number, about["classes"], about["recipe"]["train"], *figures, ", ".join(links)))
+    return table("run: | classes: | trained | epochs: | minutes: | validation top-1 (%): | files", rows)
 
 
 def twenty_layers() -> str:

@@ -2,7 +2,7 @@
 
     python examples/cifar100/release.py runs "what is new about them"
 
-A run that was not made anew, because training went on from weights that there were, keeps its record.
+Where training went on from weights that there were, the runs are added to the record of those that led to them.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from pathlib import Path
 import mnv2zoo
 
 NAME = "mnv2zoo_100_c20.cifar100_coarse"
-RUNS = ("fine", "further", "coarse", "superclasses")  # in the order of train.sh; the record numbers them
+RUNS = ("fine", "further", "coarse", "superclasses")  # in the order of train.sh
 ROOT = Path(__file__).resolve().parents[2]
 RECORD = ROOT / "docs/models" / NAME
 
@@ -45,12 +45,19 @@ def main(runs: Path, news: str) -> None:
     data = (last / "model.safetensors").read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
 
-    for number, name in enumerate(RUNS, start=1):
-        if (runs / name).is_dir():
-            keep_record(runs / name, number)
+    releases = json.loads((RECORD / "releases.json").read_text(encoding="utf-8"))
+    if sha256 in [release["sha256"] for release in releases]:
+        sys.exit(f"{last}/model.safetensors has been released already")
+
+    made = [runs / name for name in RUNS if (runs / name).is_dir()]
+    if made[0].name == RUNS[0]:  # from nothing: no earlier run led to these weights
+        for file in RECORD.glob("[0-9]*-*"):
+            file.unlink()
+    before = len(list(RECORD.glob("*-recipe.json")))
+    for number, run in enumerate(made, start=before + 1):
+        keep_record(run, number)
     shutil.copyfile(last / "results.json", RECORD / "results.json")
     shutil.copyfile(last / "report/test/confusion.png", RECORD / "confusion.png")
-    releases = json.loads((RECORD / "releases.json").read_text(encoding="utf-8"))
     releases.append({**metrics, "sha256": sha256, "trained": news})
     (RECORD / "releases.json").write_text(json.dumps(releases, indent=2) + "\n", encoding="utf-8")
 
