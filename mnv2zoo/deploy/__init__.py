@@ -144,7 +144,7 @@ def optimize(
             malice: a folder or file that other users may write is not used. It may be deleted at any time.
 
     Returns:
-        The network, as a function.
+        The network, as a function, which several threads may call at once (of `inductor` that is not tested).
 
     Raises:
         DeployError: If the model is in training mode, the example is unfit, the engine does not know the
