@@ -426,9 +426,11 @@ def get(name: str) -> Config:
     if architecture in CONFIGS:
         return CONFIGS[architecture]
     near = difflib.get_close_matches(architecture, CONFIGS, n=3)
+    # Most of what takes a name takes a folder too, and a misspelt one ends here.
+    path = " A path has to lead to a folder with config.json." if "/" in name else ""
     raise UnknownModelError(
         "unknown architecture",
         expected=", ".join(near or CONFIGS),
         found=repr(name),
-        fix="List them with `mnv2zoo list`.",
+        fix=f"List them with `mnv2zoo list`.{path}",
     )

@@ -114,6 +114,8 @@ def run(
 def _run(
     accelerator: Accelerator, place: str | Path, model_name: str, folder: RunFolder, recipe: Recipe, log: Log
 ) -> FinetuneResult:
+    start_module.check_names(model_name, recipe)
+
     # Which images, in which classes.
     data = on_main(accelerator, lambda: prepare_data(place, folder, recipe, log))
     for note in data.notes:

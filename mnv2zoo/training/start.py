@@ -37,6 +37,22 @@ class Start:
     test_preprocessing: dict[str, Any]
 
 
+def check_names(name: str, recipe: Recipe) -> None:
+    """Refuses names of networks that nothing is known by, before anything is done that takes time.
+
+    Args:
+        name: The network that is trained.
+        recipe: Names weights to start from, and perhaps a teacher.
+
+    Raises:
+        UnknownModelError: If there is nothing of one of these names.
+        WeightsUnavailableError: If a `config.json` cannot be read.
+    """
+    _source(recipe.init, network.describe(name))
+    if recipe.teacher is not None:
+        network.describe(recipe.teacher)
+
+
 def build(name: str, recipe: Recipe, class_names: Sequence[str], samples: Sequence[Sample | TimmSample]) -> Start:
     """Builds the network that a training starts from.
 

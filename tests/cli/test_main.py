@@ -58,6 +58,7 @@ def test_the_module_is_the_command():
         (["list", "--lost"], "No such option: --lost. See `mnv2zoo list --help`."),
         (["info", "mnv2zoo_10"], "mnv2zoo_100"),
         (["info", "mnv2zoo_100.lost"], "no such weights"),
+        (["info", "runs/lost"], "A path has to lead to a folder"),
         (["predict", "x.jpg", "--topk", "0"], "'--topk'"),
         (["weights", "fetch"], "Give names, or --all"),
         (["weights", "fetch", "mnv2zoo_100", "--all"], "Give names, or --all"),

@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from timm.data import create_transform, resolve_data_config
 
 import mnv2zoo
-from mnv2zoo.errors import DataError, RecipeError, RunError
+from mnv2zoo.errors import DataError, RecipeError, RunError, UnknownModelError
 from mnv2zoo.model import MobileNetV2
 from tests.conftest import GOOGLE, ROOT, needs_google
 from tests.training.conftest import QUICK, fill, photo
@@ -91,6 +91,16 @@ def test_a_teacher_is_followed_against_the_labels(trained, tmp_path):
     assert student.scores["test"].top1 < result.scores["test"].top1 / 2
     losses = [row["train_loss"] for row in student.history]
     assert losses[-1] < losses[0] / 2
+
+
+@pytest.mark.parametrize(
+    ("model", "values"),
+    [("mnv2zoo_53", {}), (MODEL, {"init": "lost.pth"}), (MODEL, {"init": "random", "teacher": "runs/lost"})],
+    ids=str,
+)
+def test_a_misspelt_name_is_told_of_before_images_are_looked_at(model, values, tmp_path):
+    with pytest.raises(UnknownModelError):
+        mnv2zoo.finetune(tmp_path / "no photos", model, tmp_path / "run", **values)
 
 
 def test_the_run_folder_is_a_model_of_timm(trained):
