@@ -91,7 +91,6 @@ def test_images_spread_over_threads_come_back_in_order(small, engine, threads):
         torch.testing.assert_close(fast(images[:number]), expected(small, images[:number]), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="only Linux tells what a process has in memory")
 @pytest.mark.parametrize("engine", QUICK)
 def test_many_threads_may_ask_at_once(small, engine):
     optimized = deploy.optimize(small, torch.randn(2, 3, 32, 32), engine)
@@ -124,6 +123,7 @@ def test_openvino_ends_right_after_it_answered(small, x):
     subprocess.run([sys.executable, "-c", code], input=engines.to_onnx(small, x), check=True, timeout=300)
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="only Linux tells what a process has in memory")
 def test_an_engine_that_is_let_go_leaves_no_weights_in_memory(small, x):
     def memory():
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
