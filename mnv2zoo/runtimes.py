@@ -142,6 +142,7 @@ def openvino(parts: Parts, shape: Sequence[int], precision: str, threads: int) -
             # A core an image is faster than all cores at each. Requests take turns: in an AsyncInferQueue, OpenVINO's
             # threads call Python back, and can wait for its lock while who holds it waits for them to end.
             requests, found = several(), []
+            # An image goes to the request that had the one a round before it, whose answer is taken first.
             for place in range(len(images) + len(requests)):
                 request = requests[place % len(requests)]
                 if 0 <= place - len(requests) < len(images):

@@ -116,7 +116,7 @@ def c20_runs() -> str:
         links = (f"[{what.partition('.')[0]}]({C20}/{file})" for what, file in files.items())
         figures = (len(epochs), f"{minutes:.0f}", f"{epochs[-1]['val_top1']:.2f}")
         rows.append((number, about["classes"], about["recipe"]["train"], *figures, ", ".join(links)))
-    return table("run: | classes: | trained | epochs: | minutes: | validation top-1 (%): | files", rows)
+    return table("run: | classes: | trained | epochs: | minutes: | last validation top-1 (%): | files", rows)
 
 
 def twenty_layers() -> str:

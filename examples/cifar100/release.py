@@ -53,8 +53,8 @@ def main(runs: Path, news: str) -> None:
     if made[0].name == RUNS[0]:  # from nothing: no earlier run led to these weights
         for file in RECORD.glob("[0-9]*-*"):
             file.unlink()
-    before = len(list(RECORD.glob("*-recipe.json")))
-    for number, run in enumerate(made, start=before + 1):
+    kept = len(list(RECORD.glob("*-recipe.json")))
+    for number, run in enumerate(made, start=kept + 1):
         keep_record(run, number)
     shutil.copyfile(last / "results.json", RECORD / "results.json")
     shutil.copyfile(last / "report/test/confusion.png", RECORD / "confusion.png")

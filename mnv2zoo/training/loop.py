@@ -114,7 +114,7 @@ def run(
 def _run(
     accelerator: Accelerator, place: str | Path, model_name: str, folder: RunFolder, recipe: Recipe, log: Log
 ) -> FinetuneResult:
-    start_module.check_names(model_name, recipe)
+    target, source = start_module.find(model_name, recipe)
 
     # Which images, in which classes.
     data = on_main(accelerator, lambda: prepare_data(place, folder, recipe, log))
@@ -124,7 +124,7 @@ def _run(
     log.say(f"{len(data.class_names)} classes; images: {counts}")
 
     # Which network, and what of it is trained.
-    start = start_module.build(model_name, recipe, data.class_names, data.splits["train"])
+    start = start_module.build(target, source, recipe, data.class_names, data.splits["train"])
     model = start.model
     frozen = start_module.freeze(model, recipe.train)
     if recipe.keep_statistics:

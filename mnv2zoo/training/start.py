@@ -37,31 +37,42 @@ class Start:
     test_preprocessing: dict[str, Any]
 
 
-def check_names(name: str, recipe: Recipe) -> None:
-    """Refuses names of networks that nothing is known by, before anything is done that takes time.
+def find(name: str, recipe: Recipe) -> tuple[Description, Description | Path | None]:
+    """Finds out what is trained and what it starts from, which takes no time, so that misspelt names are told of first.
 
     Args:
-        name: The network that is trained.
-        recipe: Names weights to start from, and perhaps a teacher.
+        name: A name of the zoo, or a folder or `hf-hub:` repository with `config.json`.
+        recipe: Says where its weights come from, and whether there is a teacher.
+
+    Returns:
+        The network's description, and that of the weights it starts from, or their file, or None for random ones.
 
     Raises:
-        UnknownModelError: If there is nothing of one of these names.
+        UnknownModelError: If there is no network, or there are no weights, of that name.
         WeightsUnavailableError: If a `config.json` cannot be read.
     """
-    _source(recipe.init, network.describe(name))
+    target = network.describe(name)
     if recipe.teacher is not None:
         network.describe(recipe.teacher)
+    return target, _source(recipe.init, target)
 
 
-def build(name: str, recipe: Recipe, class_names: Sequence[str], samples: Sequence[Sample | TimmSample]) -> Start:
+def build(
+    target: Description,
+    source: Description | Path | None,
+    recipe: Recipe,
+    class_names: Sequence[str],
+    samples: Sequence[Sample | TimmSample],
+) -> Start:
     """Builds the network that a training starts from.
 
     Its classifier is kept where its classes are those of the data, as for a run folder of the same data,
     and made anew otherwise.
 
     Args:
-        name: A name of the zoo, or a folder or `hf-hub:` repository with `config.json`.
-        recipe: Says where its weights come from, and what changes about it.
+        target: The network, as `find` gives it.
+        source: What it starts from, as `find` gives it.
+        recipe: Says what changes about it.
         class_names: The classes of the data.
         samples: Training images, to measure activations on where `tutorial_from_paper` needs them.
 
@@ -69,13 +80,11 @@ def build(name: str, recipe: Recipe, class_names: Sequence[str], samples: Sequen
         The network, in training mode.
 
     Raises:
-        UnknownModelError: If there is no network, or there are no weights, of that name.
+        UnknownModelError: If there are no weights of the network.
         WeightsError: If weights cannot be found, fetched or verified.
         ConversionError: If they do not fit the network.
         RecipeError: If a value of the recipe does not suit the network.
     """
-    target = network.describe(name)
-    source = _source(recipe.init, target)
     arguments = dict(target.arguments)
     for key in ("pad_type", "classifier"):
         value = getattr(recipe, key)

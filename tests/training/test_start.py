@@ -17,7 +17,8 @@ IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
 def build(name, classes=CLASSES, samples=(), **values):
-    return start.build(name, recipe.make(**values), classes, samples)
+    values = recipe.make(**values)
+    return start.build(*start.find(name, values), values, classes, samples)
 
 
 def test_random_weights_come_from_the_seed():
