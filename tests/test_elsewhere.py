@@ -51,7 +51,8 @@ def test_a_classifier_of_another_form_is_kept(tmp_path):
 def test_training_starts_from_the_folder(tmp_path):
     torch.save(theirs("transformers", "mnv2zoo_035", num_classes=3).state_dict(), tmp_path / "file.bin")
     elsewhere.bring(tmp_path / "file.bin", tmp_path / "out", label_names=["ant", "bee", "cat"])
-    built = start.build("mnv2zoo_035", recipe.make(init=str(tmp_path / "out")), ["ant", "bee", "cat"], [])
+    values = recipe.make(init=str(tmp_path / "out"))
+    built = start.build(*start.find("mnv2zoo_035", values), values, ["ant", "bee", "cat"], [])
     expected = convert.read(tmp_path / "out/model.safetensors").tensors
     assert all(torch.equal(value, expected[key]) for key, value in built.model.state_dict().items())
     assert type(built.model.conv_stem).__name__ == "Conv2dSame"
