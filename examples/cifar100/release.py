@@ -24,7 +24,10 @@ def keep_record(run: Path, number: int) -> None:
     """Writes what was used in a run, its epochs and its curves; not where its files lay."""
     used = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
     classes = len((run / "labels.txt").read_text(encoding="utf-8").splitlines())
-    facts = {"classes": classes, "recipe": used["recipe"], "versions": used["versions"]}
+    split = json.loads((run / "split.json").read_text(encoding="utf-8"))
+    seen, shown = ({name.partition("/")[2] for name in split[part]} for part in ("train", "val"))
+    facts = {"classes": classes, "held_out": seen.isdisjoint(shown)}  # whether figures on `val` mean anything
+    facts |= {"recipe": used["recipe"], "versions": used["versions"]}
     (RECORD / f"{number}-recipe.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     shutil.copyfile(run / "metrics.jsonl", RECORD / f"{number}-metrics.jsonl")
     shutil.copyfile(run / "report/val/curves.png", RECORD / f"{number}-curves.png")

@@ -43,7 +43,7 @@ from mnv2zoo.training.ingredients import (
 )
 from mnv2zoo.training.log import Log
 from mnv2zoo.training.metrics import Scores, score, worst_mistakes
-from mnv2zoo.training.processes import on_main, predict, test_loader
+from mnv2zoo.training.processes import give_way, on_main, predict, test_loader
 from mnv2zoo.training.recipe import Recipe
 from mnv2zoo.training.teacher import Teacher
 
@@ -154,7 +154,13 @@ def _run(
         datasets["train"] = Photos(data.splits["train"], training_transform(start, recipe))
     workers = 0 if isinstance(trainee, Head) else recipe.workers
     batches = Batches(len(data.splits["train"]), recipe.batch_size, recipe.seed)
-    loader = DataLoader(datasets["train"], batch_sampler=batches, num_workers=workers, persistent_workers=workers > 0)
+    loader = DataLoader(
+        datasets["train"],
+        batch_sampler=batches,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        worker_init_fn=give_way if accelerator.device.type == "cpu" else None,
+    )
     val_loader = test_loader(datasets["val"], recipe, workers) if "val" in datasets else None
 
     # How the weights change.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -28,6 +29,15 @@ def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
     if outcome[1] is not None:
         raise outcome[1]
     return outcome[0]
+
+
+def give_way(worker: int) -> None:
+    """Lets a process that reads images ahead run in what the training leaves of the processor.
+
+    A step's threads wait for each other many times; one that is interrupted keeps all waiting.
+    """
+    if hasattr(os, "nice"):  # which Windows lacks
+        os.nice(19)
 
 
 def test_loader(dataset: Dataset[Any], recipe: Recipe, workers: int) -> DataLoader[Any]:

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import safetensors.torch
 import timm
@@ -172,6 +173,23 @@ def test_the_seed_decides_every_bit(photos, tmp_path):
         assert done.returncode == 0, done.stdout + done.stderr
     assert equal(tmp_path / "one", tmp_path / "same")
     assert not equal(tmp_path / "one", tmp_path / "other")
+
+
+@pytest.mark.skipif(not hasattr(os, "getpriority"), reason="needs a system whose processes have priorities")
+def test_processes_that_read_ahead_give_way_to_the_one_that_trains(photos, tmp_path):
+    command = [sys.executable, "-m", "mnv2zoo", *words(photos, tmp_path / "run", workers=2, epochs=1000)]
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL) as training:
+        try:
+            found, deadline = {}, time.monotonic() + 120
+            while sorted(found.values()) != [19, 19] and training.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.1)
+                children = psutil.Process(training.pid).children()
+                found = {child.pid: child.nice() for child in children}
+            own = psutil.Process(training.pid).nice()
+        finally:
+            training.kill()
+    assert sorted(found.values()) == [19, 19]
+    assert own == psutil.Process().nice()
 
 
 @pytest.mark.parametrize(
