@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
-PHOTO := examples/rocket.jpg
+PHOTO := examples/coffee.jpg
 GROCERY ?= ../shared/data/grocery
 IMAGENET ?= ../shared/data/imagenet_samples
 # The fine-tuned network whose accuracy on every engine `make bench` measures.

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from mnv2zoo import deploy
 
-PHOTO = ROOT / "examples/rocket.jpg"
+PHOTO = ROOT / "examples/coffee.jpg"
 GOAL = 10
 THEIRS = """
 import sys

@@ -112,14 +112,13 @@ print(model(torch.rand(1, 3, 224, 224)).shape)
 mnv2zoo finetune photos --model {name} --out run
 ```
 """
-    photo = "rocket" if known[0].own_label_names else "coffee"
     return f"""```python
 import timm, mnv2zoo
 from PIL import Image
 
 model = timm.create_model("{name}", pretrained=True).eval()
 preprocess = mnv2zoo.transforms("{name}")
-image = Image.open("examples/{photo}.jpg")
+image = Image.open("examples/coffee.jpg")
 scores = model(preprocess(image)[None]).softmax(dim=1)
 print(mnv2zoo.weights.entry("{name}").label_names[int(scores.argmax())])
 ```
@@ -134,7 +133,7 @@ print(backbone.feature_info.channels(), backbone.feature_info.reduction())
 ```
 
 ```sh
-mnv2zoo predict examples/{photo}.jpg --model {name}
+mnv2zoo predict examples/coffee.jpg --model {name}
 mnv2zoo finetune photos --model {name} --out run
 ```
 """

@@ -41,11 +41,11 @@ print(model.pretrained_cfg["tag"], model.num_classes)
 def test_the_demonstrations_photo_is_recognised(tmp_path):
     env = {**os.environ, "HF_HOME": str(tmp_path), "MNV2ZOO_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     env |= {"PYTHONPATH": str(ROOT)}
-    photo = str(ROOT / "examples/rocket.jpg")
+    photo = str(ROOT / "examples/coffee.jpg")
     command = [sys.executable, "-m", "mnv2zoo", "predict", photo, "--model", "mnv2zoo_100_c20", "--json"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["predictions"][0]["label"] == "vehicles_2"
+    assert json.loads(done.stdout)["predictions"][0]["label"] == "food_containers"
 
 
 @pytest.mark.skipif(not TEST_IMAGES.is_file(), reason=f"CIFAR-100's test images are not at {TEST_IMAGES}")
