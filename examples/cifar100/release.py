@@ -25,9 +25,12 @@ def keep_record(run: Path, number: int) -> None:
     used = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
     classes = len((run / "labels.txt").read_text(encoding="utf-8").splitlines())
     split = json.loads((run / "split.json").read_text(encoding="utf-8"))
-    seen, shown = ({name.partition("/")[2] for name in split[part]} for part in ("train", "val"))
-    facts = {"classes": classes, "held_out": seen.isdisjoint(shown)}  # whether figures on `val` mean anything
-    facts |= {"recipe": used["recipe"], "versions": used["versions"]}
+    learnt, shown = ({name.partition("/")[2] for name in split[part]} for part in ("train", "val"))
+    held_out = learnt.isdisjoint(shown)  # a figure on `val` means nothing where this run or one before learnt from it
+    if number > 1:
+        before = json.loads((RECORD / f"{number - 1}-recipe.json").read_text(encoding="utf-8"))
+        held_out = held_out and before["held_out"]
+    facts = {"classes": classes, "held_out": held_out, "recipe": used["recipe"], "versions": used["versions"]}
     (RECORD / f"{number}-recipe.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     shutil.copyfile(run / "metrics.jsonl", RECORD / f"{number}-metrics.jsonl")
     shutil.copyfile(run / "report/val/curves.png", RECORD / f"{number}-curves.png")
