@@ -97,8 +97,8 @@ def about(config: Config) -> str:
 
 def use(config: Config) -> str:
     """Code to copy; the test-suite runs it."""
-    name, known = config.name, weights_of(config)
-    if not known:
+    name = config.name
+    if not weights_of(config):
         return f"""There are no weights for it yet; it starts from random numbers.
 
 ```python

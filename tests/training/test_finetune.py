@@ -175,7 +175,7 @@ def test_the_seed_decides_every_bit(photos, tmp_path):
     assert not equal(tmp_path / "one", tmp_path / "other")
 
 
-@pytest.mark.skipif(not hasattr(os, "getpriority"), reason="needs a system whose processes have priorities")
+@pytest.mark.skipif(not hasattr(os, "nice"), reason="needs a system whose processes have priorities")
 def test_processes_that_read_ahead_give_way_to_the_one_that_trains(photos, tmp_path):
     command = [sys.executable, "-m", "mnv2zoo", *words(photos, tmp_path / "run", workers=2, epochs=1000)]
     with subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL) as training:
