@@ -22,7 +22,8 @@ from report import GOOGLE, SAMPLES, SHARED
 from safetensors.torch import load_file
 from timm.data import create_transform
 
-from mnv2zoo import deploy, images
+from mnv2zoo import deploy
+from mnv2zoo.data import decode, discover
 from mnv2zoo.preprocessing import Exact, Fast
 
 NORMAL = (0.5, 0.5, 0.5)
@@ -31,11 +32,11 @@ NORMAL = (0.5, 0.5, 0.5)
 def photos(place: Path) -> Iterator[bytes]:
     """The photos of a folder or a tar file."""
     if place.is_dir():
-        yield from (file.read_bytes() for file in images.find(str(place)))
+        yield from (file.read_bytes() for file in discover.find(str(place)))
         return
     with tarfile.open(place) as archive:
         for member in archive:
-            if Path(member.name).suffix.lower() in images.EXTENSIONS:
+            if Path(member.name).suffix.lower() in discover.EXTENSIONS:
                 file = archive.extractfile(member)
                 assert file is not None
                 yield file.read()
@@ -48,7 +49,7 @@ def compare(model: torch.nn.Module, place: Path, side: int, most: int) -> dict[s
     for count, photo in enumerate(photos(place)):
         if count == most:
             break
-        read = [images.read(BytesIO(photo), at_least=way.at_least) for way in ways]
+        read = [decode.read(BytesIO(photo), at_least=way.at_least) for way in ways]
         smaller += read[0].size != read[1].size
         pair = [way.batch([way.prepare(image)], torch.device("cpu")) for way, image in zip(ways, read, strict=True)]
         run = run or deploy.optimize(model, pair[0], "torch")

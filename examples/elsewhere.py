@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from mnv2zoo import elsewhere, images, network
+from mnv2zoo import elsewhere, network
+from mnv2zoo.data import decode
 from mnv2zoo.errors import ImageReadError
 from mnv2zoo.files import whole_file
 
@@ -39,7 +40,7 @@ def classify(weights: Path, photos: list[Path], pad_type: str, preprocessing: di
         net = network.load(f"{scratch}/net", "cpu")
     found = []
     with torch.inference_mode():
-        for _, image in images.read_all(photos, net.transform, ahead=8):
+        for _, image in decode.read_all(photos, net.transform, ahead=8):
             if isinstance(image, ImageReadError):
                 raise image
             found.append(int(net.model(image[None]).argmax()))

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from mnv2zoo import images, preprocessing, standalone
+from mnv2zoo import preprocessing, standalone
+from mnv2zoo.data import decode, discover
 from mnv2zoo.errors import DeviceError, ImageReadError
 from mnv2zoo.preprocessing import Exact, Preprocessing
 from mnv2zoo.rows import Journal, Row
@@ -221,7 +222,7 @@ def predict(
     """
     places = [os.fspath(paths)] if isinstance(paths, str | Path) else [os.fspath(path) for path in paths]
     settings = Settings(model, topk, engine, precision, str(calibration) if calibration else None, exact)
-    sources = images.walk(places)
+    sources = discover.walk(places)
     for source in sources:  # without any image, no network is loaded
         if isinstance(source, Path):
             break
@@ -256,7 +257,7 @@ def _classified(
     if how is None:
         classifier = load()
         how, ahead = classifier.preprocessing, 2 * batch_size
-    with contextlib.closing(images.read_all(sources, how.prepare, ahead, partial(_open, at_least=how.at_least))) as all:
+    with contextlib.closing(decode.read_all(sources, how.prepare, ahead, partial(_open, at_least=how.at_least))) as all:
         # Asked for the first, threads begin to read, and go on while the network is being loaded.
         read = itertools.chain(list(itertools.islice(all, 1)), all)
         classifier = classifier or load()
@@ -275,4 +276,4 @@ def _classified(
 def _open(source: Path | ImageReadError, at_least: int | None) -> Image.Image:
     if isinstance(source, ImageReadError):
         raise source
-    return images.read(source, at_least=at_least)
+    return decode.read(source, at_least=at_least)

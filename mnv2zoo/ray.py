@@ -13,7 +13,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from mnv2zoo import files, images, preprocessing
+from mnv2zoo import files, preprocessing
+from mnv2zoo.data import decode, discover
 from mnv2zoo.errors import ImageReadError, MissingExtraError, OutputError
 from mnv2zoo.predictions import Classifier, Settings
 from mnv2zoo.rows import as_text, parquet_schema
@@ -72,7 +73,7 @@ def predict(
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
 
-    endings = sorted(ending.removeprefix(".") for ending in images.EXTENSIONS)
+    endings = sorted(ending.removeprefix(".") for ending in discover.EXTENSIONS)
     try:
         sources = ray.data.read_binary_files(list(paths), include_paths=True, file_extensions=endings, num_cpus=LIGHT)
     except ValueError as error:
@@ -128,9 +129,9 @@ class Worker:
         sources = list(zip(*(batch[name].to_pylist() for name in ("path", "bytes")), strict=True))
 
         def read(source: tuple[str, bytes]) -> Any:
-            return images.read(BytesIO(source[1]), source[0], how.at_least)
+            return decode.read(BytesIO(source[1]), source[0], how.at_least)
 
-        found = [(path, prepared) for (path, _), prepared in images.read_all(sources, how.prepare, read=read)]
+        found = [(path, prepared) for (path, _), prepared in decode.read_all(sources, how.prepare, read=read)]
         ready = [(path, prepared) for path, prepared in found if not isinstance(prepared, ImageReadError)]
         classified = iter(self.classifier(*zip(*ready, strict=True)) if ready else [])
         rows = [

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mnv2zoo import images, preprocessing
+from mnv2zoo import preprocessing
 from mnv2zoo.cache import Cache, versions
+from mnv2zoo.data import discover
 from mnv2zoo.preprocessing import Fast
 from mnv2zoo.runtimes import CALIBRATED, RUNTIMES, Array, Parts, cores, require_near
 from mnv2zoo.version import __version__
@@ -94,12 +95,12 @@ def _weights(source: Path | WeightsEntry | None) -> str | None:
     """What tells weights, and all that the index or a folder says of them, from others."""
     if isinstance(source, Path):
         files = [source / name for name in ("config.json", "model.safetensors")]
-        return images.fingerprint(source, files) if all(file.is_file() for file in files) else None
+        return discover.fingerprint(source, files) if all(file.is_file() for file in files) else None
     return json.dumps(source.to_json()) if source and source.pinned else None
 
 
 def _calibration(folder: Path) -> str:
-    return images.fingerprint(folder, images.spread(images.find(str(folder)), CALIBRATED))
+    return discover.fingerprint(folder, discover.spread(discover.find(str(folder)), CALIBRATED))
 
 
 def _make(model: str, how: Fast, engine: str, precision: str, calibration: str | None) -> Parts:

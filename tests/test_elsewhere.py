@@ -5,7 +5,8 @@ import safetensors.torch
 import timm
 import torch
 
-from mnv2zoo import convert, elsewhere, images, network
+from mnv2zoo import convert, elsewhere, network
+from mnv2zoo.data import decode
 from mnv2zoo.errors import ConversionError
 from mnv2zoo.training import recipe, start
 from tests.conftest import GOOGLE, SAMPLES, needs_google, needs_samples
@@ -81,7 +82,7 @@ def test_real_weights_need_their_padding_and_normalisation(tmp_path):
     for padding in ("same", ""):
         elsewhere.bring(GOOGLE, tmp_path / f"pad{padding}", pad_type=padding, preprocessing=half)
         net = network.load(str(tmp_path / f"pad{padding}"), "cpu")
-        found = [int(net.model(image[None]).argmax()) for _, image in images.read_all(photos, net.transform)]
+        found = [int(net.model(image[None]).argmax()) for _, image in decode.read_all(photos, net.transform)]
         right[padding] = sum(c == int(photo.name[:3]) for c, photo in zip(found, photos, strict=True))
     assert right["same"] >= 15
     assert right["same"] >= right[""]

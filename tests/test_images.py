@@ -12,7 +12,7 @@ import PIL
 import pytest
 from PIL import Image
 
-from mnv2zoo import images
+from mnv2zoo.data import decode, discover
 from mnv2zoo.errors import ImageReadError
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # about files that are broken on purpose
@@ -31,7 +31,7 @@ TURNED_BY = {  # what a camera does to the upright image, by the EXIF orientatio
 
 
 def pixels(path):
-    image = images.read(path)
+    image = decode.read(path)
     assert image.mode == "RGB"
     return np.asarray(image).astype(int)
 
@@ -121,7 +121,7 @@ def test_an_animation_gives_its_first_frame(tmp_path, ending):
 
 def test_broken_exif_is_no_reason_to_refuse_a_sound_image(tmp_path):
     PICTURE.save(tmp_path / "a.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\xff\xff\xff\xff\0\0")
-    assert images.read(tmp_path / "a.jpg").size == PICTURE.size
+    assert decode.read(tmp_path / "a.jpg").size == PICTURE.size
 
 
 def bomb():
@@ -153,7 +153,7 @@ def test_what_is_no_sound_image_is_reported_by_name_and_reason(tmp_path, content
     file = tmp_path / "photo.jpg"
     file.write_bytes(content(tmp_path))
     with pytest.raises(ImageReadError, match=reason) as caught:
-        images.read(file)
+        decode.read(file)
     assert str(caught.value).count("photo.jpg") == 1
 
 
@@ -163,13 +163,13 @@ def test_what_is_no_file_is_reported(tmp_path):
     reasons = {"": "a folder", "absent.jpg": "no file", "pipe.jpg": "a special file", "link.jpg": "no file"}
     for name, reason in reasons.items():
         with pytest.raises(ImageReadError, match=reason):
-            images.read(tmp_path / name)
+            decode.read(tmp_path / name)
 
 
 def test_a_thin_line_is_refused_before_it_is_resized_to_gigabytes(tmp_path):
     Image.new("L", (1, 60_000)).save(tmp_path / "a.png")
     with pytest.raises(ImageReadError, match="1 x 60000 pixels"):
-        images.read(tmp_path / "a.png")
+        decode.read(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -183,7 +183,7 @@ def test_a_damaged_file_gives_an_image_or_this_error_and_no_other(tmp_path, seed
             data[position] = random.integers(256)
         file.write_bytes(data)
         with contextlib.suppress(ImageReadError):
-            assert images.read(file).mode == "RGB"
+            assert decode.read(file).mode == "RGB"
 
 
 @pytest.fixture
@@ -209,14 +209,14 @@ def tree(tmp_path, monkeypatch):
     ],
 )
 def test_files_folders_and_globs_are_found(tree, place, found):
-    assert [str(path) for path in images.find(place)] == found
+    assert [str(path) for path in discover.find(place)] == found
 
 
 @pytest.mark.parametrize("place", ["absent.jpg", "*.gif", "", "n*.txt", "empty"])
 def test_a_place_without_images_is_an_error_that_names_it(tree, tmp_path, place):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ImageReadError, match="no images") as caught:
-        images.find(place)
+        discover.find(place)
     assert str(caught.value).endswith(f"in {place}")
 
 
@@ -231,7 +231,7 @@ def test_images_are_read_in_order_and_only_so_far_ahead(tmp_path):
         started.append(threading.current_thread())
         return image.width
 
-    read = images.read_all(files, width, ahead=4)
+    read = decode.read_all(files, width, ahead=4)
     assert next(read) == (files[0], 1)
     time.sleep(0.1)
     assert len(started) <= 4

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 import mnv2zoo
-from mnv2zoo import images, network, preprocessing
+from mnv2zoo import network, preprocessing
+from mnv2zoo.data import decode, discover
 from mnv2zoo.errors import DeployError, DeviceError, ImageReadError, OutputError
 from mnv2zoo.rows import Journal
 from tests.conftest import ROOT, SAMPLES, needs_samples, save_photos
@@ -208,7 +209,7 @@ def test_fast_preprocessing_is_nearly_timms(side):
     fast = preprocessing.from_cfg(cfg | normal)
     timms = timm.data.create_transform(**cfg, **normal)
     for file in sorted(SAMPLES.iterdir())[:8]:
-        photo, whole = images.read(file, at_least=fast.at_least), images.read(file)
+        photo, whole = decode.read(file, at_least=fast.at_least), decode.read(file)
         halved = min(whole.size) >= 2 * fast.at_least
         assert (photo.size == whole.size) != halved
         found = fast.batch([fast.prepare(photo)], torch.device("cpu"))[0]
@@ -230,7 +231,7 @@ def test_folders_are_searched_as_the_images_are_asked_for(photos):
     (photos / "more").mkdir()
     shutil.copy(photos / "00000.jpg", photos / "more/a.jpg")
     shutil.copy(photos / "00000.jpg", photos / "z.jpg")
-    walk = images.walk([str(photos), str(photos / "more"), f"{photos}/*.jpg"])
+    walk = discover.walk([str(photos), str(photos / "more"), f"{photos}/*.jpg"])
     assert next(walk) == photos / "00000.jpg"
     shutil.rmtree(photos / "more")
     *found, error, last = walk

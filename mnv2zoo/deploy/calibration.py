@@ -13,7 +13,8 @@ import torch
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
-from mnv2zoo import cache, images
+from mnv2zoo import cache
+from mnv2zoo.data import decode, discover
 from mnv2zoo.deploy import checks
 from mnv2zoo.errors import DeployError
 from mnv2zoo.runtimes import CALIBRATED
@@ -70,15 +71,15 @@ def prepare(calibration: Tensor | str | Path, model: nn.Module, example: Tensor)
     folder = Path(calibration)
     if not folder.is_dir():
         raise DeployError("no such folder of calibration images", where=folder)
-    files = images.spread(images.find(str(folder)), CALIBRATED)
+    files = discover.spread(discover.find(str(folder)), CALIBRATED)
     data = resolve_data_config(pretrained_cfg=cfg, use_test_size=True)
     transform: Any = create_transform(**{**data, "input_size": tuple(example.shape[1:])})
     names = sorted(child.name for child in folder.iterdir() if child.is_dir())
     found = [file.relative_to(folder).parts[0] for file in files]
     known = len(names) == getattr(model, "num_classes", None) and set(found) <= set(names)
     return Calibration(
-        lambda: _checked(torch.stack([transform(images.read(file)) for file in files]), example),
-        f"{transform} {cache.versions(('PIL', 'torchvision'))} {images.fingerprint(folder, files)}",
+        lambda: _checked(torch.stack([transform(decode.read(file)) for file in files]), example),
+        f"{transform} {cache.versions(('PIL', 'torchvision'))} {discover.fingerprint(folder, files)}",
         [names.index(name) for name in found] if known else (),
     )
 

@@ -23,7 +23,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from mnv2zoo import environment, images
+from mnv2zoo import environment
+from mnv2zoo.data import decode, discover
 from mnv2zoo.errors import DataError, ImageReadError
 
 # Names that folders and tar files of a split go by.
@@ -54,7 +55,7 @@ class Sample:
     size: int = 0
 
     def source(self) -> Path | BytesIO:
-        """What `images.read` takes: the file, or the bytes within the tar file."""
+        """What `decode.read` takes: the file, or the bytes within the tar file."""
         if self.offset is None:
             return self.place
         with self.place.open("rb") as file:
@@ -67,7 +68,7 @@ class Sample:
         Raises:
             ImageReadError: If it cannot be read.
         """
-        return images.read(self.source(), self.name)
+        return decode.read(self.source(), self.name)
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def find(place: str | Path, root: Path | None = None) -> Data:
         raise DataError(
             "no images",
             expected="a folder a class, with images in it",
-            found=f"none that ends in {', '.join(sorted(images.EXTENSIONS))}",
+            found=f"none that ends in {', '.join(sorted(discover.EXTENSIONS))}",
             where=place,
         )
     return _arrange(by_split, classes, place)
@@ -182,7 +183,7 @@ def _list_folder(folder: Path) -> tuple[list[_Found], list[tuple[str, ...]]]:
             if entry.is_dir():
                 folders.append((*parts, entry.name))
                 walk(entry, (*parts, entry.name))
-            elif entry.suffix.lower() in images.EXTENSIONS:
+            elif entry.suffix.lower() in discover.EXTENSIONS:
                 found.append(((*parts, entry.name), entry, None, 0))
 
     walk(folder, ())
@@ -221,7 +222,7 @@ def _list_tar(path: Path, split: str | None = None) -> tuple[list[_Found], list[
     found: list[_Found] = [
         (parts, path, m.offset_data, m.size)
         for parts, m in rows
-        if m.isfile() and PurePosixPath(parts[-1]).suffix.lower() in images.EXTENSIONS
+        if m.isfile() and PurePosixPath(parts[-1]).suffix.lower() in discover.EXTENSIONS
     ]
     folders = {parts[:-1] for parts, m in rows if m.isfile()} | {parts for parts, m in rows if m.isdir()}
     return found, sorted(folder for folder in folders if folder)
@@ -386,7 +387,7 @@ def check(data: Data, skip_bad: bool, advance: Callable[[int], None] = lambda do
 
     Returns:
         The data without those, and with notes that name and count them and whatever else is out of the
-        ordinary (rotated, animated, CMYK, 16-bit), which is read as `images.read` says.
+        ordinary (rotated, animated, CMYK, 16-bit), which is read as `decode.read` says.
 
     Raises:
         DataError: If images cannot be read and are not to be skipped, or too few are left.
@@ -397,7 +398,7 @@ def check(data: Data, skip_bad: bool, advance: Callable[[int], None] = lambda do
 
     def examine(sample: Sample) -> tuple[str, ...] | ImageReadError:
         try:
-            return images.oddities(sample.source(), sample.name)
+            return decode.oddities(sample.source(), sample.name)
         except ImageReadError as error:
             return error
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from timm.data import ImageNetInfo
 
-from mnv2zoo import images, network
+from mnv2zoo import network
+from mnv2zoo.data import decode
 from mnv2zoo.errors import DataError, ImageReadError
 from mnv2zoo.training import data as data_module
 from mnv2zoo.training import memory
@@ -61,7 +62,7 @@ def evaluate(
 
     logits: list[torch.Tensor] = []
     targets: list[int] = []
-    read = images.read_all(samples, net.transform, ahead=2 * batch_size, read=lambda sample: sample.read())
+    read = decode.read_all(samples, net.transform, ahead=2 * batch_size, read=lambda sample: sample.read())
     showing = progress(len(samples)) if progress else contextlib.nullcontext(lambda images: None)
     with contextlib.closing(read), torch.inference_mode(), memory.kept(), showing as done:
         while batch := list(itertools.islice(read, batch_size)):

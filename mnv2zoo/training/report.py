@@ -29,7 +29,7 @@ BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 PALE = "#e6e6e6"
 
 DPI = 120
-PHOTO_SIDE = 256  # pixels; of the thinnest image that `images.read` gives, 1 x 500, a line is left
+PHOTO_SIDE = 256  # pixels; of the thinnest image that `decode.read` gives, 1 x 500, a line is left
 NAME_WIDTH = 186  # pixels, in letters of 8 points; with "taken for" before it, it is as wide as a photo
 CONFUSIONS = 10  # rows of the table
 

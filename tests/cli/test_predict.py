@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 import mnv2zoo
-from mnv2zoo import images, network
+from mnv2zoo import network
 from mnv2zoo.cli import output
+from mnv2zoo.data import decode
 from tests.cli.conftest import process
 from tests.conftest import GOOGLE, GOOGLE_SHA256, SAMPLES, needs_google, needs_samples, raw_entry
 
@@ -52,7 +53,7 @@ def test_a_row_tells_the_most_probable_classes(run, zoo, photos, flags, toleranc
         assert list(row) == ["image", "model", "predictions"]
         assert row["model"] == "mnv2zoo_035.pinned"
         with torch.inference_mode():
-            scores = model(transform(images.read(row["image"]))[None]).softmax(1)[0]
+            scores = model(transform(decode.read(row["image"]))[None]).softmax(1)[0]
         best, found_classes = scores.topk(3).values.tolist(), [p["class"] for p in row["predictions"]]
         # Random weights tell classes apart by next to nothing, so that which is third may hang on a rounding.
         assert [p["score"] for p in row["predictions"]] == pytest.approx(best, abs=tolerance)

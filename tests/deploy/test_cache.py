@@ -73,7 +73,7 @@ def test_int8_keeps_what_was_measured_and_reads_no_image_again(engine, tmp_path,
         )
 
     first = optimize()
-    monkeypatch.setattr(mnv2zoo.images, "read", refuse)
+    monkeypatch.setattr(mnv2zoo.data.decode, "read", refuse)
     second = optimize()
     assert (first.agreement, first.accuracy) == (second.agreement, second.accuracy)
     assert torch.equal(first(pictures), second(pictures))

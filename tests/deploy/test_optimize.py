@@ -17,7 +17,8 @@ from torch._dynamo.utils import counters
 from torchvision.transforms.functional import to_pil_image
 
 import mnv2zoo
-from mnv2zoo import deploy, images
+from mnv2zoo import deploy
+from mnv2zoo.data import decode
 from mnv2zoo.deploy import engines
 from mnv2zoo.deploy.calibration import prepare
 from mnv2zoo.deploy.engines import ENGINES
@@ -297,7 +298,7 @@ def google():
 
 def example_photos(count):
     preprocess = create_transform(**resolve_data_config(pretrained_cfg=google().pretrained_cfg))
-    return torch.stack([preprocess(images.read(path)) for path in sorted(SAMPLES.glob("*.jpg"))[:count]])
+    return torch.stack([preprocess(decode.read(path)) for path in sorted(SAMPLES.glob("*.jpg"))[:count]])
 
 
 @needs_google

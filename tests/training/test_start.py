@@ -7,7 +7,7 @@ import torch
 from timm.data import create_transform
 
 import mnv2zoo
-from mnv2zoo import images
+from mnv2zoo.data import decode
 from mnv2zoo.errors import ConversionError, RecipeError, UnknownModelError, WeightsUnavailableError
 from mnv2zoo.training import recipe, start
 from tests.conftest import GOOGLE, SAMPLES, as_bytes, needs_google, needs_samples, random_state_dict
@@ -141,7 +141,7 @@ def test_the_20_class_network_starts_from_the_papers_weights():
     state = safetensors.torch.load_file(GOOGLE)
     model = timm.create_model("mnv2zoo_100_c20", pad_type="same")
     transform = create_transform((3, 224, 224), mean=(0.5,) * 3, std=(0.5,) * 3)
-    photos = torch.stack([transform(images.read(file)) for file in sorted(SAMPLES.iterdir())[:24]])
+    photos = torch.stack([transform(decode.read(file)) for file in sorted(SAMPLES.iterdir())[:24]])
     start.tutorial_from_paper(model, state, photos)
     paper = timm.create_model("mnv2zoo_100", pad_type="same", act_layer="relu")
     paper.load_state_dict(state)

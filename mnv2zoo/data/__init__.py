@@ -1,0 +1,1 @@
+"""Images: finding them, and reading them the same way for every command."""
