@@ -23,7 +23,7 @@ import numpy as np
 import safetensors.numpy
 from filelock import FileLock
 
-from mnv2zoo.errors import DeployError
+from mnv2zoo.errors import DeployError, one_line
 from mnv2zoo.files import whole_file
 from mnv2zoo.runtimes import Parts
 
@@ -79,7 +79,7 @@ class Cache:
             except FileNotFoundError:
                 pass
             except Exception as error:  # runtimes raise nearly anything at what they cannot use
-                warnings.warn(f"{file} is not used but made anew: {error}", stacklevel=2)
+                warnings.warn(f"{file} is not used but made anew: {one_line(error)}", stacklevel=2)
             parts = make()
             used = use(parts)
             with _told(self.folder):

@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from typing import Any
+
+# Terminal codes, with and without a text of their own; line ends; other control characters, and marks that change the
+# direction of text.
+_CODES = re.compile(
+    r"(?:\x1b\]|\x9d)[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b[ -/]*[0-~]?"
+)
+_BREAKS = re.compile(r"\s*[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]\s*")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
+
+# How many characters of each part a short message shows. A fix is ours and may hold a command, so it is not cut early.
+_SHORT = {"problem": 200, "expected": 200, "found": 200, "where": 300, "fix": 400}
 
 
 class ZooError(Exception):
@@ -38,18 +50,61 @@ class ZooError(Exception):
         super().__init__(problem)
 
     def __str__(self) -> str:
-        facts = [
-            f"{label} {value}"
-            for label, value in (("expected", self.expected), ("found", self.found), ("in", self.where))
-            if value is not None
-        ]
-        message = self.problem + (": " + ", ".join(facts) if facts else "")
-        return f"{message}. {self.fix}" if self.fix else message
+        return "\n".join(self.lines())
+
+    @property
+    def summary(self) -> str:
+        """The error without its fix, on one line: for a table, a log or another error's `found`."""
+        facts = "; ".join(f"{label}: {text}" for label, text in self._parts()[1:] if label != "fix")
+        problem = one_line(self.problem)
+        return f"{problem} ({facts})" if facts else problem
+
+    def lines(self, short: bool = False) -> list[str]:
+        """Lists the problem and, each on an indented line of its own, the facts that are known.
+
+        Args:
+            short: Whether to shorten long parts, with "…" for the omitted text.
+        """
+        (_, problem), *facts = (
+            (label, shorten(text, _SHORT[label]) if short else text) for label, text in self._parts()
+        )
+        return [problem, *(f"  {label}: {text}" for label, text in facts)]
+
+    def _parts(self) -> list[tuple[str, str]]:
+        texts = [(label, one_line(getattr(self, label))) for label in ("expected", "found", "where", "fix")]
+        return [("problem", one_line(self.problem)), *((label, text) for label, text in texts if text)]
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Errors cross process borders (data loader workers, DDP), so they pickle with their fields.
         fields = {name: getattr(self, name) for name in ("problem", "expected", "found", "where", "fix")}
         return _rebuild, (type(self), fields)
+
+
+def one_line(value: object) -> str:
+    """Writes a value as one line of plain text, whatever is in it.
+
+    Args:
+        value: None gives an empty text, and an error of ours its summary.
+
+    Returns:
+        The text without terminal codes and control characters, with spaces for line ends.
+    """
+    text = value.summary if isinstance(value, ZooError) else "" if value is None else str(value)
+    return _CONTROLS.sub("", _BREAKS.sub(" ", _CODES.sub("", text))).strip()
+
+
+def shorten(text: str, length: int) -> str:
+    """Cuts a text at a word's end, and marks the cut with "…".
+
+    Args:
+        text: One line.
+        length: Characters to keep at most.
+    """
+    if len(text) <= length:
+        return text
+    kept = text[: length - 1]
+    words = kept.rpartition(" ")[0]
+    return (words if len(words) > length // 2 else kept).rstrip(" ,;:(") + "…"
 
 
 def _rebuild(kind: type[ZooError], fields: dict[str, Any]) -> ZooError:

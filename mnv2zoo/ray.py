@@ -135,7 +135,7 @@ class Worker:
         ready = [(path, prepared) for path, prepared in found if not isinstance(prepared, ImageReadError)]
         classified = iter(self.classifier(*zip(*ready, strict=True)) if ready else [])
         rows = [
-            {"image": path, "model": self.classifier.name, "predictions": [], "error": str(prepared)}
+            {"image": path, "model": self.classifier.name, "predictions": [], "error": prepared.summary}
             if isinstance(prepared, ImageReadError)
             else next(classified)
             for path, prepared in found
@@ -146,5 +146,7 @@ class Worker:
 
 def _errors(output: str) -> list[ImageReadError]:
     rows = pyarrow.dataset.dataset(output, format="parquet")
-    failed = rows.to_table(columns=["error"], filter=pyarrow.dataset.field("error").is_valid())
-    return [ImageReadError(error) for error in failed["error"].to_pylist()]
+    failed = rows.to_table(columns=["image", "error"], filter=pyarrow.dataset.field("error").is_valid())
+    return [
+        ImageReadError("an image was left out", found=row["error"], where=row["image"]) for row in failed.to_pylist()
+    ]

@@ -22,7 +22,7 @@ def main() -> None:
         sys.exit(0 if len(sys.argv) > 1 else 2)
     script = Path(sys.argv[1])
     if not script.is_file():
-        print(f"error: no such script: {script}\n{USAGE}", file=sys.stderr)
+        print(f"error: no such script: {script}\n  fix: {USAGE}", file=sys.stderr)
         sys.exit(2)
     sys.argv = sys.argv[1:]
     # As the interpreter does: a script finds its neighbours first.

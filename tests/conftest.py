@@ -45,6 +45,8 @@ from mnv2zoo import registry  # noqa: E402
 from mnv2zoo.weights import index  # noqa: E402
 
 torch.set_num_threads(1)
+# An error on stderr: a line for the problem, and at most four facts below it.
+BLOCK = r"(?m)^error: \S.*\n(?:  expected: \S.*\n)?(?:  found: \S.*\n)?(?:  where: \S.*\n)?(?:  fix: \S.*\n)?"
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 GOOGLE = SHARED / "weights/google_mobilenet_v2_1.0_224/model.safetensors"

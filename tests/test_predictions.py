@@ -127,7 +127,7 @@ def test_an_unfinished_run_is_not_mixed_with_another(tiny, photos, tmp_path):
     for paths, options in ((photos, {"topk": 1}), (photos, {"exact": True}), (photos / "00000.jpg", {})):
         with (
             pytest.warns(UserWarning, match="going on"),
-            pytest.raises(OutputError, match=r"other settings.*delete that file"),
+            pytest.raises(OutputError, match=r"(?s)other settings.*delete that file"),
         ):
             list(mnv2zoo.predict(paths, tiny, output=file, **options))
     with pytest.warns(UserWarning, match="going on after 2 images"):

@@ -81,7 +81,7 @@ def test_nothing_is_lost_or_twice_when_a_worker_is_killed(cluster, tiny, tmp_pat
     rows = pyarrow.parquet.read_table(output).to_pylist()
     assert sorted(row["image"] for row in rows) == sorted(map(str, photos.iterdir()))
     (error,) = told
-    assert "00003.jpg" in str(error)
+    assert Path(error.where).name == "00003.jpg"
     wanted = {row["image"]: row for row in mnv2zoo.predict(photos, tiny, topk=2) if isinstance(row, dict)}
     for row in rows:
         if row["error"]:
@@ -122,7 +122,7 @@ def test_the_command_tells_of_what_cannot_be_read(cluster, tiny, tmp_path, capsy
         main([*command, "--output", str(tmp_path / "rows")])
     out, err = capsys.readouterr()
     assert (exited.value.code, out) == (1, f"{tmp_path / 'rows'}\n")
-    assert "00001.jpg" in err.splitlines()[-1]
+    assert f"  where: {photos / '00001.jpg'}\n" in err
     with pytest.raises(SystemExit) as exited:
         main(command)
     assert exited.value.code == 2

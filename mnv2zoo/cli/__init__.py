@@ -18,6 +18,7 @@ import typer
 import mnv2zoo
 from mnv2zoo.cli import errors, evaluate, export, finetune, info, predict, weights
 from mnv2zoo.cli import list as list_
+from mnv2zoo.errors import one_line
 
 # typer's rich help pages would take as long again to make as all the rest of --help.
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -84,4 +85,4 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    print("warning:", " ".join(str(message).split()), file=sys.stderr)
+    print("warning:", one_line(message), file=sys.stderr)

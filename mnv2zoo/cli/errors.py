@@ -1,7 +1,8 @@
-"""From an error to the line that tells of it and to the exit status."""
+"""From an error to the block on stderr that reports it, and to the exit status."""
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 from collections.abc import Callable
@@ -13,41 +14,55 @@ from mnv2zoo.errors import DeviceError, RecipeError, UnknownArgumentError, Unkno
 
 # typer has this base of its errors about usage without exporting it.
 UsageError = typer.BadParameter.__mro__[1]
+_FIXES = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "Check who may read and write it."),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR), "Check the path."),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some disk space."),
+    errno.EROFS: "Choose a place that can be written.",
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "Raise the limit on open files, such as with `ulimit -n 4096`."),
+}
 
 
-def _usage(error: Any) -> str:
-    message = error.format_message()
-    stop = "" if message.endswith((".", "?")) else "."
-    return f"{message}{stop} See `{error.ctx.command_path if error.ctx else 'mnv2zoo'} --help`."
+def _itself(error: ZooError) -> ZooError:
+    return error
 
 
-def _system(error: OSError) -> str:
-    return f"{error.strerror}: {error.filename}" if error.filename else error.strerror or str(error)
+def _usage(error: Any) -> ZooError:
+    see = f"See `{error.ctx.command_path if error.ctx else 'mnv2zoo'} --help`."
+    return ZooError(error.format_message().rstrip("."), fix=see)
 
 
-def _unexpected(error: Exception) -> str:
-    return f"{type(error).__name__}: {error} (unexpected; --debug shows where it comes from)"
+def _system(error: OSError) -> ZooError:
+    files = [str(file) for file in (error.filename, error.filename2) if file is not None]
+    fix = _FIXES.get(error.errno or 0, "")
+    return ZooError(error.strerror or str(error) or type(error).__name__, where=" and ".join(files), fix=fix)
+
+
+def _unexpected(error: Exception) -> ZooError:
+    text = f"{type(error).__name__}: {error}".removesuffix(": ")
+    return ZooError(f"unexpected {text}", fix="Run the command again with --debug to see where it comes from.")
 
 
 # The first class that fits counts.
-TABLE: tuple[tuple[type[Exception], int, Callable[[Any], str]], ...] = (
+TABLE: tuple[tuple[type[Exception], int, Callable[[Any], ZooError]], ...] = (
     (UsageError, 2, _usage),
-    (UnknownModelError, 2, str),
-    (UnknownArgumentError, 2, str),
-    (DeviceError, 2, str),
-    (RecipeError, 2, str),
-    (ZooError, 1, str),
+    (UnknownModelError, 2, _itself),
+    (UnknownArgumentError, 2, _itself),
+    (DeviceError, 2, _itself),
+    (RecipeError, 2, _itself),
+    (ZooError, 1, _itself),
     (OSError, 1, _system),
+    (typer.Abort, 1, lambda error: ZooError("aborted")),
     (Exception, 1, _unexpected),
 )
 
 
 def report(error: Exception, debug: bool) -> int:
-    """Tells of an error on stderr.
+    """Reports an error on stderr: a line for the problem, and at most four short lines below it.
 
     Args:
         error: The error.
-        debug: Whether to print its traceback first.
+        debug: Whether to print its traceback first, which has the error's whole text.
 
     Returns:
         The exit status for it.
@@ -55,5 +70,7 @@ def report(error: Exception, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     status, describe = next((status, describe) for kind, status, describe in TABLE if isinstance(error, kind))
-    print("error:", " ".join(describe(error).split()), file=sys.stderr)
+    first, *rest = describe(error).lines(short=True)
+    # One write, so that processes that share a terminal do not mix their lines.
+    sys.stderr.write("\n".join(["error: " + first, *rest, ""]))
     return status

@@ -68,7 +68,7 @@ def verify(names: Names = None, as_json: Json = False, debug: Debug = False) -> 
             row = {"name": entry.name, **_verify(entry)}
         except IntegrityError as error:
             status = max(status, errors.report(error, debug))
-            row = {"name": entry.name, "status": "BAD", "path": str(error.where), "problem": str(error)}
+            row = {"name": entry.name, "status": "BAD", "path": str(error.where), "problem": error.summary}
         rows.append(row)
     if as_json:
         print_json(rows)

@@ -259,7 +259,7 @@ def _fastest(source: Source, precision: str, threads: int, expected: Any, cache:
         try:
             optimized, error = _built(name, source, precision, threads, expected, cache)
         except DeployError as failure:
-            attempts[name] = Attempt(name, None, None, str(failure))
+            attempts[name] = Attempt(name, None, None, failure.summary)
             continue
         attempts[name] = Attempt(name, _milliseconds(optimized, source.example), error, "slower")
         if best is None or attempts[name].milliseconds < attempts[best.engine].milliseconds:  # type: ignore[operator]

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from mnv2zoo.cli import main
-from tests.conftest import ROOT, as_bytes, random_state_dict, raw_entry
+from tests.conftest import BLOCK, ROOT, as_bytes, random_state_dict, raw_entry
 
 
 @dataclass
@@ -20,10 +21,10 @@ class Done:
 
     @property
     def errors(self):
-        """The lines of stderr, which are all errors."""
-        lines = self.err.splitlines()
-        assert all(line.startswith("error: ") for line in lines), self.err
-        return lines
+        """The blocks of stderr, which are all errors: a line for the problem, and at most four facts below it."""
+        blocks = re.findall(BLOCK, self.err)
+        assert "".join(blocks) == self.err, self.err
+        return blocks
 
 
 @pytest.fixture

@@ -40,15 +40,15 @@ def test_the_command_predicts_with_what_it_converted(tmp_path, run):
     assert "must be new or empty" in again.err
 
 
-def test_the_command_refuses_in_one_line(tmp_path, run):
+def test_the_command_refuses_in_one_block(tmp_path, run):
     torch.save(theirs("torchvision", "mnv2zoo_035", num_classes=3).state_dict(), tmp_path / "file.pth")
     (tmp_path / "names.txt").write_text("ant\nbee\n")
     (tmp_path / "broken.pt").write_bytes(b"\x80\x02junk")
     for arguments, status, told in (
         (["file.pth", "--model", "mnv2zoo_050"], 1, "They are the tensors of mnv2zoo_035 in the layout torchvision"),
         (["file.pth", "--model", "mnv2zoo_05"], 2, "mnv2zoo_050"),
-        (["file.pth", "--labels", tmp_path / "names.txt"], 1, "expected 3 names, found 2"),
-        (["broken.pt"], 1, "expected a sound .pt file"),
+        (["file.pth", "--labels", tmp_path / "names.txt"], 1, "expected: 3 names\n  found: 2"),
+        (["broken.pt"], 1, "expected: a sound .pt file"),
         (["none.h5"], 1, "Check the path"),
     ):
         first, *others = arguments

@@ -53,9 +53,9 @@ def test_the_module_is_the_command():
     ("args", "told"),
     [
         (["lost"], "No such command 'lost'"),
-        (["weights"], "Missing command. See `mnv2zoo weights --help`."),
-        (["info"], "Missing argument 'NAME'. See `mnv2zoo info --help`."),
-        (["list", "--lost"], "No such option: --lost. See `mnv2zoo list --help`."),
+        (["weights"], "Missing command\n  fix: See `mnv2zoo weights --help`."),
+        (["info"], "Missing argument 'NAME'\n  fix: See `mnv2zoo info --help`."),
+        (["list", "--lost"], "No such option: --lost\n  fix: See `mnv2zoo list --help`."),
         (["info", "mnv2zoo_10"], "mnv2zoo_100"),
         (["info", "mnv2zoo_100.lost"], "no such weights"),
         (["info", "runs/lost"], "A path has to lead to a folder"),
@@ -66,7 +66,7 @@ def test_the_module_is_the_command():
     ],
     ids=" ".join,
 )
-def test_bad_usage_is_one_line_and_status_2(run, args, told):
+def test_bad_usage_is_one_block_and_status_2(run, args, told):
     done = run(*args)
     assert (done.status, done.out, len(done.errors)) == (2, "", 1)
     assert told in done.err
@@ -77,20 +77,39 @@ def test_no_arguments_ask_for_help(run):
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "line"),
+    ("error", "status", "block"),
     [
-        (typer.BadParameter("no"), 2, "error: Invalid value: no. See `mnv2zoo --help`."),
-        (UnknownModelError("unknown", found="x"), 2, "error: unknown: found x"),
+        (typer.BadParameter("no"), 2, "error: Invalid value: no\n  fix: See `mnv2zoo --help`."),
+        (UnknownModelError("unknown", found="x"), 2, "error: unknown\n  found: x"),
         (UnknownArgumentError("unexpected"), 2, "error: unexpected"),
         (ConversionError("does not fit"), 1, "error: does not fit"),
-        (IntegrityError("wrong hash", expected="a\nb", fix="Go."), 1, "error: wrong hash: expected a b. Go."),
-        (PermissionError(13, "Permission denied", "a.json"), 1, "error: Permission denied: a.json"),
-        (KeyError("k"), 1, "error: KeyError: 'k' (unexpected; --debug shows where it comes from)"),
+        (
+            IntegrityError("wrong hash", expected="a\nb", where="a  file", fix="Go."),
+            1,
+            "error: wrong hash\n  expected: a b\n  where: a  file\n  fix: Go.",
+        ),
+        (
+            PermissionError(13, "Permission denied", "a.json"),
+            1,
+            "error: Permission denied\n  where: a.json\n  fix: Check who may read and write it.",
+        ),
+        (OSError("no disk"), 1, "error: no disk"),
+        (
+            KeyError("k"),
+            1,
+            "error: unexpected KeyError: 'k'\n  fix: Run the command again with --debug to see where it comes from.",
+        ),
+        (
+            MemoryError(),
+            1,
+            "error: unexpected MemoryError\n  fix: Run the command again with --debug to see where it comes from.",
+        ),
+        (typer.Abort(), 1, "error: aborted"),
     ],
 )
-def test_every_error_has_its_status_and_is_one_line(capsys, error, status, line):
+def test_every_error_has_its_status_and_is_one_block(capsys, error, status, block):
     assert errors.report(error, debug=False) == status
-    assert capsys.readouterr() == ("", f"{line}\n")
+    assert capsys.readouterr() == ("", f"{block}\n")
 
 
 def test_debug_adds_the_traceback(run, monkeypatch):
@@ -132,7 +151,7 @@ def test_a_reader_that_has_seen_enough_is_no_failure_to_tell_of():
     assert command.returncode == 1
 
 
-def test_a_bad_index_file_is_one_line(tmp_path):
+def test_a_bad_index_file_is_one_block(tmp_path):
     (tmp_path / "index.json").write_text("{")
     done = process("list", env={"MNV2ZOO_WEIGHTS_INDEX": str(tmp_path / "index.json")})
     assert (done.status, done.out, len(done.errors)) == (1, "", 1)

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import sys
 
 import numpy as np
@@ -83,7 +84,7 @@ def test_what_cannot_be_read_is_told_of_and_the_rest_goes_on(run, zoo, photos, t
     (tmp_path / "photos/more/d.jpg").write_bytes(b"")
     done = predict(run, "lost.jpg", "photos", "*.gif", "--json", "--batch-size", 2, "--output", "rows.jsonl")
     assert done.status == 1
-    named = [line.rpartition(" ")[2] for line in done.errors]
+    named = re.findall("where: (.*)", done.err)
     assert named == ["lost.jpg", "*.gif", "photos/b.png", "photos/more/d.jpg"]
     assert [row["image"] for row in rows(done)] == [photos[i] for i in (0, 2, 4)]
     assert (tmp_path / "rows.jsonl").read_text() == done.out

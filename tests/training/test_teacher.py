@@ -87,8 +87,9 @@ def test_its_weights_stay_and_only_the_student_gets_gradients(run):
 
 def test_other_classes_are_an_error(run):
     folder, _ = run(("blue", "green", "yellow"))
-    with pytest.raises(RecipeError, match=r"a teacher of other classes.*'red' is in only one of the two"):
+    with pytest.raises(RecipeError, match="a teacher of other classes") as caught:
         Teacher(str(folder), CLASSES, recipe.make(), PREPROCESSING)
+    assert "'red' is in only one of the two" in caught.value.summary
     with pytest.raises(UnknownModelError):
         Teacher("nobody", CLASSES, recipe.make(), PREPROCESSING)
 

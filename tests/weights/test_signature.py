@@ -141,7 +141,7 @@ def huge_key(signed, keys):
 def test_anything_else_is_an_error_that_names_the_file_and_the_remedy(signed, keys, change, file, fix):
     index.read(signed)
     change(signed, keys)
-    with pytest.raises(WeightsIndexError, match=f"{file}.*{fix}"):
+    with pytest.raises(WeightsIndexError, match=f"(?s){file}.*{fix}"):
         index.read(signed)
 
 
@@ -170,7 +170,7 @@ def test_the_shipped_index_needs_a_signature_too_and_the_import_succeeds(keys, t
             [sys.executable, "-c", program], cwd=package, env=env, capture_output=True, text=True, check=True
         ).stdout
 
-    assert f"in {package / 'weights_index.json.sig'}" in imported()
+    assert f"where: {package / 'weights_index.json.sig'}" in imported()
     index.sign(package / "weights_index.json", keys / "key.pem", no_password)
     assert imported() == f"{len(index.parse((ROOT / 'weights_index.json').read_text(), ROOT))}\n"
 
@@ -220,7 +220,7 @@ def test_what_is_no_private_key_of_ours_signs_nothing(signed, keys, file):
     (keys / "text").write_text("no key")
     (keys / "huge").write_bytes(b" " * 2**17 + (keys / "key.pem").read_bytes())
     no_signature(signed, keys)
-    with pytest.raises(WeightsError, match=f"cannot sign with this key.*{file}"):
+    with pytest.raises(WeightsError, match=f"(?s)cannot sign with this key.*{file}"):
         index.sign(signed, keys / file, no_password)
     assert not signature.path_of(signed).exists()
 
