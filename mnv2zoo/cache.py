@@ -21,14 +21,15 @@ from typing import TypeVar
 
 import numpy as np
 import safetensors.numpy
-from filelock import FileLock
 
+from mnv2zoo import system
 from mnv2zoo.errors import DeployError, one_line
-from mnv2zoo.files import whole_file
+from mnv2zoo.files import locked, whole_file
 from mnv2zoo.runtimes import Parts
 
 T = TypeVar("T")
 FACTS = "facts"
+LOCK_SECONDS = 900  # an engine of int8 takes minutes on a slow machine
 
 
 @dataclass(frozen=True)
@@ -121,13 +122,13 @@ def _write(file: Path, known: bytes, parts: Parts) -> None:
     arrays = {name: np.frombuffer(part, np.uint8) for name, part in {**parts, FACTS: known}.items()}
     content = safetensors.numpy.save(arrays)
     with whole_file(file) as opened:
-        os.fchmod(opened.fileno(), 0o600)
+        system.forbid_others(opened.fileno())
         opened.write(hashlib.sha256(content).hexdigest().encode() + b"\n")
         opened.write(content)
 
 
 def _require_private(path: Path, status: os.stat_result) -> None:
-    if status.st_uid not in (os.geteuid(), 0) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if system.others_may_write(status):
         raise DeployError(
             "others may write what would be run here",
             expected="an owner who alone may write",
@@ -139,13 +140,20 @@ def _require_private(path: Path, status: os.stat_result) -> None:
 
 @contextlib.contextmanager
 def _alone(file: Path) -> Iterator[None]:
-    lock = FileLock(file.with_suffix(".lock"))
-    with _told(file.parent):
-        lock.acquire()
-    try:
+    lock = file.with_suffix(".lock")
+    with contextlib.ExitStack() as stack:
+        with _told(file.parent):
+            try:
+                stack.enter_context(locked(lock, LOCK_SECONDS))
+            except TimeoutError as error:
+                raise DeployError(
+                    "another process has not finished the cache entry that is needed",
+                    expected=f"to wait {LOCK_SECONDS} s at most",
+                    found=error.strerror,
+                    where=lock,
+                    fix="End the process that holds this lock, or name another folder.",
+                ) from error
         yield
-    finally:
-        lock.release()
 
 
 @contextlib.contextmanager

@@ -67,7 +67,23 @@ VARIABLES = (WEIGHTS_DIR, WEIGHTS_INDEX, INDEX_PUBKEY, REQUIRE_PINNED, HOME, DOW
 
 def _path(variable: Variable) -> Path | None:
     value = os.environ.get(variable.name, "")
-    return Path(value).expanduser() if value else None
+    return _expanded(value) if value else None
+
+
+def _expanded(value: str) -> Path:
+    return Path(os.path.expanduser(value))  # noqa: PTH111  # that of pathlib raises where there is no home folder
+
+
+def is_homeless(path: Path) -> bool:
+    """Whether a path still begins with `~`, because the user it names has no home folder.
+
+    Args:
+        path: A path of this module, or of a library that expands `~` in the same way.
+
+    Returns:
+        Whether it cannot be used.
+    """
+    return path.parts[:1] != () and path.parts[0].startswith("~")
 
 
 def weights_dir() -> Path | None:
@@ -110,9 +126,9 @@ def home() -> Path:
     """Where the package keeps its small state.
 
     Returns:
-        The folder; it need not exist.
+        The folder. It need not exist; it begins with `~` if the user has no home folder.
     """
-    return _path(HOME) or Path("~/.cache/mnv2zoo").expanduser()
+    return _path(HOME) or _expanded("~/.cache/mnv2zoo")
 
 
 def download_timeout() -> float:

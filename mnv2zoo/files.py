@@ -8,8 +8,11 @@ import os
 import tempfile
 import uuid
 from collections.abc import Iterator
+from io import RawIOBase
 from pathlib import Path
 from typing import BinaryIO
+
+from filelock import FileLock, Timeout
 
 MAX_BYTES = 2**30  # the most that is read from a file of weights whose size nobody vouches for; the largest has 25 MB
 
@@ -32,6 +35,56 @@ def place(path: Path) -> Path:
     if path.exists() and not path.is_file():
         raise FileExistsError(errno.EEXIST, "not a regular file", str(path))
     return path
+
+
+def read_all(file: RawIOBase, size: int) -> bytes:
+    """Reads an unbuffered file to its end, which must come after so many bytes.
+
+    One read of an unbuffered file may give less than was asked for: over a network or FUSE file system, or
+    beyond two gigabytes.
+
+    Args:
+        file: The open file.
+        size: The bytes that it holds.
+
+    Returns:
+        Its content.
+
+    Raises:
+        OSError: If it ends earlier or later: it was changed while it was read.
+    """
+    parts, left = [], size
+    while left and (part := file.read(left)):
+        parts.append(part)
+        left -= len(part)
+    if left or file.read(1):
+        raise OSError(f"the file changed while it was read: it ends {'before' if left else 'after'} {size} bytes")
+    return b"".join(parts)
+
+
+@contextlib.contextmanager
+def locked(file: Path, seconds: float) -> Iterator[None]:
+    """Holds a lock file, so that no other process does at the same time.
+
+    Args:
+        file: The lock file.
+        seconds: How long to wait for another process that holds it.
+
+    Raises:
+        TimeoutError: If another process held it all that time.
+        OSError: If it cannot be written, or the file system has no locks.
+    """
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=seconds)
+    except Timeout:
+        raise TimeoutError(errno.ETIMEDOUT, f"another process has held it for {seconds:.0f} s", str(file)) from None
+    except NotImplementedError as error:  # older releases of filelock, where a file system has no locks
+        raise OSError(errno.ENOLCK, str(error), str(file)) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager
@@ -85,4 +138,10 @@ def whole_folder(path: Path) -> Iterator[Path]:
         made = Path(aside) / "made"
         made.mkdir()
         yield made
-        made.replace(path)
+        try:
+            made.replace(path)
+        except OSError:
+            if not path.is_dir():
+                raise
+            path.rmdir()  # Windows replaces no folder, not even an empty one
+            made.replace(path)

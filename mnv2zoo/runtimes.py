@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mnv2zoo import system
 from mnv2zoo.errors import DeployError
 
 Array = NDArray[np.float32]
@@ -49,7 +50,7 @@ def cores() -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # of a list, the first
     if asked.isdecimal() and int(asked):
         return int(asked)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return system.cores()
 
 
 def onnxruntime(parts: Parts, shape: Sequence[int], precision: str, threads: int) -> Runner:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "mnv2zoo"
 NAMES = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
 NAMES = NAMES - {"__init__"} | {"mnv2zoo"}
-STANDARD_LIBRARY_ONLY = ("errors", "environment", "architecture")
+STANDARD_LIBRARY_ONLY = ("errors", "environment", "system", "architecture")
 
 
 def allowed() -> dict[str, set[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -12,6 +11,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from mnv2zoo import system
 from mnv2zoo.training.recipe import Recipe
 
 T = TypeVar("T")
@@ -36,8 +36,7 @@ def give_way(worker: int) -> None:
 
     A step's threads wait for each other many times; one that is interrupted keeps all waiting.
     """
-    if hasattr(os, "nice"):  # which Windows lacks
-        os.nice(19)
+    system.give_way()
 
 
 def test_loader(dataset: Dataset[Any], recipe: Recipe, workers: int) -> DataLoader[Any]:

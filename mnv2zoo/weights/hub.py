@@ -153,7 +153,7 @@ class Hub:
     def _ask(self, file: HubFile, do: str, revision: str | None, **arguments: Any) -> dict[str, Any]:
         if constants.HF_HUB_OFFLINE:
             _unavailable(file, "OfflineModeIsEnabled: HF_HUB_OFFLINE is set")
-        seconds = self._seconds_left(file)
+        seconds = self.seconds_left(file)
         job = {
             "do": do,
             "repo_id": file.repo_id,
@@ -187,7 +187,18 @@ class Hub:
             _unavailable(file, f"the process that downloads ended with status {done.returncode}")
         return answer
 
-    def _seconds_left(self, file: HubFile) -> float:
+    def seconds_left(self, file: HubFile) -> float:
+        """How much time is left for a file; the first call starts the clock.
+
+        Args:
+            file: The file, for messages.
+
+        Returns:
+            Seconds, above 0.
+
+        Raises:
+            WeightsUnavailableError: If `MNV2ZOO_DOWNLOAD_TIMEOUT` is not a number of seconds above 0.
+        """
         if self.deadline is None:
             seconds = environment.download_timeout()
             if not 0 < seconds < math.inf:

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from mnv2zoo import convert, environment
-from mnv2zoo.errors import IntegrityError, UnpinnedWeightsError, WeightsUnavailableError
-from mnv2zoo.files import MAX_BYTES, whole_file
+from mnv2zoo import convert, environment, system
+from mnv2zoo.errors import IntegrityError, UnpinnedWeightsError, WeightsError, WeightsUnavailableError
+from mnv2zoo.files import MAX_BYTES, read_all, whole_file
 from mnv2zoo.weights import index, trust
 from mnv2zoo.weights.hub import Hub, HubFile, mirror_hint
 from mnv2zoo.weights.index import WeightsEntry
@@ -109,19 +109,23 @@ def tensors(file: Verified, model_name: str, layout: str | None) -> dict[str, Te
         IntegrityError: If the bytes are no safetensors file.
         ConversionError: If the tensors do not fit the layout.
     """
+    state_dict = _parsed(file)
+    return state_dict if layout == "timm" else convert.to_native(state_dict, model_name, layout)
+
+
+def _parsed(file: Verified) -> dict[str, Tensor]:
     import safetensors.torch
 
     try:
-        state_dict = safetensors.torch.load(file.data)
+        return safetensors.torch.load(file.data)
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise IntegrityError(
             "not a safetensors file",
             expected="tensors in the safetensors format",
             found=f"{type(error).__name__}: {error}",
             where=file.path,
-            fix="Ask whoever published the file for a sound one.",
+            fix="Ask whoever published the file for a valid one.",
         ) from error
-    return state_dict if layout == "timm" else convert.to_native(state_dict, model_name, layout)
 
 
 def verified(source: WeightsEntry | HubFile, cache_dir: str | Path | None = None) -> Verified:
@@ -205,47 +209,54 @@ def _replace(file: HubFile, pin: Record, revision: str | None, hub: Hub, error: 
 
 
 def _first_used(file: HubFile, hub: Hub) -> Verified:
-    """Verifies a file whose hash no index knows: against the record of first use, or else the Hub's word."""
-    listed = {entry.sha256 for entry in index.entries().values()}
-    record = trust.records().get(file.location)
-    if environment.require_pinned():
-        # A file that no index lists may still be one that an index knows, under another address.
-        record = record or (
-            hub.describe(file) if file.location not in {entry.location for entry in index.entries().values()} else None
-        )
-        if record is None or record.sha256 not in listed:
-            raise UnpinnedWeightsError(
-                "weights without a pinned hash are refused",
-                expected="a SHA-256 in an index",
-                found="none" if record is None else f"sha256 {record.sha256}, which no index lists",
-                where=file.location,
-                fix=f"Pin them (`mnv2zoo weights pin {file.name}` prints the entry), or unset MNV2ZOO_REQUIRE_PINNED.",
-            )
-    if record is not None:
-        return _pinned(file, record, hub)
+    """Verifies a file whose hash no index has for its location, against the record of its first use.
 
+    At the first use, that is the Hub's word, or a mirror's file where the Hub cannot be asked. It is
+    recorded always: bytes that some index entry vouches for today may be others at this location tomorrow.
+    """
+    record = trust.records().get(file.location)
+    if record is not None:
+        _require_listed(file, record)
+        return _pinned(file, record, hub)
+    if file.location in {entry.location for entry in index.entries().values()}:
+        _require_listed(file, None)  # the Hub need not be asked about an entry that says itself that it has no hash
     try:
         record = hub.describe(file)
     except WeightsUnavailableError:
-        for path in _in_mirror(file, None)[:1]:
-            found = _read(path, None, None, "Correct the mirror that MNV2ZOO_WEIGHTS_DIR names.")
-            tensors(found, file.name, None)
-            record = Record(None, found.sha256, len(found.data))
-            _remember(file, record, f"the mirror ({path}), because the Hub could not be asked")
-            return found
-        raise
-    found = _pinned(file, record, hub)
-    if record.sha256 not in listed:
-        _remember(file, record, f"the Hub, at commit {record.commit}")
-    return found
-
-
-def _remember(file: HubFile, record: Record, witness: str) -> None:
-    if trust.remember(file.location, record):
+        in_mirror = _in_mirror(file, None)
+        if not in_mirror:
+            raise
+        found = _read(in_mirror[0], None, None, "Correct the mirror that MNV2ZOO_WEIGHTS_DIR names.")
+        record = Record(None, found.sha256, len(found.data))
+        _require_listed(file, record)
+        _parsed(found)  # what is no safetensors file is not trusted either
+        witness = f"the mirror ({found.path}), because the Hub could not be asked"
+    else:
+        _require_listed(file, record)
+        found = _pinned(file, record, hub)
+        witness = f"the Hub, at commit {record.commit}"
+    if trust.remember(file.location, record, min(trust.LOCK_SECONDS, hub.seconds_left(file))) and not _listed(record):
         warnings.warn(
             f"{file.name}: no index pins these weights, so they are trusted on first use: sha256 {record.sha256} from "
             f"{witness}. Every later load must match (recorded in {trust.path()}).",
             stacklevel=2,
+        )
+    return found
+
+
+def _listed(record: Record) -> bool:
+    return record.sha256 in {entry.sha256 for entry in index.entries().values()}
+
+
+def _require_listed(file: HubFile, record: Record | None) -> None:
+    """Refuses a file whose hash no index has, not even under another location, where that is demanded."""
+    if environment.require_pinned() and (record is None or not _listed(record)):
+        raise UnpinnedWeightsError(
+            f"{file.name} has no pinned hash",
+            expected="a SHA-256 in an index",
+            found="none" if record is None else f"sha256 {record.sha256}, which no index lists",
+            where=file.location,
+            fix=f"Pin them (`mnv2zoo weights pin {file.name}` prints the entry), or unset MNV2ZOO_REQUIRE_PINNED.",
         )
 
 
@@ -253,6 +264,14 @@ def _in_mirror(file: HubFile, sha256: str | None) -> list[Path]:
     mirror = environment.weights_dir()
     if mirror is None:
         return []
+    if environment.is_homeless(mirror):
+        raise WeightsError(
+            "the mirror is in a home folder that does not exist",
+            expected="a folder",
+            found=str(mirror),
+            where=environment.WEIGHTS_DIR.name,
+            fix="Give its whole path.",
+        )
     places = [mirror / file.repo_id / file.filename]
     if sha256 is not None:
         places.append(mirror / f"{sha256}.safetensors")
@@ -277,8 +296,7 @@ def _read(path: Path, sha256: str | None, size: int | None, fix: str) -> Verifie
 
     limit = size or MAX_BYTES
     try:
-        # Without O_NONBLOCK, opening a FIFO would wait for a writer for ever.
-        with open(path, "rb", buffering=0, opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK)) as file:
+        with system.open_regular(path) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 bad("not a regular file", "a file", stat.filemode(status.st_mode))
@@ -286,12 +304,12 @@ def _read(path: Path, sha256: str | None, size: int | None, fix: str) -> Verifie
                 bad("wrong size", f"{size} bytes", f"{status.st_size} bytes")
             if status.st_size > limit:
                 bad("file too large", f"at most {limit} bytes", f"{status.st_size} bytes")
-            data = file.read(status.st_size)
+            data = read_all(file, status.st_size)
     except OSError as error:
         raise IntegrityError(
             "cannot read the file",
             expected="a file that can be read",
-            found=f"{type(error).__name__}: {error.strerror}",
+            found=f"{type(error).__name__}: {error.strerror or error}",
             where=path,
             fix=fix,
         ) from error
@@ -356,12 +374,16 @@ def pin(entry: WeightsEntry, cache_dir: str | Path | None = None) -> WeightsEntr
         The entry with revision, hash and size.
 
     Raises:
-        IntegrityError: If the Hub gives no SHA-256, or bytes that do not match it.
+        IntegrityError: If the Hub gives no SHA-256, bytes that do not match it, or others than at their first use.
         WeightsUnavailableError: If it cannot be asked.
     """
     if entry.bundled is not None:
         return entry
-    record = Hub(cache_dir).describe(_hub_file(entry))
+    file = _hub_file(entry)
+    record = Hub(cache_dir).describe(file)
+    first = None if file.pin else trust.records().get(file.location)
+    if first is not None:
+        trust.require_same(file.location, first, record)
     pinned = replace(entry, revision=record.commit, sha256=record.sha256, size=record.size)
     tensors(verified(pinned, cache_dir), entry.name, entry.layout)
     return pinned

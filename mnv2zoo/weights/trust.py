@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
 from mnv2zoo import environment
 from mnv2zoo.errors import IntegrityError, WeightsError
-from mnv2zoo.files import whole_file
+from mnv2zoo.files import locked, whole_file
+
+LOCK_SECONDS = 10  # the record is locked for milliseconds at a time
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,20 @@ class Record:
 
 
 def path() -> Path:
-    """The file that holds the record; it need not exist."""
-    return environment.home() / "first_use.json"
+    """The file that holds the record; it need not exist.
+
+    Raises:
+        WeightsError: If the user has no home folder and `MNV2ZOO_HOME` is not set.
+    """
+    home = environment.home()
+    if environment.is_homeless(home):
+        raise WeightsError(
+            "there is no folder for the record of first use",
+            expected=f"a home folder, or a folder in {environment.HOME.name}",
+            found=f"{home}, and this user has no home folder",
+            fix=f"Set {environment.HOME.name} to a folder that can be written.",
+        )
+    return home / "first_use.json"
 
 
 def records() -> dict[str, Record]:
@@ -57,7 +69,9 @@ def records() -> dict[str, Record]:
             raise ValueError("a record with a commit, hash or size that is none")
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except OSError as error:
+        raise _unusable(file, "read", error) from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise WeightsError(
             "cannot read the record of first use",
             expected="the JSON file that this package wrote",
@@ -81,12 +95,13 @@ def sound(record: Record) -> bool:
     return commit_ok and re.fullmatch(r"[0-9a-f]{64}", record.sha256) is not None and record.size > 0
 
 
-def remember(location: str, record: Record) -> bool:
+def remember(location: str, record: Record, seconds: float = LOCK_SECONDS) -> bool:
     """Writes down what was found at a location.
 
     Args:
         location: The location.
         record: What was found there.
+        seconds: How long to wait for another process that writes to the record.
 
     Returns:
         Whether it is new; False if another process wrote down the same in the meantime.
@@ -95,19 +110,33 @@ def remember(location: str, record: Record) -> bool:
         IntegrityError: If something else is written down for the location.
         WeightsError: If the record cannot be read or written.
     """
-    with _changing() as known:
+    with _changing(seconds) as known:
         if location not in known:
             known[location] = record
             return True
-        if known[location].sha256 != record.sha256:
-            raise IntegrityError(
-                "weights are not those of their first use",
-                expected=f"sha256 {known[location].sha256}",
-                found=f"sha256 {record.sha256}",
-                where=location,
-                fix="If the change is intended, run `mnv2zoo weights forget NAME` and load them again.",
-            )
+        require_same(location, known[location], record)
         return False
+
+
+def require_same(location: str, known: Record, found: Record) -> None:
+    """Refuses weights that are not those of their first use.
+
+    Args:
+        location: The location.
+        known: What was found at the first use.
+        found: What was found now.
+
+    Raises:
+        IntegrityError: If their hashes differ.
+    """
+    if known.sha256 != found.sha256:
+        raise IntegrityError(
+            "these weights are not those of the first use",
+            expected=f"sha256 {known.sha256}",
+            found=f"sha256 {found.sha256}",
+            where=location,
+            fix="If the change is intended, run `mnv2zoo weights forget NAME` and load them again.",
+        )
 
 
 def forget(location: str) -> bool:
@@ -129,25 +158,37 @@ def forget(location: str) -> bool:
 
 
 @contextlib.contextmanager
-def _changing() -> Iterator[dict[str, Record]]:
+def _changing(seconds: float = LOCK_SECONDS) -> Iterator[dict[str, Record]]:
     """Gives the record for changing, and writes it atomically and under a lock."""
     file = path()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{file}.lock"):
+        with locked(file.with_name(f"{file.name}.lock"), seconds):
             known = records()
             before = dict(known)
             yield known
             if known != before:
                 _write(file, known)
-    except OSError as error:
+    except TimeoutError as error:
         raise WeightsError(
-            "cannot write the record of first use",
-            expected="a folder that can be written",
-            found=f"{type(error).__name__}: {error}",
-            where=file,
-            fix="Make it writable, or set MNV2ZOO_HOME to a folder that is.",
+            "the record of first use is locked",
+            expected="a lock that is held for a moment",
+            found=error.strerror,
+            where=error.filename,
+            fix="End the process that holds this lock, or set MNV2ZOO_HOME to another folder.",
         ) from error
+    except OSError as error:
+        raise _unusable(file, "write", error) from error
+
+
+def _unusable(file: Path, do: str, error: OSError) -> WeightsError:
+    return WeightsError(
+        f"cannot {do} the record of first use",
+        expected=f"a folder that this user can {do}",
+        found=f"{type(error).__name__}: {error.strerror or error}",
+        where=file,
+        fix="Correct the permissions of that folder, or set MNV2ZOO_HOME to another one.",
+    )
 
 
 def _write(file: Path, known: dict[str, Record]) -> None:
