@@ -217,7 +217,7 @@ def test_a_place_without_images_is_an_error_that_names_it(tree, tmp_path, place)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ImageReadError, match="no images") as caught:
         discover.find(place)
-    assert str(caught.value).endswith(f"in {place}")
+    assert caught.value.where == place
 
 
 def test_images_are_read_in_order_and_only_so_far_ahead(tmp_path):
