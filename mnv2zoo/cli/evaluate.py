@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Annotated
 
@@ -15,6 +16,7 @@ EXAMPLE = """\b
 Examples:
   mnv2zoo evaluate photos --model run
   mnv2zoo evaluate photos --model run --split val --json
+  mnv2zoo evaluate more-photos --model run --all
 """
 
 
@@ -25,8 +27,25 @@ def command(
     ] = "mnv2zoo_100",
     split: Annotated[
         str | None,
-        typer.Option(metavar="SPLIT", help="train, val or test; by default the last of them that is there."),
+        typer.Option(
+            metavar="SPLIT",
+            help="train, val or test: of the run if the photos are those it trained on, else of DATA. By default the "
+            "run's held-out part; on other photos the last split there is, or all photos.",
+            show_default=False,
+        ),
     ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Use all photos, those that the run trained on too.")] = False,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="classes|splits",
+            help="Whether the folders in DATA are classes or splits; by default what they look like.",
+            show_default=False,
+        ),
+    ] = None,
+    train_dir: Annotated[str | None, typer.Option(help="Folder of the training images.", show_default=False)] = None,
+    val_dir: Annotated[str | None, typer.Option(help="Folder of the validation images.", show_default=False)] = None,
+    test_dir: Annotated[str | None, typer.Option(help="Folder of the test images.", show_default=False)] = None,
     skip_bad_images: Annotated[bool, typer.Option("--skip-bad-images", help="Leave out what cannot be read.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images that go through the network at once.")] = 32,
     device: Annotated[
@@ -36,6 +55,8 @@ def command(
     debug: Debug = False,
 ) -> None:
     """Measure a network on photos.
+
+    On the photos that a run trained on, only those that it held out are used. A line says which photos were measured.
 
     The photos' folders must bear names of the network's classes: for ImageNet's 1000 classes their names
     or synsets, such as n01440764.
@@ -47,9 +68,22 @@ def command(
         with progress("classifying", total) as (_, advance):
             yield advance
 
+    if every and split is not None:
+        raise typer.BadParameter("cannot be combined with --split", param_hint="--all")
     scores = evaluate(
-        data, model, split=split, skip_bad_images=skip_bad_images, batch_size=batch_size, device=device, progress=show
+        data,
+        model,
+        split="all" if every else split,
+        layout=layout,
+        train_dir=train_dir,
+        val_dir=val_dir,
+        test_dir=test_dir,
+        skip_bad_images=skip_bad_images,
+        batch_size=batch_size,
+        device=device,
+        progress=show,
     )
+    print(f"evaluated on {scores.measured}", file=sys.stderr if as_json else sys.stdout)
     if as_json:
         print_json({"model": model, "data": data} | scores.to_json())
         return

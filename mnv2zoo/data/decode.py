@@ -51,6 +51,27 @@ def read(source: str | Path | BytesIO, where: object = None, at_least: int | Non
     return _decode(source, where, at_least)[0]
 
 
+def to_rgb(image: Image.Image, where: object) -> Image.Image:
+    """Makes of an image that Pillow has opened what `read` makes of a file.
+
+    Args:
+        image: The image, in any mode.
+        where: What errors call it.
+
+    Returns:
+        Upright 8-bit RGB.
+
+    Raises:
+        ImageReadError: If it cannot be decoded, or is too thin to work with.
+    """
+    try:
+        _check_shape(*image.size)
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image))
+    except Exception as error:  # decoders raise nearly anything at bytes that they did not expect
+        raise ImageReadError("cannot read the image", found=_reason(error), where=where) from error
+
+
 def oddities(source: str | Path | BytesIO, where: object = None) -> tuple[str, ...]:
     """Reads an image as `read` does, and tells what is out of the ordinary about it.
 

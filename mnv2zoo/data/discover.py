@@ -1,19 +1,159 @@
-"""Finding images."""
+"""Finding images: one rule for what an image, a split and a folder to search is.
+
+Every command follows it, in folders and in tar files alike:
+
+- An image is a file with an image's ending, in whatever case.
+- Hidden files and folders, and those that operating systems leave behind, are passed over.
+- Links to files and folders are followed, but not back to a folder that leads to them.
+- Whatever is found and not used is counted, and said in one line.
+"""
 
 from __future__ import annotations
 
 import glob
 import hashlib
+import itertools
 import os
+import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from PIL import Image
 
 from mnv2zoo.data.decode import FORMATS
+from mnv2zoo.data.tree import File, Folder, TarFolder
 from mnv2zoo.errors import ImageReadError
 
 EXTENSIONS = frozenset(ext for ext, name in Image.registered_extensions().items() if name in FORMATS)
+
+# Names that folders and tar files of a split go by.
+SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "validation", "valid", "dev"),
+    "test": ("test", "testing"),
+}
+SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
+
+# What operating systems and network drives leave behind, beside names that begin with a dot.
+SYSTEM = frozenset(
+    name.lower()
+    for name in (
+        "__MACOSX", "__pycache__", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found",
+        "Thumbs.db", "ehthumbs.db", "desktop.ini", "Icon\r",
+    )
+)  # fmt: skip
+MOST = 5  # kinds that a line names
+
+Parts = tuple[str, ...]
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of that name is passed over, such as `._x.jpg`, `.Trash` and `__MACOSX`."""
+    return name.startswith(".") or name.lower() in SYSTEM
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of that name is taken for an image."""
+    return PurePath(name).suffix.lower() in EXTENSIONS
+
+
+class Unused:
+    """What was found and not used, counted by what it is."""
+
+    def __init__(self) -> None:
+        self._files: Counter[str] = Counter()
+        self._folders: Counter[str] = Counter()
+
+    def add(self, what: str, count: int = 1) -> None:
+        """Counts something, such as a `.heic file` or a `folder eval/`."""
+        (self._folders if what.endswith("/") else self._files)[what] += count
+
+    def __bool__(self) -> bool:
+        return bool(self._files or self._folders)
+
+    def __str__(self) -> str:
+        """One line, such as `ignored: 9 .heic files, folder eval/`."""
+        files = [_plural(what, count) for what, count in self._files.most_common(MOST)]
+        if rest := self._files.total() - sum(count for _, count in self._files.most_common(MOST)):
+            files.append(_plural("other file", rest))
+        folders = [
+            what if count == 1 else f"{count} {what.replace('folder ', 'folders ', 1)}"
+            for what, count in self._folders.most_common(MOST)
+        ]
+        if (rest := len(self._folders) - MOST) > 0:
+            folders.append(_plural("other folder", rest))
+        return "ignored: " + ", ".join(files + folders)
+
+
+def _plural(what: str, count: int) -> str:
+    if count == 1:
+        return f"1 {what}"
+    for noun in ("file", "image", "link", "folder"):
+        if noun in what:
+            return f"{count} {what.replace(noun, noun + 's', 1)}"
+    return f"{count} {what}"
+
+
+class Passed(str):
+    """A thing that is not an image to use, in words for `Unused.add`."""
+
+    __slots__ = ()
+
+
+def below(
+    folder: Folder | TarFolder, parts: Parts = (), above: tuple[str, ...] = ()
+) -> Iterator[tuple[Parts, File | Folder | TarFolder | Passed | ImageReadError]]:
+    """Searches a folder through all its levels, in order of names.
+
+    Args:
+        folder: The folder.
+        parts: Its path below the place that is searched.
+        above: The real paths of the folders that led to it.
+
+    Yields:
+        Each path below the place, and what is there: an image; a folder, before what is in it; something that is
+        passed over; or an error for a folder that cannot be searched and for a link that points to nothing.
+    """
+    above = (*above, folder.real)
+    children = folder.children()
+    try:
+        first = list(itertools.islice(children, 1))
+    except OSError as error:
+        failure = ImageReadError("cannot search a folder", found=error.strerror, where=error.filename)
+        failure.__cause__ = error
+        yield parts, failure
+        return
+    for child in itertools.chain(first, children):
+        path = (*parts, child.name)
+        if is_hidden(child.name):
+            yield path, Passed("hidden file" if isinstance(child, File) else f"folder {child.name}/")
+        elif isinstance(child, File):
+            if is_image(child.name):
+                yield path, child
+            elif child.dangling:
+                yield (
+                    path,
+                    ImageReadError(
+                        f"the link {child.name!r} points to nothing",
+                        where="/".join(path),
+                        fix="Restore what it points to, or remove the link.",
+                    ),
+                )
+            else:
+                yield path, Passed(_kind(child.name))
+        elif child.linked and any(f"{real}/".startswith(f"{child.real.rstrip('/')}/") for real in above):
+            yield path, Passed("link to a folder above it")
+        elif child.has("recipe.json") and child.has("split.json"):
+            yield path, Passed(f"run folder {'/'.join(path)}/")
+        else:
+            yield path, child
+            yield from below(child, path, above)
+
+
+def _kind(name: str) -> str:
+    suffix = PurePath(name).suffix.lower()
+    return f"{suffix} file" if suffix else "file without an extension"
 
 
 def find(place: str) -> list[Path]:
@@ -81,6 +221,9 @@ def walk(places: Iterable[str]) -> Iterator[Path | ImageReadError]:
     Yields:
         The files, each once and those of an argument in order of their names; and an error for a place that
         has no images or cannot be searched, after which it goes on.
+
+    Warns:
+        UserWarning: At the end, in one line, of what was found and not used.
     """
     roots: list[tuple[str, list[Path]]] = []
     for place in places:
@@ -90,24 +233,42 @@ def walk(places: Iterable[str]) -> Iterator[Path | ImageReadError]:
             yield _no_images(place, "nothing")
 
     seen: set[str] = set()  # files and folders that were arguments or matches, and are done with
+    unused = Unused()
     for place, matches in roots:
-        explicit = matches == [Path(place)]
-        images, others, troubled = 0, 0, False
+        images, others, troubled = 0, Unused(), False
         for match in matches:
-            path = os.path.abspath(match)  # noqa: PTH100  # without following links
-            for file in _files(match) if match.is_dir() else [match]:
-                if isinstance(file, ImageReadError):
+            for path, item in _items(match, explicit=matches == [Path(place)], asked=PurePath(place).parts):
+                known = _covered(os.path.abspath(path), seen)  # noqa: PTH100  # without following links
+                if isinstance(item, ImageReadError):
                     troubled = True
-                    yield file
-                elif file.suffix.lower() in EXTENSIONS or (explicit and file == match):
+                    yield item
+                elif isinstance(item, File):
                     images += 1
-                    if not _covered(os.path.abspath(file), seen):  # noqa: PTH100
-                        yield file
-                else:
-                    others += 1
-            seen.add(path)
+                    if not known:
+                        yield path
+                elif isinstance(item, Passed):
+                    others.add(item)
+                    if not known:
+                        unused.add(item)
+            seen.add(os.path.abspath(match))  # noqa: PTH100
         if not images and not troubled:
-            yield _no_images(place, f"{others} files, none of which ends in {', '.join(sorted(EXTENSIONS))}")
+            yield _no_images(place, f"{others}; none ends in {', '.join(sorted(EXTENSIONS))}" if others else "nothing")
+    if unused:
+        warnings.warn(str(unused), stacklevel=2)
+
+
+def _items(
+    match: Path, explicit: bool, asked: Sequence[str]
+) -> Iterator[tuple[Path, File | Folder | TarFolder | Passed | ImageReadError]]:
+    """What a file or folder that an argument means holds; whatever the argument names itself is not hidden."""
+    if not explicit and any(is_hidden(part) for part in match.parts if part not in asked):
+        yield match, Passed("hidden file" if match.is_file() else f"folder {match.name}/")
+    elif match.is_dir():
+        yield from ((match.joinpath(*parts), item) for parts, item in below(Folder.at(match)))
+    elif explicit or is_image(match.name):
+        yield match, File(match.name, match)
+    else:
+        yield match, Passed(_kind(match.name))
 
 
 def _matches(place: str) -> list[Path]:
@@ -117,32 +278,15 @@ def _matches(place: str) -> list[Path]:
 
 
 def _no_images(place: str, found: str) -> ImageReadError:
-    return ImageReadError("no images", expected="a file, a folder or a glob with images", found=found, where=place)
+    return ImageReadError(
+        f"no images in {place!r}",
+        expected="a file, a folder or a glob with images",
+        found=found,
+        where=place,
+        fix="Check the path.",
+    )
 
 
 def _covered(path: str, seen: set[str]) -> bool:
     """Whether a file is among those seen, or below a folder among them."""
     return bool(seen) and (path in seen or any(str(folder) in seen for folder in Path(path).parents))
-
-
-def _files(folder: Path) -> Iterator[Path | ImageReadError]:
-    """What is below a folder, in order of names, without following links to folders."""
-    try:
-        with os.scandir(folder) as entries:
-            names, folders = [], set()  # of a million entries, less than the entries take
-            for entry in entries:
-                if not entry.is_dir():
-                    names.append(entry.name)
-                elif not entry.is_symlink():
-                    names.append(entry.name)
-                    folders.add(entry.name)
-    except OSError as error:
-        failure = ImageReadError("cannot search a folder", found=error.strerror, where=error.filename)
-        failure.__cause__ = error
-        yield failure
-        return
-    for name in sorted(names):
-        if name in folders:
-            yield from _files(folder / name)
-        else:
-            yield folder / name

@@ -6,15 +6,16 @@ a `Data`: named classes, and samples for each split, which can be read at random
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import math
 import random
-import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,16 +25,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from mnv2zoo import environment
-from mnv2zoo.data import decode, discover
+from mnv2zoo.data import decode
+from mnv2zoo.data import layout as layouts
+from mnv2zoo.data.discover import SPLITS
+from mnv2zoo.data.layout import Layout, Listing
 from mnv2zoo.errors import DataError, ImageReadError
-
-# Names that folders and tar files of a split go by.
-SPLITS = {
-    "train": ("train", "training"),
-    "val": ("val", "validation", "valid", "dev"),
-    "test": ("test", "testing"),
-}
-_SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
 
 
 @dataclass(frozen=True)
@@ -46,6 +42,7 @@ class Sample:
         place: The file it is in.
         offset: Where its bytes begin, for a tar file; None for a file of its own.
         size: How many there are.
+        key: What recognizes the image elsewhere, as `identify` gives it; None before that.
     """
 
     name: str
@@ -53,6 +50,7 @@ class Sample:
     place: Path
     offset: int | None = None
     size: int = 0
+    key: str | None = None
 
     def source(self) -> Path | BytesIO:
         """What `decode.read` takes: the file, or the bytes within the tar file."""
@@ -62,6 +60,23 @@ class Sample:
             file.seek(self.offset)
             return BytesIO(file.read(self.size))
 
+    def content(self) -> Path | BytesIO:
+        """What `decode.read` takes: the bytes, read now, or a path that cannot be read."""
+        if self.offset is not None:
+            return self.source()
+        try:
+            return BytesIO(self.place.read_bytes()) if self.place.is_file() else self.place
+        except OSError:
+            return self.place
+
+    def identify(self) -> str | None:
+        """Hashes the image's bytes, which recognizes it wherever it lies.
+
+        Returns:
+            `sha256:` and the hash in hexadecimal; None if there are no bytes.
+        """
+        return self.key or _hash(self.content())
+
     def read(self) -> Image.Image:
         """Reads the image as upright 8-bit RGB.
 
@@ -69,6 +84,12 @@ class Sample:
             ImageReadError: If it cannot be read.
         """
         return decode.read(self.source(), self.name)
+
+
+def _hash(content: Path | BytesIO) -> str | None:
+    if not isinstance(content, BytesIO):
+        return None
+    return "sha256:" + hashlib.sha256(content.getbuffer()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -80,17 +101,31 @@ class TimmSample:
         label: Index of its class.
         dataset: The dataset.
         index: Its number there.
+        origin: The dataset's name.
     """
 
     name: str
     label: int
     dataset: Any
     index: int
+    origin: str = ""
+
+    def identify(self) -> str:
+        """What recognizes the image elsewhere: the dataset's name, its split and its number."""
+        return f"{self.origin}:{self.name}"
 
     def read(self) -> Image.Image:
-        """Reads the image as `Sample.read` does."""
-        image, _ = self.dataset[self.index]
-        return image.convert("RGB")
+        """Reads the image as `Sample.read` does.
+
+        Raises:
+            ImageReadError: If it cannot be read.
+        """
+        reader = getattr(self.dataset, "reader", None)
+        if reader is None:
+            return decode.to_rgb(self.dataset[self.index][0], self.name)
+        # Taken past timm's dataset, which converts images in its own way, and skips those that it cannot read.
+        with reader[self.index][0] as stream:
+            return decode.read(BytesIO(stream.read()), self.name)
 
 
 @dataclass(frozen=True)
@@ -108,214 +143,155 @@ class Data:
     notes: tuple[str, ...] = ()
 
 
-# Where an image was found: the parts of its path, and the rest of a Sample.
-_Found = tuple[tuple[str, ...], Path, int | None, int]
-
-
-def find(place: str | Path, root: Path | None = None) -> Data:
+def find(place: str | Path, root: Path | None = None, layout: Layout | None = None) -> Data:
     """Finds the images and their classes.
 
     Args:
-        place: A folder with a subfolder a class; one with subfolders `train` and, if there are, `val`
-            and `test`, each with a subfolder a class; a tar file of either; a folder with a tar file a
-            split; or timm's name for a dataset, such as `torch/cifar10` or `hfds/owner/name`.
+        place: A folder with one subfolder per class; one with subfolders `train` and, if there are, `val` and `test`,
+            each with one subfolder per class; a tar file of either; a folder with one tar file per split; or timm's
+            name for a dataset, such as `torch/cifar10` or `hfds/owner/name`.
         root: Where a dataset that timm knows is kept; `datasets` in `MNV2ZOO_HOME` by default.
+        layout: How images are laid out, where their folders do not tell.
 
     Returns:
         The data. Images that are in no split are in `train`. Classes are those of `train`, in order of
-        their names.
+        their names. The last of the notes says in one line what was found and not used.
 
     Raises:
-        DataError: If there is nothing of that kind, or classes are empty, single, or not in `train`.
+        DataError: If there is nothing of that kind, if classes are empty, single, or not in `train`, or if it cannot
+            be told which folders are splits.
     """
-    path = Path(place)
-    if not path.exists():
-        if "/" in str(place) and not path.is_absolute() and str(place).partition("/")[0] in TIMM_KINDS:
-            return _find_timm(str(place), root or environment.home() / "datasets")
+    known = str(place).partition("/")[0] in TIMM_KINDS and "/" in str(place)
+    if known and not Path(place).exists() and not Path(place).is_absolute():
+        root = root or environment.home() / "datasets"
+        if str(place) not in _FOLDERS:
+            return _find_timm(str(place), root)
+        place = root
+    listing = layouts.read(place, layout or Layout())
+    return _arrange(listing, place)
+
+
+def _arrange(listing: Listing, place: str | Path) -> Data:
+    notes = list(listing.notes)
+    found = {split: own for split, own in listing.splits.items() if own}
+    # Without images to train on, there are some to evaluate on.
+    labelled = found["train"] if "train" in found else itertools.chain.from_iterable(found.values())
+    names = sorted({entry.label for entry in labelled})
+    empty = sorted(listing.classes.get("train", set()) - set(names))
+    if "train" in found and empty:
         raise DataError(
-            "no such data",
-            expected="a folder, a tar file, or a dataset's name such as torch/cifar10",
-            found="nothing of that name",
+            f"{len(empty)} class folders are without images"
+            if empty[1:]
+            else f"{empty[0]!r} is a class without images",
+            expected="images in every class folder",
+            found=f"none in {', '.join(empty[:5])}" + (f" ({listing.unused})" if listing.unused else ""),
             where=place,
+            fix="Remove the folder, or put images into it.",
         )
-    found, folders = _list_folder(path) if path.is_dir() else _list_tar(path)
-    by_split: dict[str, list[_Found]] = {}
-    classes: dict[str, set[str]] = {}
-    if any(parts[0].lower() in _SPLIT_OF for parts in [*(f[0] for f in found), *folders]):
-        for entry in found:
-            split = _SPLIT_OF.get(entry[0][0].lower())
-            if split:
-                by_split.setdefault(split, []).append((entry[0][1:], *entry[1:]))
-        for parts in folders:
-            if len(parts) > 1 and (split := _SPLIT_OF.get(parts[0].lower())):
-                classes.setdefault(split, set()).add(parts[1])
-    else:
-        by_split["train"] = found
-        classes["train"] = {parts[0] for parts in folders}
-    if not by_split:
-        raise DataError(
-            "no images",
-            expected="a folder a class, with images in it",
-            found=f"none that ends in {', '.join(sorted(discover.EXTENSIONS))}",
-            where=place,
-        )
-    return _arrange(by_split, classes, place)
-
-
-def _list_folder(folder: Path) -> tuple[list[_Found], list[tuple[str, ...]]]:
-    """The images below a folder, those within tar files of splits included, and its folders."""
-    found: list[_Found] = []
-    folders: list[tuple[str, ...]] = []
-    seen: set[Path] = set()
-
-    def walk(place: Path, parts: tuple[str, ...]) -> None:
-        real = place.resolve()
-        if real in seen:  # a link to a folder above would never end
-            return
-        seen.add(real)
-        try:
-            entries = sorted(place.iterdir())
-        except OSError as error:
-            raise DataError("cannot search a folder", found=error.strerror, where=place) from error
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                folders.append((*parts, entry.name))
-                walk(entry, (*parts, entry.name))
-            elif entry.suffix.lower() in discover.EXTENSIONS:
-                found.append(((*parts, entry.name), entry, None, 0))
-
-    walk(folder, ())
-    for tar in sorted(folder.glob("*.tar")):
-        if tar.stem.lower() in _SPLIT_OF:
-            within, own_folders = _list_tar(tar, tar.stem)
-            found += within
-            folders += own_folders
-    return found, folders
-
-
-def _list_tar(path: Path, split: str | None = None) -> tuple[list[_Found], list[tuple[str, ...]]]:
-    """The images in a tar file and its folders; of a split's own tar file, below the split's name."""
-    try:
-        with tarfile.open(path, "r:") as tar:
-            members = tar.getmembers()
-    except (tarfile.TarError, OSError) as error:
-        raise DataError(
-            "cannot read the tar file",
-            expected="a folder, or an uncompressed tar file, which can be read at random",
-            found=str(error).rstrip("."),
-            where=path,
-            fix="Unpack a compressed one.",
-        ) from error
-    rows = [(PurePosixPath(m.name).parts, m) for m in members]
-    rows = [(tuple(p for p in parts if p not in (".", "/")), m) for parts, m in rows]
-    rows = [(parts, m) for parts, m in rows if parts and not parts[-1].startswith(".")]
-    while True:  # a folder around everything means nothing, except where it is a split or the one class
-        tops = {parts[0] for parts, _ in rows}
-        depth = max((len(parts) for parts, m in rows if m.isfile()), default=0)
-        if len(tops) != 1 or depth < 3 or next(iter(tops)).lower() in _SPLIT_OF:
-            break
-        rows = [(parts[1:], m) for parts, m in rows if len(parts) > 1]
-    if split is not None and {parts[0].lower() for parts, _ in rows} - {split.lower()}:
-        rows = [((split, *parts), m) for parts, m in rows]
-    found: list[_Found] = [
-        (parts, path, m.offset_data, m.size)
-        for parts, m in rows
-        if m.isfile() and PurePosixPath(parts[-1]).suffix.lower() in discover.EXTENSIONS
-    ]
-    folders = {parts[:-1] for parts, m in rows if m.isfile()} | {parts for parts, m in rows if m.isdir()}
-    return found, sorted(folder for folder in folders if folder)
-
-
-def _arrange(by_split: dict[str, list[_Found]], classes: dict[str, set[str]], place: str | Path) -> Data:
-    notes = []
-    for split, found in by_split.items():
-        loose = [parts for parts, *_ in found if len(parts) < 2]
-        if loose:
-            notes.append(
-                f"{len(loose)} images of {split} lie in no class's folder and are left out ({loose[0][-1]}, …)"
-            )
-    if "train" not in by_split:  # to evaluate on, not to train on
-        names = sorted({parts[0] for found in by_split.values() for parts, *_ in found if len(parts) > 1})
-    else:
-        names = sorted({parts[0] for parts, *_ in by_split["train"] if len(parts) > 1})
-        empty = sorted(classes.get("train", set()) - set(names))
-        if empty:
-            raise DataError(
-                "a class without images",
-                expected="images in every class's folder",
-                found=f"none in {', '.join(empty[:5])}",
-                where=place,
-                fix="Remove the folder, or put images into it.",
-            )
-    if len(names) < 2 and "train" in by_split:
+    if "train" in found and len(names) < 2:
         raise DataError(
             "too few classes",
             expected="a folder for each of two classes or more",
-            found=f"{names[0]!r} alone" if names else "images in no folder",
+            found=f"{names[0]!r} alone",
             where=place,
+            fix="Put the images into one folder per class, and these into one folder.",
         )
     index = {name: number for number, name in enumerate(names)}
     splits: dict[str, tuple[Sample | TimmSample, ...]] = {}
-    for split in SPLITS:
-        found = [entry for entry in by_split.get(split, []) if len(entry[0]) > 1]
-        unknown = sorted({parts[0] for parts, *_ in found} - set(names))
-        if unknown:
+    for split, own in found.items():
+        present = {entry.label for entry in own}
+        if unknown := sorted(present - set(names)):
             raise DataError(
-                f"classes in {split} that train lacks",
+                f"there are classes in {split} that train lacks",
                 expected=f"some of train's {len(names)} classes",
                 found=", ".join(unknown[:5]),
                 where=place,
+                fix="Rename their folders as they are in train, or remove them.",
             )
-        lacking = sorted(set(names) - {parts[0] for parts, *_ in found})
-        if found and lacking:
+        if lacking := sorted(set(names) - present):
             notes.append(f"{split} has no images of {len(lacking)} of {len(names)} classes: {', '.join(lacking)}")
-        if found:
-            # A name that no two images share, as tar files may repeat a path.
-            splits[split] = tuple(
-                Sample("/".join((split, *parts)), index[parts[0]], file, offset, size)
-                for parts, file, offset, size in sorted(found, key=lambda entry: entry[0])
-            )
+        splits[split] = tuple(
+            Sample(entry.name, index[entry.label], entry.file.place, entry.file.offset, entry.file.size)
+            for entry in own
+        )
+    if listing.unused:
+        notes.append(str(listing.unused))
     return Data(tuple(names), splits, tuple(notes))
 
 
-TIMM_KINDS = ("torch", "hfds", "folder", "image_folder")
+TIMM_KINDS = ("torch", "hfds")
+_FOLDERS = ("torch/folder", "torch/image_folder")
 
 
 def _find_timm(name: str, root: Path) -> Data:
     """The data of a dataset that timm knows, downloaded by whoever provides it."""
-    from timm.data import create_dataset
-
+    root.mkdir(parents=True, exist_ok=True)
     splits: dict[str, tuple[Sample | TimmSample, ...]] = {}
     names: tuple[str, ...] = ()
-    root.mkdir(parents=True, exist_ok=True)
-    # torchvision's datasets have one split beside that for training, which timm gives under either name.
-    for split in ("train", "test") if name.startswith("torch/") else SPLITS:
-        try:
-            dataset: Any = create_dataset(name, root=str(root), split=split, download=True)
-        except Exception as error:  # of the many libraries behind it
-            if split == "train":
-                raise DataError(
-                    "cannot open the dataset",
-                    expected="a dataset that timm opens",
-                    found=f"{type(error).__name__}: {' '.join(str(error).split())}"[:300].rstrip("."),
-                    where=name,
-                ) from error
+    # torchvision's datasets have one split beside that for training, and not all call it `test`.
+    wanted = {"train": SPLITS["train"], "test": ("test", *SPLITS["val"])} if name.startswith("torch/") else SPLITS
+    for split, spellings in wanted.items():
+        dataset = _open_timm(name, root, spellings, needed=split == "train")
+        if dataset is None:
             continue
         labels = [int(target) for target in _targets(dataset)]
-        splits[split] = tuple(TimmSample(f"{split}/{i}", label, dataset, i) for i, label in enumerate(labels))
-        names = names or _names_of_classes(dataset, labels)
+        own = _names_of_classes(dataset, labels)
+        names = names or own
+        if own != names and getattr(getattr(dataset, "reader", None), "class_to_idx", None):
+            labels = [_index_of(own[label], names, name) for label in labels]
+        splits[split] = tuple(TimmSample(f"{split}/{i}", label, dataset, i, name) for i, label in enumerate(labels))
     return Data(names, splits)
 
 
+def _open_timm(name: str, root: Path, spellings: Sequence[str], needed: bool) -> Any:
+    """Opens a split of a dataset by the first of its names that the dataset knows; None if it knows none."""
+    from timm.data import create_dataset
+
+    for spelling in spellings:
+        try:
+            dataset: Any = create_dataset(name, root=str(root), split=spelling, download=True)
+        except Exception as error:  # of the many libraries behind it
+            # A ValueError means an unknown split. Anything else must not make a split vanish.
+            if isinstance(error, ValueError) and not (needed and spelling == spellings[-1]):
+                continue
+            raise DataError(
+                f"cannot open the dataset {name!r}",
+                expected="a dataset that timm opens",
+                found=f"{type(error).__name__}: {' '.join(str(error).split())}"[:300].rstrip("."),
+                where=name,
+                fix="Check the name and the network, or pass a folder.",
+            ) from error
+        if hasattr(dataset, "loader"):  # torchvision's, which converts images in its own way
+            dataset.loader = decode.read
+        return dataset
+    return None
+
+
+def _index_of(label: str, names: Sequence[str], place: str) -> int:
+    if label not in names:
+        raise DataError(
+            "a split has classes that train lacks",
+            expected=f"some of train's {len(names)} classes",
+            found=label,
+            where=place,
+            fix="Use a dataset whose splits have the same classes.",
+        )
+    return names.index(label)
+
+
 def _targets(dataset: Any) -> Sequence[int]:
+    reader: Any = getattr(dataset, "reader", None)
     if hasattr(dataset, "targets"):
         return dataset.targets
-    return [dataset[i][1] for i in range(len(dataset))]
+    if hasattr(reader, "iter_targets"):  # without reading the images
+        return list(reader.iter_targets())
+    return [(reader or dataset)[i][1] for i in range(len(dataset))]
 
 
 def _names_of_classes(dataset: Any, labels: Sequence[int]) -> tuple[str, ...]:
+    indices = getattr(getattr(dataset, "reader", None), "class_to_idx", None) or {}
+    if sorted(indices.values()) == list(range(len(indices))) and len(indices) > max(labels):
+        return tuple(sorted(indices, key=indices.__getitem__))
     classes = getattr(dataset, "classes", None)
     return tuple(map(str, classes)) if classes else tuple(str(i) for i in range(max(labels) + 1))
 
@@ -326,7 +302,7 @@ def with_validation(data: Data, fraction: float, seed: int) -> Data:
     Args:
         data: The data.
         fraction: Part of each class to take; of a class with two images or more at least one is taken
-            and at least one is left.
+            and at least one is left. Copies of an image, which `check` recognizes, stay together.
         seed: Decides which; a class's own choice does not depend on the other classes.
 
     Returns:
@@ -334,27 +310,35 @@ def with_validation(data: Data, fraction: float, seed: int) -> Data:
     """
     if "val" in data.splits:
         return data
-    groups: dict[int, list[Sample | TimmSample]] = {}
+    groups: dict[int, dict[str, list[Sample | TimmSample]]] = {}
     for sample in data.splits["train"]:
-        groups.setdefault(sample.label, []).append(sample)
+        groups.setdefault(sample.label, {}).setdefault(_key(sample), []).append(sample)
     taken: set[str] = set()
+    left: set[str] = set()
     for label, group in groups.items():
         count = min(max(round(len(group) * fraction), 1), len(group) - 1)
-        taken |= {s.name for s in random.Random(f"{seed}/{data.class_names[label]}").sample(group, count)}
+        chosen = set(random.Random(f"{seed}/{data.class_names[label]}").sample(list(group), count))
+        taken |= chosen
+        left |= group.keys() - chosen
+    taken -= left  # what has a copy in another class
     splits = {
-        "train": tuple(s for s in data.splits["train"] if s.name not in taken),
-        "val": tuple(s for s in data.splits["train"] if s.name in taken),
+        "train": tuple(s for s in data.splits["train"] if _key(s) not in taken),
+        "val": tuple(s for s in data.splits["train"] if _key(s) in taken),
     }
     splits |= {name: split for name, split in data.splits.items() if name == "test"}
     return Data(data.class_names, {name: split for name, split in splits.items() if split}, data.notes)
 
 
-def restrict(data: Data, splits: dict[str, Sequence[str]]) -> Data:
+def _key(sample: Sample | TimmSample) -> str:
+    return getattr(sample, "key", None) or sample.name
+
+
+def restrict(data: Data, splits: Mapping[str, Any]) -> Data:
     """Takes from the data what a written split says.
 
     Args:
         data: The data as it is found, before it is split.
-        splits: Names of samples by split.
+        splits: Names of samples by split, as `split.json` has them; what else is in it does not matter here.
 
     Returns:
         The data in these splits.
@@ -363,6 +347,7 @@ def restrict(data: Data, splits: dict[str, Sequence[str]]) -> Data:
         DataError: If an image is no longer there.
     """
     known = {sample.name: sample for split in data.splits.values() for sample in split}
+    splits = {split: names for split, names in splits.items() if split in SPLITS}
     for split, names in splits.items():
         gone = [name for name in names if name not in known]
         if gone:
@@ -387,7 +372,8 @@ def check(data: Data, skip_bad: bool, advance: Callable[[int], None] = lambda do
 
     Returns:
         The data without those, and with notes that name and count them and whatever else is out of the
-        ordinary (rotated, animated, CMYK, 16-bit), which is read as `decode.read` says.
+        ordinary (rotated, animated, CMYK, 16-bit), which is read as `decode.read` says. Its samples have keys, and
+        notes tell of images that come more than once.
 
     Raises:
         DataError: If images cannot be read and are not to be skipped, or too few are left.
@@ -395,10 +381,13 @@ def check(data: Data, skip_bad: bool, advance: Callable[[int], None] = lambda do
     samples = [sample for split in data.splits.values() for sample in split if isinstance(sample, Sample)]
     odd: dict[str, list[str]] = {}
     bad: dict[str, str] = {}
+    keys: dict[str, str | None] = {}
 
     def examine(sample: Sample) -> tuple[str, ...] | ImageReadError:
+        content = sample.content()
+        keys[sample.name] = _hash(content)  # of the bytes that are decoded, which are read once
         try:
-            return decode.oddities(sample.source(), sample.name)
+            return decode.oddities(content, sample.name)
         except ImageReadError as error:
             return error
 
@@ -420,7 +409,11 @@ def check(data: Data, skip_bad: bool, advance: Callable[[int], None] = lambda do
         )
     if bad:
         notes.append(f"{_count(list(bad))} left out because they cannot be read: {_some(list(bad))}")
-    kept = {split: tuple(s for s in own if s.name not in bad) for split, own in data.splits.items()}
+    kept = {
+        split: tuple(replace(s, key=keys[s.name]) if isinstance(s, Sample) else s for s in own if s.name not in bad)
+        for split, own in data.splits.items()
+    }
+    notes += _copies(kept)
     counts = Counter(sample.label for sample in kept.get("train", ()))
     lost = [name for label, name in enumerate(data.class_names) if not counts[label]]
     if "train" in kept and lost:
@@ -428,6 +421,28 @@ def check(data: Data, skip_bad: bool, advance: Callable[[int], None] = lambda do
             "a class without readable images", expected="an image or more in each class", found=", ".join(lost[:5])
         )
     return Data(data.class_names, {split: own for split, own in kept.items() if own}, (*data.notes, *notes))
+
+
+def _copies(splits: Mapping[str, Sequence[Sample | TimmSample]]) -> Iterator[str]:
+    """Notes about images that come more than once."""
+    labels: dict[str, set[int]] = {}
+    names: dict[str, list[str]] = {}
+    for own in splits.values():
+        for sample in own:
+            labels.setdefault(_key(sample), set()).add(sample.label)
+            names.setdefault(_key(sample), []).append(sample.name)
+    if several := [names[key][0] for key, own in labels.items() if len(own) > 1]:
+        yield f"{_count(several)} in more than one class: {_some(several)}"
+    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
+        known = {_key(sample) for sample in splits.get(one, ())}
+        shared = [sample.name for sample in splits.get(other, ()) if _key(sample) in known]
+        if shared:
+            why = "" if one == "val" else ", so figures on them are too good"
+            yield f"{len(shared)} of {len(splits[other])} {other} images are also in {one}{why}: {_some(shared)}"
+    for split, own in splits.items():
+        count = len(own) - len({_key(sample) for sample in own})
+        if count:
+            yield f"{count} of {len(own)} {split} images are copies of others in it"
 
 
 def _count(names: Sequence[str]) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import difflib
 import itertools
+import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +16,25 @@ from timm.data import ImageNetInfo
 
 from mnv2zoo import network
 from mnv2zoo.data import decode
+from mnv2zoo.data.layout import LAYOUT_FIELDS, Layout, composed
 from mnv2zoo.errors import DataError, ImageReadError
 from mnv2zoo.training import data as data_module
 from mnv2zoo.training import memory
-from mnv2zoo.training.data import SPLITS
+from mnv2zoo.training import recipe as recipes
+from mnv2zoo.training import split as splits
+from mnv2zoo.training.data import Data
 from mnv2zoo.training.metrics import Scores, score
 
 
 def evaluate(
     data: str | Path,
-    model: str,
+    model: str | Path,
     *,
     split: str | None = None,
+    layout: str | None = None,
+    train_dir: str | None = None,
+    val_dir: str | None = None,
+    test_dir: str | None = None,
     skip_bad_images: bool = False,
     batch_size: int = 32,
     device: str | None = None,
@@ -33,32 +42,49 @@ def evaluate(
 ) -> Scores:
     """Measures a network on photos.
 
+    On the photos that a run trained on, its held-out part is measured: its test images if it has some, or else its
+    validation images. They are recognized by their content, so the folder may have moved, be a tar file now, or hold
+    further photos.
+
     Args:
-        data: Photos, laid out as for `finetune`; a plain folder of classes is evaluated whole.
-        model: A name of the zoo, or a folder or `hf-hub:` repository with `config.json`.
-        split: `train`, `val` or `test`; by default the last of them that is there.
+        data: Photos, laid out as for `finetune`.
+        model: A name of the zoo, or a folder or `hf-hub:` repository with `config.json`, such as a run folder.
+        split: `train`, `val` or `test`: of the run, where the photos are the run's, and of the data otherwise. `all`
+            for all photos. By default the run's held-out part; on other photos the last split that is there, or all
+            photos where there are none.
+        layout: `classes` if each folder is a class, `splits` if the folders are splits; by default what the folders'
+            names and contents say, or what the run was told.
+        train_dir: Folder of the training images, within the data or anywhere.
+        val_dir: Folder of the validation images.
+        test_dir: Folder of the test images.
         skip_bad_images: Leave out images that cannot be read.
         batch_size: Images that go through the network at once.
         device: Where to compute; by default the first GPU if there is one.
         progress: Told how many images there are, gives a function that is told of images done.
 
     Returns:
-        The figures.
+        The figures. Their `measured` says in words which images they are of.
 
     Raises:
-        DataError: If the images are not laid out as they must be, or a folder's name is none of the
-            network's classes.
+        DataError: If the images are not laid out as they must be, a folder's name is none of the network's
+            classes, or only some of the images are those of the run.
         ImageReadError: If an image cannot be read and is not to be skipped.
         WeightsError: If the network's weights cannot be found, fetched or verified.
         DeviceError: If the device cannot be used.
+
+    Warns:
+        UserWarning: In one line, of what was found in the data and not used.
     """
-    found = data_module.find(data)
-    chosen = split or [name for name in SPLITS if name in found.splits][-1]
-    if chosen not in found.splits:
-        raise DataError("no such split", expected=" or ".join(found.splits), found=repr(chosen), where=data)
-    samples = found.splits[chosen]
+    model = str(model)
+    found = _find(data, model, Layout(layout, train_dir, val_dir, test_dir))
+    for note in found.notes:
+        warnings.warn(note, stacklevel=3)
+    chosen = splits.choose(found, model, split, data)
+    samples = chosen.samples
     net = network.load(model, device)
-    classes = match_classes(found.class_names, net.label_names)
+    present = sorted({sample.label for sample in samples})
+    named = match_classes([found.class_names[label] for label in present], net.label_names)
+    classes = dict(zip(present, named, strict=True))
 
     logits: list[torch.Tensor] = []
     targets: list[int] = []
@@ -77,8 +103,22 @@ def evaluate(
                 logits.append(net.model(torch.stack(tensors).to(net.device)).float().cpu())
             done(len(batch))
     if not logits:
-        raise DataError("no image can be read", where=data)
-    return score(torch.cat(logits), torch.tensor(targets), tuple(net.label_names))
+        raise DataError("no image can be read", where=data, fix="Check that the files are images.")
+    scores = score(torch.cat(logits), torch.tensor(targets), tuple(net.label_names))
+    left_out = len(samples) - scores.images
+    skipped = f"; {left_out} that cannot be read left out" if left_out else ""
+    return replace(scores, measured=chosen.measured + skipped)
+
+
+def _find(data: str | Path, model: str, given: Layout) -> Data:
+    """Finds the images, laid out as the run was told where nothing else is given."""
+    recipe = Path(model) / "recipe.json"
+    if given == Layout() and recipe.is_file():
+        values = recipes.read(recipe)
+        told = Layout(**{name: values.get(name) for name in LAYOUT_FIELDS})
+        with contextlib.suppress(DataError):  # other data may have other folders
+            return data_module.find(data, layout=told)
+    return data_module.find(data, layout=given)
 
 
 def match_classes(names: Sequence[str], label_names: Sequence[str]) -> list[int]:
@@ -95,15 +135,16 @@ def match_classes(names: Sequence[str], label_names: Sequence[str]) -> list[int]
     Raises:
         DataError: If a folder's name is none of them; the message names the nearest.
     """
-    known = {label: index for index, label in enumerate(label_names)}
+    known = {composed(label): index for index, label in enumerate(label_names)}
     if len(label_names) == 1000:
         synsets = ImageNetInfo().label_names()
         known = {synset: index for index, synset in enumerate(synsets)} | known
+    names = [composed(name) for name in names]
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3)
             raise DataError(
-                "a folder's name is none of the network's classes",
+                f"the folder name {name!r} is none of the network's classes",
                 expected=", ".join(near) or f"one of its {len(label_names)} classes, such as {label_names[0]}",
                 found=repr(name),
                 fix="`mnv2zoo info` or the run's labels.txt lists the classes.",

@@ -45,6 +45,7 @@ from mnv2zoo.training.log import Log
 from mnv2zoo.training.metrics import Scores, score, worst_mistakes
 from mnv2zoo.training.processes import give_way, on_main, predict, test_loader
 from mnv2zoo.training.recipe import Recipe
+from mnv2zoo.training.split import record
 from mnv2zoo.training.teacher import Teacher
 
 
@@ -313,7 +314,7 @@ class Progress:
 
 def prepare_data(place: str | Path, folder: RunFolder, recipe: Recipe, log: Log) -> Data:
     """Finds the images, checks them and splits them; an interrupted run gets the split that it wrote."""
-    data = data_module.find(place)
+    data = data_module.find(place, layout=recipe.images())
     if "train" not in data.splits:
         raise DataError(
             "no images to train on", expected="a folder named train", found=", ".join(data.splits), where=place
@@ -323,7 +324,7 @@ def prepare_data(place: str | Path, folder: RunFolder, recipe: Recipe, log: Log)
     with log.stage("checking images", sum(map(len, data.splits.values()))) as stage:
         data = data_module.check(data, recipe.skip_bad_images, stage.advance)
     data = data_module.with_validation(data, recipe.val_fraction, recipe.seed)
-    folder.write_json("split.json", {split: [s.name for s in samples] for split, samples in data.splits.items()})
+    folder.write_json("split.json", record(data))
     return data
 
 

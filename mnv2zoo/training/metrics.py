@@ -31,6 +31,8 @@ class Scores:
             "On Calibration of Modern Neural Networks", https://arxiv.org/abs/1706.04599, eq. 3).
         label_names: Names of the C classes.
         confusion: C rows of C counts of images: rows are the truth, columns the prediction.
+        measured: Which images these are, in words such as `37 val images that the run held out`; empty where nobody
+            had to choose.
     """
 
     images: int
@@ -40,6 +42,7 @@ class Scores:
     calibration_error: float
     label_names: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...]
+    measured: str = ""
 
     @property
     def per_class(self) -> list[dict[str, Any]]:
@@ -51,7 +54,7 @@ class Scores:
 
     def to_json(self) -> dict[str, Any]:
         """Gives the figures, rounded, and those of the classes as what `json.dumps` takes."""
-        return {
+        return ({"measured": self.measured} if self.measured else {}) | {
             "images": self.images,
             "loss": round(self.loss, 6),
             "top1": round(self.top1, 4),

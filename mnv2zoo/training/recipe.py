@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from mnv2zoo.data.layout import Layout
 from mnv2zoo.errors import RecipeError, UnknownArgumentError, nearest
 
 
@@ -99,6 +100,12 @@ class Recipe:
     drop_path_rate: float = _choice(0.0, "stochastic depth")
 
     # On which images, and how computed.
+    layout: str | None = _choice(
+        None, "`classes` if each folder is a class, `splits` if the folders are splits; by default what they look like"
+    )
+    train_dir: str | None = _choice(None, "folder of the training images, within the data or anywhere")
+    val_dir: str | None = _choice(None, "folder of the validation images, within the data or anywhere")
+    test_dir: str | None = _choice(None, "folder of the test images, within the data or anywhere")
     val_fraction: float = _choice(0.1, "part of each class to validate on, where the data has no split for that")
     skip_bad_images: bool = _choice(False, "leave out images that cannot be read, instead of stopping before training")
     cache_features: bool = _choice(True, "with `head`: run the images through the network once, without augmentation")
@@ -136,6 +143,10 @@ class Recipe:
     def mixes(self) -> bool:
         """Whether images are mixed, which gives soft targets."""
         return bool(self.mixup or self.cutmix)
+
+    def images(self) -> Layout:
+        """How the images are laid out, where their folders do not tell."""
+        return Layout(self.layout, self.train_dir, self.val_dir, self.test_dir)
 
     def to_json(self) -> dict[str, Any]:
         """All fields.
@@ -179,6 +190,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "checkpoint_steps": (0, 10**9),
 }
 CHOICES: dict[str, tuple[str, ...]] = {
+    "layout": ("classes", "splits"),
     "pad_type": ("", "same"),
     "classifier": ("linear", "conv", "conv_bn", "conv_bn_act"),
     "keep": ("best", "last"),

@@ -98,24 +98,26 @@ def test_classes_come_from_train(tmp_path):
     assert data.notes == ("test has no images of 1 of 3 classes: green",)
     (folder / "test" / "purple").mkdir()
     photo("red", 1).save(folder / "test" / "purple" / "1.png")
-    with pytest.raises(DataError, match=r"(?s)classes in test that train lacks.*purple"):
+    with pytest.raises(DataError, match="classes in test that train lacks") as error:
         find(folder)
+    assert error.value.found == "purple"
 
 
 def test_an_empty_class_is_an_error_that_names_it(photos):
     (photos / "yellow").mkdir()
-    with pytest.raises(DataError, match=r"(?s)without images.*yellow"):
+    with pytest.raises(DataError, match="'yellow' is a class without images"):
         find(photos)
 
 
 def test_one_class_is_an_error(tmp_path):
-    with pytest.raises(DataError, match=r"(?s)two classes or more.*'red' alone"):
+    with pytest.raises(DataError, match="too few classes") as error:
         find(fill(tmp_path / "photos", colors=["red"]))
+    assert error.value.found == "'red' alone"
 
 
 def test_images_in_no_class_are_told_of(photos):
     photo("red", 1).save(photos / "lost.png")
-    assert any("1 images of train lie in no class's folder" in note for note in find(photos).notes)
+    assert find(photos).notes == ("ignored: 1 image outside class folders",)
 
 
 def test_a_folder_that_links_to_itself_ends(photos):
@@ -160,7 +162,7 @@ def test_a_written_split_is_taken_up_and_missing_images_are_told_of(photos):
     data = with_validation(find(photos), 0.25, seed=0)
     assert names(restrict(find(photos), names(data))) == names(data)
     (photos / "red" / "03.png").unlink()
-    with pytest.raises(DataError, match=r"(?s)changed since the run began.*train/red/03.png"):
+    with pytest.raises(DataError, match=r"changed since the run began.*train/red/03.png"):
         restrict(find(photos), {"train": ["train/red/03.png"]})
 
 
@@ -183,7 +185,7 @@ def test_images_that_cannot_be_read_stop_a_training_before_it_begins(photos):
 def test_a_class_that_is_left_without_images_is_an_error(photos):
     for file in (photos / "red").iterdir():
         file.write_bytes(b"")
-    with pytest.raises(DataError, match=r"(?s)without readable images.*red"):
+    with pytest.raises(DataError, match=r"without readable images.*red"):
         check(find(photos), skip_bad=True)
 
 
