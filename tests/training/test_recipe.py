@@ -64,10 +64,18 @@ def test_a_file_that_is_no_recipe_is_an_error(tmp_path, text):
         recipe.read(tmp_path / "none.json")
 
 
-def test_an_interrupted_run_goes_on_by_its_own_recipe(tmp_path):
-    assert recipe.resumed(tmp_path, {}, Recipe(epochs=3)) == Recipe(epochs=3)
-    (tmp_path / "recipe.json").write_text(json.dumps({"recipe": Recipe(epochs=7, lr=0.5).to_json()}))
-    assert recipe.resumed(tmp_path, {}, Recipe()) == Recipe(epochs=7, lr=0.5)
-    assert recipe.resumed(tmp_path, {"epochs": 7}, Recipe(epochs=7)) == Recipe(epochs=7, lr=0.5)
-    with pytest.raises(RecipeError, match="expected 7, found 8, in epochs"):
-        recipe.resumed(tmp_path, {"epochs": 8}, Recipe(epochs=8))
+def test_an_interrupted_run_goes_on_by_its_own_recipe():
+    recorded = Recipe(epochs=7, lr=0.5).to_json()
+    assert recipe.resumed(recorded, {}) == Recipe(epochs=7, lr=0.5)
+    assert recipe.resumed(recorded, {"epochs": 7}) == Recipe(epochs=7, lr=0.5)
+    assert recipe.resumed(recorded, {"workers": 0}) == Recipe(epochs=7, lr=0.5, workers=0)
+    with pytest.raises(RecipeError) as error:
+        recipe.resumed(recorded, {"epochs": 8})
+    assert (error.value.expected, error.value.found, error.value.where) == ("7", "8", "epochs")
+    assert "--out" in error.value.fix
+    with pytest.raises(UnknownArgumentError):
+        recipe.resumed(recorded, {"epoch": 8})
+    # An earlier version lacks fields, which have their defaults; a later one has others.
+    assert recipe.resumed({"epochs": 7}, {}) == Recipe(epochs=7)
+    with pytest.raises(RecipeError, match="another version"):
+        recipe.resumed(recorded | {"sharpness": 3}, {})
