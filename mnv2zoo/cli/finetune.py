@@ -12,7 +12,7 @@ import typer
 
 from mnv2zoo.cli.options import Debug
 from mnv2zoo.cli.output import print_json
-from mnv2zoo.training.recipe import FIELDS, Recipe, read
+from mnv2zoo.training.recipe import FIELDS, MODEL, Recipe, read
 
 EXAMPLE = """\b
 Examples:
@@ -65,14 +65,19 @@ def command(
         ),
     ],
     model: Annotated[
-        str, typer.Option(metavar="NAME|RUN", help="A name of the zoo, or a run folder or hf-hub: name.")
-    ] = "mnv2zoo_100",
+        str | None,
+        typer.Option(
+            metavar="NAME|RUN",
+            help=f"A name of the zoo, or a run folder or hf-hub: name. [default: {MODEL}]",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder, which is made.")] = Path("run"),
     recipe: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Values in a TOML or JSON file; options come before it.", show_default=False),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in the folder by its own recipe.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON, and all else to stderr.")] = False,
     debug: Debug = False,
     **values: Any,

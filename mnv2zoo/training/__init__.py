@@ -24,7 +24,7 @@ __all__ = ["Recipe", "evaluate", "finetune"]
 
 def finetune(
     data: str | Path,
-    model: str = "mnv2zoo_100",
+    model: str | None = None,
     out: str | Path = "run",
     *,
     resume: bool = False,
@@ -38,10 +38,12 @@ def finetune(
             `test`, each with a subfolder a class; a tar file of either; a folder with a tar file a split;
             or timm's name for a dataset, such as `torch/cifar10`.
         model: A name of the zoo, or a folder or `hf-hub:` repository with `config.json`, such as the run
-            folder of an earlier training.
-        out: The run folder, which is made. Afterwards `timm.create_model(f"local-dir:{out}",
+            folder of an earlier training; by default `mnv2zoo_100`.
+        out: The run folder, which is made outside the data. Afterwards `timm.create_model(f"local-dir:{out}",
             pretrained=True)` gives the trained network.
-        resume: Go on with an interrupted run in that folder, by the recipe that it wrote down.
+        resume: Resume an interrupted run in that folder. Everything that decides its result comes from its
+            `recipe.json`; an argument that contradicts it is an error. `workers`, `checkpoint_steps`, the device and
+            the place of the images may change. Without a run in the folder a new one starts.
         log: What is shown meanwhile; lines on stdout by default, or a progress bar on a terminal.
         **recipe: Fields of `Recipe`.
 
@@ -61,12 +63,12 @@ def finetune(
         >>> result.scores["val"].top1  # doctest: +SKIP
         93.1
     """
-    chosen = recipes.make(**recipe)
+    recipes.check_names(recipe)
+    if not resume:
+        recipes.make(**recipe)  # bad values are reported before the imports, which take seconds
     with _needs_extra():
         from mnv2zoo.training import loop
-    if resume:
-        chosen = recipes.resumed(Path(out), recipe, default=chosen)
-    return loop.run(data, model, out, chosen, resume, log)
+    return loop.run(data, model, out, recipe, resume, log)
 
 
 def evaluate(data: str | Path, model: str, **options: Any) -> Scores:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from mnv2zoo import system
+from mnv2zoo.errors import ZooError
 from mnv2zoo.training.recipe import Recipe
 
 T = TypeVar("T")
@@ -29,6 +31,26 @@ def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
     if outcome[1] is not None:
         raise outcome[1]
     return outcome[0]
+
+
+def of_worker(error: ZooError) -> ZooError:
+    """An error as it was raised.
+
+    PyTorch raises an error of a worker process anew, with the text of the whole traceback as its one argument.
+
+    Args:
+        error: The error.
+
+    Returns:
+        It; of one of a worker, the error that was raised there.
+    """
+    name = type(error).__name__
+    traceback, mark, text = str(error.problem).rpartition(f".{name}: ")
+    if not mark or not traceback.startswith(f"Caught {name} in "):
+        return error
+    problem, *lines = text.strip().splitlines()
+    pairs = [re.match(r"\s+(expected|found|where|fix): (.*)", line) for line in lines]
+    return type(error)(problem, **{pair[1]: pair[2] for pair in pairs if pair})
 
 
 def give_way(worker: int) -> None:
@@ -59,7 +81,16 @@ def predict(
             if images.ndim == 4:
                 images = images.contiguous(memory_format=torch.channels_last)
             output, label = accelerator.gather_for_metrics((net(images).float(), labels))
-            outputs.append(output.cpu())
-            targets.append(label.cpu())
+            outputs.append(_own(output))
+            targets.append(_own(label))
             advance(len(label))
     return torch.cat(outputs), torch.cat(targets)
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A tensor on the CPU in memory of this process.
+
+    What a worker reads comes in shared memory, and each piece holds a file descriptor for as long as it is kept.
+    """
+    tensor = tensor.cpu()
+    return tensor.clone() if tensor.is_shared() else tensor

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import tomllib
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from mnv2zoo.data.layout import Layout
 from mnv2zoo.errors import RecipeError, UnknownArgumentError, nearest
+
+MODEL = "mnv2zoo_100"  # the network that is trained if none is named
 
 
 def _choice(default: Any, meaning: str) -> Any:
@@ -136,7 +139,10 @@ class Recipe:
             raise _bad("keep_statistics", "false with random weights, whose batch norms have seen no image", True)
         if self.teacher is not None and self.train == "head" and self.cache_features:
             raise _bad("teacher", "no teacher with cached features: it has to see the images", self.teacher)
-        if (self.mixup or self.cutmix) and self.batch_size % 2:
+        if self.mixes and self.train == "head" and self.cache_features:
+            name = "mixup" if self.mixup else "cutmix"
+            raise _bad(name, "0 with cached features, which are no images to mix", getattr(self, name))
+        if self.mixes and self.batch_size % 2:
             raise _bad("batch_size", "an even number, because mixup and cutmix make pairs", self.batch_size)
 
     @property
@@ -202,7 +208,13 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 
 def _bad(name: str, expected: object, found: object) -> RecipeError:
-    return RecipeError("bad value in the recipe", expected=expected, found=repr(found), where=name)
+    return RecipeError(
+        f"bad value for {name} in the recipe",
+        expected=expected,
+        found=repr(found),
+        where=name,
+        fix=f"Change {name} (--{name.replace('_', '-')} on the command line).",
+    )
 
 
 def _check_type(name: str, value: Any, kind: Any) -> None:
@@ -241,6 +253,19 @@ def make(**values: Any) -> Recipe:
         UnknownArgumentError: If there is no such field; the message names the nearest.
         RecipeError: If a value is of the wrong kind or out of bounds.
     """
+    check_names(values)
+    return Recipe(**values)
+
+
+def check_names(values: Iterable[str]) -> None:
+    """Checks names of fields.
+
+    Args:
+        values: The names.
+
+    Raises:
+        UnknownArgumentError: If there is no such field; the message names the nearest.
+    """
     for name in values:
         if name not in FIELDS:
             raise UnknownArgumentError(
@@ -249,7 +274,6 @@ def make(**values: Any) -> Recipe:
                 found=repr(name),
                 fix="`mnv2zoo finetune --help` lists them.",
             )
-    return Recipe(**values)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -277,30 +301,60 @@ def read(path: Path) -> dict[str, Any]:
     return values
 
 
-def resumed(run: Path, given: dict[str, Any], default: Recipe) -> Recipe:
+# Fields that do not decide what a run ends with, and so may be others when it is resumed.
+FREE = ("workers", "checkpoint_steps")
+# Fields that may name a file or a folder.
+PLACES = ("init", "teacher")
+
+
+def resumed(recorded: dict[str, Any], given: dict[str, Any]) -> Recipe:
     """The recipe of an interrupted run.
 
     Args:
-        run: Its folder.
-        given: Values that were given now; they must be those of the run.
-        default: The recipe if there is no run in the folder yet.
+        recorded: The recipe that the run wrote down. Fields that it lacks have their defaults.
+        given: Values that were given now.
 
     Returns:
-        The recipe that the run wrote down.
+        The run's recipe, with what was given now where that does not decide the result.
 
     Raises:
-        RecipeError: If a value given now is another than the run's, or the recipe cannot be read.
+        UnknownArgumentError: If there is no such field.
+        RecipeError: If a value given now contradicts the run, or the recorded recipe is damaged.
     """
-    if not (run / "recipe.json").exists():
-        return default
-    recipe = make(**read(run / "recipe.json"))
+    check_names(given)
+    unknown = sorted(recorded.keys() - {*FIELDS})
+    if unknown:
+        raise RecipeError(
+            "the run was made by another version of mnv2zoo",
+            expected="a recipe of this version",
+            found=f"{unknown[0]!r} in it",
+            fix="Resume it with the version in its recipe.json, or start a new run with another --out.",
+        )
+    recipe = make(**recorded)
+    now: dict[str, Any] = {}
     for name, value in given.items():
-        if getattr(default, name) != getattr(recipe, name):
-            raise RecipeError(
-                "a run goes on by the recipe that it began with",
-                expected=repr(getattr(recipe, name)),
-                found=repr(value),
-                where=name,
-                fix="Leave the value out, or begin a new run in another folder.",
-            )
-    return recipe
+        value = tuple(value) if isinstance(value, list) else value
+        was = getattr(recipe, name)
+        if name in FREE or (name in PLACES and may_have_moved(value, was)):
+            now[name] = value
+        elif value != was:
+            raise contradiction(name, was, value)
+    return replace(recipe, **now)
+
+
+def contradiction(name: str, recorded: object, given: object) -> RecipeError:
+    """The error for a value that is not that of the run that is resumed."""
+    return RecipeError(
+        f"--{name.replace('_', '-')} contradicts the run that is resumed",
+        expected=repr(recorded),
+        found=repr(given),
+        where=name,
+        fix="Leave it out to resume, or start a new run with another --out.",
+    )
+
+
+def may_have_moved(given: object, recorded: object) -> bool:
+    """Whether two names are those of files or folders; whether they hold the same is seen where they are read."""
+    return (
+        isinstance(given, str) and isinstance(recorded, str) and Path(given).exists() and Path(recorded).is_absolute()
+    )

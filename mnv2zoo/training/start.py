@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,11 @@ import torch
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
-from mnv2zoo import features, network, registry
+from mnv2zoo import architecture, features, network, registry
 from mnv2zoo.errors import RecipeError, UnknownModelError, nearest
 from mnv2zoo.model import MobileNetV2
 from mnv2zoo.network import Description
+from mnv2zoo.training import recipe as recipes
 from mnv2zoo.training.data import Sample, TimmSample
 from mnv2zoo.training.recipe import Recipe
 
@@ -29,12 +32,14 @@ class Start:
         preprocessing: `input_size`, `mean`, `std`, `interpolation` and `crop_pct`, as timm names them, for
             the training images.
         test_preprocessing: The same for all other images.
+        fingerprint: A hash of the weights that it starts from, and of how they are used.
     """
 
     model: MobileNetV2
     origin: str
     preprocessing: dict[str, Any]
     test_preprocessing: dict[str, Any]
+    fingerprint: str
 
 
 def find(name: str, recipe: Recipe) -> tuple[Description, Description | Path | None]:
@@ -55,6 +60,52 @@ def find(name: str, recipe: Recipe) -> tuple[Description, Description | Path | N
     if recipe.teacher is not None:
         network.describe(recipe.teacher)
     return target, _source(recipe.init, target)
+
+
+def resumed(recorded: dict[str, Any], given: Mapping[str, Any], model: str | None) -> tuple[Recipe, str]:
+    """What a run that is resumed was told to do.
+
+    Args:
+        recorded: Its `recipe.json`.
+        given: Fields of `Recipe` that were given now.
+        model: The network that was given now, if any.
+
+    Returns:
+        The recipe, and the network's name.
+
+    Raises:
+        RecipeError: If what is given now contradicts the run.
+        UnknownArgumentError: If there is no such field.
+    """
+    places = recorded.get("places", {})
+    own = {name: place for name, place in places.items() if name in recipes.PLACES}
+    recipe = recipes.resumed(recorded["recipe"] | own, dict(given))
+    was = places.get("model", recorded["model"])
+    if model is None or model in (was, recorded["model"]):
+        return recipe, was
+    if recipes.may_have_moved(model, was):
+        return recipe, model
+    if network.describe(model).name != network.describe(was).name:
+        raise recipes.contradiction("model", recorded["model"], model)
+    return recipe, was
+
+
+def places(model: str, recipe: Recipe) -> dict[str, str]:
+    """Where the files and folders are that a run starts from, for a run that is resumed from elsewhere.
+
+    Args:
+        model: The network's name.
+        recipe: The recipe.
+
+    Returns:
+        Absolute paths by `model`, `init` and `teacher`, of those that are a file or a folder.
+    """
+    found = {}
+    for name, value in (("model", model), ("init", recipe.init), ("teacher", recipe.teacher or "")):
+        is_name = value in ("", "pretrained", "random") or value.partition(".")[0] in architecture.CONFIGS
+        if not is_name and (Path(value).is_dir() or (name == "init" and Path(value).is_file())):
+            found[name] = str(Path(value).resolve())
+    return found
 
 
 def build(
@@ -108,18 +159,21 @@ def build(
             where="start_input_size",
         )
     model: Any
+    tensors: dict[str, Tensor] = {}  # those that it starts from
     if source is None:
         model, origin = target.build(pretrained=False, **arguments), "random initialisation"
     elif isinstance(source, Path):
         own: dict[str, Any] = {"pretrained_cfg_overlay": {"file": str(source)}}
         model, origin = target.build(**{**arguments, **own}), str(source)
+        tensors = model.state_dict()
     elif source.config == target.config:
         model, origin = Description(source.name, source.config, source.cfg).build(**arguments), source.name
+        tensors = model.state_dict()
     elif target.config.expand_first and not source.config.expand_first and source.config.width == target.config.width:
         model = target.build(pretrained=False, **arguments)
-        state_dict = registry.source_tensors(source.config, _resolved(source))
+        tensors = registry.source_tensors(source.config, _resolved(source))
         images = torch.stack([create_transform(**test_preprocessing)(s.read()) for s in samples[:64]])
-        tutorial_from_paper(model, state_dict, images)
+        tutorial_from_paper(model, tensors, images)
         origin = source.name
     else:
         raise RecipeError(
@@ -128,11 +182,32 @@ def build(
             found=source.config.name,
             where="init",
         )
-    if source is None or list(described.label_names) != list(class_names):
+    new_classifier = source is None or list(described.label_names) != list(class_names)
+    kept = {k: t for k, t in tensors.items() if not (new_classifier and k.startswith(registry.CLASSIFIER))}
+    mark = fingerprint(kept, target.config.name, arguments)
+    if new_classifier:
         # PyTorch's own initialisation: that of the config is the wider the fewer classes there are, which
         # stays in what few photos do not teach.
         model.reset_classifier(len(class_names))
-    return Start(model, origin, preprocessing, test_preprocessing)
+    return Start(model, origin, preprocessing, test_preprocessing, mark)
+
+
+def fingerprint(tensors: Mapping[str, Tensor], *facts: Any) -> str:
+    """A hash by which a resumed run knows the weights that it began with.
+
+    Args:
+        tensors: The weights.
+        *facts: What else belongs to them, as JSON has it.
+
+    Returns:
+        SHA-256, in hexadecimal.
+    """
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _source(init: str, target: Description) -> Description | Path | None:
@@ -284,6 +359,6 @@ def skip_last_activation_in_training(model: MobileNetV2) -> None:
     Args:
         model: The network; its state dict stays the same.
     """
-    if model.config.classifier == "conv_bn_act":
+    if model.arch_config.classifier == "conv_bn_act":
         norm: Any = model.classifier_bn
         norm.act = _ExceptInTraining(norm.act).train(norm.training)

@@ -15,6 +15,7 @@ from mnv2zoo import network
 from mnv2zoo.deploy.fold import fold
 from mnv2zoo.errors import RecipeError
 from mnv2zoo.training.recipe import Recipe
+from mnv2zoo.training.start import fingerprint
 
 
 class Teacher(nn.Module):
@@ -28,6 +29,9 @@ class Teacher(nn.Module):
         class_names: The classes that are trained, in class order. The teacher's must be the same, in any order.
         recipe: Tells the temperature.
         preprocessing: That of the images that are trained on.
+
+    Attributes:
+        fingerprint: A hash of its weights and classes.
 
     Raises:
         RecipeError: If its classes are others.
@@ -52,6 +56,7 @@ class Teacher(nn.Module):
                 where=name,
                 fix="Fine-tune the teacher on the same data.",
             )
+        self.fingerprint = fingerprint(loaded.model.state_dict(), labels)
         cfg: Any = loaded.model.pretrained_cfg
         self.side = resolve_data_config(pretrained_cfg=cfg, use_test_size=True)["input_size"][-1]
         self.teacher = DistillationTeacher(fold(loaded.model).to(memory_format=torch.channels_last))

@@ -1,7 +1,6 @@
 """A recipe holds every choice, and refuses what is none."""
 
 import json
-import re
 
 import pytest
 
@@ -11,30 +10,29 @@ from mnv2zoo.training.recipe import Recipe
 
 
 def test_an_unknown_value_is_an_error_that_names_the_nearest():
-    with pytest.raises(UnknownArgumentError, match=r"(?s)batch_size.*'batchsize'"):
+    with pytest.raises(UnknownArgumentError, match=r"batch_size.*'batchsize'"):
         recipe.make(batchsize=3)
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"epochs": 0}, "a number from 1 to .* found: 0; where: epochs"),
-        ({"epochs": 1.5}, r"int; found: 1\.5; where: epochs"),
-        ({"epochs": True}, "int; found: True"),
-        ({"epochs": "10"}, "int; found: '10'"),
-        ({"lr": float("nan")}, "float or null; found: nan"),
-        ({"mean": (0.5, 0.5)}, "where: mean"),
+        ({"epochs": 0}, "a number from 1 to .* found 0, in epochs"),
+        ({"epochs": 1.5}, "int, found 1.5, in epochs"),
+        ({"epochs": True}, "int, found True"),
+        ({"epochs": "10"}, "int, found '10'"),
+        ({"lr": float("nan")}, "float or null, found nan"),
+        ({"mean": (0.5, 0.5)}, "in mean"),
         ({"std": (0.5, 0.5, 0.0)}, "numbers above 0"),
-        ({"precision": "fp16"}, "fp32 or bf16; found: 'fp16'"),
+        ({"precision": "fp16"}, "fp32 or bf16, found 'fp16'"),
         ({"batch_size": 1}, "from 2"),
         ({"batch_size": 7, "mixup": 0.2}, "an even number"),
-        ({"skip_bad_images": 1}, "bool; found: 1"),
+        ({"skip_bad_images": 1}, "bool, found 1"),
     ],
 )
 def test_a_value_that_cannot_be_is_an_error(values, message):
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(RecipeError, match=message):
         recipe.make(**values)
-    assert re.search(message, caught.value.summary)
 
 
 def test_numbers_may_be_written_without_a_point():
@@ -66,10 +64,18 @@ def test_a_file_that_is_no_recipe_is_an_error(tmp_path, text):
         recipe.read(tmp_path / "none.json")
 
 
-def test_an_interrupted_run_goes_on_by_its_own_recipe(tmp_path):
-    assert recipe.resumed(tmp_path, {}, Recipe(epochs=3)) == Recipe(epochs=3)
-    (tmp_path / "recipe.json").write_text(json.dumps({"recipe": Recipe(epochs=7, lr=0.5).to_json()}))
-    assert recipe.resumed(tmp_path, {}, Recipe()) == Recipe(epochs=7, lr=0.5)
-    assert recipe.resumed(tmp_path, {"epochs": 7}, Recipe(epochs=7)) == Recipe(epochs=7, lr=0.5)
-    with pytest.raises(RecipeError, match="expected: 7\n  found: 8\n  where: epochs"):
-        recipe.resumed(tmp_path, {"epochs": 8}, Recipe(epochs=8))
+def test_an_interrupted_run_goes_on_by_its_own_recipe():
+    recorded = Recipe(epochs=7, lr=0.5).to_json()
+    assert recipe.resumed(recorded, {}) == Recipe(epochs=7, lr=0.5)
+    assert recipe.resumed(recorded, {"epochs": 7}) == Recipe(epochs=7, lr=0.5)
+    assert recipe.resumed(recorded, {"workers": 0}) == Recipe(epochs=7, lr=0.5, workers=0)
+    with pytest.raises(RecipeError) as error:
+        recipe.resumed(recorded, {"epochs": 8})
+    assert (error.value.expected, error.value.found, error.value.where) == ("7", "8", "epochs")
+    assert "--out" in error.value.fix
+    with pytest.raises(UnknownArgumentError):
+        recipe.resumed(recorded, {"epoch": 8})
+    # An earlier version lacks fields, which have their defaults; a later one has others.
+    assert recipe.resumed({"epochs": 7}, {}) == Recipe(epochs=7)
+    with pytest.raises(RecipeError, match="another version"):
+        recipe.resumed(recorded | {"sharpness": 3}, {})
