@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import Conv2dSame as TimmConv2dSame
 from timm.layers import DropPath, create_classifier, create_conv2d, get_act_layer, get_norm_act_layer
 from timm.models import FeatureInfo, checkpoint, checkpoint_seq
 from torch import Tensor, nn
@@ -173,7 +174,7 @@ class MobileNetV2(nn.Module):
         self.grad_checkpointing = False
 
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
-        conv: Conv = partial(create_conv2d, padding=pad_type, **factory)
+        conv: Conv = partial(_conv, padding=pad_type, **factory)
         if not init_weights:
             conv = partial(_uninitialised, conv)
         bn: dict[str, Any] = {"eps": bn_eps, "momentum": bn_momentum}
@@ -393,6 +394,31 @@ class MobileNetV2(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps images (N, C, H, W) to logits (N, num_classes)."""
         return self.forward_head(self.forward_features(x))
+
+
+class Conv2dSame(TimmConv2dSame):
+    """A strided convolution with TensorFlow's `same` padding, which an export traces at any image size.
+
+    The first pixel's place depends on whether the size is even. timm computes both sides' padding from the size
+    with `ceil` and `max`, and a symbolic size makes that a formula that grows with every layer. Here the two sides
+    add up to a constant: the convolution ignores a last row that it does not need.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (N, in, H, W) to (N, out, ceil(H/stride), ceil(W/stride))."""
+        down, across = self.stride
+        high, wide = ((size - 1) * step for size, step in zip(self.kernel_size, self.dilation, strict=True))
+        top = (high + 1 - down + -x.shape[2] % down) // 2
+        left = (wide + 1 - across + -x.shape[3] % across) // 2
+        x = F.pad(x, (left, wide - left, top, high - top))
+        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+def _conv(in_channels: int, out_channels: int, kernel_size: int, padding: str = "", **kwargs: Any) -> nn.Module:
+    made: nn.Module = create_conv2d(in_channels, out_channels, kernel_size, padding=padding, **kwargs)
+    if isinstance(made, TimmConv2dSame):
+        made.__class__ = Conv2dSame  # the same parameters, and another `forward`
+    return made
 
 
 class MobileNetV2Features(nn.Module):
