@@ -58,7 +58,7 @@ def build(
     if trainable_layers is not None:
         if not 0 <= trainable_layers <= UNITS:
             raise ValueError(f"trainable layers are 0 to {UNITS}, not {trainable_layers}")
-        strided = [b.name for b in architecture.bottlenecks(model.config) if b.stride > 1]
+        strided = [b.name for b in architecture.bottlenecks(model.arch_config) if b.stride > 1]
         starts = [features.STEM, *strided, features.HEAD]
         features.freeze_before(model, starts[-trainable_layers] if trainable_layers else None)
     if freeze_norm:

@@ -187,9 +187,9 @@ class _WithExtraLayers(nn.Module):
 
     def __init__(self, network: Any, norm_layer: Any) -> None:
         super().__init__()
-        last = [block for block in architecture.bottlenecks(network.config) if block.stride > 1][-1]
+        last = [block for block in architecture.bottlenecks(network.arch_config) if block.stride > 1][-1]
         self.taps = BottleneckTaps(network, [last.name, HEAD], location="expansion")
-        depths = [max(16, int(depth * network.config.width)) for depth in (512, 256, 256, 128)]
+        depths = [max(16, int(depth * network.arch_config.width)) for depth in (512, 256, 256, 128)]
         self.channels = [*self.taps.channels.values(), *depths]
         self.extra = nn.ModuleList(
             _extra_layer(before, after, norm_layer)

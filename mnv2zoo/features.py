@@ -125,7 +125,7 @@ class BottleneckTaps(nn.Module):
         reductions = {STEM: 2, HEAD: bottlenecks(model)[-1].reduction} | {
             block.name: self._reduction(block) for block in blocks
         }
-        channels = {STEM: model.config.stem_channels, HEAD: model.num_features} | {
+        channels = {STEM: model.arch_config.stem_channels, HEAD: model.num_features} | {
             block.name: self._channels(block) for block in blocks
         }
         self.channels = OrderedDict((name, channels[name]) for name in names)
@@ -212,7 +212,7 @@ def bottlenecks(model: MobileNetV2) -> list[Bottleneck]:
     Returns:
         A description of each, from fine to coarse.
     """
-    blocks = architecture.bottlenecks(model.config, model.output_stride)
+    blocks = architecture.bottlenecks(model.arch_config, model.output_stride)
     return [block for block in blocks if block.stage < len(model.blocks)]
 
 

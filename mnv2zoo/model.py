@@ -132,7 +132,7 @@ class MobileNetV2(nn.Module):
         init_weights: False leaves parameters as they were allocated, for a checkpoint that fills them.
 
     Attributes:
-        config: The config that was built, with the arguments above applied.
+        arch_config: The config that was built, with the arguments above applied.
         output_stride: What it was built with.
         num_features: Channels of `forward_features`' result.
         head_hidden_size: Width of what enters the classifier.
@@ -166,7 +166,7 @@ class MobileNetV2(nn.Module):
             if classifier not in architecture.CLASSIFIERS:
                 raise ValueError(f"classifier must be one of {architecture.CLASSIFIERS}, not {classifier!r}")
             config = replace(config, classifier=classifier)
-        self.config = config
+        self.arch_config = config
         self.num_classes = config.num_classes if num_classes is None else num_classes
         self.in_chans = in_chans
         self.drop_rate = drop_rate
@@ -210,12 +210,12 @@ class MobileNetV2(nn.Module):
 
     def _make_classifier(self, global_pool: str, factory: dict[str, Any]) -> None:
         # A pooled map stays four-dimensional for a convolutional classifier, and is flattened after it.
-        use_conv = self.config.classifier != "linear"
+        use_conv = self.arch_config.classifier != "linear"
         self.global_pool, self.classifier = create_classifier(
             self.num_features, self.num_classes, pool_type=global_pool, use_conv=use_conv, **factory
         )
-        has_norm = self.config.classifier_norm and self.num_classes > 0
-        act = self.config.classifier == "conv_bn_act"
+        has_norm = self.arch_config.classifier_norm and self.num_classes > 0
+        act = self.arch_config.classifier == "conv_bn_act"
         norm_act = partial(self._norm_act, **factory)
         self.classifier_bn = norm_act(self.num_classes, apply_act=act) if has_norm else nn.Identity()
         self.flatten = nn.Flatten(1) if use_conv and global_pool else nn.Identity()
@@ -225,7 +225,7 @@ class MobileNetV2(nn.Module):
     def init_weights(self) -> None:
         """Initialises everything anew, as the config says."""
         for module in self.modules():
-            init_module(module, self.config)
+            init_module(module, self.arch_config)
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -354,13 +354,13 @@ class MobileNetV2(nn.Module):
         else:
             take, deepest = feature_take_indices(len(self.stage_ends), indices)
             deepest = self.stage_ends[deepest]
-        kept = [block.out_channels for block in architecture.bottlenecks(self.config) if block.stage < deepest]
+        kept = [block.out_channels for block in architecture.bottlenecks(self.arch_config) if block.stage < deepest]
         # The head follows the last stage, so it goes with the first stage that goes.
         ends_early = prune_norm or prune_head or deepest < len(self.blocks)
         self.blocks = self.blocks[:deepest]
         if ends_early:
             self.conv_head, self.bn2 = nn.Identity(), nn.Identity()
-            self.num_features = kept[-1] if kept else self.config.stem_channels
+            self.num_features = kept[-1] if kept else self.arch_config.stem_channels
             self.reset_classifier(0, "")
         return take
 

@@ -217,10 +217,10 @@ def fill(model: MobileNetV2, state_dict: dict[str, Tensor], cfg: PretrainedCfg) 
     if missing or unexpected or misshapen:
         kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
         found = [f"{len(names)} {kind} ({names[0]}, ...)" for kind, names in kinds.items() if names]
-        raise _misfit(model.config, model.num_classes, cfg, f"its {len(wanted)} tensors", ", ".join(found))
+        raise _misfit(model.arch_config, model.num_classes, cfg, f"its {len(wanted)} tensors", ", ".join(found))
 
     for name in sorted({name.rpartition(".")[0] for name in own.keys() - state_dict.keys()}):
-        init_module(model.get_submodule(name), model.config)
+        init_module(model.get_submodule(name), model.arch_config)
     with torch.no_grad():
         for name, tensor in state_dict.items():
             target = own[name]

@@ -79,9 +79,9 @@ def test_initialisation_is_timms(paper):
 @pytest.mark.parametrize("width", [0.5, 1.0, 1.4])
 def test_tutorial_networks_compute_what_the_tutorial_computes(width, images):
     ours = timm.create_model({0.5: "mnv2zoo_050_c20", 1.0: "mnv2zoo_100_c20", 1.4: "mnv2zoo_140_c20"}[width])
-    ours.load_state_dict(random_state_dict(ours.config.name))
+    ours.load_state_dict(random_state_dict(ours.arch_config.name))
     theirs = TutorialNet(width=width)
-    theirs.load_state_dict(convert.from_native(ours.state_dict(), ours.config.name, "seed"))
+    theirs.load_state_dict(convert.from_native(ours.state_dict(), ours.arch_config.name, "seed"))
     assert len(theirs.state_dict()) == 327
     assert torch.equal(ours.eval()(images), theirs.eval()(images).flatten(1))
     assert_close(ours.train()(images), theirs.train()(images).flatten(1))
@@ -135,8 +135,8 @@ def test_groups_follow_the_depth(name):
     fine = group_parameters(net, net.group_matcher(coarse=False), reverse=True)
     coarse = group_parameters(net, net.group_matcher(coarse=True), reverse=True)
     # Stem, bottlenecks (or stages) and classifier; the head belongs to the last of them, as in timm.
-    assert len(set(fine.values())) == len(architecture.bottlenecks(net.config)) + 2
-    assert len(set(coarse.values())) == len(net.config.stages) + 2
+    assert len(set(fine.values())) == len(architecture.bottlenecks(net.arch_config)) + 2
+    assert len(set(coarse.values())) == len(net.arch_config.stages) + 2
     for groups in (fine, coarse):
         depths = [groups[key] for key, _ in net.named_parameters()]
         assert depths == sorted(depths)
@@ -157,7 +157,7 @@ def test_batch_norm_options_reach_every_batch_norm(name):
     net = timm.create_model(name, bn_eps=1e-3, bn_momentum=0.01)
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     assert {(m.eps, m.momentum) for m in norms} == {(1e-3, 0.01)}
-    assert len(norms) == sum(layer.norm for layer in architecture.layers(net.config))
+    assert len(norms) == sum(layer.norm for layer in architecture.layers(net.arch_config))
 
 
 def test_other_norms_and_activations_can_be_had(name, images):

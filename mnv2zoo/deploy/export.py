@@ -109,7 +109,7 @@ def _check(directory: Path, format: str) -> None:
 
 def _description(model: nn.Module) -> Description:
     """What a network that was built already is, as far as it tells."""
-    config, cfg = getattr(model, "config", None), getattr(model, "pretrained_cfg", None)
+    config, cfg = getattr(model, "arch_config", None), getattr(model, "pretrained_cfg", None)
     if config is None or cfg is None or not getattr(model, "num_classes", 0):
         raise DeployError(
             "no classifier of the zoo",

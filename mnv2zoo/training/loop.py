@@ -287,7 +287,7 @@ def _run(
     def finish_run() -> None:
         finish.write_model(folder, model, start, data.class_names)
         finish.write_results(folder, progress.best_epoch, scores_of)
-        folder.write("README.md", finish.card(model_name, model.config.name, start.origin, description, scores_of))
+        folder.write("README.md", finish.card(model_name, model.arch_config.name, start.origin, description, scores_of))
         for split in outputs:
             report_of_split(folder, split, progress, data, outputs[split], scores_of[split], log)
 

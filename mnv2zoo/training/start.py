@@ -284,6 +284,6 @@ def skip_last_activation_in_training(model: MobileNetV2) -> None:
     Args:
         model: The network; its state dict stays the same.
     """
-    if model.config.classifier == "conv_bn_act":
+    if model.arch_config.classifier == "conv_bn_act":
         norm: Any = model.classifier_bn
         norm.act = _ExceptInTraining(norm.act).train(norm.training)
