@@ -162,7 +162,7 @@ def test_a_written_split_is_taken_up_and_missing_images_are_told_of(photos):
     data = with_validation(find(photos), 0.25, seed=0)
     assert names(restrict(find(photos), names(data))) == names(data)
     (photos / "red" / "03.png").unlink()
-    with pytest.raises(DataError, match=r"changed since the run began.*train/red/03.png"):
+    with pytest.raises(DataError, match=r"(?s)changed since the run began.*train/red/03.png"):
         restrict(find(photos), {"train": ["train/red/03.png"]})
 
 
@@ -185,7 +185,7 @@ def test_images_that_cannot_be_read_stop_a_training_before_it_begins(photos):
 def test_a_class_that_is_left_without_images_is_an_error(photos):
     for file in (photos / "red").iterdir():
         file.write_bytes(b"")
-    with pytest.raises(DataError, match=r"without readable images.*red"):
+    with pytest.raises(DataError, match=r"(?s)without readable images.*red"):
         check(find(photos), skip_bad=True)
 
 
