@@ -6,6 +6,7 @@ a `Data`: named classes, and samples for each split, which can be read at random
 
 from __future__ import annotations
 
+import errno
 import math
 import random
 import tarfile
@@ -287,9 +288,22 @@ def _find_timm(name: str, root: Path) -> Data:
     """The data of a dataset that timm knows, downloaded by whoever provides it."""
     from timm.data import create_dataset
 
+    from mnv2zoo.weights.hub_failures import explain
+
     splits: dict[str, tuple[Sample | TimmSample, ...]] = {}
     names: tuple[str, ...] = ()
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        if environment.is_homeless(root):
+            raise FileNotFoundError(errno.ENOENT, "this user has no home folder")
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            "there is no folder to keep the dataset in",
+            expected="a folder that can be written",
+            found=error.strerror or error,
+            where=root,
+            fix="Set MNV2ZOO_HOME to a folder that can be written.",
+        ) from error
     # torchvision's datasets have one split beside that for training, which timm gives under either name.
     for split in ("train", "test") if name.startswith("torch/") else SPLITS:
         try:
@@ -299,8 +313,9 @@ def _find_timm(name: str, root: Path) -> Data:
                 raise DataError(
                     "cannot open the dataset",
                     expected="a dataset that timm opens",
-                    found=f"{type(error).__name__}: {' '.join(str(error).split())}"[:300].rstrip("."),
+                    found=explain(error).found[:300].rstrip("."),
                     where=name,
+                    fix=f"Check the name and the network, or put the dataset into {root}.",
                 ) from error
             continue
         labels = [int(target) for target in _targets(dataset)]
