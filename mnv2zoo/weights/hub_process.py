@@ -280,14 +280,21 @@ def answer_here(job: dict[str, Any]) -> dict[str, Any]:
         log = logging.getLogger(function.__module__)
         if _not_of_a_question not in log.filters:
             log.addFilter(_not_of_a_question)
+    return _answer_in_a_thread(job, plain=True)
+
+
+def _answer_in_a_thread(job: dict[str, Any], plain: bool, tidying: float = 0) -> dict[str, Any]:
+    """Puts a question from a thread, and waits for it so many seconds more, once the time is up, to tidy up."""
     answers: list[dict[str, Any]] = []
-    thread = threading.Thread(target=lambda: answers.append(answer(job, plain=True)), daemon=True)
+    thread = threading.Thread(target=lambda: answers.append(answer(job, plain)), daemon=True)
     try:
         thread.start()
     except RuntimeError:  # no more threads here
-        return answer(job, plain=True)
+        return answer(job, plain)
     thread.join(job["seconds"])
-    return answers[0] if answers else {"late": True}
+    late = not answers
+    thread.join(tidying)
+    return {"late": True} if late else answers[0]
 
 
 def _not_of_a_question(record: logging.LogRecord) -> bool:
@@ -331,9 +338,10 @@ def main(job: dict[str, Any]) -> None:
             import huggingface_hub
 
             huggingface_hub.set_client_factory(_watched_client())
-            found = answer(job)
+            found = answer(job) if call_off else _answer_in_a_thread(job, plain=False, tidying=2)
         finally:
-            call_off()
+            if call_off:
+                call_off()
     except OutOfTime:
         found = {"late": True}
     except KeyboardInterrupt:  # which the process that waits gets too
