@@ -6,14 +6,12 @@ is called, so that a test can take the call away.
 
 from __future__ import annotations
 
-import _thread
 import functools
 import os
 import re
 import signal
 import stat
 import sys
-import threading
 from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
@@ -96,32 +94,21 @@ def limit_resources(file_bytes: int, memory_bytes: int) -> None:
         resource.setrlimit(limit, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
-def alarm(seconds: float, ring: Callable[[], None]) -> Callable[[], object]:
-    """Calls a function in the main thread when some time has passed.
-
-    POSIX interrupts a system call for it. Elsewhere it is called when the main thread is back in Python.
+def alarm(seconds: float, ring: Callable[[], None]) -> Callable[[], object] | None:
+    """Calls a function in the main thread when some time has passed, and interrupts what that waits for.
 
     Args:
         seconds: The time.
         ring: The function, which may raise.
 
     Returns:
-        A function that calls the alarm off.
+        A function that calls the alarm off; None if nothing can be interrupted here, as on Windows.
     """
-    if hasattr(signal, "setitimer") and hasattr(signal, "SIGALRM"):
-        signal.signal(signal.SIGALRM, lambda number, frame: ring())
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-        return functools.partial(signal.setitimer, signal.ITIMER_REAL, 0)
-    before = signal.signal(signal.SIGINT, lambda number, frame: ring())
-    timer = threading.Timer(seconds, _thread.interrupt_main)
-    timer.daemon = True
-    timer.start()
-
-    def call_off() -> None:
-        timer.cancel()
-        signal.signal(signal.SIGINT, before)
-
-    return call_off
+    if not hasattr(signal, "setitimer") or not hasattr(signal, "SIGALRM"):
+        return None
+    signal.signal(signal.SIGALRM, lambda number, frame: ring())
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    return functools.partial(signal.setitimer, signal.ITIMER_REAL, 0)
 
 
 def interpreter() -> str | None:

@@ -6,6 +6,7 @@ a `Data`: named classes, and samples for each split, which can be read at random
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import math
@@ -225,7 +226,18 @@ _FOLDERS = ("torch/folder", "torch/image_folder")
 
 def _find_timm(name: str, root: Path) -> Data:
     """The data of a dataset that timm knows, downloaded by whoever provides it."""
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        if environment.is_homeless(root):
+            raise FileNotFoundError(errno.ENOENT, "this user has no home folder")
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            "there is no folder to keep the dataset in",
+            expected="a folder that can be written",
+            found=error.strerror or error,
+            where=root,
+            fix="Set MNV2ZOO_HOME to a folder that can be written.",
+        ) from error
     splits: dict[str, tuple[Sample | TimmSample, ...]] = {}
     names: tuple[str, ...] = ()
     # torchvision's datasets have one split beside that for training, and not all call it `test`.
@@ -247,6 +259,8 @@ def _open_timm(name: str, root: Path, spellings: Sequence[str], needed: bool) ->
     """Opens a split of a dataset by the first of its names that the dataset knows; None if it knows none."""
     from timm.data import create_dataset
 
+    from mnv2zoo.weights.hub_failures import explain
+
     for spelling in spellings:
         try:
             dataset: Any = create_dataset(name, root=str(root), split=spelling, download=True)
@@ -257,9 +271,9 @@ def _open_timm(name: str, root: Path, spellings: Sequence[str], needed: bool) ->
             raise DataError(
                 f"cannot open the dataset {name!r}",
                 expected="a dataset that timm opens",
-                found=f"{type(error).__name__}: {' '.join(str(error).split())}"[:300].rstrip("."),
+                found=explain(error).found[:300].rstrip("."),
                 where=name,
-                fix="Check the name and the network, or pass a folder.",
+                fix=f"Check the name and the network, pass a folder, or put the dataset into {root}.",
             ) from error
         if hasattr(dataset, "loader"):  # torchvision's, which converts images in its own way
             dataset.loader = decode.read

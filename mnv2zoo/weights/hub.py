@@ -4,12 +4,16 @@ The Hub's client has none: its time-outs are those of single reads, which a byte
 waits as long as a `Retry-After` says, and a lock or a look-up of a name has no time-out at all. So each
 question is put by a process of its own (`hub_process.py`), which is ended when its time is up. That
 process also refuses answers that would make the client write outside its cache, or without end.
+
+Where no process of this Python can be started, as in a frozen program, or where the program has set a client
+factory that another process would not have, a thread puts the question.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -20,15 +24,31 @@ from typing import Any, NoReturn
 import huggingface_hub
 from huggingface_hub import constants
 
-from mnv2zoo import environment
+from mnv2zoo import environment, system
 from mnv2zoo.errors import IntegrityError, WeightsUnavailableError
 from mnv2zoo.files import MAX_BYTES
-from mnv2zoo.weights import index, trust
+from mnv2zoo.weights import hub_private, hub_process, index, trust
+from mnv2zoo.weights.hub_failures import LOCAL, Failure, explain
 from mnv2zoo.weights.trust import Record
 
 SPARE_BYTES = 2**26  # what the client may write beside a file whose size is known
 TIDYING_SECONDS = 5  # for the process to remove what it has half written, when its time is up
 MEMORY_BYTES = 2**32  # far more than the client needs; an error of endless text would take all that there is
+MAX_SECONDS = 10**7  # some months; timers take no more
+
+# Our packages are there without what they import, which would take seconds. What fails here is done without a process.
+PROGRAM = """
+import json, sys, types
+sys.excepthook = lambda *_: None
+job = json.load(sys.stdin)
+assert job["version"] == sys.version
+sys.path[:] = job["sys_path"]
+for name, folders in job["packages"].items():
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = folders
+from mnv2zoo.weights import hub_process
+hub_process.main(job)
+"""
 
 
 @dataclass(frozen=True)
@@ -103,13 +123,13 @@ class Hub:
             WeightsUnavailableError: If the cache cannot be read, or the file has no proper name.
         """
         try:
-            found = huggingface_hub.try_to_load_from_cache(file.repo_id, file.filename, self.cache_dir, revision)
+            found = huggingface_hub.try_to_load_from_cache(file.repo_id, file.filename, self._cache(), revision)
         except Exception as error:
-            _unavailable(file, f"{type(error).__name__}: {error}", error)
+            self._unavailable(file, explain(error), error)
         return Path(found) if isinstance(found, str) else None
 
     def download(self, file: HubFile, revision: str | None, force: bool = False) -> Path:
-        """Fetches a file into the cache. What it holds is for the caller to verify.
+        """Fetches a file into the cache; offline, takes what is there. What it holds is for the caller to verify.
 
         Args:
             file: The file.
@@ -122,7 +142,13 @@ class Hub:
         Raises:
             WeightsUnavailableError: If it cannot be fetched, or not in time.
         """
-        answer = self._ask(file, "download", revision, force=force, cache_dir=self.cache_dir or constants.HF_HUB_CACHE)
+        if constants.HF_HUB_OFFLINE and not force and (path := self.cached(file, revision)):
+            return path
+        cache = self._cache()
+        if environment.is_homeless(cache):
+            found = f"the cache would be {cache}, and this user has no home folder"
+            self._unavailable(file, Failure("homeless", found))
+        answer = self._ask(file, "download", revision, force=force, cache_dir=str(cache))
         return Path(answer["path"])
 
     def describe(self, file: HubFile) -> Record:
@@ -152,40 +178,42 @@ class Hub:
 
     def _ask(self, file: HubFile, do: str, revision: str | None, **arguments: Any) -> dict[str, Any]:
         if constants.HF_HUB_OFFLINE:
-            _unavailable(file, "OfflineModeIsEnabled: HF_HUB_OFFLINE is set")
-        seconds = self.seconds_left(file)
+            self._unavailable(file, Failure("offline", "OfflineModeIsEnabled: HF_HUB_OFFLINE is set"))
         job = {
             "do": do,
             "repo_id": file.repo_id,
             "filename": file.filename,
             "revision": revision,
             "endpoint": constants.ENDPOINT,
-            "seconds": seconds,
+            "seconds": self.seconds_left(file),
             "file_bytes": file.size + SPARE_BYTES if file.size else MAX_BYTES,
             "memory_bytes": MEMORY_BYTES,
-            "sys_path": sys.path,
             **arguments,
         }
-        command = [sys.executable, "-I", str(Path(__file__).with_name("hub_process.py"))]
-        try:
-            done = subprocess.run(
-                command,
-                input=json.dumps(job, default=str).encode(),
-                stdout=subprocess.PIPE,
-                timeout=seconds + TIDYING_SECONDS,
-            )
-            answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}
-        except subprocess.TimeoutExpired:
-            answer = {"late": True}
-        except (OSError, ValueError) as error:
-            _unavailable(file, f"{type(error).__name__}: {error}", error)
+        python = None if hub_private.has_own_factory() else system.interpreter()
+        answer = python and _ask_in_a_process(python, job)
+        answer = answer or hub_process.answer_here(job)
         if "late" in answer:
-            _unavailable(file, f"no answer in time; {environment.DOWNLOAD_TIMEOUT.name}, in seconds, can grant more")
+            self._unavailable(file, Failure("late", f"no answer in the time of {environment.DOWNLOAD_TIMEOUT.name}"))
         if "error" in answer:
-            _unavailable(file, answer["error"])
-        if not answer:
-            _unavailable(file, f"the process that downloads ended with status {done.returncode}")
+            self._unavailable(file, Failure(**answer["error"]))
         return answer
+
+    def _cache(self) -> Path:
+        return Path(self.cache_dir or constants.HF_HUB_CACHE)
+
+    def _unavailable(self, file: HubFile, failure: Failure, error: Exception | None = None) -> NoReturn:
+        # Whatever the client raises, a plain ValueError or OSError included, means that there is no file.
+        fix = failure.fix(file.repo_id, constants.ENDPOINT, self._cache())
+        if failure.kind not in LOCAL and file.filename.endswith(".safetensors"):
+            fix += f" Or put a copy at {mirror_hint(file)} and set MNV2ZOO_WEIGHTS_DIR."
+        raise WeightsUnavailableError(
+            f"cannot fetch {file.name}",
+            expected=f"{file.filename} of {file.repo_id} on the Hub",
+            found=failure.found[:400].rstrip("."),
+            where=file.location,
+            fix=fix,
+        ) from error
 
     def seconds_left(self, file: HubFile) -> float:
         """How much time is left for a file; the first call starts the clock.
@@ -202,8 +230,9 @@ class Hub:
         if self.deadline is None:
             seconds = environment.download_timeout()
             if not 0 < seconds < math.inf:
-                _unavailable(file, f"{environment.DOWNLOAD_TIMEOUT.name} is no number of seconds above 0")
-            self.deadline = time.monotonic() + seconds
+                value = os.environ.get(environment.DOWNLOAD_TIMEOUT.name)
+                self._unavailable(file, Failure("setting", f"{environment.DOWNLOAD_TIMEOUT.name} is {value!r}"))
+            self.deadline = time.monotonic() + min(seconds, MAX_SECONDS)
         return max(0.1, self.deadline - time.monotonic())
 
 
@@ -219,13 +248,25 @@ def mirror_hint(file: HubFile) -> str:
     return f"$MNV2ZOO_WEIGHTS_DIR/{file.repo_id}/{file.filename}"
 
 
-def _unavailable(file: HubFile, found: str, error: Exception | None = None) -> NoReturn:
-    # Whatever the client raises, a plain ValueError or OSError included, means that there is no file.
-    raise WeightsUnavailableError(
-        f"cannot fetch {file.name}",
-        expected=f"{file.filename} of {file.repo_id} on the Hub",
-        found=" ".join(found.split())[:400].rstrip("."),
-        where=file.location,
-        fix=f"Check the network, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE; or get the file by other means, put it at "
-        f"{mirror_hint(file)} and set MNV2ZOO_WEIGHTS_DIR.",
-    ) from error
+def _ask_in_a_process(python: str, job: dict[str, Any]) -> dict[str, Any] | None:
+    """Lets a process of its own put a question; None if none can be started, or it is another Python."""
+    package = Path(__file__).parent.parent
+    packages = {"mnv2zoo": [str(package)], "mnv2zoo.weights": [str(package / "weights")]}
+    told = {**job, "sys_path": sys.path, "packages": packages, "version": sys.version}
+    try:
+        done = subprocess.run(
+            [python, "-I", "-c", PROGRAM],
+            input=json.dumps(told, default=str).encode(),
+            stdout=subprocess.PIPE,
+            timeout=job["seconds"] + TIDYING_SECONDS,
+        )
+        answer: dict[str, Any] = json.loads(done.stdout) if done.stdout else {}
+    except subprocess.TimeoutExpired:
+        return {"late": True}
+    except (OSError, ValueError):
+        return None
+    if not answer and done.returncode < 0:  # killed, such as for memory
+        return {
+            "error": {"kind": "unknown", "found": f"the process that downloads was ended by signal {-done.returncode}"}
+        }
+    return answer or None

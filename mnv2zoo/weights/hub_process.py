@@ -1,32 +1,154 @@
-"""The process that talks to the Hub; `mnv2zoo.weights.hub` starts it, tells it what to do and ends it in time.
+"""The question to the Hub: put by a process of its own, which `mnv2zoo.weights.hub` starts and ends in time.
 
-It is run as a file and imports nothing of the package, whose import would take seconds. Its standard
-input is one JSON object; its standard output is another, with what the Hub answered or with the error.
+That process imports nothing of the package but the standard library's, since importing all of it would take seconds.
+Its standard output is one JSON object with what the Hub answered or with why it did not. Where no process can be
+had, `answer` is called in this one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
-import resource
-import signal
 import sys
+import threading
 import time
+import warnings
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from mnv2zoo import system
+from mnv2zoo.weights.hub_failures import TRIES, UnsoundAnswerError, explain
 
 # The client makes paths of these headers and accepts any: `../..` and absolute ones too.
 ETAG = r'(W/)?"?\w[\w.-]*"?'
 SAFE = {"x-repo-commit": r"[0-9a-f]{40}", "x-linked-etag": ETAG, "etag": ETAG}
 
-
 PAUSES = (1, 2)  # seconds before a question is put again, where the client gave up at once
 PATIENCE = 10  # seconds from the start on, after which it has tried long enough by itself
+PAGE_BYTES = 2**20  # the most that is read of an answer other than the file
 
 
-class UnsoundAnswerError(Exception):
-    """An answer that no Hub gives."""
+class OutOfTime(BaseException):
+    """The time is up; no `except Exception` of the client may swallow it, and each `finally` still tidies up."""
+
+
+class HopelessError(Exception):
+    """A connection that fails the same way however often it is tried; the client does not know this class."""
+
+
+@dataclass
+class Question:
+    """One question, while it is put.
+
+    Attributes:
+        deadline: When the time is up, by `time.monotonic`.
+        most: Bytes of the file that are read at most, with every repetition.
+        plain: Whether to fetch over HTTP alone. Xet goes past the client, and so past its bounds.
+        tokens: Secrets that were sent.
+        failures: Connections that failed.
+    """
+
+    deadline: float
+    most: int
+    plain: bool
+    tokens: set[str] = field(default_factory=set)
+    failures: int = 0
+
+    def before(self, request: Any) -> None:
+        """Prepares a request, if there is time for it."""
+        self.require_time()
+        request.headers["Accept-Encoding"] = "identity"  # what is packed could unpack to any size
+        self.tokens.update(request.headers.get("authorization", "").split()[1:])
+
+    def require_time(self) -> None:
+        """Raises `OutOfTime` when the time is up."""
+        if time.monotonic() > self.deadline:
+            raise OutOfTime
+
+    def after(self, response: Any) -> None:
+        """Checks an answer before its body is read, and bounds the body."""
+        check(response)
+        if self.plain:
+            for header in ("x-xet-hash", "x-xet-refresh-route", "link"):
+                response.headers.pop(header, None)
+        response.stream = _bounded(response.stream, self, response.status_code < 300)
+
+    def count(self, size: int, of_file: bool) -> None:
+        """Counts bytes of a body."""
+        self.require_time()
+        if of_file:
+            self.most -= size
+        if self.most < 0 or (not of_file and size > PAGE_BYTES):
+            raise UnsoundAnswerError("the answer is longer than it may be")
+
+    def failed(self, error: Exception) -> None:
+        """Ends what would be tried in vain."""
+        self.failures += 1
+        if self.failures >= TRIES.get(explain(error).kind, sys.maxsize):
+            raise HopelessError from error
+
+
+_QUESTION: ContextVar[Question | None] = ContextVar("question", default=None)
+
+
+def _bounded(stream: Any, question: Question, of_file: bool) -> Any:
+    # The HTTP library wants a stream of its own class.
+    base = next(kind for kind in type(stream).__mro__ if kind.__name__ == "SyncByteStream")
+
+    class Bounded(base):  # type: ignore[valid-type,misc]
+        def __iter__(self) -> Iterator[bytes]:
+            size = 0
+            for part in stream:
+                size += len(part)
+                question.count(len(part) if of_file else size, of_file)
+                yield part
+
+        def close(self) -> None:
+            stream.close()
+
+    return Bounded()
+
+
+def watch(client: Any) -> Any:
+    """Lets a client keep the bounds of the question that is put with it, if there is one.
+
+    Args:
+        client: An HTTP client, which other threads may use for questions of their own.
+
+    Returns:
+        The client.
+    """
+    send = client.send
+    if hasattr(send, "watched"):
+        return client
+
+    def watched(request: Any, **options: Any) -> Any:
+        question = _QUESTION.get()
+        try:
+            return send(request, **options)
+        except Exception as error:
+            if question is not None:
+                question.failed(error)
+            raise
+
+    def before(request: Any) -> None:
+        if question := _QUESTION.get():
+            question.before(request)
+
+    def after(response: Any) -> None:
+        if question := _QUESTION.get():
+            question.after(response)
+
+    watched.watched = True  # type: ignore[attr-defined]
+    hooks = client.event_hooks
+    client.event_hooks = {"request": [*hooks["request"], before], "response": [after, *hooks["response"]]}
+    client.send = watched
+    return client
 
 
 def check(response: Any) -> None:
@@ -47,53 +169,64 @@ def check(response: Any) -> None:
         raise UnsoundAnswerError(f"the body is encoded as {encoding[:80]!r}")
 
 
+def answer(job: dict[str, Any], plain: bool = False) -> dict[str, Any]:
+    """Puts a question to the Hub.
+
+    Args:
+        job: What to do, as `mnv2zoo.weights.hub` writes it.
+        plain: As in `Question`.
+
+    Returns:
+        The path of the file, or its commit, ETag and size; `late` if the time was up; or an `error`.
+    """
+    # A download that goes on from where it was cut may fetch some bytes again.
+    question = Question(time.monotonic() + job["seconds"], 4 * job["file_bytes"], plain)
+    token = _QUESTION.set(question)
+    try:
+        return work(job)
+    except OutOfTime:
+        return {"late": True}
+    except Exception as error:
+        return {"error": asdict(explain(error, question.tokens))}
+    finally:
+        _QUESTION.reset(token)
+
+
 def work(job: dict[str, Any]) -> dict[str, Any]:
     """Puts a question to the Hub, again where the trouble may be over in a moment.
 
     Args:
-        job: What to do, as `mnv2zoo.weights.hub` writes it.
+        job: As in `answer`.
 
     Returns:
         The path of the file, or its commit, ETag and size.
     """
-    import huggingface_hub
-
-    client_class = type(huggingface_hub.get_session())  # of httpx or of its successor, which the Hub's client decides
-
-    def client() -> Any:
-        return client_class(
-            headers={"Accept-Encoding": "identity"},
-            event_hooks={"response": [check]},
-            follow_redirects=True,
-            timeout=30,
-        )
-
-    huggingface_hub.set_client_factory(client)
-    transport_error = sys.modules[client_class.__module__.partition(".")[0]].TransportError
     start = time.monotonic()
     for pause in PAUSES:
         try:
             return ask(job)
         except Exception as error:
-            if time.monotonic() - start > PATIENCE or not passing(error, transport_error):
+            if time.monotonic() - start > PATIENCE or not passing(error):
                 raise
         time.sleep(pause)
     return ask(job)
 
 
-def passing(error: BaseException | None, transport_error: type[Exception]) -> bool:
+def passing(error: BaseException | None) -> bool:
     """Whether an error may be over in a moment.
 
     Args:
         error: What the client raised, which may hide the reason in its causes.
-        transport_error: The HTTP library's class for what goes wrong on the way.
 
     Returns:
         Whether the way was broken, or the Hub busy or ill.
     """
     while error is not None:
+        if isinstance(error, HopelessError):
+            return False
         status = getattr(getattr(error, "response", None), "status_code", 0)
-        if isinstance(error, transport_error) or status in (408, 429) or status >= 500:
+        broken = "TransportError" in [kind.__name__ for kind in type(error).__mro__]
+        if broken or status in (408, 429) or status >= 500:
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -127,51 +260,93 @@ def ask(job: dict[str, Any]) -> dict[str, Any]:
     return {"path": path}
 
 
-def without_secrets(text: str) -> str:
-    """Takes tokens and passwords out of a message.
+def answer_here(job: dict[str, Any]) -> dict[str, Any]:
+    """Puts a question to the Hub from this process, with the client that the program uses.
+
+    A thread puts it, which is left alone when the time is up: it ends at its next step.
 
     Args:
-        text: What an error says.
+        job: As in `answer`.
 
     Returns:
-        It, with the token and whatever stands before an `@` in an address replaced.
+        As `answer` does.
     """
     import huggingface_hub
 
-    for token in (huggingface_hub.get_token() or "").split():
-        text = text.replace(token, "***")
-    return re.sub(r"//[^/@\s]+@", "//***@", text)
+    from mnv2zoo.weights import hub_private
+
+    hub_private.watch_clients(watch)
+    for function in (huggingface_hub.get_session, huggingface_hub.hf_hub_download):
+        log = logging.getLogger(function.__module__)
+        if _not_of_a_question not in log.filters:
+            log.addFilter(_not_of_a_question)
+    return _answer_in_a_thread(job, plain=True)
 
 
-class OutOfTime(BaseException):
-    """The time is up; no `except Exception` of the client may swallow it, and each `finally` still tidies up."""
+def _answer_in_a_thread(job: dict[str, Any], plain: bool, tidying: float = 0) -> dict[str, Any]:
+    """Puts a question from a thread, and waits for it so many seconds more, once the time is up, to tidy up."""
+    answers: list[dict[str, Any]] = []
+    thread = threading.Thread(target=lambda: answers.append(answer(job, plain)), daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # no more threads here
+        return answer(job, plain)
+    thread.join(job["seconds"])
+    late = not answers
+    thread.join(tidying)
+    return {"late": True} if late else answers[0]
 
 
-def _out_of_time(*signal_and_frame: object) -> None:
+def _not_of_a_question(record: logging.LogRecord) -> bool:
+    """Keeps the client's lines about its repetitions, which may hold secrets, out of the program's log."""
+    return _QUESTION.get() is None
+
+
+def _watched_client() -> Any:
+    import huggingface_hub
+
+    client_class = type(huggingface_hub.get_session())  # of httpx or of its successor, which the Hub's client decides
+    return lambda: watch(client_class(follow_redirects=True, timeout=30))
+
+
+def _silence() -> None:
+    """Lets nothing but the answer and progress bars leave this process: all else could hold a secret."""
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    for owner, hook in ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook")):
+        setattr(owner, hook, lambda *_: None)
+
+
+def _out_of_time() -> None:
     raise OutOfTime
 
 
-def main() -> None:
-    """Reads what to do, does it and writes what came of it."""
-    job = json.load(sys.stdin)
-    sys.path[:] = job["sys_path"]
-    for limit, most in ((resource.RLIMIT_FSIZE, job["file_bytes"]), (resource.RLIMIT_DATA, job["memory_bytes"])):
-        hard = resource.getrlimit(limit)[1]
-        resource.setrlimit(limit, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
-    signal.signal(signal.SIGALRM, _out_of_time)
-    signal.setitimer(signal.ITIMER_REAL, job["seconds"])
+def main(job: dict[str, Any]) -> None:
+    """Does what is to do and writes what came of it.
+
+    Args:
+        job: As in `answer`.
+    """
+    _silence()
+    output = os.dup(1)
+    with contextlib.suppress(OSError):  # no stderr
+        os.dup2(2, 1)  # what a library prints is no answer
     try:
-        answer = work(job)
+        system.limit_resources(job["file_bytes"], job["memory_bytes"])
+        call_off = system.alarm(job["seconds"], _out_of_time)
+        try:
+            import huggingface_hub
+
+            huggingface_hub.set_client_factory(_watched_client())
+            found = answer(job) if call_off else _answer_in_a_thread(job, plain=False, tidying=2)
+        finally:
+            if call_off:
+                call_off()
     except OutOfTime:
-        answer = {"late": True}
-    except Exception as error:
-        answer = {"error": without_secrets(f"{type(error).__name__}: {' '.join(str(error).split())}")}
+        found = {"late": True}
     except KeyboardInterrupt:  # which the process that waits gets too
         sys.exit(1)
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    except Exception as error:
+        found = {"error": asdict(explain(error))}
     with contextlib.suppress(BrokenPipeError):  # whoever asked was killed
-        os.write(sys.stdout.fileno(), json.dumps(answer).encode())
-
-
-if __name__ == "__main__":
-    main()
+        os.write(output, json.dumps(found).encode())

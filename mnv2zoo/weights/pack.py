@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import huggingface_hub
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, constants
 from torch import Tensor
 
 from mnv2zoo import architecture
@@ -23,6 +23,7 @@ from mnv2zoo.convert import native
 from mnv2zoo.errors import ConversionError, WeightsError, WeightsIndexError
 from mnv2zoo.files import whole_file
 from mnv2zoo.weights import index, store
+from mnv2zoo.weights.hub_failures import Failure, explain
 from mnv2zoo.weights.index import WeightsEntry
 from mnv2zoo.weights.store import Verified
 
@@ -168,13 +169,7 @@ def push(package: Package, private: bool = False) -> Package:
                 commit_message=f"Add {entry.name}",
             )
     except Exception as error:  # whatever the client raises, a plain ValueError or OSError included
-        raise WeightsError(
-            f"cannot push {entry.name}",
-            expected=f"to write to {entry.repo_id} on the Hub",
-            found=f"{type(error).__name__}: {' '.join(str(error).split())}"[:400].rstrip("."),
-            fix="Check the network, HF_ENDPOINT, HF_HUB_OFFLINE, and that HF_TOKEN or `hf auth login` gives a token "
-            f"that may write there. The package itself is whole, in {package.directory}.",
-        ) from error
+        raise _not_pushed(package, explain(error)) from error
     if exposed:
         raise WeightsError(
             f"{entry.name} was not pushed",
@@ -189,6 +184,20 @@ def push(package: Package, private: bool = False) -> Package:
     return package
 
 
+def _not_pushed(package: Package, failure: Failure) -> WeightsError:
+    repo_id = package.entry.repo_id
+    if failure.kind in ("forbidden", "repository"):
+        fix = f"Use a token in HF_TOKEN that may write to {repo_id}."
+    else:
+        fix = failure.fix(repo_id, constants.ENDPOINT, package.directory)
+    return WeightsError(
+        f"cannot push {package.entry.name}",
+        expected=f"to write to {repo_id} on the Hub",
+        found=failure.found[:400].rstrip("."),
+        fix=f"{fix} The package itself is whole, in {package.directory}.",
+    )
+
+
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
@@ -196,7 +205,7 @@ def _read(path: Path) -> bytes:
         raise WeightsError(
             "not a finished run",
             expected=f"{path.name}, as `mnv2zoo finetune` leaves it",
-            found=error.strerror,
+            found=error.strerror or error,
             where=path,
             fix="Name the folder that `mnv2zoo finetune --out` wrote.",
         ) from error
@@ -412,7 +421,7 @@ def _write(package: Package, files: Mapping[str, bytes]) -> None:
         raise WeightsError(
             "cannot write the package",
             expected="a folder that can be written",
-            found=f"{type(error).__name__}: {error.strerror}",
+            found=f"{type(error).__name__}: {error.strerror or error}",
             where=directory,
             fix="Make room or make it writable, or name another folder.",
         ) from error

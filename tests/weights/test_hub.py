@@ -6,7 +6,7 @@ import pytest
 
 from attacks import zoo
 from mnv2zoo import weights
-from mnv2zoo.weights import hub_process
+from mnv2zoo.weights import hub_failures
 
 
 @pytest.fixture
@@ -55,4 +55,4 @@ def test_what_the_hub_has_not_is_asked_for_once(place):
 def test_tokens_and_passwords_are_taken_out_of_messages(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     text = "Illegal header value b'Bearer hf_secret', at https://user:password@host/x"
-    assert hub_process.without_secrets(text) == "Illegal header value b'Bearer ***', at https://***@host/x"
+    assert hub_failures.without_secrets(text) == "Illegal header value b'Bearer ***', at https://***@host/x"
