@@ -7,9 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import timm
-
-from mnv2zoo import architecture, convert, network, registry
+from mnv2zoo import architecture, convert
 from mnv2zoo.errors import ConversionError, RunError
 from mnv2zoo.files import vacant, whole_file, whole_folder
 
@@ -68,9 +66,14 @@ def bring(
         MissingExtraError: If it is a file of Keras and `h5py` is not installed.
         RunError: If the folder is something else or cannot be written.
     """
-    checkpoint, out = convert.read(file, backbone), Path(out)
+    out = Path(out)
     if not vacant(out):
         raise RunError("the folder must be new or empty", found="something else", where=out, fix="Choose another.")
+    checkpoint = convert.read(file, backbone)
+    import timm
+
+    from mnv2zoo import network, registry
+
     try:
         name, layout = convert.identify(checkpoint.tensors)
         if model_name is not None:

@@ -172,6 +172,6 @@ def test_a_fork_of_timm_that_changed_is_one_error_at_import(tmp_path: Path, chan
         f"timm {timm.__version__} does not fit this package\n  expected: load_state_dict_from_path(path)\n  found: "
     )
     assert f"\nmnv2zoo.errors.IncompatibleVersionError: {expected}" in run("-c", "import mnv2zoo")
-    told = run("-m", "mnv2zoo", "list")
+    told = run("-m", "mnv2zoo", "export", "mnv2zoo_100_c20", "--out", "bundle")
     assert told.startswith(f"error: {expected}")
     assert told.endswith("(`pip install -U mnv2zoo timm`).\n")
