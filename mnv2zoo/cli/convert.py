@@ -53,7 +53,7 @@ def command(
     ] = None,
     pad_type: Annotated[
         Padding | None,
-        typer.Option(help="Same, as TensorFlow trains, or symmetric; by default as the library's networks do."),
+        typer.Option(help="'same', as TensorFlow trains, or 'symmetric'; by default as the library's networks do."),
     ] = None,
     input_size: Annotated[int | None, typer.Option(min=32, help="Side of the images in pixels.")] = None,
     mean: Annotated[

@@ -25,12 +25,12 @@ def command(
     ] = "mnv2zoo_100",
     split: Annotated[
         str | None,
-        typer.Option(metavar="SPLIT", help="train, val or test; by default the last of them that is there."),
+        typer.Option(metavar="SPLIT", help="'train', 'val' or 'test'; by default the last of them that is there."),
     ] = None,
     skip_bad_images: Annotated[bool, typer.Option("--skip-bad-images", help="Leave out what cannot be read.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images that go through the network at once.")] = 32,
     device: Annotated[
-        str | None, typer.Option(help="Where to compute, such as cpu or cuda:1; by default a GPU if there is one.")
+        str | None, typer.Option(help="Where to compute, such as 'cpu' or 'cuda:1'; by default a GPU if there is one.")
     ] = None,
     as_json: Json = False,
     debug: Debug = False,

@@ -1,18 +1,24 @@
 """What people reported about the command line, its errors and the files they bring."""
 
+import inspect
 import os
 import pickle
 import re
 import subprocess
 import sys
+from enum import Enum
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import pytest
 
-from mnv2zoo.cli import errors
+from mnv2zoo.cli import app, errors, weights
 from mnv2zoo.errors import IntegrityError, ZooError, one_line
+from mnv2zoo.training.recipe import CHOICES, Recipe
+from tests.cli import conftest
 from tests.conftest import BLOCK, ROOT
 
+run = conftest.run
 HOSTILE = "\x1b[31mred\x1b[0m\r\n\x1b]0;title\x07two \x9b2Jthree\u202efour\x00\x08\u2028five"
 
 
@@ -137,3 +143,45 @@ class TestEntry:
         if not command.is_file():
             pytest.skip("the package is not installed in this environment")
         assert "_mnv2zoo_entry" in command.read_text()
+
+
+def closed_sets(kind):
+    """The words that a type of values lists: of `Literal` and of enumerations, wherever within it."""
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return {member.value for member in kind}
+    if get_origin(kind) is Literal:
+        return set(get_args(kind))
+    return {word for part in get_args(kind) if not isinstance(part, str) for word in closed_sets(part)}
+
+
+def callbacks():
+    named = {(c.name or c.callback.__name__,): c.callback for c in app.registered_commands}
+    return named | {("weights", c.name or c.callback.__name__): c.callback for c in weights.app.registered_commands}
+
+
+def options(text):
+    """The help of each option by its name, on one line."""
+    entries = re.split(r"\n  (?=--)", text.partition("\nOptions:\n")[2].partition("\n\n")[0])
+    return {re.match(r"\W*([\w-]+)", entry)[1].replace("-", "_"): " ".join(entry.split()) for entry in entries}
+
+
+class TestHelp:
+    """Values are shown as they have to be typed."""
+
+    @pytest.mark.parametrize("words", callbacks(), ids=" ".join)
+    def test_every_value_of_a_closed_set_is_shown_as_it_is_typed(self, run, words):
+        shown = options(run(*words, "--help").out)
+        for name, parameter in inspect.signature(callbacks()[words], eval_str=True).parameters.items():
+            literals = closed_sets(parameter.annotation) | set(CHOICES.get(name, ()) if words == ("finetune",) else ())
+            for literal in literals:
+                assert re.search(rf"[<|'](?:{literal}|{literal!r})[>|']", shown[name]), (name, literal)
+
+    def test_no_value_is_capitalized_and_those_quoted_are_taken(self, run):
+        shown = options(run("finetune", "--help").out)
+        assert shown.keys() >= Recipe.__dataclass_fields__.keys()
+        for name, field in Recipe.__dataclass_fields__.items():
+            for literal in re.findall("`(.+?)`", field.metadata["meaning"]):
+                assert f"'{literal}'" in shown[name], name
+        for name, choices in CHOICES.items():
+            assert set(re.findall(r"'([\w-]+)'", shown[name])) <= set(choices), name
+        assert not re.search(r"\b(Timm|Ce|Fp32|Bf16)\b", str(shown))
