@@ -4,7 +4,6 @@ Importing the package registers the models with timm and does nothing else.
 """
 
 import sys
-from pathlib import Path
 
 from mnv2zoo import architecture, environment, errors
 from mnv2zoo.version import __version__ as __version__
@@ -37,10 +36,12 @@ __all__ = [
 
 
 def _is_command_line() -> bool:
-    # While `python -m mnv2zoo` looks for the module, argv[0] is "-m"; its name is the word behind.
+    # The installed command says so itself. A program's name says nothing: a script may be called mnv2zoo too.
+    if getattr(sys.modules.get("_mnv2zoo_entry"), "is_command_line", False):
+        return True
+    # While `python -m mnv2zoo` looks for the module, argv[0] is "-m", and the word after it in full is the name.
     words = sys.orig_argv
-    as_module = sys.argv[:1] == ["-m"] and "-m" in words and words[words.index("-m") + 1] == "mnv2zoo"
-    return as_module or Path(sys.argv[0] if sys.argv else "").name in ("mnv2zoo", "mnv2zoo.exe")
+    return sys.argv[:1] == ["-m"] and "-m" in words and words[words.index("-m") + 1] == "mnv2zoo"
 
 
 # The command line answers --help before torch and timm are imported, which takes seconds; its commands

@@ -7,9 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import timm
-
-from mnv2zoo import architecture, convert, network, registry
+from mnv2zoo import architecture, convert
 from mnv2zoo.errors import ConversionError, RunError
 from mnv2zoo.files import vacant, whole_file, whole_folder
 
@@ -25,6 +23,7 @@ class Converted:
         arguments: What it is built with: `num_classes`, `pad_type` and so on.
         preprocessing: What it expects of images, as timm names it.
         assumed: What of that neither the file tells nor the caller said.
+        taken: The checkpoint's entry that the weights were, such as `state_dict_ema`; empty if the file held only them.
     """
 
     directory: Path
@@ -33,6 +32,7 @@ class Converted:
     arguments: dict[str, Any]
     preprocessing: dict[str, Any]
     assumed: tuple[str, ...]
+    taken: str = ""
 
 
 def bring(
@@ -52,11 +52,11 @@ def bring(
         out: The folder to make: one that is not there yet, or empty. Afterwards
             `timm.create_model(f"local-dir:{out}", pretrained=True)` gives the network.
         model_name: The architecture; found by the shapes of the weights if None.
-        backbone: Leave out the classifier, and whatever other head a Keras model has.
+        backbone: Leave out the classifier, or whatever other head there is.
         pad_type: Padding as `MobileNetV2` names it; that of the layout's library if None.
         label_names: Names of the classes in class order, if they are known.
         preprocessing: What the network expects of images, as timm names it, where it is not what the
-            file tells or what the library's own networks expect.
+            file tells or what the library's own networks expect. `input_size` may be the side alone.
 
     Returns:
         What was made.
@@ -68,20 +68,23 @@ def bring(
         MissingExtraError: If it is a file of Keras and `h5py` is not installed.
         RunError: If the folder is something else or cannot be written.
     """
-    checkpoint, out = convert.read(file, backbone), Path(out)
+    out = Path(out)
     if not vacant(out):
         raise RunError("the folder must be new or empty", found="something else", where=out, fix="Choose another.")
+    checkpoint = convert.read(file, backbone)
+    import timm
+
+    from mnv2zoo import network, registry
+
     try:
-        name, layout = convert.identify(checkpoint.tensors)
+        given = convert.without_head(checkpoint.tensors) if backbone else checkpoint.tensors
+        name, layout = convert.identify(given)
         if model_name is not None:
             name = architecture.get(model_name).name
-        tensors = convert.to_native(checkpoint.tensors, name, layout)
+        tensors = convert.to_native(given, name, layout)
     except ConversionError as error:
         error.where = ", ".join(str(place) for place in (file, error.where) if place is not None)
         raise
-    if backbone:
-        tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(registry.CLASSIFIER)}
-
     arguments = _arguments(tensors, name)
     arguments["pad_type"] = convert.LAYOUTS[layout].pad_type if pad_type is None else pad_type
     classes = arguments["num_classes"]
@@ -89,13 +92,47 @@ def bring(
         raise ConversionError("names of other classes", expected=f"{classes} names", found=f"{len(label_names)}")
     told = {**checkpoint.preprocessing, **(preprocessing or {})}
     size = (arguments["in_chans"], 224, 224)
+    if "input_size" in told:
+        told["input_size"] = _size(told["input_size"], arguments["in_chans"])
     expected = {"input_size": size, **convert.LAYOUTS[layout].preprocessing, **told}
     published = registry.pretrained_cfg(architecture.get(name))
+    for key in ("mean", "std"):
+        given = told.get(key, ())
+        expected[key] = _colours(key, given or expected.get(key, getattr(published, key)), arguments["in_chans"], given)
     cfg = replace(published, num_classes=classes, pool_size=None, state_dict=tensors, **expected)
     model: Any = timm.create_model(name, pretrained=True, pretrained_cfg=cfg, **arguments)
     expected = {key: getattr(cfg, key) for key in ("input_size", "mean", "std", "interpolation", "crop_pct")}
     _write(out, network.files(model, expected, label_names))
-    return Converted(out, name, layout, arguments, expected, tuple(key for key in expected if key not in told))
+    assumed = tuple(key for key in expected if key not in told)
+    return Converted(out, name, layout, arguments, expected, assumed, checkpoint.taken)
+
+
+def _size(given: Any, channels: int) -> tuple[int, int, int]:
+    size = (channels, given, given) if isinstance(given, int) else tuple(given)
+    if len(size) != 3 or size[0] != channels:
+        raise ConversionError(
+            "the input size is of other channels than the weights",
+            expected=f"{channels} channels, height and width",
+            found=size,
+            where="input_size",
+            fix="Give the side alone, or the channels of the weights.",
+        )
+    return size
+
+
+def _colours(key: str, values: Sequence[float], channels: int, given: Sequence[float]) -> tuple[float, ...]:
+    """Values for each channel: those of RGB stand for other channels by their average, unless they were given."""
+    if len(values) == channels:
+        return tuple(values)
+    if given and len(set(given)) > 1:
+        raise ConversionError(
+            f"{key} has values for other channels than the weights",
+            expected=f"{channels} values, or one value for all channels",
+            found=tuple(given),
+            where=key,
+            fix="Give the same number for each colour; it is taken for every channel.",
+        )
+    return (round(sum(values) / len(values), 6),) * channels
 
 
 def _arguments(tensors: convert.native.Tensors, name: str) -> dict[str, Any]:

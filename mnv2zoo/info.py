@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import timm
-from timm.data import create_transform, resolve_data_config
-
-from mnv2zoo import architecture, registry
+from mnv2zoo import architecture
 from mnv2zoo.weights import index
 from mnv2zoo.weights.index import WeightsEntry
 
@@ -62,9 +60,8 @@ def list_models(pretrained: bool = False) -> list[str]:
         >>> "mnv2zoo_100.ra_in1k" in mnv2zoo.list_models(pretrained=True)
         True
     """
-    index.entries()
-    names = timm.list_models(module=registry.PACKAGE, pretrained=pretrained)
-    return [name for name in names if "." in name] if pretrained else names
+    names = index.entries() if pretrained else architecture.CONFIGS
+    return sorted(names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
 
 
 def model_info(name: str) -> ModelInfo:
@@ -128,6 +125,10 @@ def transforms(name: str, training: bool = False, **options: Any) -> Callable[..
         >>> preprocess(Image.open("examples/coffee.jpg")).shape
         torch.Size([3, 224, 224])
     """
+    from timm.data import create_transform, resolve_data_config
+
+    from mnv2zoo import registry
+
     config = architecture.get(name)
     cfg = registry.pretrained_cfg(config, _entry(name))
     data = resolve_data_config(pretrained_cfg=cfg.to_dict(), use_test_size=not training)

@@ -21,7 +21,6 @@ from timm.models import (
     adapt_input_conv,
     build_model_with_cfg,
     generate_default_cfgs,
-    load_state_dict,
     register_model,
     resolve_pretrained_cfg,
 )
@@ -31,7 +30,6 @@ from mnv2zoo import architecture, convert
 from mnv2zoo.architecture import Config
 from mnv2zoo.errors import ConversionError, IntegrityError, UnknownArgumentError, WeightsUnavailableError
 from mnv2zoo.model import MobileNetV2, MobileNetV2Features, init_module
-from mnv2zoo.timm_private import load_state_dict_from_path
 from mnv2zoo.weights import index, store
 from mnv2zoo.weights.hub import HubFile
 from mnv2zoo.weights.index import WeightsEntry
@@ -169,22 +167,22 @@ def source_tensors(config: Config, cfg: PretrainedCfg, cache_dir: str | None = N
     if cfg.source != "local-dir" and cfg.state_dict:
         state_dict = {name: tensor.clone() for name, tensor in cfg.state_dict.items()}  # the user's stay the user's
     else:
-        state_dict = _read_as_timm_does(cfg)
+        state_dict = _read_file(cfg)
     return state_dict if "conv_stem.weight" in state_dict else convert.to_native(state_dict, config.name)
 
 
-def _read_as_timm_does(cfg: PretrainedCfg) -> dict[str, Tensor]:
-    read = load_state_dict_from_path if cfg.source == "local-dir" else load_state_dict
+def _read_file(cfg: PretrainedCfg) -> dict[str, Tensor]:
     try:
-        state_dict: dict[str, Tensor] = read(str(cfg.file))
-    except Exception as error:  # of many classes: no file, no safetensors, a pickle with more than tensors
+        file = convert.in_folder(str(cfg.file)) if cfg.source == "local-dir" else str(cfg.file)
+        return dict(convert.read(file).tensors)
+    except ConversionError as error:
         raise IntegrityError(
             "cannot read the checkpoint",
-            expected="a safetensors file, or tensors that torch.save wrote",
-            found=" ".join(f"{type(error).__name__}: {error}".split())[:400],
-            where=cfg.file,
+            expected=error.expected,
+            found=error.found,
+            where=error.where,
+            fix=error.fix,
         ) from error
-    return state_dict
 
 
 def fill(model: MobileNetV2, state_dict: dict[str, Tensor], cfg: PretrainedCfg) -> None:

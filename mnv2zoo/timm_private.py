@@ -38,5 +38,4 @@ def _incompatible(module: str, name: str, parameters: tuple[str, ...], found: st
 
 feature_take_indices = _take("_features", "feature_take_indices", "num_features", "indices")
 load_model_config_from_path = _take("_hub", "load_model_config_from_path", "model_path")
-load_state_dict_from_path = _take("_hub", "load_state_dict_from_path", "path")
 save_config_for_hf = _take("_hub", "save_config_for_hf", "model", "config_path", "model_config", "data_config")

@@ -34,7 +34,7 @@ def build(folder: Path) -> Path:
 
 def expected_contents() -> set[str]:
     """What a wheel holds: the files of the package that git knows, code and bundled weights; the index; metadata."""
-    known = ["git", "ls-files", "mnv2zoo", *INDEX]
+    known = ["git", "ls-files", "mnv2zoo", "_mnv2zoo_entry.py", *INDEX]
     tracked = subprocess.run(known, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
     package = {name for name in tracked if name not in INDEX}
     allowed = re.compile(r".+\.py|mnv2zoo/py\.typed|mnv2zoo/bundled/[^/]+\.safetensors")

@@ -153,7 +153,7 @@ def test_what_others_keep_private_is_taken_in_one_place() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", ["del _hub.load_state_dict_from_path", "_hub.load_state_dict_from_path = lambda where: None"]
+    "change", ["del _hub.load_model_config_from_path", "_hub.load_model_config_from_path = lambda where: None"]
 )
 def test_a_fork_of_timm_that_changed_is_one_error_at_import(tmp_path: Path, change: str) -> None:
     fork = tmp_path / "timm"
@@ -168,10 +168,9 @@ def test_a_fork_of_timm_that_changed_is_one_error_at_import(tmp_path: Path, chan
         assert done.returncode == 1
         return done.stderr
 
-    expected = (
-        f"timm {timm.__version__} does not fit this package\n  expected: load_state_dict_from_path(path)\n  found: "
-    )
+    function = "load_model_config_from_path(model_path)"
+    expected = f"timm {timm.__version__} does not fit this package\n  expected: {function}\n  found: "
     assert f"\nmnv2zoo.errors.IncompatibleVersionError: {expected}" in run("-c", "import mnv2zoo")
-    told = run("-m", "mnv2zoo", "list")
+    told = run("-m", "mnv2zoo", "export", "mnv2zoo_100_c20", "--out", "bundle")
     assert told.startswith(f"error: {expected}")
     assert told.endswith("(`pip install -U mnv2zoo timm`).\n")

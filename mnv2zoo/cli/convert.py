@@ -53,7 +53,7 @@ def command(
     ] = None,
     pad_type: Annotated[
         Padding | None,
-        typer.Option(help="Same, as TensorFlow trains, or symmetric; by default as the library's networks do."),
+        typer.Option(help="'same', as TensorFlow trains, or 'symmetric'; by default as the library's networks do."),
     ] = None,
     input_size: Annotated[int | None, typer.Option(min=32, help="Side of the images in pixels.")] = None,
     mean: Annotated[
@@ -71,7 +71,7 @@ def command(
     from mnv2zoo import elsewhere
 
     preprocessing: dict[str, Any] = {"mean": mean, "std": std}
-    preprocessing["input_size"] = input_size and (3, input_size, input_size)
+    preprocessing["input_size"] = input_size
     made = elsewhere.bring(
         file,
         out or Path(file.name.partition(".")[0]),
@@ -84,11 +84,14 @@ def command(
     if as_json:
         print_json(
             {"out": str(made.directory), "architecture": made.architecture, "layout": made.layout}
+            | {"taken": made.taken or None}
             | {"arguments": made.arguments, "preprocessing": made.preprocessing, "assumed": made.assumed}
         )
         return
     padding = "as TensorFlow does" if made.arguments["pad_type"] == "same" else "symmetrically"
     print(f"wrote {made.directory}: {made.architecture} from the layout {made.layout}, padding {padding}")
+    if made.taken:
+        print(f"weights: {made.taken} of the checkpoint")
     print(f"classes: {made.arguments['num_classes'] or 'none, a backbone'}")
     for key, value in made.preprocessing.items():
         print(f"{key}: {value}{' (assumed: the file does not tell)' * (key in made.assumed)}")

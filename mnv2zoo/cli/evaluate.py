@@ -29,8 +29,8 @@ def command(
         str | None,
         typer.Option(
             metavar="SPLIT",
-            help="train, val or test: of the run if the photos are those it trained on, else of DATA. By default the "
-            "run's held-out part; on other photos the last split there is, or all photos.",
+            help="'train', 'val' or 'test': of the run if the photos are those it trained on, else of DATA. By default "
+            "the run's held-out part; on other photos the last split there is, or all photos.",
             show_default=False,
         ),
     ] = None,
@@ -49,7 +49,7 @@ def command(
     skip_bad_images: Annotated[bool, typer.Option("--skip-bad-images", help="Leave out what cannot be read.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images that go through the network at once.")] = 32,
     device: Annotated[
-        str | None, typer.Option(help="Where to compute, such as cpu or cuda:1; by default a GPU if there is one.")
+        str | None, typer.Option(help="Where to compute, such as 'cpu' or 'cuda:1'; by default a GPU if there is one.")
     ] = None,
     as_json: Json = False,
     debug: Debug = False,

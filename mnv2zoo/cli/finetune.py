@@ -12,7 +12,7 @@ import typer
 
 from mnv2zoo.cli.options import Debug
 from mnv2zoo.cli.output import print_json
-from mnv2zoo.training.recipe import FIELDS, MODEL, Recipe, read
+from mnv2zoo.training.recipe import CHOICES, FIELDS, MODEL, Recipe, read
 
 EXAMPLE = """\b
 Examples:
@@ -34,9 +34,13 @@ def _with_recipe(function: Callable[..., None]) -> Callable[..., None]:
         if kind is bool:
             flag += "/--no-" + flag.removeprefix("--")
         tail = "" if default is None else f" [default: {_words(default)}]"
-        meaning = field.metadata["meaning"].replace("`", "")
         # Nothing given is None, so that a recipe's file or an interrupted run may decide.
-        option = typer.Option(flag, help=meaning[0].upper() + meaning[1:] + tail + ".", show_default=False)
+        option = typer.Option(
+            flag,
+            metavar=_choices(field.name),
+            help=_sentence(field.metadata["meaning"] + tail),
+            show_default=False,
+        )
         parameter = inspect.Parameter(
             field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
         )
@@ -47,6 +51,17 @@ def _with_recipe(function: Callable[..., None]) -> Callable[..., None]:
         parameters=[*(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own), *options]
     )
     return command
+
+
+def _choices(name: str) -> str | None:
+    """The values of a closed set, in typer's notation."""
+    return f"<{'|'.join(choice or repr(choice) for choice in CHOICES[name])}>" if name in CHOICES else None
+
+
+def _sentence(meaning: str) -> str:
+    """Makes a meaning a line of help. What is to be typed as it is, in backticks, becomes quoted and keeps its case."""
+    words = meaning.replace("`", "'")
+    return words[0].upper() + words[1:] + "."
 
 
 def _words(default: object) -> str:

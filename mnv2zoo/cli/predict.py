@@ -42,12 +42,12 @@ def command(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Write the rows to this file too: .csv, .parquet, or else JSON lines. A killed run goes on.",
+            help="Write the rows to this file too: '.csv', '.parquet', or else JSON lines. A killed run goes on.",
         ),
     ] = None,
     engine: Annotated[
         Literal["auto", "torch", "inductor", "onnxruntime", "openvino"] | None,
-        typer.Option(help="What runs the network; by default torch on the CPU, and PyTorch as it is on a GPU."),
+        typer.Option(help="What runs the network; by default 'torch' on the CPU, and PyTorch as it is on a GPU."),
     ] = None,
     precision: Annotated[Literal["fp32", "bf16", "int8"], typer.Option(help="What the engine computes in.")] = "fp32",
     calibration: Annotated[
@@ -58,7 +58,7 @@ def command(
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images that go through the network at once.")] = 32,
     device: Annotated[
-        str | None, typer.Option(help="Where to compute, such as cpu or cuda:1; by default a GPU if there is one")
+        str | None, typer.Option(help="Where to compute, such as 'cpu' or 'cuda:1'; by default a GPU if there is one.")
     ] = None,
     ray: Annotated[
         bool,

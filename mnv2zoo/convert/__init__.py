@@ -18,31 +18,31 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
-
-import numpy as np
 
 from mnv2zoo import architecture
 from mnv2zoo.architecture import Config
 from mnv2zoo.convert import keras, native, seed, timm, torchvision, transformers
-from mnv2zoo.convert.files import Checkpoint, read
+from mnv2zoo.convert import state_dict as state_dict_
+from mnv2zoo.convert.files import Checkpoint, in_folder, read
 from mnv2zoo.convert.layout import Layout
 from mnv2zoo.convert.native import Tensors
 from mnv2zoo.errors import ConversionError
 
 # Without it, a star import would put our modules in the place of timm and torchvision.
-__all__ = ["LAYOUTS", "Checkpoint", "from_native", "identify", "read", "to_native"]
+__all__ = ["LAYOUTS", "Checkpoint", "from_native", "identify", "in_folder", "read", "to_native", "without_head"]
 
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout for layout in (timm.LAYOUT, torchvision.LAYOUT, transformers.LAYOUT, keras.LAYOUT, seed.LAYOUT)
 }
 
-# Where checkpoint files keep the state dict, best first: averaged weights before the others, as in timm.
-CHECKPOINT_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")
-# DistributedDataParallel and torch.compile put these before each key, in either order.
-WRAPPERS = ("_orig_mod.", "module.", "_orig_mod.")
+OTHER_HEAD = (
+    "The backbone fits, the head does not: leave it out with `mnv2zoo weights convert FILE --backbone`, or "
+    "`mnv2zoo.convert.without_head(tensors)`."
+)
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def to_native(state_dict: Mapping[str, Any], model_name: str, layout: str | None
     """Converts a state dict to the native layout.
 
     Args:
-        state_dict: A state dict, or a checkpoint that holds one as one of `CHECKPOINT_KEYS`. It is not
+        state_dict: A state dict, or a checkpoint that holds one as one of `state_dict.CHECKPOINT_KEYS`. It is not
             changed; the result may share its tensors. Values may be numpy's arrays, as Keras gives them.
         model_name: The architecture it is for, or `architecture.tag`.
         layout: A name in `LAYOUTS`; recognised by the keys when None.
@@ -129,35 +129,80 @@ def identify(state_dict: Mapping[str, Any]) -> tuple[str, str]:
     tensors = _unwrap(state_dict)
     if found := _identify(tensors):
         return found
-    config = as_built(architecture.get("mnv2zoo_100"), tensors)
+    config = _nearest_config(tensors)
     layout = _nearest(tensors, config)
     try:
         _fit(tensors, config, layout)
     except ConversionError as error:
-        error.fix = error.fix or f"The nearest layout is {layout.name}."
+        other = OTHER_HEAD if _has_other_head(tensors) else f"The nearest layout is {layout.name}."
+        error.fix = error.fix or other
         raise
     raise AssertionError("what fits is found")
 
 
-def _unwrap(state_dict: Mapping[str, Any]) -> Tensors:
-    import torch
+def without_head(state_dict: Mapping[str, Any]) -> Tensors:
+    """Leaves out the classifier, or whatever other head there is, so that the backbone alone converts.
 
-    held = [key for key in CHECKPOINT_KEYS if isinstance(state_dict.get(key), Mapping)]
-    tensors: Tensors = {}
-    for key, value in (state_dict[held[0]] if held else state_dict).items():
-        if isinstance(value, np.ndarray):
-            value = torch.tensor(value)
-        if not (isinstance(key, str) and isinstance(value, torch.Tensor)):
-            raise ConversionError(
-                "a state dict holds something other than named tensors",
-                expected="a tensor",
-                found=type(value).__name__,
-                where=repr(key),
-                fix=f"Give the state dict, or a checkpoint that holds it as one of {', '.join(CHECKPOINT_KEYS)}.",
-            )
-        for wrapper in WRAPPERS:
-            key = key.removeprefix(wrapper)
-        tensors[key] = value.detach()
+    Args:
+        state_dict: A state dict or checkpoint as for `to_native`.
+
+    Returns:
+        The tensors of the backbone, under the keys that they have.
+
+    Raises:
+        ConversionError: If there is no backbone of the zoo in it.
+    """
+    tensors = state_dict_.unwrap(state_dict)
+    if keras.recognises(tensors):
+        return keras.without_head(tensors)
+    for published in architecture.CONFIGS.values():
+        for layout in _layouts_of(published):
+            backbone = _backbone(tensors, published, layout)
+            if backbone and _fits(backbone, published, layout):
+                return backbone
+    # Not even the backbone fits, and the error is to name the layout that comes nearest.
+    config = _nearest_config(tensors)
+    layout = _nearest(tensors, config)
+    identify(_backbone(tensors, config, layout) or tensors)
+    raise AssertionError("what fits is found")
+
+
+def _backbone(tensors: Tensors, config: Config, layout: Layout) -> Tensors:
+    """The tensors below the backbone's own top-level modules, other than the classifier."""
+    names = _names(tensors, config, layout)
+    head = {name.rpartition(".")[0].rpartition(".")[0] for key, name in names.items() if _of_classifier(key)} - {""}
+    tops = {name.partition(".")[0] for key, name in names.items() if not _of_classifier(key)}
+    return {
+        key: value
+        for key, value in tensors.items()
+        if key.partition(".")[0] in tops and not any(key.startswith(f"{module}.") for module in head)
+    }
+
+
+def _of_classifier(key: str) -> bool:
+    return key.startswith("classifier")
+
+
+def _has_other_head(tensors: Tensors) -> bool:
+    """Whether the backbone is one of the zoo's, and what follows it is not."""
+    return any(
+        _fits(backbone, config, layout)
+        for config in architecture.CONFIGS.values()
+        for layout in _layouts_of(config)
+        if (backbone := _backbone(tensors, config, layout))
+    )
+
+
+def _fits(tensors: Tensors, config: Config, layout: Layout) -> bool:
+    try:
+        _fit(tensors, config, layout)
+    except ConversionError:
+        return False
+    return True
+
+
+def _unwrap(checkpoint: Mapping[str, Any]) -> Tensors:
+    tensors = state_dict_.unwrap(checkpoint)
     return keras.tidy(tensors) if keras.recognises(tensors) else tensors
 
 
@@ -220,6 +265,19 @@ def _nearest(tensors: Tensors, config: Config) -> Layout:
     return max(_layouts_of(config), key=likeness)
 
 
+def _nearest_config(tensors: Tensors) -> Config:
+    """Finds the network that shares most keys with tensors of its sizes, or the usual one."""
+
+    def likeness(published: Config) -> tuple[int, bool]:
+        config = as_built(published, tensors)
+        names = _names(tensors, config, _nearest(tensors, config))
+        sizes = {names[key]: math.prod(shape) for key, shape in native.shapes(config).items() if key in names}
+        alike = sum(name in tensors and tensors[name].numel() == size for name, size in sizes.items())
+        return alike, published.name == "mnv2zoo_100"
+
+    return as_built(max(architecture.CONFIGS.values(), key=likeness), tensors)
+
+
 def _read(tensors: Tensors, config: Config, layout: Layout) -> Tensors:
     """Fits tensors, or says what they would fit."""
     try:
@@ -227,6 +285,8 @@ def _read(tensors: Tensors, config: Config, layout: Layout) -> Tensors:
     except ConversionError as error:
         if owner := _identify(tensors):
             error.fix = f"They are the tensors of {owner[0]} in the layout {owner[1]}."
+        elif not error.fix and _has_other_head(tensors):
+            error.fix = OTHER_HEAD
         else:
             error.fix = error.fix or f"The nearest layout is {_nearest(tensors, config).name}."
         raise
@@ -236,18 +296,17 @@ def _identify(tensors: Tensors) -> tuple[str, str] | None:
     for published in architecture.CONFIGS.values():
         config = as_built(published, tensors)
         for layout in _layouts_of(config):
-            try:
-                _fit(tensors, config, layout)
-            except ConversionError:
-                continue
-            return config.name, layout.name
+            if _fits(tensors, config, layout):
+                return config.name, layout.name
     return None
 
 
 def _fit(tensors: Tensors, config: Config, layout: Layout) -> Tensors:
     """Takes tensors of a layout to the native one, whose keys and shapes they have to fit."""
     names = _names(tensors, config, layout)
-    classifier = {key for key in names if key.startswith("classifier")}
+    classifier = {key for key in names if _of_classifier(key)}
+    if own := _own_classifier(tensors, names):
+        names |= {key: f"{own}.{key.rpartition('.')[2]}" for key in ("classifier.weight", "classifier.bias")}
     if not any(names[key] in tensors for key in classifier):
         names = {key: name for key, name in names.items() if key not in classifier}
     # PyTorch before 0.4.1 kept no counters of batches, and batch norms load without them to this day.
@@ -259,13 +318,24 @@ def _fit(tensors: Tensors, config: Config, layout: Layout) -> Tensors:
             f"the keys are not those of {config.name} in the layout {layout.name}",
             expected=_first(missing) if missing else "no further keys",
             found=_first(unexpected) if unexpected else "no such keys",
+            fix=_pruned(unexpected),
         )
+    for key, name in names.items():
+        if name in tensors and not (key.endswith(native.COUNTER) or tensors[name].is_floating_point()):
+            raise ConversionError(
+                f"a tensor is not one of {config.name}",
+                expected="floating-point numbers",
+                found=str(tensors[name].dtype),
+                where=name,
+                fix="Save the weights before they are quantized.",
+            )
     changed = layout.to_native({key: tensors[name] for key, name in names.items() if name in tensors}, config)
     stem, bias = changed["conv_stem.weight"].shape, changed.get("classifier.bias")
+    # Classes and channels are as many as there are, but at least one.
     shapes = native.shapes(
         config,
-        num_classes=0 if bias is None else bias.numel(),
-        in_chans=stem[1] if len(stem) == 4 else 3,
+        num_classes=0 if bias is None else max(1, bias.numel()),
+        in_chans=max(1, stem[1]) if len(stem) == 4 else 3,
     )
     for key, value in changed.items():
         if value.shape != shapes[key]:
@@ -276,10 +346,33 @@ def _fit(tensors: Tensors, config: Config, layout: Layout) -> Tensors:
                 where=names[key],
                 fix=""
                 if key in classifier
-                else f"No network of the zoo fits: this one's stem has {stem[0]} channels "
-                f"and its head {changed['conv_head.weight'].shape[0]}, and the zoo's widths are {_widths()}.",
+                else f"No network of the zoo fits: this one's stem has {_channels(stem)} channels "
+                f"and its head {_channels(changed['conv_head.weight'].shape)}, and the zoo's widths are {_widths()}.",
             )
     return changed
+
+
+def _own_classifier(tensors: Tensors, names: dict[str, str]) -> str:
+    """The one linear layer in the classifier's place under another name, such as `classifier` for `classifier.1`."""
+    if "classifier.weight" not in names or names["classifier.weight"] in tensors:
+        return ""
+    place = names["classifier.weight"].partition(".")[0]
+    modules = {key.rpartition(".")[0] for key in tensors if key.partition(".")[0] == place}
+    if place in {name.partition(".")[0] for key, name in names.items() if not _of_classifier(key)} or len(modules) != 1:
+        return ""
+    (module,) = modules
+    weight = tensors.get(f"{module}.weight")
+    return module if weight is not None and weight.ndim == 2 else ""
+
+
+def _pruned(unexpected: list[str]) -> str:
+    if any(key.endswith("_mask") for key in unexpected):
+        return "Make the pruning permanent first: `torch.nn.utils.prune.remove(module, name)` for each layer."
+    return ""
+
+
+def _channels(shape: Sequence[int]) -> int:
+    return shape[0] if shape else 0
 
 
 def _widths() -> str:

@@ -1,19 +1,18 @@
 """The files that state dicts come in: of PyTorch, safetensors and Keras.
 
-They are read as data alone. No pickled object, Python code or Keras layer in them comes to life: PyTorch's
-are read with `weights_only`, and Keras' through `h5py`, without Keras.
+They are read as data alone, and here alone. No pickled object, Python code or Keras layer in them comes to life:
+`torch_files` reads PyTorch's, and `keras_files` reads Keras' through `h5py`, without Keras.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mnv2zoo.convert import keras_files
-from mnv2zoo.errors import ConversionError, ZooError
+from mnv2zoo.convert import keras_files, state_dict, torch_files
+from mnv2zoo.errors import ConversionError, ZooError, one_line
 from mnv2zoo.files import MAX_BYTES
 
 
@@ -22,13 +21,15 @@ class Checkpoint:
     """What a file holds.
 
     Attributes:
-        tensors: A state dict, or a checkpoint that holds one, in whatever layout.
+        tensors: A state dict, in whatever layout.
         preprocessing: What the file tells of the images that its network expects, as timm names it:
             `input_size`, and `mean` and `std` where a layer of a Keras model normalises them.
+        taken: The checkpoint's entry that the state dict was, such as `state_dict_ema`; empty if the file is one.
     """
 
     tensors: Mapping[str, Any]
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    taken: str = ""
 
 
 def read(path: str | Path, backbone: bool = False) -> Checkpoint:
@@ -49,12 +50,14 @@ def read(path: str | Path, backbone: bool = False) -> Checkpoint:
         MissingExtraError: If it is Keras' and `h5py` is not installed.
     """
     path = Path(path)
-    reader = READERS.get(path.suffix)
+    if not path.is_dir() and not path.is_file():
+        raise _unreadable(path, "a file", "none", "Check the path.")
+    reader = READERS.get(path.suffix.lower())
     if reader is None:
         fix = "A SavedModel folder becomes a file by Keras' `model.save`." if path.is_dir() else "Name another file."
         raise _unreadable(path, f"a file of {', '.join(READERS)}", repr(path.name), fix)
-    if not path.is_file():
-        raise _unreadable(path, "a file", "none", "Check the path.")
+    if path.is_dir():
+        raise _unreadable(path, "a file", "a folder", "Name the file in it.")
     if path.stat().st_size > MAX_BYTES:
         raise _unreadable(path, f"at most {MAX_BYTES} bytes", f"{path.stat().st_size}", "Name another file.")
     try:
@@ -63,8 +66,27 @@ def read(path: str | Path, backbone: bool = False) -> Checkpoint:
         error.where = f"{path}, {error.where}" if error.where else path
         raise
     except Exception as error:  # whatever the parsers raise for a malformed file
-        found = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200].rstrip(".")
+        found = f"{type(error).__name__}: {one_line(error)}".rstrip(".")
         raise _unreadable(path, f"a sound {path.suffix} file", found, "Save it anew where it comes from.") from error
+
+
+def in_folder(folder: str | Path) -> Path:
+    """Finds the weights in a folder, in the order in which timm looks for them.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        The file.
+
+    Raises:
+        ConversionError: If there is none.
+    """
+    folder = Path(folder)
+    for pattern in FOLDER_PATTERNS:
+        if found := sorted(file for file in folder.glob(pattern) if file.is_file()):
+            return found[0]
+    raise _unreadable(folder, "a folder with weights, such as model.safetensors", "none in it", "Check the path.")
 
 
 def _unreadable(path: Path, expected: str, found: str, fix: str) -> ConversionError:
@@ -74,22 +96,24 @@ def _unreadable(path: Path, expected: str, found: str, fix: str) -> ConversionEr
 def _safetensors(data: bytes, backbone: bool) -> Checkpoint:
     import safetensors.torch
 
-    return Checkpoint(safetensors.torch.load(data))
+    return Checkpoint(state_dict.unwrap(safetensors.torch.load(data)))
 
 
 def _torch(data: bytes, backbone: bool) -> Checkpoint:
-    import torch
-
-    checkpoint = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    if not isinstance(checkpoint, Mapping):
-        raise TypeError(f"{type(checkpoint).__name__} in place of a state dict")
-    return Checkpoint(checkpoint)
+    checkpoint = torch_files.read(data)
+    return Checkpoint(state_dict.unwrap(checkpoint), taken=state_dict.place(checkpoint))
 
 
 def _keras(data: bytes, backbone: bool) -> Checkpoint:
     return Checkpoint(*keras_files.read(data, backbone))
 
 
+FOLDER_PATTERNS = (
+    *("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth"),
+    *("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors"),
+    *("open_clip_pytorch_model.bin", "open_clip_pytorch_model.pth"),
+    *("*.safetensors", "*.pth", "*.pth.tar", "*.bin"),
+)
 READERS: dict[str, Callable[[bytes, bool], Checkpoint]] = {
     ".safetensors": _safetensors,
     **dict.fromkeys((".pt", ".pth", ".bin", ".ckpt", ".tar"), _torch),

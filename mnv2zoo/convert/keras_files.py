@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import zipfile
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ from mnv2zoo.files import MAX_BYTES
 if TYPE_CHECKING:
     import torch
 
+MAX_CONFIG_BYTES = 2**24  # a configuration of MobileNetV2 has some 100 kB
+MAX_RATIO = 1100  # deflate reaches 1032
 ZIP_CONFIG, ZIP_WEIGHTS = "config.json", "model.weights.h5"
 
 # The variables of a layer in the order in which Keras 3 numbers them.
@@ -85,10 +88,11 @@ def read(data: bytes, backbone: bool = False) -> tuple[Tensors, dict[str, Any]]:
     config = None
     if zipfile.is_zipfile(io.BytesIO(data)):
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            config, data = json.loads(_member(archive, ZIP_CONFIG)), _member(archive, ZIP_WEIGHTS)
+            config = json.loads(_member(archive, ZIP_CONFIG, MAX_CONFIG_BYTES))
+            data = _member(archive, ZIP_WEIGHTS, MAX_BYTES)
     with h5py.File(io.BytesIO(data), "r") as file:
-        if "model_config" in file.attrs:
-            config = json.loads(file.attrs["model_config"])
+        if (text := _attribute(file, "model_config")) is not None:
+            config = json.loads(text)
         preprocessing = {} if config is None else _preprocessing(config, backbone)
         group = file.get("model_weights", file)
         by_name = any(name.startswith("layer_names") for name in group.attrs)
@@ -96,10 +100,24 @@ def read(data: bytes, backbone: bool = False) -> tuple[Tensors, dict[str, Any]]:
     return keras.without_head(tensors) if backbone else keras.flat(tensors), preprocessing
 
 
-def _member(archive: zipfile.ZipFile, name: str) -> bytes:
-    if archive.getinfo(name).file_size > MAX_BYTES:
-        raise ValueError(f"{name} is larger than {MAX_BYTES} bytes")
+def _member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
+    if archive.getinfo(name).file_size > most:
+        raise ValueError(f"{name} is larger than {most} bytes")
     return archive.read(name)
+
+
+def _attribute(item: Any, name: str) -> Any:
+    """The text of an attribute, or None; memory for its values is taken by the shape that the file claims."""
+    if name not in item.attrs:
+        return None
+    if _size(item.attrs.get_id(name)) > MAX_CONFIG_BYTES:
+        raise ValueError(f"the attribute {name} is larger than {MAX_CONFIG_BYTES} bytes")
+    return item.attrs[name]
+
+
+def _size(array: Any) -> int:
+    """The bytes that an array's shape claims, as an integer that cannot overflow."""
+    return math.prod(map(int, array.shape or ())) * int(array.dtype.itemsize)
 
 
 def _datasets(group: Any) -> dict[str, Any]:
@@ -120,13 +138,19 @@ def _tensors(arrays: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
     """Reads arrays, none of which may lie in another file or be larger than the file can say."""
     import torch
 
-    if sum(int(np.prod(array.shape)) * array.dtype.itemsize for array in arrays.values()) > MAX_BYTES:
+    if sum(map(_size, arrays.values())) > MAX_BYTES:
         raise ValueError(f"arrays of more than {MAX_BYTES} bytes")
     for key, array in arrays.items():
+        if array.shape is None:
+            raise ValueError(f"{key} has no values")
         if array.external or array.is_virtual:
             raise ValueError(f"{key} lies in another file")
         if array.dtype.kind not in "fiu":
             raise ValueError(f"{key} has the type {array.dtype}, not numbers")
+        # HDF5 makes up what is not stored, so memory would be taken for far more than the file holds.
+        filters = array.id.get_create_plist().get_nfilters()
+        if array.id.get_storage_size() * (MAX_RATIO if filters else 1) < _size(array):
+            raise ValueError(f"{key} claims {_size(array)} bytes, and the file holds fewer")
         yield key, torch.from_numpy(np.asarray(array[()], dtype=array.dtype.newbyteorder("=")))
 
 
@@ -142,7 +166,7 @@ def _by_class(group: Any) -> Iterator[tuple[str, torch.Tensor]]:
         if variables != "vars" or layer == "seed_generator" or path.startswith("optimizer/"):
             continue
         kind, _, place = re.fullmatch(r"(.+?)(_(\d+))?|", layer).groups()  # type: ignore[union-attr]
-        name = group[path].parent.attrs.get("name") or _numbered(kind, int(place or 0)) or layer
+        name = _attribute(group[path].parent, "name") or _numbered(kind, int(place or 0)) or layer
         known = dict(enumerate(VARIABLES.get(kind, ())))
         arrays["/".join((*outer, name, known.get(int(number), number)))] = array
     return _tensors(arrays)

@@ -48,8 +48,8 @@ class Recipe:
         "pretrained",
         "where to start: `pretrained` (the model's own weights), `random`, a name in the zoo, or a checkpoint file",
     )
-    pad_type: str | None = _choice(None, "padding of the convolutions; `same` for weights that TensorFlow trained")
-    classifier: str | None = _choice(None, "kind of classifier, such as `conv` for a 20-class network without its ReLU")
+    pad_type: str | None = _choice(None, "padding of the convolutions: `same` for weights that TensorFlow trained")
+    classifier: str | None = _choice(None, "kind of classifier: `linear`, `conv`, `conv_bn` or `conv_bn_act`")
     keep_statistics: bool = _choice(
         False, "leave the mean and variance of batch norms as they are; for batches that are small or look alike"
     )
@@ -86,19 +86,19 @@ class Recipe:
     )
     test_input_size: int | None = _choice(None, "side of the images otherwise; by default that of training")
     crop_pct: float | None = _choice(None, "part of the image's side that is looked at, except in training")
-    interpolation: str | None = _choice(None, "`bilinear` or `bicubic`")
+    interpolation: str | None = _choice(None, "interpolation: `bilinear` or `bicubic`")
     mean: tuple[float, float, float] | None = _choice(None, "mean of the colours, from 0 to 1")
     std: tuple[float, float, float] | None = _choice(None, "standard deviation of the colours")
     scale: float = _choice(0.35, "smallest part of an image's area that is cut out in training")
     hflip: float = _choice(0.5, "how often images are mirrored in training")
     vflip: float = _choice(0.0, "how often they are turned upside down")
     color_jitter: float = _choice(0.2, "how far brightness, contrast and saturation are changed")
-    auto_augment: str | None = _choice(None, "timm's automatic augmentation, such as `rand-m7-mstd0.5-inc1`")
+    auto_augment: str | None = _choice(None, "automatic augmentation as timm names it, such as `rand-m7-mstd0.5-inc1`")
     reprob: float = _choice(0.0, "how often a rectangle is erased")
     mixup: float = _choice(0.0, "alpha of mixup; 0 for none")
     cutmix: float = _choice(0.0, "alpha of cutmix; 0 for none")
     smoothing: float = _choice(0.1, "label smoothing")
-    loss: str = _choice("ce", "`ce` for cross-entropy, `bce` for binary cross-entropy a class")
+    loss: str = _choice("ce", "loss: `ce` for cross-entropy, `bce` for binary cross-entropy per class")
     drop_rate: float = _choice(0.0, "dropout before the classifier")
     drop_path_rate: float = _choice(0.0, "stochastic depth")
 
@@ -113,7 +113,7 @@ class Recipe:
     skip_bad_images: bool = _choice(False, "leave out images that cannot be read, instead of stopping before training")
     cache_features: bool = _choice(True, "with `head`: run the images through the network once, without augmentation")
     seed: int = _choice(0, "seed of everything random")
-    precision: str = _choice("fp32", "`fp32`, or `bf16` for autocast")
+    precision: str = _choice("fp32", "precision: `fp32`, or `bf16` for autocast")
     channels_last: bool = _choice(True, "keep channels last in memory, which is faster on most machines")
     workers: int = _choice(2, "processes that read images ahead")
     checkpoint_steps: int = _choice(0, "steps between checkpoints within an epoch; 0 for one an epoch")

@@ -11,11 +11,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import huggingface_hub
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, constants
-from torch import Tensor
 
 from mnv2zoo import architecture
 from mnv2zoo.architecture import Config
@@ -26,6 +25,9 @@ from mnv2zoo.weights import index, store
 from mnv2zoo.weights.hub_failures import Failure, explain
 from mnv2zoo.weights.index import WeightsEntry
 from mnv2zoo.weights.store import Verified
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 RESULTS, ENTRY = "results.json", "index_entry.json"
