@@ -278,13 +278,7 @@ def _matches(place: str) -> list[Path]:
 
 
 def _no_images(place: str, found: str) -> ImageReadError:
-    return ImageReadError(
-        f"no images in {place!r}",
-        expected="a file, a folder or a glob with images",
-        found=found,
-        where=place,
-        fix="Check the path.",
-    )
+    return ImageReadError("no images", expected="a file, a folder or a glob with images", found=found, where=place)
 
 
 def _covered(path: str, seen: set[str]) -> bool:

@@ -104,7 +104,7 @@ def read(place: str | Path, layout: Layout = Layout()) -> Listing:
     _refuse_packed_splits(tree, place)
     wrapper = tree.unwrap()
     listing = Listing({}, {}, [], Unused())
-    if wrapper:
+    if wrapper and isinstance(root, Folder):  # in a tar file that is usual
         listing.notes.append(f"the class folders are those in {wrapper}/, the only folder there")
     if layout.named or layout.layout == "splits" or (layout.layout is None and _are_splits(tree, place)):
         parts = _splits(tree, root, layout, place, wrapper, listing.unused)
@@ -230,7 +230,8 @@ class _Tree:
 
     def _wrapped(self) -> bool:
         tops = self.tops()
-        return len(tops) == 1 and bool(self.images) and all(len(parts) > 2 for parts, _ in self.images)
+        depths = {len(parts) for parts, _ in self.images}
+        return len(tops) == 1 and 1 not in depths and max(depths, default=0) > 2
 
     def _enter(self, top: str) -> None:
         within = self.part((top,))
