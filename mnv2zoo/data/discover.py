@@ -146,3 +146,16 @@ def _files(folder: Path) -> Iterator[Path | ImageReadError]:
             yield from _files(folder / name)
         else:
             yield folder / name
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a trained network with its pictures, such as a run folder, and so no folder of photos.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        True if it holds timm's two files of a network, or the recipe and the split of a run.
+    """
+    names = {entry.name for entry in folder.iterdir()}
+    return names >= {"config.json", "model.safetensors"} or names >= {"recipe.json", "split.json"}

@@ -181,6 +181,8 @@ def _list_folder(folder: Path) -> tuple[list[_Found], list[tuple[str, ...]]]:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
+                if discover.is_run(entry):  # the pictures of its report are no photos
+                    continue
                 folders.append((*parts, entry.name))
                 walk(entry, (*parts, entry.name))
             elif entry.suffix.lower() in discover.EXTENSIONS:
