@@ -7,7 +7,7 @@ import errno
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from io import RawIOBase
 from pathlib import Path
 from typing import BinaryIO
@@ -125,7 +125,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """Makes a folder that appears, whole, when all went well.
 
     Args:
-        path: The folder, which is vacant. Folders above it are made.
+        path: The folder, which is vacant. Folders above it are made, and are gone again after a failure.
 
     Yields:
         The folder aside to put everything into.
@@ -133,15 +133,43 @@ def whole_folder(path: Path) -> Iterator[Path]:
     Raises:
         OSError: If it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as aside:
-        made = Path(aside) / "made"
-        made.mkdir()
-        yield made
-        try:
-            made.replace(path)
-        except OSError:
-            if not path.is_dir():
-                raise
-            path.rmdir()  # Windows replaces no folder, not even an empty one
-            made.replace(path)
+    above = missing(path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as aside:
+            made = Path(aside) / "made"
+            made.mkdir()
+            yield made
+            try:
+                made.replace(path)
+            except OSError:
+                if not path.is_dir():
+                    raise
+                path.rmdir()  # Windows replaces no folder, not even an empty one
+                made.replace(path)
+    except BaseException:
+        remove_empty(above)
+        raise
+
+
+def missing(folder: Path) -> list[Path]:
+    """Finds the folders that must be made for a folder to be there.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        It and those above it that are not there, the innermost first.
+    """
+    return [place for place in (folder, *folder.parents) if not place.exists()]
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Removes folders that were made for nothing, as long as they are empty.
+
+    Args:
+        folders: The folders, the innermost first.
+    """
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()

@@ -43,6 +43,8 @@ SYSTEM = frozenset(
         "Thumbs.db", "ehthumbs.db", "desktop.ini", "Icon\r",
     )
 )  # fmt: skip
+# What tells the folder of a model, whose pictures are not photos: a run's files, or timm's.
+MODEL_FILES = (("recipe.json", "split.json"), ("config.json", "model.safetensors"))
 MOST = 5  # kinds that a line names
 
 Parts = tuple[str, ...]
@@ -144,8 +146,8 @@ def below(
                 yield path, Passed(_kind(child.name))
         elif child.linked and any(f"{real}/".startswith(f"{child.real.rstrip('/')}/") for real in above):
             yield path, Passed("link to a folder above it")
-        elif child.has("recipe.json") and child.has("split.json"):
-            yield path, Passed(f"run folder {'/'.join(path)}/")
+        elif any(all(map(child.has, files)) for files in MODEL_FILES):
+            yield path, Passed(f"model folder {'/'.join(path)}/")
         else:
             yield path, child
             yield from below(child, path, above)

@@ -25,7 +25,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from mnv2zoo.errors import DataError, RunError
-from mnv2zoo.files import whole_file
+from mnv2zoo.files import missing, remove_empty, whole_file
 
 RECIPE, SPLIT, CHECKPOINT = "recipe.json", "split.json", "checkpoints/last.pt"
 # What a training leaves that was killed before its first checkpoint; hidden files are the lock and half files.
@@ -158,7 +158,7 @@ class RunFolder:
         Raises:
             RunError: If it cannot be made or written, or if another process came first.
         """
-        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        made = missing(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -208,8 +208,7 @@ class RunFolder:
         self.close()
         with contextlib.suppress(OSError):  # on Windows the lock's file may still be open elsewhere
             (self.path / ".lock").unlink(missing_ok=True)
-            for folder in self._made:
-                folder.rmdir()
+        remove_empty(self._made)
 
     def close(self) -> None:
         """Lets others work in the folder."""

@@ -157,6 +157,7 @@ def build(
             expected=f"less than the {side} pixels at which training ends",
             found=recipe.start_input_size,
             where="start_input_size",
+            fix="Choose a smaller --start-input-size, or a larger --input-size.",
         )
     model: Any
     tensors: dict[str, Tensor] = {}  # those that it starts from
@@ -181,6 +182,7 @@ def build(
             expected=f"weights of {target.config.name}, or the paper's of the same width for a 20-class network",
             found=source.config.name,
             where="init",
+            fix="Choose other weights with --init, or another --model.",
         )
     new_classifier = source is None or list(described.label_names) != list(class_names)
     kept = {k: t for k, t in tensors.items() if not (new_classifier and k.startswith(registry.CLASSIFIER))}
@@ -311,7 +313,13 @@ def freeze(model: MobileNetV2, train: str) -> list[nn.Module]:
     """
     names = ["all", *features.bottleneck_names(model), "head"]
     if train not in names:
-        raise RecipeError("no such part to train", expected=nearest(train, names, 3), found=repr(train), where="train")
+        raise RecipeError(
+            "no such part to train",
+            expected=nearest(train, names, 3),
+            found=repr(train),
+            where="train",
+            fix="Correct --train.",
+        )
     if train == "all":
         return []
     return features.freeze_before(model, None if train == "head" else train)

@@ -146,7 +146,7 @@ def test_a_finished_run_among_the_photos_is_no_class(photos):
         (photos / "run" / name).write_text("{}")
     data = find(photos)
     assert data.class_names == ("blue", "green", "red")
-    assert ignored(data) == "ignored: run folder run/"
+    assert ignored(data) == "ignored: model folder run/"
 
 
 # Links.
