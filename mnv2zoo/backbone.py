@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from timm.layers import freeze_batch_norm_2d
@@ -12,6 +11,7 @@ from torch import nn
 from mnv2zoo import architecture, features, network
 from mnv2zoo.errors import ConversionError, UnknownArgumentError, nearest
 from mnv2zoo.model import MobileNetV2
+from mnv2zoo.preprocessing import per_channel
 
 UNITS = 6  # of trainable layers, as torchvision counts them: the stem, what begins at each stride, the head
 
@@ -75,14 +75,10 @@ def last_at(model: MobileNetV2, *reductions: int) -> list[str]:
 def normalisation(model: nn.Module, in_chans: int) -> dict[str, list[float]]:
     """The `image_mean` and `image_std` of torchvision's detectors, as the weights want them.
 
-    For other than RGB images they follow what timm does to the stem: it sums the weights for one channel,
-    and repeats them in turn for more than three.
+    See `preprocessing.per_channel` for images with other channels than those of the weights.
     """
     cfg: Any = model.pretrained_cfg
-    if in_chans == 1:
-        return {"image_mean": [fmean(cfg["mean"])], "image_std": [fmean(cfg["std"])]}
-    turns = [channel % 3 for channel in range(in_chans)]
-    return {"image_mean": [cfg["mean"][i] for i in turns], "image_std": [cfg["std"][i] for i in turns]}
+    return {f"image_{key}": list(per_channel(cfg[key], in_chans)) for key in ("mean", "std")}
 
 
 def check_arguments(given: dict[str, Any], known: tuple[str, ...]) -> None:

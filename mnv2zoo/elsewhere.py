@@ -80,7 +80,7 @@ def bring(
         error.where = ", ".join(str(place) for place in (file, error.where) if place is not None)
         raise
     if backbone:
-        tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(registry.CLASSIFIER)}
+        tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(registry.CLASSIFIER_KEYS)}
 
     arguments = _arguments(tensors, name)
     arguments["pad_type"] = convert.LAYOUTS[layout].pad_type if pad_type is None else pad_type
@@ -93,7 +93,8 @@ def bring(
     published = registry.pretrained_cfg(architecture.get(name))
     cfg = replace(published, num_classes=classes, pool_size=None, state_dict=tensors, **expected)
     model: Any = timm.create_model(name, pretrained=True, pretrained_cfg=cfg, **arguments)
-    expected = {key: getattr(cfg, key) for key in ("input_size", "mean", "std", "interpolation", "crop_pct")}
+    fitted = network.image_config(cfg.to_dict(), arguments["in_chans"], test=False)
+    expected = {key: fitted[key] for key in ("input_size", "mean", "std", "interpolation", "crop_pct")}
     _write(out, network.files(model, expected, label_names))
     return Converted(out, name, layout, arguments, expected, tuple(key for key in expected if key not in told))
 

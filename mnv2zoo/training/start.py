@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.data import create_transform, resolve_data_config
+from timm.data import create_transform
 from torch import Tensor, nn
 
 from mnv2zoo import features, network, registry
 from mnv2zoo.errors import RecipeError, UnknownModelError, nearest
-from mnv2zoo.model import MobileNetV2
+from mnv2zoo.model import CLASSIFIER_KEYS, MobileNetV2
 from mnv2zoo.network import Description
 from mnv2zoo.training.data import Sample, TimmSample
 from mnv2zoo.training.recipe import Recipe
@@ -52,9 +52,21 @@ def find(name: str, recipe: Recipe) -> tuple[Description, Description | Path | N
         WeightsUnavailableError: If a `config.json` cannot be read.
     """
     target = network.describe(name)
+    _check_colors(target, "model")
     if recipe.teacher is not None:
-        network.describe(recipe.teacher)
+        _check_colors(network.describe(recipe.teacher), "teacher")
     return target, _source(recipe.init, target)
+
+
+def _check_colors(description: Description, where: str) -> None:
+    if description.in_chans != 3:
+        raise RecipeError(
+            "only networks for color images are fine-tuned",
+            expected="a network with 3 input channels",
+            found=f"{description.in_chans} input channels in {description.name}",
+            where=where,
+            fix="Start from a network of the zoo, such as mnv2zoo_100.",
+        )
 
 
 def build(
@@ -92,7 +104,7 @@ def build(
             value = source.arguments.get(key)
         if value is not None:
             arguments[key] = value
-    arguments |= {"num_classes": len(class_names)}
+    arguments |= {"num_classes": len(class_names), "in_chans": 3}
     arguments |= {key: value for key in ("drop_rate", "drop_path_rate") if (value := getattr(recipe, key))}
     torch.manual_seed(recipe.seed)
 
@@ -161,7 +173,7 @@ def _resolved(source: Description) -> Any:
 
 
 def _preprocessing(cfg: dict[str, Any], recipe: Recipe, test: bool) -> dict[str, Any]:
-    data: dict[str, Any] = resolve_data_config(pretrained_cfg=cfg, use_test_size=test and recipe.input_size is None)
+    data = network.image_config(cfg, 3, test=test and recipe.input_size is None)
     for key in ("mean", "std", "interpolation", "crop_pct"):
         if getattr(recipe, key) is not None:
             data[key] = getattr(recipe, key)
@@ -197,7 +209,7 @@ def tutorial_from_paper(model: MobileNetV2, state_dict: dict[str, Tensor], image
         if not block and rest:
             layer, _, key = rest.partition(".")
             name = f"blocks.0.0.{renamed[layer]}.{key}"
-        if not name.startswith(registry.CLASSIFIER):
+        if not name.startswith(CLASSIFIER_KEYS):
             state[name] = tensor
     own = model.state_dict()
     for name in ("conv_stem.bias", "conv_head.bias"):
