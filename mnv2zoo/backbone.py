@@ -9,6 +9,7 @@ from timm.layers import freeze_batch_norm_2d
 from torch import nn
 
 from mnv2zoo import architecture, features, network
+from mnv2zoo.arguments import integer, refused
 from mnv2zoo.errors import ConversionError, UnknownArgumentError, nearest
 from mnv2zoo.model import MobileNetV2
 from mnv2zoo.preprocessing import per_channel
@@ -56,8 +57,8 @@ def build(
         description = source
     model: MobileNetV2 = description.build(pretrained=bool(pretrained), **{**arguments, "num_classes": 0})
     if trainable_layers is not None:
-        if not 0 <= trainable_layers <= UNITS:
-            raise ValueError(f"trainable layers are 0 to {UNITS}, not {trainable_layers}")
+        if integer("trainable_layers", trainable_layers, 0) > UNITS:
+            raise refused("trainable_layers", trainable_layers, f"a whole number from 0 to {UNITS}")
         strided = [b.name for b in architecture.bottlenecks(model.arch_config) if b.stride > 1]
         starts = [features.STEM, *strided, features.HEAD]
         features.freeze_before(model, starts[-trainable_layers] if trainable_layers else None)
