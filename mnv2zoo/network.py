@@ -5,6 +5,7 @@ A name is one of the zoo's, or a folder or Hub repository with timm's `config.js
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -131,8 +132,9 @@ def _from_config_file(name: str, source: str, place: str) -> Description:
         size = (folder / "config.json").stat().st_size
         if size > index.MAX_BYTES:
             raise ValueError(f"{size} bytes, where {index.MAX_BYTES} are the most")
+        _check_origin(json.loads((folder / "config.json").read_text(encoding="utf-8")), name, place, source, folder)
         cfg, architecture_name, built_with = load_model_config_from_path(folder)
-        config = architecture.get(str(architecture_name))  # nothing here would verify the weights of others
+        config = architecture.get(architecture_name)  # nothing here would verify the weights of others
         _check_config_file(cfg, built_with)
         built_with = arguments.checked(built_with)
         # What is null has timm's default, but for the classes: of how many the weights are must be one number.
@@ -141,7 +143,7 @@ def _from_config_file(name: str, source: str, place: str) -> Description:
         if built_with.get("num_classes", classes) != classes:
             raise ValueError(f"model_args with num_classes = {built_with['num_classes']} for weights with {classes}")
         label_names = _label_names(cfg, classes)
-    except UnknownModelError:
+    except (UnknownModelError, WeightsUnavailableError):
         raise
     except Exception as error:  # whatever a broken file causes
         raise WeightsUnavailableError(
@@ -149,6 +151,7 @@ def _from_config_file(name: str, source: str, place: str) -> Description:
             expected="a config.json as timm writes it",
             found=f"{type(error).__name__}: {error}"[:400],
             where=name,
+            fix="Restore the config.json, or name another network.",
         ) from error
     # Where its weights are is not for the file to say.
     cfg |= {"url": None, "state_dict": None, "hf_hub_id": None, "custom_load": False}
@@ -173,8 +176,57 @@ def _numbers(value: object, low: float) -> bool:
     return isinstance(value, list | tuple) and 0 < len(value) <= MAX_SIDE and all(_number(v, low, 1e6) for v in value)
 
 
+def check_labels(names: Sequence[str], where: object = None) -> None:
+    """Refuses names of classes that `labels.txt`, with its one name per line, could not hold.
+
+    Args:
+        names: The names.
+        where: Where they come from, for the error.
+
+    Raises:
+        DataError: If one has a line end in it.
+    """
+    for number, name in enumerate(names):
+        if not _one_line(name):
+            raise DataError(
+                f"the name of class {number} has a line end in it",
+                expected="names of one line",
+                found=repr(name),
+                where=where,
+                fix="Rename the class.",
+            )
+
+
+def _one_line(name: str) -> bool:
+    return len(f"{name}.".splitlines()) == 1  # line feeds, and all else that ends a line when a text is split
+
+
 def _texts(value: object) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(text, str) for text in value)
+
+
+def _check_origin(document: Any, name: str, place: str, source: str, folder: Path) -> None:
+    """Refuses a `config.json` that another library wrote, or that is not built as timm's are."""
+    if not isinstance(document, dict):
+        raise ValueError(f"a JSON {type(document).__name__} at its top")
+    for key in ("pretrained_cfg", "model_args"):
+        if not isinstance(document.get(key, {}), dict):
+            raise ValueError(f"{key} = {document[key]!r}"[:200])
+    kind = document.get("model_type", document.get("architectures"))
+    if "architecture" not in document and kind is not None:
+        files = [file.name for file in folder.glob("*") if file.name in ("model.safetensors", "pytorch_model.bin")]
+        file = max(files, default="model.safetensors") if source != "hf-hub" else "model.safetensors"
+        fetch = f"Run `hf download {place} {file} --local-dir .`, then" if source == "hf-hub" else "Run"
+        path = file if source == "hf-hub" else folder / file
+        raise WeightsUnavailableError(
+            f"{name} is a transformers checkpoint, which has to be converted first",
+            expected="a config.json as timm writes it",
+            found=f"one for model_type {kind!r}"[:200],
+            where=name,
+            fix=f"{fetch} `mnv2zoo weights convert {path} --out converted`, and use --model converted.",
+        )
+    if not isinstance(document.get("architecture"), str):
+        raise ValueError(f"architecture = {document.get('architecture')!r}"[:200])
 
 
 def _buildable(name: str, value: object) -> bool:
@@ -231,6 +283,9 @@ def _label_names(cfg: dict[str, Any], count: int) -> list[str]:
     names = cfg.get("label_names") or [str(index) for index in range(count)]
     if len(names) != count:
         raise ValueError(f"{len(names)} label_names for {count} classes")
+    for label in (*names, *descriptions.values()):
+        if not _one_line(label):
+            raise ValueError(f"label_names with a line end in {label!r}"[:200])
     return [descriptions.get(name, name) for name in names]
 
 
@@ -345,7 +400,11 @@ def files(model: MobileNetV2, data_config: Mapping[str, Any], label_names: Seque
 
     Returns:
         The content of `model.safetensors`, `config.json` and, with names, `labels.txt`, by these names.
+
+    Raises:
+        DataError: If the name of a class has a line end in it.
     """
+    check_labels(label_names)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     # What the weights' origin says of its licence, labels and tag is not said of these.
     cfg: dict[str, Any] = dict.fromkeys(("tag", "license", "origin_url", "description"), "")

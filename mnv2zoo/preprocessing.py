@@ -245,5 +245,5 @@ def _in_folder(folder: Path) -> Fast | None:
         cfg = document["pretrained_cfg"]
         channels = (document.get("model_args") or {}).get("in_chans") or cfg["input_size"][0]
         return from_cfg(cfg) if channels == cfg["input_size"][0] else None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
         return None  # whoever loads the network tells what is wrong

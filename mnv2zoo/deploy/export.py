@@ -83,6 +83,7 @@ def export(model: nn.Module | str, directory: str | Path, format: Format = "onnx
     checks.require_network(classifier)
     preprocessing = _preprocessing(classifier)
     labels = _labels(classifier, description)
+    network.check_labels(labels, name or description.name)
 
     try:
         with whole_folder(directory) as bundle:

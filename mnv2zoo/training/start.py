@@ -96,7 +96,9 @@ def build(
         WeightsError: If weights cannot be found, fetched or verified.
         ConversionError: If they do not fit the network.
         RecipeError: If a value of the recipe does not suit the network.
+        DataError: If the name of a class has a line end in it.
     """
+    network.check_labels(class_names, "data")
     arguments = dict(target.arguments)
     for key in ("pad_type", "classifier"):
         value = getattr(recipe, key)

@@ -237,7 +237,8 @@ def _document(path: Path, config: Config, name: str) -> dict[str, Any]:
     found = document.get("architecture")
     if found != config.name:
         tag = name.partition(".")[2]
-        fix = f"Call it {found}.{tag}." if found in architecture.CONFIGS else "Only the zoo's own networks are packed."
+        ours = isinstance(found, str) and found in architecture.CONFIGS
+        fix = f"Call it {found}.{tag}." if ours else "Only the zoo's own networks are packed."
         bad(f"{config.name}, as the name {name} says", repr(found), "architecture", fix)
     model_args = document.setdefault("model_args", {})
     for field in ("pretrained_cfg", "model_args"):
