@@ -26,10 +26,10 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 NONE = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 WAYS = {
     "as they were trained": ("same", HALF),
-    "symmetric padding": ("", HALF),
+    "symmetric padding": ("symmetric", HALF),
     "ImageNet's mean and deviation": ("same", IMAGENET),
     "no normalisation": ("same", NONE),
-    "symmetric padding, ImageNet's mean and deviation": ("", IMAGENET),
+    "symmetric padding, ImageNet's mean and deviation": ("symmetric", IMAGENET),
 }
 
 

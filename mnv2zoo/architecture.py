@@ -298,12 +298,13 @@ def layers(config: Config, num_classes: int | None = None, in_chans: int = 3) ->
         yield Layer(config.head_channels, classes, 1, 0, True, config.classifier_norm)
 
 
-def parameters(config: Config, num_classes: int | None = None) -> int:
-    """Counts the learnt parameters of a network for RGB images.
+def parameters(config: Config, num_classes: int | None = None, in_chans: int = 3) -> int:
+    """Counts the learnt parameters of a network.
 
     Args:
         config: The network.
         num_classes: Classes of the classifier; the config's own by default.
+        in_chans: Channels of the input image.
 
     Returns:
         The count; running statistics of batch norms are buffers and not in it.
@@ -313,16 +314,17 @@ def parameters(config: Config, num_classes: int | None = None) -> int:
         >>> architecture.parameters(architecture.get("mnv2zoo_100"))
         3504872
     """
-    return sum(layer.parameters for layer in layers(config, num_classes))
+    return sum(layer.parameters for layer in layers(config, num_classes, in_chans))
 
 
-def macs(config: Config, size: tuple[int, int] = (224, 224), num_classes: int | None = None) -> int:
-    """Counts the multiply-adds of a network's convolution and linear layers for one RGB image.
+def macs(config: Config, size: tuple[int, int] = (224, 224), num_classes: int | None = None, in_chans: int = 3) -> int:
+    """Counts the multiply-adds of a network's convolution and linear layers for one image.
 
     Args:
         config: The network.
         size: Height and width of the image in pixels.
         num_classes: Classes of the classifier; the config's own by default.
+        in_chans: Channels of the input image.
 
     Returns:
         The count (0.3008 G for width 1.0 at 224 pixels). Biases, batch norms, activations and
@@ -333,7 +335,7 @@ def macs(config: Config, size: tuple[int, int] = (224, 224), num_classes: int | 
         >>> architecture.macs(architecture.get("mnv2zoo_100"))
         300774272
     """
-    return sum(layer.macs(size) for layer in layers(config, num_classes))
+    return sum(layer.macs(size) for layer in layers(config, num_classes, in_chans))
 
 
 # Paper, Table 2.

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from timm.layers import freeze_batch_norm_2d
 from torch import nn
 
 from mnv2zoo import architecture, features, network
+from mnv2zoo.arguments import integer, refused
 from mnv2zoo.errors import ConversionError, UnknownArgumentError, nearest
 from mnv2zoo.model import MobileNetV2
+from mnv2zoo.preprocessing import per_channel
 
 UNITS = 6  # of trainable layers, as torchvision counts them: the stem, what begins at each stride, the head
 
@@ -56,8 +57,8 @@ def build(
         description = source
     model: MobileNetV2 = description.build(pretrained=bool(pretrained), **{**arguments, "num_classes": 0})
     if trainable_layers is not None:
-        if not 0 <= trainable_layers <= UNITS:
-            raise ValueError(f"trainable layers are 0 to {UNITS}, not {trainable_layers}")
+        if integer("trainable_layers", trainable_layers, 0) > UNITS:
+            raise refused("trainable_layers", trainable_layers, f"a whole number from 0 to {UNITS}")
         strided = [b.name for b in architecture.bottlenecks(model.arch_config) if b.stride > 1]
         starts = [features.STEM, *strided, features.HEAD]
         features.freeze_before(model, starts[-trainable_layers] if trainable_layers else None)
@@ -75,14 +76,10 @@ def last_at(model: MobileNetV2, *reductions: int) -> list[str]:
 def normalisation(model: nn.Module, in_chans: int) -> dict[str, list[float]]:
     """The `image_mean` and `image_std` of torchvision's detectors, as the weights want them.
 
-    For other than RGB images they follow what timm does to the stem: it sums the weights for one channel,
-    and repeats them in turn for more than three.
+    See `preprocessing.per_channel` for images with other channels than those of the weights.
     """
     cfg: Any = model.pretrained_cfg
-    if in_chans == 1:
-        return {"image_mean": [fmean(cfg["mean"])], "image_std": [fmean(cfg["std"])]}
-    turns = [channel % 3 for channel in range(in_chans)]
-    return {"image_mean": [cfg["mean"][i] for i in turns], "image_std": [cfg["std"][i] for i in turns]}
+    return {f"image_{key}": list(per_channel(cfg[key], in_chans)) for key in ("mean", "std")}
 
 
 def check_arguments(given: dict[str, Any], known: tuple[str, ...]) -> None:

@@ -22,8 +22,9 @@ from torchvision.models.detection.ssdlite import SSDLiteHead
 from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
-from mnv2zoo import architecture, backbone
-from mnv2zoo.features import HEAD, BottleneckTaps
+from mnv2zoo import architecture, arguments, backbone
+from mnv2zoo.errors import TapError
+from mnv2zoo.features import HEAD, BottleneckTaps, bottleneck_names
 
 FPN_CHANNELS = 256
 
@@ -61,6 +62,7 @@ def ssdlite(
         UnknownModelError: If there is no network of that name.
         WeightsError: If weights cannot be found, fetched or verified.
         ConversionError: If the weights are another architecture's.
+        ArgumentError: If an argument has a value that it cannot have; a ValueError.
         UnknownArgumentError: If `SSD` takes no such argument.
 
     Examples:
@@ -69,6 +71,7 @@ def ssdlite(
         >>> sorted(detector([torch.rand(3, 240, 320)])[0])
         ['boxes', 'labels', 'scores']
     """
+    num_classes = arguments.integer("num_classes", num_classes, 1)
     backbone.check_arguments(kwargs, _arguments(SSD))
     network = backbone.build(name, pretrained_backbone, trainable_backbone_layers, in_chans=in_chans)
     # As in torchvision's SSDLite, https://github.com/pytorch/vision/blob/main/torchvision/models/detection/ssdlite.py
@@ -114,18 +117,18 @@ def retinanet(
         The detector, in training mode.
 
     Raises:
-        TapError: If a level is none of the network's.
+        TapError: If a level is none of the network's, or they are not in order from fine to coarse.
         UnknownModelError: If there is no network of that name.
         WeightsError: If weights cannot be found, fetched or verified.
         ConversionError: If the weights are another architecture's.
+        ArgumentError: If an argument has a value that it cannot have; a ValueError.
         UnknownArgumentError: If `RetinaNet` takes no such argument.
     """
+    num_classes = arguments.integer("num_classes", num_classes, 1)
     backbone.check_arguments(kwargs, _arguments(RetinaNet))
     frozen_norm = bool(pretrained_backbone)
     network = backbone.build(name, pretrained_backbone, trainable_backbone_layers, frozen_norm, in_chans=in_chans)
-    maps = _WithPyramid(
-        network, levels or backbone.last_at(network, 8, 16, 32), LastLevelP6P7(FPN_CHANNELS, FPN_CHANNELS)
-    )
+    maps = _WithPyramid(network, _given(levels, network, 8, 16, 32), LastLevelP6P7(FPN_CHANNELS, FPN_CHANNELS))
     sizes = [4 * side for side in maps.strides(2)]
     anchors = AnchorGenerator(
         tuple((side, int(side * 2 ** (1 / 3)), int(side * 2 ** (2 / 3))) for side in sizes),
@@ -162,16 +165,18 @@ def fasterrcnn(
         The detector, in training mode.
 
     Raises:
-        TapError: If a level is none of the network's.
+        TapError: If a level is none of the network's, or they are not in order from fine to coarse.
         UnknownModelError: If there is no network of that name.
         WeightsError: If weights cannot be found, fetched or verified.
         ConversionError: If the weights are another architecture's.
+        ArgumentError: If an argument has a value that it cannot have; a ValueError.
         UnknownArgumentError: If `FasterRCNN` takes no such argument.
     """
+    num_classes = arguments.integer("num_classes", num_classes, 1)
     backbone.check_arguments(kwargs, _arguments(FasterRCNN))
     frozen_norm = bool(pretrained_backbone)
     network = backbone.build(name, pretrained_backbone, trainable_backbone_layers, frozen_norm, in_chans=in_chans)
-    maps = _WithPyramid(network, levels or backbone.last_at(network, 4, 8, 16, 32), LastLevelMaxPool())
+    maps = _WithPyramid(network, _given(levels, network, 4, 8, 16, 32), LastLevelMaxPool())
     sizes = [8 * side for side in maps.strides(1)]
     anchors = AnchorGenerator(tuple((side,) for side in sizes), ((0.5, 1.0, 2.0),) * len(sizes))
     defaults = {
@@ -180,6 +185,10 @@ def fasterrcnn(
         **backbone.normalisation(network, in_chans),
     }
     return FasterRCNN(maps, num_classes, **(defaults | kwargs))
+
+
+def _given(levels: Sequence[str] | None, network: Any, *reductions: int) -> Sequence[str]:
+    return backbone.last_at(network, *reductions) if levels is None else levels
 
 
 class _WithExtraLayers(nn.Module):
@@ -223,13 +232,23 @@ class _WithPyramid(nn.Module):
     def __init__(self, network: Any, names: Sequence[str], extra_blocks: ExtraFPNBlock) -> None:
         super().__init__()
         self.taps = BottleneckTaps(network, names)
+        known = bottleneck_names(network)
+        in_order = sorted(self.taps.names, key=known.index)
+        if self.taps.names != in_order:
+            raise TapError(
+                "the levels of a pyramid are not in order from fine to coarse",
+                expected=", ".join(in_order),
+                found=", ".join(self.taps.names),
+                where="levels",
+                fix="Sort the levels.",
+            )
         self.fpn = FeaturePyramidNetwork(list(self.taps.channels.values()), FPN_CHANNELS, extra_blocks)
         self.out_channels = FPN_CHANNELS
 
     def strides(self, added: int) -> list[int]:
-        """The finest level's reduction and its doublings, one for each level and each that the pyramid adds."""
-        finest, *others = self.taps.reductions.values()
-        return [finest * 2**step for step in range(1 + len(others) + added)]
+        """The reduction of each level, and its doublings for the levels that the pyramid adds."""
+        levels = list(self.taps.reductions.values())
+        return levels + [levels[-1] * 2**step for step in range(1, 1 + added)]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         maps: dict[str, Tensor] = self.fpn(self.taps(x))

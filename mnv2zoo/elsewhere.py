@@ -101,7 +101,8 @@ def bring(
         expected[key] = _colours(key, given or expected.get(key, getattr(published, key)), arguments["in_chans"], given)
     cfg = replace(published, num_classes=classes, pool_size=None, state_dict=tensors, **expected)
     model: Any = timm.create_model(name, pretrained=True, pretrained_cfg=cfg, **arguments)
-    expected = {key: getattr(cfg, key) for key in ("input_size", "mean", "std", "interpolation", "crop_pct")}
+    fitted = network.image_config(cfg.to_dict(), arguments["in_chans"], test=False)
+    expected = {key: fitted[key] for key in ("input_size", "mean", "std", "interpolation", "crop_pct")}
     _write(out, network.files(model, expected, label_names))
     assumed = tuple(key for key in expected if key not in told)
     return Converted(out, name, layout, arguments, expected, assumed, checkpoint.taken)

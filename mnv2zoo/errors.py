@@ -119,6 +119,10 @@ class UnknownArgumentError(ZooError, TypeError):
     """A keyword argument that nothing takes."""
 
 
+class ArgumentError(ZooError, ValueError):
+    """An argument with a value that it cannot have."""
+
+
 class ConversionError(ZooError, ValueError):
     """A state dict that does not fit the layout or the model it is said to belong to."""
 

@@ -115,6 +115,7 @@ class BottleneckTaps(nn.Module):
     def __init__(self, model: MobileNetV2, names: Sequence[str], location: Location = "output") -> None:
         super().__init__()
         known = bottleneck_names(model)
+        names = names if isinstance(names, str) else list(names)
         _check_names(names, known, location)
         self.location = location
         self.names = list(names)

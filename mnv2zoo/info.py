@@ -91,8 +91,8 @@ def model_info(name: str) -> ModelInfo:
     return ModelInfo(
         name=name,
         architecture=config.name,
-        params=architecture.parameters(config, num_classes),
-        macs=architecture.macs(config, input_size[1:], num_classes),
+        params=architecture.parameters(config, num_classes, input_size[0]),
+        macs=architecture.macs(config, input_size[1:], num_classes, input_size[0]),
         input_size=input_size,
         num_classes=num_classes,
         feature_channels=tuple(m.channels for m in maps),
@@ -112,7 +112,8 @@ def transforms(name: str, training: bool = False, **options: Any) -> Callable[..
         **options: Arguments of `timm.data.create_transform` that replace its own.
 
     Returns:
-        A function from a PIL image in RGB to a float tensor (3, height, width).
+        A function from a PIL image in RGB to a float tensor (channels, height, width), for weights of one or
+        three channels.
 
     Raises:
         UnknownModelError: If there is none of that name.
@@ -125,14 +126,12 @@ def transforms(name: str, training: bool = False, **options: Any) -> Callable[..
         >>> preprocess(Image.open("examples/coffee.jpg")).shape
         torch.Size([3, 224, 224])
     """
-    from timm.data import create_transform, resolve_data_config
-
-    from mnv2zoo import registry
+    from mnv2zoo import network, registry
 
     config = architecture.get(name)
     cfg = registry.pretrained_cfg(config, _entry(name))
-    data = resolve_data_config(pretrained_cfg=cfg.to_dict(), use_test_size=not training)
-    return create_transform(**{**data, "is_training": training, **options})
+    data = network.image_config(cfg.to_dict(), test=not training)
+    return network.image_transform(data, **{"is_training": training, **options})
 
 
 def _entry(name: str) -> WeightsEntry | None:

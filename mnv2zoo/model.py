@@ -6,7 +6,9 @@ MobileNetV2, so that a checkpoint of one loads in the other.
 """
 
 import math
-from collections.abc import Callable, Sequence
+import operator
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -20,9 +22,12 @@ from timm.models import FeatureInfo, checkpoint, checkpoint_seq
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mnv2zoo import architecture
+from mnv2zoo import architecture, arguments
 from mnv2zoo.architecture import Bottleneck, Classifier, Config
 from mnv2zoo.timm_private import feature_take_indices
+
+NORMED = "normed_classifier"  # the child that holds a classifier and the batch norm after it
+CLASSIFIER_KEYS = ("classifier.", "classifier_bn.")
 
 NormAct = Callable[..., nn.Module]
 Conv = Callable[..., nn.Module]
@@ -109,7 +114,50 @@ class InvertedResidual(nn.Module):
         return x
 
 
-class MobileNetV2(nn.Module):
+class _KeepsNames(nn.Module):
+    """A module whose child `normed_classifier` does not show in the names of parameters, buffers and modules.
+
+    The classifier and its batch norm are one child, so that all the children before it give the pooled feature.
+    Their names in checkpoints, `classifier` and `classifier_bn`, do not depend on that.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_load_state_dict_post_hook(_report_outer_names)
+
+    def named_modules(
+        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """Yields all modules with their names, as `torch.nn.Module` does."""
+        for name, module in super().named_modules(memo, prefix, remove_duplicate):
+            yield _outer_name(name, prefix and f"{prefix}."), module
+
+    def state_dict(self, *, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
+        """Collects parameters and buffers by their names, as `torch.nn.Module` does."""
+        state = super().state_dict(destination=destination, prefix=prefix, keep_vars=keep_vars)
+        for names in (state, state._metadata):
+            for inner in [name for name in names if name.startswith(prefix + NORMED)]:
+                names[_outer_name(inner, prefix)] = names.pop(inner)
+        return state
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if NORMED in self._modules:
+            for name in [name for name in state_dict if name.startswith(CLASSIFIER_KEYS, len(prefix))]:
+                state_dict[f"{prefix}{NORMED}.{name.removeprefix(prefix)}"] = state_dict.pop(name)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _outer_name(name: str, prefix: str) -> str:
+    inner = f"{prefix}{NORMED}."
+    return prefix + name.removeprefix(inner) if name.startswith(inner) else name
+
+
+def _report_outer_names(module: nn.Module, incompatible: Any) -> None:
+    for names in incompatible:
+        names[:] = [name.replace(f"{NORMED}.", "") for name in names]
+
+
+class MobileNetV2(_KeepsNames):
     """A network of the family, as classifier or, through timm, as feature extractor.
 
     Args:
@@ -117,8 +165,8 @@ class MobileNetV2(nn.Module):
         num_classes: Classes; the config's own by default, 0 for none (the pooled feature comes out).
         in_chans: Channels of the input image.
         output_stride: 8, 16 or 32; see `architecture.bottlenecks`.
-        pad_type: Padding of the convolutions: `""` for symmetric, `"same"` for TensorFlow's, which
-            weights trained there need.
+        pad_type: Padding of the convolutions: `"symmetric"`, or `"same"` for TensorFlow's, which weights trained
+            there need. timm's `""` means symmetric too.
         act_layer: Activation in place of the config's, as a name or class that timm knows.
         norm_layer: Normalisation in place of `nn.BatchNorm2d`, likewise.
         bn_eps: Epsilon of the batch norms, 1e-5 by default.
@@ -127,7 +175,8 @@ class MobileNetV2(nn.Module):
             ReLU after the 20-class network's classifier, which suits fine-tuning.
         drop_rate: Dropout before the classifier.
         drop_path_rate: Stochastic depth; grows linearly from 0 at the first bottleneck.
-        global_pool: Pooling that timm knows: `avg`, `max`, `avgmax`, `catavgmax`, or `""` for none.
+        global_pool: Pooling that timm knows: `avg`, `max`, `avgmax`, `catavgmax`, one of these after `fast`, or
+            `""` for none.
         device: Where parameters are made.
         dtype: Their type.
         init_weights: False leaves parameters as they were allocated, for a checkpoint that fills them.
@@ -140,8 +189,12 @@ class MobileNetV2(nn.Module):
         feature_info: A dict a feature map (num_chs, reduction, module, stage), from fine to coarse.
 
     Raises:
-        ValueError: If an argument has a value outside its choices.
+        ArgumentError: If an argument has a value that it cannot have; a ValueError. See `mnv2zoo.arguments`.
     """
+
+    # TorchScript compiles only the branch that a constant leads to, and no property in this list.
+    __constants__ = ("normed",)
+    __jit_unused_properties__ = ("classifier", "classifier_bn")
 
     def __init__(
         self,
@@ -149,7 +202,7 @@ class MobileNetV2(nn.Module):
         num_classes: int | None = None,
         in_chans: int = 3,
         output_stride: int = 32,
-        pad_type: str = "",
+        pad_type: str = "symmetric",
         act_layer: Any = None,
         norm_layer: Any = None,
         bn_eps: float | None = None,
@@ -162,19 +215,20 @@ class MobileNetV2(nn.Module):
         dtype: torch.dtype | None = None,
         init_weights: bool = True,
     ) -> None:
+        given = {name: value for name, value in locals().items() if name in arguments.CHECKS}
         super().__init__()
+        given = arguments.checked(given)
         if classifier is not None:
-            if classifier not in architecture.CLASSIFIERS:
-                raise ValueError(f"classifier must be one of {architecture.CLASSIFIERS}, not {classifier!r}")
-            config = replace(config, classifier=classifier)
+            config = replace(config, classifier=given["classifier"])
         self.arch_config = config
-        self.num_classes = config.num_classes if num_classes is None else num_classes
-        self.in_chans = in_chans
+        self.num_classes = config.num_classes if num_classes is None else given["num_classes"]
+        self.in_chans = given["in_chans"]
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
 
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
-        conv: Conv = partial(_conv, padding=pad_type, **factory)
+        padding = "same" if given["pad_type"] == "same" else ""  # timm's word for symmetric padding
+        conv: Conv = partial(_conv, padding=padding, **factory)
         if not init_weights:
             conv = partial(_uninitialised, conv)
         bn: dict[str, Any] = {"eps": bn_eps, "momentum": bn_momentum}
@@ -183,7 +237,7 @@ class MobileNetV2(nn.Module):
         norm_act = partial(get_norm_act_layer(norm_layer, act_layer), inplace=True, **factory)
         self._norm_act = norm_act
 
-        self.conv_stem = conv(in_chans, config.stem_channels, 3, stride=2, bias=config.conv_bias)
+        self.conv_stem = conv(self.in_chans, config.stem_channels, 3, stride=2, bias=config.conv_bias)
         self.bn1 = norm_act(config.stem_channels)
 
         self.output_stride = output_stride
@@ -205,22 +259,43 @@ class MobileNetV2(nn.Module):
         self.conv_head = conv(blocks[-1].out_channels, self.num_features, 1, bias=config.conv_bias)
         self.bn2 = norm_act(self.num_features)
         with nullcontext() if init_weights else _SkipInit():
-            self._make_classifier(global_pool, factory)
+            self._make_classifier(given["global_pool"], factory)
         if init_weights and config.init == "tensorflow":
             self.apply(_init_as_tensorflow)
 
     def _make_classifier(self, global_pool: str, factory: dict[str, Any]) -> None:
         # A pooled map stays four-dimensional for a convolutional classifier, and is flattened after it.
         use_conv = self.arch_config.classifier != "linear"
-        self.global_pool, self.classifier = create_classifier(
+        self.global_pool, classifier = create_classifier(
             self.num_features, self.num_classes, pool_type=global_pool, use_conv=use_conv, **factory
         )
-        has_norm = self.arch_config.classifier_norm and self.num_classes > 0
-        act = self.arch_config.classifier == "conv_bn_act"
-        norm_act = partial(self._norm_act, **factory)
-        self.classifier_bn = norm_act(self.num_classes, apply_act=act) if has_norm else nn.Identity()
-        self.flatten = nn.Flatten(1) if use_conv and global_pool else nn.Identity()
+        for name in ("classifier", NORMED):
+            self._modules.pop(name, None)
+        self.normed = self.arch_config.classifier_norm and self.num_classes > 0
+        if self.normed:
+            act = self.arch_config.classifier == "conv_bn_act"
+            norm = self._norm_act(self.num_classes, apply_act=act, **factory)
+            self.normed_classifier = nn.Sequential(OrderedDict(classifier=classifier, classifier_bn=norm))
+        else:
+            self.add_module("classifier", classifier)
+        self.flatten_logits = use_conv and bool(global_pool)
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
+
+    @property
+    def classifier(self) -> Any:
+        """The classifier, without the batch norm that may follow it."""
+        return self.normed_classifier[0] if self.normed else super().__getattr__("classifier")
+
+    @property
+    def classifier_bn(self) -> Any:
+        """The batch norm after the classifier; only the networks that end in one have this attribute."""
+        return self.normed_classifier[1]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("classifier", "classifier_bn") and self.normed:
+            setattr(self.normed_classifier, name, value)
+        else:
+            super().__setattr__(name, value)
 
     @torch.jit.ignore
     def init_weights(self) -> None:
@@ -260,9 +335,7 @@ class MobileNetV2(nn.Module):
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
         """The classifier; with the batch norm that belongs to it, as one module, where there is one."""
-        if isinstance(self.classifier_bn, nn.Identity):
-            return self.classifier
-        return nn.Sequential(self.classifier, self.classifier_bn)
+        return self.normed_classifier if self.normed else self.classifier
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replaces the classifier (and its batch norm) by a new one.
@@ -270,12 +343,16 @@ class MobileNetV2(nn.Module):
         Args:
             num_classes: Classes of the new one; 0 for none.
             global_pool: Pooling; the present one if None.
+
+        Raises:
+            ArgumentError: If an argument has a value that it cannot have; a ValueError.
         """
         reference = self.conv_stem.weight
-        self.num_classes = num_classes
         pool = self.global_pool.pool_type if global_pool is None else global_pool
-        self._make_classifier(pool, {"device": reference.device, "dtype": reference.dtype})
-        for module in (self.global_pool, self.classifier, self.classifier_bn, self.flatten):
+        given = arguments.checked({"num_classes": num_classes, "global_pool": pool})
+        self.num_classes = arguments.integer("num_classes", num_classes, 0)
+        self._make_classifier(given["global_pool"], {"device": reference.device, "dtype": reference.dtype})
+        for module in (self.global_pool, self.get_classifier()):
             module.train(self.training)
 
     def forward_intermediates(
@@ -292,7 +369,8 @@ class MobileNetV2(nn.Module):
 
         Args:
             x: Images (N, C, H, W).
-            indices: Which maps: the last n for an int, those of a list (negative from the end), or all.
+            indices: Which maps: the last n for an int, those of a list in its order (negative from the end), or
+                all.
             norm: For timm's contract; the maps are normalised as they are.
             stop_early: Do not run what lies behind the last map asked for.
             output_fmt: `NCHW`, the only one there is.
@@ -301,18 +379,21 @@ class MobileNetV2(nn.Module):
 
         Returns:
             The final features and the list of maps, or the list alone.
+
+        Raises:
+            ArgumentError: If there are no such maps; a ValueError.
         """
         assert output_fmt == "NCHW", "output_fmt must be NCHW"
         if extra_blocks:
-            take, deepest = feature_take_indices(len(self.blocks) + 1, indices)
+            take, deepest = take_indices(len(self.blocks) + 1, indices)
         else:
-            take, deepest = feature_take_indices(len(self.stage_ends), indices)
+            take, deepest = take_indices(len(self.stage_ends), indices)
             take = [self.stage_ends[i] for i in take]
             deepest = self.stage_ends[deepest]
-        intermediates: list[Tensor] = []
+        found: dict[int, Tensor] = {}
         x = self.bn1(self.conv_stem(x))
         if 0 in take:
-            intermediates.append(x)
+            found[0] = x
         # TorchScript cannot slice a Sequential by a number it does not know, nor choose in an expression.
         if torch.jit.is_scripting() or not stop_early:
             blocks = self.blocks
@@ -325,7 +406,8 @@ class MobileNetV2(nn.Module):
             else:
                 x = block(x)
             if stage in take:
-                intermediates.append(x)
+                found[stage] = x
+        intermediates = [found[index] for index in take]
         if intermediates_only:
             return intermediates
         if stage == self.stage_ends[-1]:
@@ -351,9 +433,9 @@ class MobileNetV2(nn.Module):
             The indices as non-negative numbers.
         """
         if extra_blocks:
-            take, deepest = feature_take_indices(len(self.blocks) + 1, indices)
+            take, deepest = take_indices(len(self.blocks) + 1, indices)
         else:
-            take, deepest = feature_take_indices(len(self.stage_ends), indices)
+            take, deepest = take_indices(len(self.stage_ends), indices)
             deepest = self.stage_ends[deepest]
         kept = [block.out_channels for block in architecture.bottlenecks(self.arch_config) if block.stage < deepest]
         # The head follows the last stage, so it goes with the first stage that goes.
@@ -388,8 +470,13 @@ class MobileNetV2(nn.Module):
         if self.drop_rate > 0.0:
             x = F.dropout(x, p=self.drop_rate, training=self.training)
         if not pre_logits:
-            x = self.classifier_bn(self.classifier(x))
-        return self.flatten(x)
+            if self.normed:
+                x = self.normed_classifier(x)
+            else:
+                x = self.classifier(x)
+        if self.flatten_logits:
+            x = x.flatten(1)
+        return x
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps images (N, C, H, W) to logits (N, num_classes)."""
@@ -428,20 +515,22 @@ class MobileNetV2Features(nn.Module):
 
     Args:
         model: The network to take over; its parts are shared, not copied.
-        out_indices: Indices into its `feature_info`; the last n for an int.
+        out_indices: Indices into its `feature_info`, in the order in which the maps come out; the last n for an int.
         output_fmt: `NCHW`, the only one there is.
 
     Attributes:
         feature_info: timm's `FeatureInfo` of the maps that come out.
+
+    Raises:
+        ArgumentError: If there are no such maps; a ValueError.
     """
 
     def __init__(
-        self, model: MobileNetV2, out_indices: int | Sequence[int] = (0, 1, 2, 3, 4), output_fmt: str = "NCHW"
+        self, model: MobileNetV2, out_indices: int | Sequence[int] | None = None, output_fmt: str = "NCHW"
     ) -> None:
         super().__init__()
         assert output_fmt == "NCHW", "output_fmt must be NCHW"
-        indices = out_indices if isinstance(out_indices, int) else list(out_indices)
-        take, deepest = feature_take_indices(len(model.stage_ends), indices)
+        take, deepest = take_indices(len(model.stage_ends), out_indices, "out_indices")
         self.feature_info = FeatureInfo(model.feature_info, tuple(take))
         self.grad_checkpointing = model.grad_checkpointing
         self.take = [model.stage_ends[i] for i in take]
@@ -454,17 +543,54 @@ class MobileNetV2Features(nn.Module):
         self.grad_checkpointing = enable
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Maps images (N, C, H, W) to the maps, from fine to coarse."""
+        """Maps images (N, C, H, W) to the maps, in the order of `out_indices`."""
         x = self.bn1(self.conv_stem(x))
-        maps: list[Tensor] = []
+        found: dict[int, Tensor] = {}
         for stage, block in enumerate(self.blocks, start=1):
             if self.grad_checkpointing and not torch.jit.is_scripting():
                 x = checkpoint(block, x)
             else:
                 x = block(x)
             if stage in self.take:
-                maps.append(x)
-        return maps
+                found[stage] = x
+        return [found[stage] for stage in self.take]
+
+
+def take_indices(count: int, indices: Any, where: str = "indices") -> tuple[list[int], int]:
+    """Finds out which feature maps are meant, as timm does, but only if each one is there.
+
+    Args:
+        count: How many maps there are.
+        indices: The last n for an int, those of a sequence (negative from the end), or all if None.
+        where: What the argument is called.
+
+    Returns:
+        The indices from 0, in the order given, and the largest.
+
+    Raises:
+        ArgumentError: If there are no such maps; a ValueError.
+    """
+    if not torch.jit.is_scripting():
+        indices = _checked_indices(count, indices, where)
+    return feature_take_indices(count, indices)
+
+
+def _checked_indices(count: int, indices: Any, where: str) -> int | list[int] | None:
+    if indices is None:
+        return None
+    if isinstance(indices, Iterable) and not isinstance(indices, str):
+        wanted = [operator.index(i) if _is_index(i) and -count <= i < count else None for i in indices]
+        if wanted and None not in wanted:
+            return wanted  # type: ignore[return-value]
+    elif _is_index(indices) and 1 <= indices <= count:
+        return operator.index(indices)
+    raise arguments.refused(
+        where, indices, f"numbers from {-count} to {count - 1}, or how many of the last 1 to {count}"
+    )
+
+
+def _is_index(value: Any) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool)
 
 
 def init_module(module: nn.Module, config: Config) -> None:

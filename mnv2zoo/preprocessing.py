@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -133,6 +134,35 @@ class Fast:
 Preprocessing = Exact | Fast
 
 
+def per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Fits a mean or standard deviation to images with another number of channels.
+
+    Follows what timm does to the weights of the stem, which it sums for one channel and repeats in turn for more.
+
+    Args:
+        values: The mean or standard deviation that the weights were trained with. One number counts for all channels.
+        channels: Channels of the images.
+
+    Returns:
+        One number per channel: the values themselves if there are as many, their average for one channel, and
+        otherwise the values in turn.
+
+    Examples:
+        >>> from mnv2zoo.preprocessing import per_channel
+        >>> per_channel((0.1, 0.2, 0.3, 0.9), 4)
+        (0.1, 0.2, 0.3, 0.9)
+        >>> per_channel((0.1, 0.2, 0.3), 4)
+        (0.1, 0.2, 0.3, 0.1)
+        >>> per_channel((0.5,), 3)
+        (0.5, 0.5, 0.5)
+    """
+    if len(values) == channels:
+        return tuple(values)
+    if channels == 1:
+        return (fmean(values),)
+    return tuple(values[channel % len(values)] for channel in range(channels))
+
+
 def from_cfg(cfg: Mapping[str, Any]) -> Fast | None:
     """The fast preprocessing that timm's description of weights asks for.
 
@@ -151,7 +181,8 @@ def from_cfg(cfg: Mapping[str, Any]) -> Fast | None:
         return None
     if not 0 < cfg["crop_pct"] <= 1:
         return None
-    return Fast(height, cfg["crop_pct"], cfg["interpolation"], tuple(cfg["mean"]), tuple(cfg["std"]))
+    mean, std = (per_channel(cfg[key], channels) for key in ("mean", "std"))
+    return Fast(height, cfg["crop_pct"], cfg["interpolation"], mean, std)
 
 
 def source(name: str) -> Path | WeightsEntry | None:
@@ -210,7 +241,9 @@ def of(found: Path | WeightsEntry | None) -> Fast | None:
 
 def _in_folder(folder: Path) -> Fast | None:
     try:
-        cfg = json.loads((folder / "config.json").read_text(encoding="utf-8"))["pretrained_cfg"]
-        return from_cfg(cfg)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        cfg = document["pretrained_cfg"]
+        channels = (document.get("model_args") or {}).get("in_chans") or cfg["input_size"][0]
+        return from_cfg(cfg) if channels == cfg["input_size"][0] else None
+    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
         return None  # whoever loads the network tells what is wrong

@@ -26,10 +26,10 @@ from timm.models import (
 )
 from torch import Tensor, nn
 
-from mnv2zoo import architecture, convert
+from mnv2zoo import architecture, arguments, convert
 from mnv2zoo.architecture import Config
-from mnv2zoo.errors import ConversionError, IntegrityError, UnknownArgumentError, WeightsUnavailableError
-from mnv2zoo.model import MobileNetV2, MobileNetV2Features, init_module
+from mnv2zoo.errors import ArgumentError, ConversionError, IntegrityError, UnknownArgumentError, WeightsUnavailableError
+from mnv2zoo.model import CLASSIFIER_KEYS, MobileNetV2, MobileNetV2Features, init_module, take_indices
 from mnv2zoo.weights import index, store
 from mnv2zoo.weights.hub import HubFile
 from mnv2zoo.weights.index import WeightsEntry
@@ -37,7 +37,6 @@ from mnv2zoo.weights.index import WeightsEntry
 # timm's name for the module of the models: the last part of the entry points' `__module__`.
 PACKAGE = "mnv2zoo"
 
-CLASSIFIER = ("classifier.", "classifier_bn.")
 MODEL_ARGUMENTS = tuple(p for p in inspect.signature(MobileNetV2).parameters if p not in ("config", "init_weights"))
 TIMM_ARGUMENTS = (
     "pretrained",
@@ -208,7 +207,7 @@ def fill(model: MobileNetV2, state_dict: dict[str, Tensor], cfg: PretrainedCfg) 
     # Counters of batches are younger than some checkpoints, and nothing depends on them.
     wanted = {name for name in own if not name.endswith("num_batches_tracked")}
     if not keeps_classifier and model.num_classes != cfg.num_classes:
-        wanted = {name for name in wanted if not name.startswith(CLASSIFIER)}
+        wanted = {name for name in wanted if not name.startswith(CLASSIFIER_KEYS)}
     missing = sorted(wanted - state_dict.keys())
     unexpected = sorted(state_dict.keys() - own.keys())
     misshapen = [name for name in own if name in state_dict and state_dict[name].shape != own[name].shape]
@@ -275,11 +274,11 @@ def _fit_classifier(state_dict: dict[str, Tensor], model: MobileNetV2, cfg: Pret
         trailing = (1,) * (model.classifier.weight.ndim - 2)
         state_dict["classifier.weight"] = weight.reshape(*weight.shape[:2], *trailing)
         state_dict["classifier.bias"] = state_dict["classifier.bias"][offset:]
-        if "classifier_bn.weight" in state_dict and isinstance(model.classifier_bn, nn.Identity):
+        if "classifier_bn.weight" in state_dict and not model.normed:
             _fold_classifier_norm(state_dict, model)
         return True
     if model.num_classes != cfg.num_classes:
-        for name in [name for name in state_dict if name.startswith(CLASSIFIER)]:
+        for name in [name for name in state_dict if name.startswith(CLASSIFIER_KEYS)]:
             del state_dict[name]
     return False
 
@@ -308,19 +307,27 @@ def create(config: Config, pretrained: bool = False, **kwargs: Any) -> nn.Module
 
     Raises:
         UnknownArgumentError: If nothing takes an argument; a TypeError.
+        ArgumentError: If an argument has a value that it cannot have; a ValueError.
         WeightsError: If weights cannot be found, fetched or verified, or an index file is bad.
         ConversionError: If they do not fit.
     """
     index.entries()  # raises if an index file is bad
-    _check_arguments(kwargs)
+    _check_names(kwargs)
+    kwargs = arguments.checked(kwargs)
     cfg = resolve_pretrained_cfg(
         config.name, kwargs.pop("pretrained_cfg", None), kwargs.pop("pretrained_cfg_overlay", None)
     )
-    tensors = source_tensors(config, cfg, kwargs.get("cache_dir")) if pretrained else None
     feature_cfg = {"flatten_sequential": True, **kwargs.pop("feature_cfg", {})}
+    if not kwargs.get("features_only") and (lost := kwargs.keys() & {"out_indices", "feature_cls"}):
+        raise UnknownArgumentError(
+            f"{min(lost)} has no effect without features_only=True",
+            expected="features_only=True with it",
+            found=f"{min(lost)} alone",
+            fix=f"Add features_only=True, or leave out {min(lost)}.",
+        )
     if kwargs.get("features_only"):
-        kwargs.update(num_classes=0, global_pool="avg")
-        feature_cfg.setdefault("feature_cls", MobileNetV2Features)
+        kwargs.update(num_classes=0, global_pool="avg", **_feature_arguments(config, kwargs, feature_cfg))
+    tensors = source_tensors(config, cfg, kwargs.get("cache_dir")) if pretrained else None
 
     def build(**arguments: Any) -> MobileNetV2:
         if tensors is None:
@@ -340,7 +347,25 @@ def create(config: Config, pretrained: bool = False, **kwargs: Any) -> nn.Module
     )
 
 
-def _check_arguments(kwargs: dict[str, Any]) -> None:
+def _feature_arguments(config: Config, kwargs: dict[str, Any], feature_cfg: dict[str, Any]) -> dict[str, Any]:
+    """Checks which maps are wanted and how, so that timm's `feature_info` tells the maps that come out."""
+    count = len(architecture.features(config))
+    indices = kwargs.get("out_indices", feature_cfg.pop("out_indices", None))
+    take, _ = take_indices(count, indices, "out_indices")
+    chosen = kwargs.get("feature_cls") or feature_cfg.pop("feature_cls", None) or MobileNetV2Features
+    feature_cls = arguments.checked({"feature_cls": chosen})["feature_cls"]
+    if feature_cls not in ("getter", MobileNetV2Features) and take != sorted(set(take)):
+        raise ArgumentError(
+            f"feature_cls={feature_cls!r} gives each map once and from fine to coarse",
+            expected=f"out_indices={tuple(sorted(set(take)))}",
+            found=f"out_indices={tuple(take)}",
+            where="out_indices",
+            fix="Sort out_indices, or leave out feature_cls: the default gives the maps in the order you ask for.",
+        )
+    return {"out_indices": tuple(take), "feature_cls": feature_cls}
+
+
+def _check_names(kwargs: dict[str, Any]) -> None:
     for name in kwargs:
         if name not in (*MODEL_ARGUMENTS, *TIMM_ARGUMENTS):
             near = difflib.get_close_matches(name, (*MODEL_ARGUMENTS, *TIMM_ARGUMENTS), n=2)

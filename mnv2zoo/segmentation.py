@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.models.segmentation import LRASPP, DeepLabV3
 from torchvision.models.segmentation.deeplabv3 import ASPP, DeepLabHead
 
-from mnv2zoo import backbone
+from mnv2zoo import arguments, backbone
 from mnv2zoo.features import BottleneckTaps
 
 # Chen et al. 2017, "Rethinking Atrous Convolution", section 4.2: doubled where the stride is halved.
@@ -53,10 +53,11 @@ def deeplabv3(
         UnknownModelError: If there is no network of that name.
         WeightsError: If weights cannot be found, fetched or verified.
         ConversionError: If the weights are another architecture's.
-        ValueError: If the output stride is another.
+        ArgumentError: If an argument has a value that it cannot have; a ValueError.
     """
-    if output_stride not in ATROUS_RATES:
-        raise ValueError(f"output_stride must be 16 or 8, not {output_stride!r}")
+    num_classes = arguments.integer("num_classes", num_classes, 1)
+    if isinstance(output_stride, bool | float) or output_stride not in ATROUS_RATES:
+        raise arguments.refused("output_stride", output_stride, "16 or 8")
     network = backbone.build(
         name, pretrained_backbone, trainable_backbone_layers, output_stride=output_stride, in_chans=in_chans
     )
@@ -96,6 +97,7 @@ def lraspp(
         UnknownModelError: If there is no network of that name.
         WeightsError: If weights cannot be found, fetched or verified.
         ConversionError: If the weights are another architecture's.
+        ArgumentError: If an argument has a value that it cannot have; a ValueError.
 
     Examples:
         >>> import torch, mnv2zoo
@@ -103,6 +105,8 @@ def lraspp(
         >>> segmenter(torch.rand(1, 3, 64, 96))["out"].shape
         torch.Size([1, 3, 64, 96])
     """
+    num_classes = arguments.integer("num_classes", num_classes, 1)
+    inter_channels = arguments.integer("inter_channels", inter_channels, 1)
     network = backbone.build(name, pretrained_backbone, trainable_backbone_layers, output_stride=16, in_chans=in_chans)
     low, high = backbone.last_at(network, 8, 16)
     maps = _Maps(network, {"low": low, "high": high})
@@ -115,8 +119,12 @@ class _Maps(nn.Module):
     def __init__(self, network: Any, names: Mapping[str, str]) -> None:
         super().__init__()
         self.taps = BottleneckTaps(network, list(names.values()))
-        self.keys = list(names)
-        self.channels = dict(zip(self.keys, self.taps.channels.values(), strict=True))
+        self.levels = list(names.items())
+        self.channels = {key: self.taps.channels[name] for key, name in self.levels}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return OrderedDict(zip(self.keys, self.taps(x).values(), strict=True))
+        found = self.taps(x)
+        maps = OrderedDict()  # a comprehension or zip here would be beyond TorchScript
+        for key, name in self.levels:
+            maps[key] = found[name]
+        return maps

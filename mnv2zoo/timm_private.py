@@ -36,6 +36,13 @@ def _incompatible(module: str, name: str, parameters: tuple[str, ...], found: st
     )
 
 
+def _names(module: str, table: str) -> tuple[str, ...]:
+    """The names that a table of timm's layers has. They are for suggestions only, so a release without it works."""
+    return tuple(getattr(importlib.import_module(f"timm.layers.{module}"), table, ()))
+
+
+act_layer_names = _names("create_act", "_ACT_LAYER_DEFAULT")
+norm_layer_names = _names("create_norm_act", "_NORM_ACT_MAP")
 feature_take_indices = _take("_features", "feature_take_indices", "num_features", "indices")
 load_model_config_from_path = _take("_hub", "load_model_config_from_path", "model_path")
 save_config_for_hf = _take("_hub", "save_config_for_hf", "model", "config_path", "model_config", "data_config")

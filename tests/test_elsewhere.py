@@ -34,7 +34,7 @@ def test_a_file_of_any_library_gives_its_answer(layout, name, suffix, tmp_path):
     torch.testing.assert_close(logits(found), logits(source), rtol=1e-4, atol=1e-4)
     described = network.describe(str(tmp_path / "out"))
     assert described.label_names[6] == "class 6"
-    assert described.arguments["pad_type"] == ("same" if layout == "transformers" else "")
+    assert described.arguments["pad_type"] == ("same" if layout == "transformers" else "symmetric")
     half = layout == "transformers"
     assert described.cfg["mean"] == ([0.5] * 3 if half else [0.485, 0.456, 0.406])
     assert described.cfg["interpolation"] == ("bilinear" if layout in ("torchvision", "transformers") else "bicubic")

@@ -77,7 +77,7 @@ def command(
         out or Path(file.name.partition(".")[0]),
         model,
         backbone=backbone,
-        pad_type=None if pad_type is None else "same" * (pad_type is Padding.SAME),
+        pad_type=pad_type and pad_type.value,
         label_names=labels.read_text(encoding="utf-8").splitlines() if labels else (),
         preprocessing={key: value for key, value in preprocessing.items() if value is not None},
     )

@@ -40,7 +40,7 @@ class Layout:
     from_native: Callable[[Tensors, Config], Tensors] = _as_they_are
     prefix: str = ""
     notes: str = ""
-    pad_type: str = ""
+    pad_type: str = "symmetric"
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
 
 

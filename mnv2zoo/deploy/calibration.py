@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
-from mnv2zoo import cache
+from mnv2zoo import cache, network
 from mnv2zoo.data import decode, discover
 from mnv2zoo.deploy import checks
 from mnv2zoo.errors import DeployError
@@ -72,8 +71,9 @@ def prepare(calibration: Tensor | str | Path, model: nn.Module, example: Tensor)
     if not folder.is_dir():
         raise DeployError("no such folder of calibration images", where=folder)
     files = discover.spread(discover.find(str(folder)), CALIBRATED)
-    data = resolve_data_config(pretrained_cfg=cfg, use_test_size=True)
-    transform: Any = create_transform(**{**data, "input_size": tuple(example.shape[1:])})
+    channels, height, width = example.shape[1:]
+    data = network.image_config(cfg, channels)
+    transform: Any = network.image_transform({**data, "input_size": (channels, height, width)})
     names = sorted(child.name for child in folder.iterdir() if child.is_dir())
     found = [file.relative_to(folder).parts[0] for file in files]
     known = len(names) == getattr(model, "num_classes", None) and set(found) <= set(names)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from timm.data import resolve_data_config
 from torch import nn
 
 from mnv2zoo import network
@@ -84,6 +83,7 @@ def export(model: nn.Module | str, directory: str | Path, format: Format = "onnx
     checks.require_network(classifier)
     preprocessing = _preprocessing(classifier)
     labels = _labels(classifier, description)
+    network.check_labels(labels, name or description.name)
 
     try:
         with whole_folder(directory) as bundle:
@@ -124,7 +124,7 @@ def _description(model: nn.Module) -> Description:
 
 def _preprocessing(model: nn.Module) -> dict[str, Any]:
     cfg: Any = model.pretrained_cfg
-    data = resolve_data_config(pretrained_cfg=cfg, use_test_size=True)
+    data = network.image_config(cfg)
     _, height, width = data["input_size"]
     in_chans: Any = model.in_chans  # the cfg has that of the weights
     if data["crop_mode"] != "center" or height != width or in_chans != 3:
@@ -132,6 +132,7 @@ def _preprocessing(model: nn.Module) -> dict[str, Any]:
             "a preprocessing that predict.py does not know",
             expected="a square cut from the middle of an RGB image",
             found={"in_chans": in_chans, **{key: data[key] for key in ("input_size", "crop_mode")}},
+            fix="Call deploy.optimize in Python for this network.",
         )
     return {key: data[key] for key in ("input_size", "crop_pct", "interpolation", "mean", "std")}
 

@@ -24,7 +24,8 @@ class Head(nn.Module):
 
     def __init__(self, model: MobileNetV2) -> None:
         super().__init__()
-        self.classifier, self.classifier_bn = model.classifier, model.classifier_bn
+        self.classifier = model.classifier
+        self.classifier_bn = model.classifier_bn if model.normed else nn.Identity()
         self.drop_rate = model.drop_rate
 
     def forward(self, x: Tensor) -> Tensor:

@@ -123,6 +123,8 @@ class Recipe:
             value = getattr(self, name)
             if isinstance(value, list):  # as JSON and TOML have it
                 object.__setattr__(self, name, tuple(value))
+        if self.pad_type == "":  # timm's word, which older runs wrote down
+            object.__setattr__(self, "pad_type", "symmetric")
         for name, kind in get_type_hints(Recipe).items():
             _check_type(name, getattr(self, name), kind)
         for name, (low, high) in BOUNDS.items():
@@ -197,7 +199,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
 }
 CHOICES: dict[str, tuple[str, ...]] = {
     "layout": ("classes", "splits"),
-    "pad_type": ("", "same"),
+    "pad_type": ("symmetric", "same"),
     "classifier": ("linear", "conv", "conv_bn", "conv_bn_act"),
     "keep": ("best", "last"),
     "interpolation": ("bilinear", "bicubic"),

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.data import create_transform, resolve_data_config
+from timm.data import create_transform
 from torch import Tensor, nn
 
 from mnv2zoo import architecture, features, network, registry
 from mnv2zoo.errors import RecipeError, UnknownModelError, nearest
-from mnv2zoo.model import MobileNetV2
+from mnv2zoo.model import CLASSIFIER_KEYS, MobileNetV2
 from mnv2zoo.network import Description
 from mnv2zoo.training import recipe as recipes
 from mnv2zoo.training.data import Sample, TimmSample
@@ -57,8 +57,9 @@ def find(name: str, recipe: Recipe) -> tuple[Description, Description | Path | N
         WeightsUnavailableError: If a `config.json` cannot be read.
     """
     target = network.describe(name)
+    _check_colors(target, "model")
     if recipe.teacher is not None:
-        network.describe(recipe.teacher)
+        _check_colors(network.describe(recipe.teacher), "teacher")
     return target, _source(recipe.init, target)
 
 
@@ -108,6 +109,17 @@ def places(model: str, recipe: Recipe) -> dict[str, str]:
     return found
 
 
+def _check_colors(description: Description, where: str) -> None:
+    if description.in_chans != 3:
+        raise RecipeError(
+            "only networks for color images are fine-tuned",
+            expected="a network with 3 input channels",
+            found=f"{description.in_chans} input channels in {description.name}",
+            where=where,
+            fix="Start from a network of the zoo, such as mnv2zoo_100.",
+        )
+
+
 def build(
     target: Description,
     source: Description | Path | None,
@@ -135,7 +147,9 @@ def build(
         WeightsError: If weights cannot be found, fetched or verified.
         ConversionError: If they do not fit the network.
         RecipeError: If a value of the recipe does not suit the network.
+        DataError: If the name of a class has a line end in it.
     """
+    network.check_labels(class_names, "data")
     arguments = dict(target.arguments)
     for key in ("pad_type", "classifier"):
         value = getattr(recipe, key)
@@ -143,7 +157,7 @@ def build(
             value = source.arguments.get(key)
         if value is not None:
             arguments[key] = value
-    arguments |= {"num_classes": len(class_names)}
+    arguments |= {"num_classes": len(class_names), "in_chans": 3}
     arguments |= {key: value for key in ("drop_rate", "drop_path_rate") if (value := getattr(recipe, key))}
     torch.manual_seed(recipe.seed)
 
@@ -185,7 +199,7 @@ def build(
             fix="Choose other weights with --init, or another --model.",
         )
     new_classifier = source is None or list(described.label_names) != list(class_names)
-    kept = {k: t for k, t in tensors.items() if not (new_classifier and k.startswith(registry.CLASSIFIER))}
+    kept = {k: t for k, t in tensors.items() if not (new_classifier and k.startswith(CLASSIFIER_KEYS))}
     mark = fingerprint(kept, target.config.name, arguments)
     if new_classifier:
         # PyTorch's own initialisation: that of the config is the wider the fewer classes there are, which
@@ -238,7 +252,7 @@ def _resolved(source: Description) -> Any:
 
 
 def _preprocessing(cfg: dict[str, Any], recipe: Recipe, test: bool) -> dict[str, Any]:
-    data: dict[str, Any] = resolve_data_config(pretrained_cfg=cfg, use_test_size=test and recipe.input_size is None)
+    data = network.image_config(cfg, 3, test=test and recipe.input_size is None)
     for key in ("mean", "std", "interpolation", "crop_pct"):
         if getattr(recipe, key) is not None:
             data[key] = getattr(recipe, key)
@@ -274,7 +288,7 @@ def tutorial_from_paper(model: MobileNetV2, state_dict: dict[str, Tensor], image
         if not block and rest:
             layer, _, key = rest.partition(".")
             name = f"blocks.0.0.{renamed[layer]}.{key}"
-        if not name.startswith(registry.CLASSIFIER):
+        if not name.startswith(CLASSIFIER_KEYS):
             state[name] = tensor
     own = model.state_dict()
     for name in ("conv_stem.bias", "conv_head.bias"):

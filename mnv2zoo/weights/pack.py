@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import huggingface_hub
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, constants
 
-from mnv2zoo import architecture
+from mnv2zoo import architecture, arguments
 from mnv2zoo.architecture import Config
 from mnv2zoo.convert import native
 from mnv2zoo.errors import ConversionError, WeightsError, WeightsIndexError
@@ -37,7 +37,7 @@ SPLITS = {"val": "validation", "test": "test"}  # by their names in results.json
 METRICS = {"top1": "top-1 accuracy (%)", "top5": "top-5 accuracy (%)"}
 
 # What a name from the index builds where timm's `model_args` could say otherwise; an entry cannot.
-AS_PUBLISHED = {"in_chans": 3, "global_pool": "avg", "output_stride": 32, "pad_type": "", "bn_eps": 1e-5}
+AS_PUBLISHED = {"in_chans": 3, "global_pool": "avg", "output_stride": 32, "pad_type": "symmetric", "bn_eps": 1e-5}
 FROM_CONFIG = {"classifier": "classifier", "act_layer": "activation"}  # an argument, and the config's field for it
 NO_DEFAULT = ("norm_layer",)
 NOT_COMPUTED = ("num_classes", "bn_momentum", "drop_rate", "drop_path_rate")  # the entry has it, or only training
@@ -248,17 +248,18 @@ def _document(path: Path, config: Config, name: str) -> dict[str, Any]:
     found = document.get("architecture")
     if found != config.name:
         tag = name.partition(".")[2]
-        fix = f"Call it {found}.{tag}." if found in architecture.CONFIGS else "Only the zoo's own networks are packed."
+        ours = isinstance(found, str) and found in architecture.CONFIGS
+        fix = f"Call it {found}.{tag}." if ours else "Only the zoo's own networks are packed."
         bad(f"{config.name}, as the name {name} says", repr(found), "architecture", fix)
-    arguments = document.setdefault("model_args", {})
+    model_args = document.setdefault("model_args", {})
     for field in ("pretrained_cfg", "model_args"):
         if not isinstance(document.get(field), dict):
             bad("an object, as timm writes it", repr(document.get(field))[:80], field)
-    for argument in arguments:
+    for argument in model_args:
         if argument not in (*AS_PUBLISHED, *FROM_CONFIG, *NO_DEFAULT, *NOT_COMPUTED):
             bad("arguments of mnv2zoo.model.MobileNetV2", repr(argument), "model_args")
     classes = document.get("num_classes")
-    for field, holder in (("model_args", arguments), ("pretrained_cfg", document["pretrained_cfg"])):
+    for field, holder in (("model_args", model_args), ("pretrained_cfg", document["pretrained_cfg"])):
         if holder.get("num_classes", classes) != classes:
             bad(f"num_classes {classes!r}, as at the top", repr(holder["num_classes"]), field)
     return document
@@ -267,9 +268,9 @@ def _document(path: Path, config: Config, name: str) -> dict[str, Any]:
 def _check_tensors(data: bytes, path: Path, config: Config, document: Mapping[str, Any]) -> None:
     """Checks that a file holds every tensor of a network and no other, and that each is finite."""
     tensors = store.tensors(Verified(path, data, ""), config.name, "timm")
-    arguments = document["model_args"]
-    built = replace(config, classifier=arguments.get("classifier") or config.classifier)
-    in_chans = arguments.get("in_chans") or 3
+    model_args = document["model_args"]
+    built = replace(config, classifier=model_args.get("classifier") or config.classifier)
+    in_chans = model_args.get("in_chans") or 3
     wanted: dict[str, Any] = dict(native.shapes(built, document["num_classes"], in_chans))
     found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     for key in (*wanted, *found):
@@ -319,7 +320,7 @@ def _beyond(config: Config, document: Mapping[str, Any]) -> dict[str, Any]:
     published = AS_PUBLISHED | {argument: getattr(config, field) for argument, field in FROM_CONFIG.items()}
     beyond = {
         argument: value
-        for argument, value in document["model_args"].items()
+        for argument, value in arguments.checked(document["model_args"]).items()
         if argument not in NOT_COMPUTED and value is not None and value != published.get(argument)
     }
     crop_mode = document["pretrained_cfg"].get("crop_mode") or "center"
