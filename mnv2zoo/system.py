@@ -76,22 +76,25 @@ def give_way() -> None:
         os.nice(19)
 
 
-def limit_resources(file_bytes: int, memory_bytes: int) -> None:
+def limit_resources(file_bytes: int, memory_bytes: int) -> bool:
     """Bounds what this process may write to one file and how much memory it may take.
-
-    Without the module `resource`, as on Windows, there is no such bound.
 
     Args:
         file_bytes: The largest file.
         memory_bytes: The most memory.
+
+    Returns:
+        Whether both are bounded; False without the module `resource`, as on Windows, or where the system refuses.
     """
     try:
         import resource
-    except ImportError:
-        return
-    for limit, most in ((resource.RLIMIT_FSIZE, file_bytes), (resource.RLIMIT_DATA, memory_bytes)):
-        hard = resource.getrlimit(limit)[1]
-        resource.setrlimit(limit, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+        for limit, most in ((resource.RLIMIT_FSIZE, file_bytes), (resource.RLIMIT_DATA, memory_bytes)):
+            hard = resource.getrlimit(limit)[1]
+            resource.setrlimit(limit, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    except (ImportError, OSError, ValueError):
+        return False
+    return True
 
 
 def alarm(seconds: float, ring: Callable[[], None]) -> Callable[[], object] | None:

@@ -30,6 +30,7 @@ SAFE = {"x-repo-commit": r"[0-9a-f]{40}", "x-linked-etag": ETAG, "etag": ETAG}
 
 PAUSES = (1, 2)  # seconds before a question is put again, where the client gave up at once
 PATIENCE = 10  # seconds from the start on, after which it has tried long enough by itself
+TIDYING_SECONDS = 2  # for a thread whose time is up to remove what it has half written
 PAGE_BYTES = 2**20  # the most that is read of an answer other than the file
 
 
@@ -283,8 +284,8 @@ def answer_here(job: dict[str, Any]) -> dict[str, Any]:
     return _answer_in_a_thread(job, plain=True)
 
 
-def _answer_in_a_thread(job: dict[str, Any], plain: bool, tidying: float = 0) -> dict[str, Any]:
-    """Puts a question from a thread, and waits for it so many seconds more, once the time is up, to tidy up."""
+def _answer_in_a_thread(job: dict[str, Any], plain: bool) -> dict[str, Any]:
+    """Puts a question from a thread, and waits for it a little longer, once the time is up, so that it tidies up."""
     answers: list[dict[str, Any]] = []
     thread = threading.Thread(target=lambda: answers.append(answer(job, plain)), daemon=True)
     try:
@@ -293,7 +294,7 @@ def _answer_in_a_thread(job: dict[str, Any], plain: bool, tidying: float = 0) ->
         return answer(job, plain)
     thread.join(job["seconds"])
     late = not answers
-    thread.join(tidying)
+    thread.join(TIDYING_SECONDS)
     return {"late": True} if late else answers[0]
 
 
@@ -332,13 +333,13 @@ def main(job: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):  # no stderr
         os.dup2(2, 1)  # what a library prints is no answer
     try:
-        system.limit_resources(job["file_bytes"], job["memory_bytes"])
+        plain = not system.limit_resources(job["file_bytes"], job["memory_bytes"])
         call_off = system.alarm(job["seconds"], _out_of_time)
         try:
             import huggingface_hub
 
             huggingface_hub.set_client_factory(_watched_client())
-            found = answer(job) if call_off else _answer_in_a_thread(job, plain=False, tidying=2)
+            found = answer(job, plain) if call_off else _answer_in_a_thread(job, plain)
         finally:
             if call_off:
                 call_off()
