@@ -44,7 +44,9 @@ class Recipe:
         "pretrained",
         "where to start: `pretrained` (the model's own weights), `random`, a name in the zoo, or a checkpoint file",
     )
-    pad_type: str | None = _choice(None, "padding of the convolutions; `same` for weights that TensorFlow trained")
+    pad_type: str | None = _choice(
+        None, "padding of the convolutions: `symmetric`, or `same` for weights that TensorFlow trained"
+    )
     classifier: str | None = _choice(None, "kind of classifier, such as `conv` for a 20-class network without its ReLU")
     keep_statistics: bool = _choice(
         False, "leave the mean and variance of batch norms as they are; for batches that are small or look alike"
