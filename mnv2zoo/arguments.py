@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
 from mnv2zoo.architecture import CLASSIFIERS, OUTPUT_STRIDES
@@ -134,9 +135,9 @@ def _output_stride(value: Any) -> int:
 def _rate(name: str) -> Callable[[Any], float]:
     def check(value: Any) -> float:
         # The comparison is false for NaN.
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
             raise refused(name, value, "a number from 0 to 1")
-        return value
+        return float(value)
 
     return check
 

@@ -135,7 +135,7 @@ class _KeepsNames(nn.Module):
     def state_dict(self, *, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
         """Collects parameters and buffers by their names, as `torch.nn.Module` does."""
         state = super().state_dict(destination=destination, prefix=prefix, keep_vars=keep_vars)
-        for names in (state, state._metadata):
+        for names in (state, getattr(state, "_metadata", {})):
             for inner in [name for name in names if name.startswith(prefix + NORMED)]:
                 names[_outer_name(inner, prefix)] = names.pop(inner)
         return state
@@ -223,7 +223,7 @@ class MobileNetV2(_KeepsNames):
         self.arch_config = config
         self.num_classes = config.num_classes if num_classes is None else given["num_classes"]
         self.in_chans = given["in_chans"]
-        self.drop_rate = drop_rate
+        self.drop_rate = given["drop_rate"]
         self.grad_checkpointing = False
 
         factory: dict[str, Any] = {"device": device, "dtype": dtype}

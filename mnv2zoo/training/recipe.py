@@ -48,7 +48,9 @@ class Recipe:
         "pretrained",
         "where to start: `pretrained` (the model's own weights), `random`, a name in the zoo, or a checkpoint file",
     )
-    pad_type: str | None = _choice(None, "padding of the convolutions: `same` for weights that TensorFlow trained")
+    pad_type: str | None = _choice(
+        None, "padding of the convolutions: `symmetric`, or `same` for weights that TensorFlow trained"
+    )
     classifier: str | None = _choice(None, "kind of classifier: `linear`, `conv`, `conv_bn` or `conv_bn_act`")
     keep_statistics: bool = _choice(
         False, "leave the mean and variance of batch norms as they are; for batches that are small or look alike"

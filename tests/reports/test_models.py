@@ -120,6 +120,7 @@ def test_the_classifier_and_its_norm_keep_their_names_everywhere():
     assert {"classifier", "classifier_bn"} <= state._metadata.keys()
     groups = group_parameters(model, model.group_matcher(), reverse=True)
     assert groups["classifier.weight"] == groups["classifier_bn.weight"] == max(groups.values())
+    assert model.state_dict(destination={}).keys() == state.keys()
     # Within another module too.
     outer = nn.ModuleDict({"net": model})
     assert outer.state_dict().keys() == {f"net.{key}" for key in state}
