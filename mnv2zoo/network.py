@@ -214,6 +214,10 @@ def _check_config_file(cfg: dict[str, Any], arguments: dict[str, Any]) -> None:
         for name, value in values.items():
             if name not in rules or (value is not None and not rules[name](value)):
                 raise ValueError(f"{what} with {name} = {value!r}"[:200])
+    for size, crop in (("input_size", "crop_pct"), ("test_input_size", "test_crop_pct")):
+        # Images are enlarged to that side before they are cropped.
+        if (side := max(cfg.get(size) or (1,)) / (cfg.get(crop) or cfg.get("crop_pct") or 1)) > 2 * MAX_SIDE:
+            raise ValueError(f"pretrained_cfg with {size} and {crop} for images of {side:.0f} pixels a side")
 
 
 def _label_names(cfg: dict[str, Any], count: int) -> list[str]:
