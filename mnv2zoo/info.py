@@ -60,7 +60,8 @@ def list_models(pretrained: bool = False) -> list[str]:
         >>> "mnv2zoo_100.ra_in1k" in mnv2zoo.list_models(pretrained=True)
         True
     """
-    names = index.entries() if pretrained else architecture.CONFIGS
+    entries = index.entries()  # a bad index is an error for either list
+    names = entries if pretrained else architecture.CONFIGS
     return sorted(names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
 
 

@@ -276,6 +276,10 @@ def _check_config_file(cfg: dict[str, Any], built_with: dict[str, Any]) -> None:
     for name in ("mean", "std"):
         if cfg.get(name) and len(cfg[name]) not in counts:
             raise ValueError(f"pretrained_cfg with {len(cfg[name])} numbers as {name} for {max(counts)} channels")
+    for size, crop in (("input_size", "crop_pct"), ("test_input_size", "test_crop_pct")):
+        # Images are enlarged to that side before they are cropped.
+        if (side := max(cfg.get(size) or (1,)) / (cfg.get(crop) or cfg.get("crop_pct") or 1)) > 2 * MAX_SIDE:
+            raise ValueError(f"pretrained_cfg with {size} and {crop} for images of {side:.0f} pixels a side")
 
 
 def _label_names(cfg: dict[str, Any], count: int) -> list[str]:

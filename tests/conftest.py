@@ -25,6 +25,8 @@ _HOME = tempfile.mkdtemp(prefix="mnv2zoo-tests-")
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 for _name in [name for name in os.environ if name.startswith("MNV2ZOO_") or name in ("HF_TOKEN", "HF_HUB_OFFLINE")]:
     del os.environ[_name]
+if os.environ.pop("TESTS_READ_ONLY_CACHE", ""):
+    Path(_HOME, "hf").mkdir(mode=0o500)
 os.environ |= {
     "HF_ENDPOINT": _HUB.endpoint,
     "HF_HOME": f"{_HOME}/hf",

@@ -10,6 +10,7 @@ import typer
 
 from mnv2zoo.cli.options import Debug, Json
 from mnv2zoo.cli.output import print_json
+from mnv2zoo.errors import ConversionError
 
 EXAMPLE = """\b
 Examples:
@@ -78,7 +79,7 @@ def command(
         model,
         backbone=backbone,
         pad_type=pad_type and pad_type.value,
-        label_names=labels.read_text(encoding="utf-8").splitlines() if labels else (),
+        label_names=_lines(labels) if labels else (),
         preprocessing={key: value for key, value in preprocessing.items() if value is not None},
     )
     if as_json:
@@ -96,3 +97,16 @@ def command(
     for key, value in made.preprocessing.items():
         print(f"{key}: {value}{' (assumed: the file does not tell)' * (key in made.assumed)}")
     print(f'load it: timm.create_model("local-dir:{made.directory}", pretrained=True)')
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ConversionError(
+            "the names of the classes cannot be read",
+            expected="text in UTF-8",
+            found="other bytes",
+            where=file,
+            fix="Save the file as UTF-8.",
+        ) from error

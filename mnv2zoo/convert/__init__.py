@@ -33,7 +33,17 @@ from mnv2zoo.convert.native import Tensors
 from mnv2zoo.errors import ConversionError
 
 # Without it, a star import would put our modules in the place of timm and torchvision.
-__all__ = ["LAYOUTS", "Checkpoint", "from_native", "identify", "in_folder", "read", "to_native", "without_head"]
+__all__ = [
+    "LAYOUTS",
+    "Checkpoint",
+    "ConversionError",
+    "from_native",
+    "identify",
+    "in_folder",
+    "read",
+    "to_native",
+    "without_head",
+]
 
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout for layout in (timm.LAYOUT, torchvision.LAYOUT, transformers.LAYOUT, keras.LAYOUT, seed.LAYOUT)

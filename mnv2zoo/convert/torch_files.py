@@ -34,19 +34,28 @@ PICKLE = b"\x80"  # as a pickle starts since protocol 2
 _ADVICE = re.compile(r"weights_only|safe_globals|serialization|trust|https?:|two options", re.I)
 
 
-class _StandIn(dict[Any, Any]):
+class _StandIn:
+    """Takes what a pickle builds it with, and keeps nothing."""
+
     def __new__(cls, *args: object, **kwargs: object) -> _StandIn:
         return super().__new__(cls)
 
     def __init__(self, *args: object, **kwargs: object) -> None:
-        super().__init__()
+        pass
 
     def __setstate__(self, state: object) -> None:
         pass
 
 
+class _Dict:
+    """Becomes a plain dict: PyTorch fills no other kind from a pickle."""
+
+    def __new__(cls, *args: object) -> Any:
+        return {}
+
+
 STAND_INS: list[Any] = [
-    type(name, (_StandIn,), {"__module__": module, "__qualname__": name})
+    type(name, (_Dict if name == "AttributeDict" else _StandIn,), {"__module__": module, "__qualname__": name})
     for module, names in SETTINGS.items()
     for name in names
 ]

@@ -138,6 +138,17 @@ class TestEntry:
         assert "mnv2zoo.cli" in imported
         assert not imported & {"torch", "timm", "torchvision"}
 
+    @pytest.mark.environment
+    @pytest.mark.parametrize("words", [["--help"], ["list"], ["weights", "path", "mnv2zoo_100_c20"]], ids=" ".join)
+    def test_a_command_that_needs_no_network_works_without_home_and_cache(self, tmp_path, words):
+        (tmp_path / "hf").mkdir(mode=0o500)
+        env = {name: value for name, value in os.environ.items() if name not in ("HOME", "MNV2ZOO_HOME")}
+        env |= {"HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-m", "mnv2zoo", *words], env=env, cwd=ROOT, capture_output=True, text=True, timeout=120
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
     def test_the_installed_command_is_the_entry(self):
         command = Path(sys.executable).with_name("mnv2zoo")
         if not command.is_file():
