@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 from mnv2zoo.errors import DataError, RecipeError, RunError
 from mnv2zoo.training import data as data_module
 from mnv2zoo.training import finish, memory, report
+from mnv2zoo.training import split as splits
 from mnv2zoo.training import start as start_module
 from mnv2zoo.training.data import Batches, Data, Photos, derive_seed, seed_everything
 from mnv2zoo.training.folder import RunFolder
@@ -45,7 +46,6 @@ from mnv2zoo.training.log import Log
 from mnv2zoo.training.metrics import Scores, score, worst_mistakes
 from mnv2zoo.training.processes import give_way, on_main, predict, test_loader
 from mnv2zoo.training.recipe import Recipe
-from mnv2zoo.training.split import record
 from mnv2zoo.training.teacher import Teacher
 
 
@@ -118,7 +118,7 @@ def _run(
     target, source = start_module.find(model_name, recipe)
 
     # Which images, in which classes.
-    data = on_main(accelerator, lambda: prepare_data(place, folder, recipe, log))
+    data = on_main(accelerator, lambda: prepare_data(place, model_name, folder, recipe, log))
     for note in data.notes:
         log.say(f"note: {note}")
     counts = ", ".join(f"{len(samples)} {split}" for split, samples in data.splits.items())
@@ -312,7 +312,7 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch
 
 
-def prepare_data(place: str | Path, folder: RunFolder, recipe: Recipe, log: Log) -> Data:
+def prepare_data(place: str | Path, model_name: str, folder: RunFolder, recipe: Recipe, log: Log) -> Data:
     """Finds the images, checks them and splits them; an interrupted run gets the split that it wrote."""
     data = data_module.find(place, layout=recipe.images())
     if "train" not in data.splits:
@@ -323,8 +323,11 @@ def prepare_data(place: str | Path, folder: RunFolder, recipe: Recipe, log: Log)
         return data_module.restrict(data, folder.read_json("split.json"))
     with log.stage("checking images", sum(map(len, data.splits.values()))) as stage:
         data = data_module.check(data, recipe.skip_bad_images, stage.advance)
-    data = data_module.with_validation(data, recipe.val_fraction, recipe.seed)
-    folder.write_json("split.json", record(data))
+    start = {"pretrained": model_name, "random": None}.get(recipe.init, recipe.init)
+    known = splits.learned(start)
+    data = data_module.with_validation(data, recipe.val_fraction, recipe.seed, known)
+    data = splits.with_notes_of_learned(data, known, start)
+    folder.write_json("split.json", splits.record(data))
     return data
 
 

@@ -12,6 +12,7 @@ from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
 from mnv2zoo import features, network, registry
+from mnv2zoo.data.layout import composed
 from mnv2zoo.errors import RecipeError, UnknownModelError, nearest
 from mnv2zoo.model import MobileNetV2
 from mnv2zoo.network import Description
@@ -128,7 +129,7 @@ def build(
             found=source.config.name,
             where="init",
         )
-    if source is None or list(described.label_names) != list(class_names):
+    if source is None or [*map(composed, described.label_names)] != list(class_names):
         # PyTorch's own initialisation: that of the config is the wider the fewer classes there are, which
         # stays in what few photos do not teach.
         model.reset_classifier(len(class_names))
