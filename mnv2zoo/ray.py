@@ -82,7 +82,7 @@ def predict(
 
 
 def _sources(paths: Sequence[str]) -> tuple[ray.data.Dataset, list[ImageReadError]]:
-    """The images, and why others cannot be had. Ray finds those in a store; it would pass over names such as `_1.jpg`."""
+    """The images, and why others cannot be read; Ray itself would pass over names such as `_1.jpg`."""
     if any("://" in path for path in paths):
         endings: list[str] | None = sorted(ending.removeprefix(".") for ending in discover.EXTENSIONS)
         places, missed = list(paths), []
