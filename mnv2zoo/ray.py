@@ -73,16 +73,36 @@ def predict(
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
 
-    endings = sorted(ending.removeprefix(".") for ending in discover.EXTENSIONS)
-    try:
-        sources = ray.data.read_binary_files(list(paths), include_paths=True, file_extensions=endings, num_cpus=LIGHT)
-    except ValueError as error:
-        raise ImageReadError("no images", found=str(error).partition(".")[0], where=", ".join(paths)) from error
+    sources, missed = _sources(paths)
     rows = classify(sources, settings, batch_size=batch_size, workers=workers)
     rows.write_parquet(folder, mode=ray.data.SaveMode.CREATE, ray_remote_args={"num_cpus": LIGHT})
     if not remote:
         Path(folder).replace(output)
-    return _errors(output)
+    return [*missed, *_errors(output)]
+
+
+def _sources(paths: Sequence[str]) -> tuple[ray.data.Dataset, list[ImageReadError]]:
+    """The images, and why others cannot be read; Ray itself would pass over names such as `_1.jpg`."""
+    if any("://" in path for path in paths):
+        endings: list[str] | None = sorted(ending.removeprefix(".") for ending in discover.EXTENSIONS)
+        places, missed = list(paths), []
+    else:
+        endings = None
+        found = list(discover.walk(paths))
+        missed = [item for item in found if isinstance(item, ImageReadError)]
+        missed += [
+            ImageReadError("cannot read the image", found="no file", where=item)
+            for item in found
+            if isinstance(item, Path) and not item.is_file()
+        ]
+        places = [str(item) for item in found if isinstance(item, Path) and item.is_file()]
+        if not places:
+            raise missed[0]
+    try:
+        images = ray.data.read_binary_files(places, include_paths=True, file_extensions=endings, num_cpus=LIGHT)
+    except ValueError as error:
+        raise ImageReadError("no images", found=str(error).partition(".")[0], where=", ".join(paths)) from error
+    return images, missed
 
 
 def classify(

@@ -114,6 +114,21 @@ def test_a_place_without_images_is_one_error(cluster, tiny, tmp_path):
     assert not (tmp_path / "rows").exists()
 
 
+def test_ray_finds_the_images_that_predict_finds(cluster, tiny, tmp_path):
+    photos = save_photos(tmp_path / "photos", 4)
+    (photos / "00000.jpg").rename(photos / "_DSC0001.jpg")
+    (photos / "00001.jpg").rename(photos / "._00001.jpg")
+    (tmp_path / "more").mkdir()
+    (photos / "00002.jpg").rename(tmp_path / "more/a.jpg")
+    (photos / "linked").symlink_to(tmp_path / "more")
+    (photos / "lost.jpg").symlink_to("nowhere")
+    with pytest.warns(UserWarning, match="ignored: 1 hidden file"):
+        (error,) = on_ray.predict([str(photos)], str(tmp_path / "rows"), Settings(tiny), workers=1)
+    assert error.where == photos / "lost.jpg"
+    found = [row["image"] for row in pyarrow.parquet.read_table(tmp_path / "rows").to_pylist()]
+    assert sorted(found) == [str(photos / name) for name in ("00003.jpg", "_DSC0001.jpg", "linked/a.jpg")]
+
+
 def test_the_command_tells_of_what_cannot_be_read(cluster, tiny, tmp_path, capsys):
     photos = save_photos(tmp_path / "photos", 3)
     (photos / "00001.jpg").write_text("no image")

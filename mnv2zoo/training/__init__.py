@@ -34,9 +34,10 @@ def finetune(
     """Trains a network on a folder of photos.
 
     Args:
-        data: A folder with a subfolder a class; one with subfolders `train` and, if there are, `val` and
-            `test`, each with a subfolder a class; a tar file of either; a folder with a tar file a split;
-            or timm's name for a dataset, such as `torch/cifar10`.
+        data: A folder with one subfolder per class; one with subfolders `train` and, if there are, `val` and `test`,
+            each with one subfolder per class; a tar file of either; a folder with one tar file per split; or timm's
+            name for a dataset, such as `torch/cifar10`. Where the folders may be read either way, pass
+            `layout="classes"`, or name the splits with `train_dir`, `val_dir` and `test_dir`.
         model: A name of the zoo, or a folder or `hf-hub:` repository with `config.json`, such as the run
             folder of an earlier training; by default `mnv2zoo_100`.
         out: The run folder, which is made outside the data. Afterwards `timm.create_model(f"local-dir:{out}",
@@ -71,31 +72,38 @@ def finetune(
     return loop.run(data, model, out, recipe, resume, log)
 
 
-def evaluate(data: str | Path, model: str, **options: Any) -> Scores:
+def evaluate(data: str | Path, model: str | Path, split: str | None = None, **options: Any) -> Scores:
     """Measures a network on photos.
 
+    On the photos that a run trained on, its held-out part is measured: its test images if it has some, or else its
+    validation images. They are recognized by their content, so the folder may have moved, be a tar file now, or hold
+    further photos.
+
     Args:
-        data: Photos, laid out as for `finetune`; a plain folder of classes is evaluated whole.
-        model: A name of the zoo, or a folder or `hf-hub:` repository with `config.json`.
-        **options: Further arguments of `mnv2zoo.training.evaluation.evaluate`, such as `split` and
-            `batch_size`.
+        data: Photos, laid out as for `finetune`.
+        model: A name of the zoo, or a folder or `hf-hub:` repository with `config.json`, such as a run folder.
+        split: `train`, `val` or `test`: of the run, where the photos are the run's, and of the data otherwise. `all`
+            for all photos. By default the run's held-out part; on other photos the last split that is there, or all
+            photos where there are none.
+        **options: Further arguments of `mnv2zoo.training.evaluation.evaluate`, such as `batch_size`.
 
     Returns:
-        The figures: top-1 and top-5, each class, and the calibration error.
+        The figures: top-1 and top-5, each class, and the calibration error. `measured` says which images they are of.
 
     Raises:
-        DataError: If the images are not laid out as they must be, or a folder's name is none of the
-            network's classes.
+        DataError: If the images are not laid out as they must be, a folder's name is none of the network's
+            classes, or only some of the images are those of the run.
         WeightsError: If the network's weights cannot be found, fetched or verified.
         MissingExtraError: If the extra `train` is not installed.
 
     Examples:
-        >>> mnv2zoo.evaluate("photos", "run").top1  # doctest: +SKIP
-        93.1
+        >>> scores = mnv2zoo.evaluate("photos", "run")  # doctest: +SKIP
+        >>> scores.top1, scores.measured  # doctest: +SKIP
+        (93.1, '37 val images that the run held out')
     """
     with _needs_extra():
         from mnv2zoo.training import evaluation
-    return evaluation.evaluate(data, model, **options)
+    return evaluation.evaluate(data, model, split=split, **options)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import itertools
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -310,7 +310,7 @@ def _names_of_classes(dataset: Any, labels: Sequence[int]) -> tuple[str, ...]:
     return tuple(map(str, classes)) if classes else tuple(str(i) for i in range(max(labels) + 1))
 
 
-def with_validation(data: Data, fraction: float, seed: int) -> Data:
+def with_validation(data: Data, fraction: float, seed: int, learned: Set[str] = frozenset()) -> Data:
     """Takes validation images from the training images, class by class, where the data has none.
 
     Args:
@@ -318,6 +318,7 @@ def with_validation(data: Data, fraction: float, seed: int) -> Data:
         fraction: Part of each class to take; of a class with two images or more at least one is taken
             and at least one is left. Copies of an image, which `check` recognizes, stay together.
         seed: Decides which; a class's own choice does not depend on the other classes.
+        learned: Keys of images that the weights to start from were trained on. Others are taken as far as there are.
 
     Returns:
         The data with a split `val`.
@@ -331,7 +332,10 @@ def with_validation(data: Data, fraction: float, seed: int) -> Data:
     left: set[str] = set()
     for label, group in groups.items():
         count = min(max(round(len(group) * fraction), 1), len(group) - 1)
-        chosen = set(random.Random(f"{seed}/{data.class_names[label]}").sample(list(group), count))
+        chance = random.Random(f"{seed}/{data.class_names[label]}")
+        chosen = set(chance.sample(list(group), count))
+        if not learned.isdisjoint(chosen) and (others := [key for key in group if key not in learned]):
+            chosen = set(chance.sample(others, min(count, len(others))))
         taken |= chosen
         left |= group.keys() - chosen
     taken -= left  # what has a copy in another class

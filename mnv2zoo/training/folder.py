@@ -4,7 +4,8 @@
 | --- | --- |
 | `model.safetensors`, `config.json`, `labels.txt` | the trained network, as timm's `local-dir:` reads it |
 | `README.md` | its model card |
-| `recipe.json`, `split.json` | every value and every image that was used |
+| `recipe.json` | every value that was used |
+| `split.json` | every image that was used, by split, with the hash of its bytes |
 | `metrics.jsonl`, `results.json` | a row an epoch; the figures at the end |
 | `report/`, `tensorboard/` | curves, confusion matrix, worst mistakes |
 | `checkpoints/last.pt` | where `--resume` goes on |

@@ -28,6 +28,7 @@ from mnv2zoo.errors import DataError, RunError, ZooError
 from mnv2zoo.training import data as data_module
 from mnv2zoo.training import engine, finish, memory, report
 from mnv2zoo.training import recipe as recipes
+from mnv2zoo.training import split as splits
 from mnv2zoo.training import start as start_module
 from mnv2zoo.training.data import Batches, Data, Photos, derive_seed, seed_everything
 from mnv2zoo.training.folder import RECIPE, SPLIT, RunFolder
@@ -46,7 +47,6 @@ from mnv2zoo.training.log import Log
 from mnv2zoo.training.metrics import Scores, score, worst_mistakes
 from mnv2zoo.training.processes import give_way, of_worker, on_main, predict, test_loader
 from mnv2zoo.training.recipe import Recipe
-from mnv2zoo.training.split import record
 from mnv2zoo.training.start import Start
 from mnv2zoo.training.teacher import Teacher
 
@@ -194,7 +194,10 @@ class Training:
             return finish.with_note_of_added(self.recorded, data, found), found
         with self.log.stage("checking images", found) as stage:
             data = data_module.check(data, self.recipe.skip_bad_images, stage.advance)
-        return data_module.with_validation(data, self.recipe.val_fraction, self.recipe.seed), found
+        weights = {"pretrained": self.model_name, "random": None}.get(self.recipe.init, self.recipe.init)
+        known = splits.learned(weights)
+        data = data_module.with_validation(data, self.recipe.val_fraction, self.recipe.seed, known)
+        return splits.with_notes_of_learned(data, known, weights), found
 
     def build_network(self, target: network.Description, source: network.Description | Path | None) -> None:
         """Which network, what of it is trained, and who teaches it; from here on they stay on the device."""
@@ -265,7 +268,9 @@ class Training:
     def begin(self) -> None:
         """Makes the folder of a new run, now that all is built."""
         if self.recorded is None:
-            on_main(self.accelerator, lambda: self.folder.begin({SPLIT: record(self.data), RECIPE: self.description}))
+            on_main(
+                self.accelerator, lambda: self.folder.begin({SPLIT: splits.record(self.data), RECIPE: self.description})
+            )
         self.log.open_tensorboard(self.folder.path / "tensorboard", self.progress.epoch)
 
     def build_batches(self) -> None:

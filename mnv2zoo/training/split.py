@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,38 @@ class Record:
 
 def _names(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def learned(name: str | None) -> frozenset[str]:
+    """What recognizes the images that weights were trained on, as far as a run recorded it.
+
+    Args:
+        name: The run folder, or any other name.
+
+    Returns:
+        The keys of its training images; none if there is no such record.
+    """
+    run = Record.of(name) if name else None
+    return run.keys.get("train", frozenset()) if run and run.hashed else frozenset()
+
+
+def with_notes_of_learned(data: Data, known: frozenset[str], name: str | None) -> Data:
+    """Adds notes about held-out images that the weights to start from were trained on.
+
+    Args:
+        data: The images, checked and split.
+        known: As `learned` gives it.
+        name: What messages call the weights.
+
+    Returns:
+        The data with these notes.
+    """
+    notes = list(data.notes)
+    for split in ("val", "test") if known else ():
+        own = data.splits.get(split, ())
+        if count := sum(sample.identify() in known for sample in own):
+            notes.append(f"{name} was trained on {count} of {len(own)} {split} images, so figures on them are too good")
+    return replace(data, notes=tuple(notes))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from timm.data import create_transform
 from torch import Tensor, nn
 
 from mnv2zoo import architecture, features, network, registry
+from mnv2zoo.data.layout import composed
 from mnv2zoo.errors import RecipeError, UnknownModelError, nearest
 from mnv2zoo.model import CLASSIFIER_KEYS, MobileNetV2
 from mnv2zoo.network import Description
@@ -198,7 +199,7 @@ def build(
             where="init",
             fix="Choose other weights with --init, or another --model.",
         )
-    new_classifier = source is None or list(described.label_names) != list(class_names)
+    new_classifier = source is None or [*map(composed, described.label_names)] != list(class_names)
     kept = {k: t for k, t in tensors.items() if not (new_classifier and k.startswith(CLASSIFIER_KEYS))}
     mark = fingerprint(kept, target.config.name, arguments)
     if new_classifier:

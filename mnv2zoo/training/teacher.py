@@ -12,6 +12,7 @@ from timm.task import DistillationTeacher
 from torch import Tensor, nn
 
 from mnv2zoo import network
+from mnv2zoo.data.layout import composed
 from mnv2zoo.deploy.fold import fold
 from mnv2zoo.errors import RecipeError
 from mnv2zoo.training.recipe import Recipe
@@ -46,7 +47,7 @@ class Teacher(nn.Module):
     def __init__(self, name: str, class_names: Sequence[str], recipe: Recipe, preprocessing: dict[str, Any]) -> None:
         super().__init__()
         loaded = network.load(name, "cpu")
-        labels = list(loaded.label_names)
+        labels = [composed(label) for label in loaded.label_names]
         others = sorted(set(labels) ^ set(class_names))
         if others:
             raise RecipeError(

@@ -795,3 +795,32 @@ def test_a_run_with_a_class_called_train_is_evaluated_as_it_was_trained(tmp_path
     assert done.returncode == 0, done.stderr
     assert "evaluated on 3 val images that the run held out" in done.stdout
     assert (tmp_path / "run/labels.txt").read_text() == "blue\ngreen\ntrain\n"
+
+
+def test_a_run_that_starts_from_another_does_not_validate_on_what_that_one_learned(copied, tmp_path):
+    photos, run, _ = copied
+    for label in "abcd":
+        for number in range(3):
+            photo("red", 800 + 10 * ord(label) + number).save(photos / label / f"more-{number}.png")
+    values = {**QUICK, "init": "pretrained", "epochs": 1, "val_fraction": 0.25}
+    mnv2zoo.finetune(photos, run, tmp_path / "further", **values)
+    learned = set(json.loads((Path(run) / "split.json").read_text())["train"])
+    assert len(held_out(tmp_path / "further")) == 24
+    assert not learned.intersection(held_out(tmp_path / "further"))
+    mnv2zoo.finetune(photos, MODEL, tmp_path / "fresh", **QUICK, val_fraction=0.25)
+    assert learned.intersection(held_out(tmp_path / "fresh"))  # another choice, where nothing was learned before
+
+
+def test_labels_of_an_older_run_in_another_unicode_form_are_its_classes_still(tmp_path):
+    photos = fill(tmp_path / "photos", 6)
+    (photos / "red").rename(photos / unicodedata.normalize("NFD", "café"))
+    first = mnv2zoo.finetune(photos, MODEL, tmp_path / "run", **QUICK)
+    assert first.class_names == ("blue", unicodedata.normalize("NFC", "café"), "green")
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    labels = config["pretrained_cfg"]["label_names"]
+    config["pretrained_cfg"]["label_names"] = [unicodedata.normalize("NFD", label) for label in labels]
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    assert mnv2zoo.evaluate(photos, tmp_path / "run").top1 == pytest.approx(first.scores["val"].top1)
+    values = {**QUICK, "init": "pretrained", "lr": 1e-9, "keep": "last"}
+    second = mnv2zoo.finetune(photos, str(tmp_path / "run"), tmp_path / "second", **values)
+    assert torch.allclose(second.model.classifier.weight, first.model.classifier.weight, atol=1e-6)

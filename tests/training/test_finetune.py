@@ -147,7 +147,8 @@ def test_the_folder_tells_all_that_was_used(trained):
     assert document["recipe"]["crop_pct"] == 0.875
     assert None not in (document["recipe"][key] for key in ("mean", "std", "interpolation", "input_size"))
     split = json.loads((run / "split.json").read_text())
-    assert {name: len(names) for name, names in split.items()} == {"train": 42, "val": 6, "test": 12}
+    assert {name: len(names) for name, names in split.items()} == {"train": 42, "val": 6, "test": 12, "images": 60}
+    assert set(split["images"]) == {*split["train"], *split["val"], *split["test"]}
     assert rows(run) == result.history
     card = (run / "README.md").read_text()
     assert f"| test | 12 | {result.scores['test'].top1:.2f} |" in card
