@@ -1,6 +1,6 @@
 """The question to the Hub: put by a process of its own, which `mnv2zoo.weights.hub` starts and ends in time.
 
-That process imports nothing of the package but the standard library's, since importing all of it would take seconds.
+That process imports only modules of the package that need the standard library alone: all of it would take seconds.
 Its standard output is one JSON object with what the Hub answered or with why it did not. Where no process can be
 had, `answer` is called in this one.
 """
