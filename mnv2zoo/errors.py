@@ -64,6 +64,9 @@ class ZooError(Exception):
 
         Args:
             short: Whether to shorten long parts, with "…" for the omitted text.
+
+        Returns:
+            The lines.
         """
         (_, problem), *facts = (
             (label, shorten(text, _SHORT[label]) if short else text) for label, text in self._parts()
@@ -99,6 +102,9 @@ def shorten(text: str, length: int) -> str:
     Args:
         text: One line.
         length: Characters to keep at most.
+
+    Returns:
+        The text, or its beginning and "…".
     """
     if len(text) <= length:
         return text
