@@ -840,9 +840,12 @@ def test_labels_of_an_older_run_in_another_unicode_form_are_its_classes_still(tm
 
 
 def test_an_image_in_two_classes_is_not_both_trained_and_validated_on(photos):
-    for file in sorted((photos / "red").iterdir()):
-        shutil.copy(file, photos / "blue" / f"red-{file.name}")
-    data = with_validation(check(find(photos), False), 0.3, seed=0)
-    contents = {split: {s.place.read_bytes() for s in own} for split, own in data.splits.items()}
-    assert not contents["train"] & contents["val"]
-    assert any(note.startswith("8 images are in more than one class") for note in data.notes)
+    (photos / "yellow").mkdir()
+    shutil.copy(photos / "red/00.png", photos / "yellow/only.png")
+    found = check(find(photos), False)
+    assert any(note.startswith("1 image is in more than one class") for note in found.notes)
+    for seed in range(8):
+        data = with_validation(found, 0.5, seed)
+        contents = {split: {s.place.read_bytes() for s in own} for split, own in data.splits.items()}
+        assert not contents["train"] & contents["val"]
+        assert "train/yellow/only.png" in names(data)["train"]
