@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from mnv2zoo.data.discover import EXTENSIONS, SPLIT_OF, SPLITS, Parts, Passed, Unused, below
+from mnv2zoo.data.discover import SPLIT_OF, SPLITS, Parts, Passed, Unused, below
 from mnv2zoo.data.tree import File, Folder, TarFolder, is_compressed, open_place
 from mnv2zoo.errors import DataError, ImageReadError
 
@@ -117,12 +117,15 @@ def read(place: str | Path, layout: Layout = Layout()) -> Listing:
             part.unwrap_split(split, listing.classes.get("train"))
         _take(part, split, listing)
     if not any(listing.splits.values()):
+        tars = ["/".join(path) for path, what in tree.others if what == ".tar file"]
         raise DataError(
             "no images in class folders",
-            expected=f"one folder per class, with files that end in {', '.join(sorted(EXTENSIONS))}",
+            expected="one folder per class, with images in it",
             found=str(listing.unused) if listing.unused else "an empty folder",
             where=place,
-            fix="Put the images into one folder per class.",
+            fix=f"Pass the tar file {tars[0]} itself."
+            if len(tars) == 1
+            else "Put the images into one folder per class.",
         )
     for split in parts:
         if listing.splits[split]:

@@ -17,7 +17,7 @@ from timm.data import ImageNetInfo
 from mnv2zoo import network
 from mnv2zoo.data import decode
 from mnv2zoo.data.layout import LAYOUT_FIELDS, Layout, composed
-from mnv2zoo.errors import DataError, ImageReadError
+from mnv2zoo.errors import DataError, ImageReadError, RecipeError
 from mnv2zoo.training import data as data_module
 from mnv2zoo.training import memory
 from mnv2zoo.training import recipe as recipes
@@ -112,11 +112,11 @@ def evaluate(
 
 def _find(data: str | Path, model: str, given: Layout) -> Data:
     """Finds the images, laid out as the run was told where nothing else is given."""
-    recipe = Path(model) / "recipe.json"
+    recipe = splits.run_folder(model) / "recipe.json"
     if given == Layout() and recipe.is_file():
-        values = recipes.read(recipe)
-        told = Layout(**{name: values.get(name) for name in LAYOUT_FIELDS})
-        with contextlib.suppress(DataError):  # other data may have other folders
+        with contextlib.suppress(DataError, RecipeError):  # other data may have other folders
+            values = recipes.read(recipe)
+            told = Layout(**{name: values.get(name) for name in LAYOUT_FIELDS})
             return data_module.find(data, layout=told)
     return data_module.find(data, layout=given)
 

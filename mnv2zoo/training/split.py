@@ -21,6 +21,11 @@ ALL = "all"
 HOW = "Pass --split val, test or train for what is there of the run's split, or --all for all images."
 
 
+def run_folder(model: str) -> Path:
+    """The folder that a run's name means, whether there is one or not."""
+    return Path(model.removeprefix("local-dir:"))
+
+
 def record(data: Data) -> dict[str, Any]:
     """Makes the content of `split.json`.
 
@@ -60,7 +65,7 @@ class Record:
         Raises:
             RunError: If `split.json` is damaged.
         """
-        folder = Path(model)
+        folder = run_folder(model)
         file = folder / "split.json"
         if not file.is_file():
             return None
@@ -198,7 +203,7 @@ def choose(data: Data, model: str, split: str | None, place: str | Path) -> Choi
 def _note(run: Record | None, model: str) -> str:
     if run is not None:
         return "none of which the run trained on"
-    return "which may include training images: no split.json tells" if Path(model).is_dir() else ""
+    return "which may include training images: no split.json tells" if run_folder(model).is_dir() else ""
 
 
 def _of_data(
@@ -269,9 +274,9 @@ def _held_out(
 
 
 def _no_split(split: str, there: Iterable[str], place: str | Path) -> DataError:
-    return DataError(
-        f"there is no split {split!r}", expected=" or ".join(there), found=repr(split), where=place, fix=HOW
-    )
+    known = " or ".join(there)
+    fix = f"Pass --split {known}, or --all for all images."
+    return DataError(f"there is no split {split!r}", expected=known, found=repr(split), where=place, fix=fix)
 
 
 def _images(samples: Sequence[object], split: str = "") -> str:

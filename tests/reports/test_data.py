@@ -703,6 +703,19 @@ def test_new_test_images_beside_the_images_of_a_run_can_be_asked_for(copied, tmp
     assert scores.measured == "4 test images of the data, which the run has not seen"
 
 
+def test_timm_s_name_for_a_run_is_that_run(memorized):
+    photos, run, val = memorized
+    assert mnv2zoo.evaluate(photos, f"local-dir:{run}").images == val.images
+
+
+def test_a_folder_around_one_tar_file_says_to_pass_that(photos, tmp_path):
+    (tmp_path / "around").mkdir()
+    packed(photos, tmp_path / "around/photos.tar")
+    with pytest.raises(DataError, match="no images") as error:
+        find(tmp_path / "around")
+    assert error.value.fix == "Pass the tar file photos.tar itself."
+
+
 def test_an_older_run_is_recognized_by_the_names_it_recorded(copied, tmp_path):
     photos, run, val = copied
     shutil.copytree(run, tmp_path / "old")
@@ -824,3 +837,15 @@ def test_labels_of_an_older_run_in_another_unicode_form_are_its_classes_still(tm
     values = {**QUICK, "init": "pretrained", "lr": 1e-9, "keep": "last"}
     second = mnv2zoo.finetune(photos, str(tmp_path / "run"), tmp_path / "second", **values)
     assert torch.allclose(second.model.classifier.weight, first.model.classifier.weight, atol=1e-6)
+
+
+def test_an_image_in_two_classes_is_not_both_trained_and_validated_on(photos):
+    (photos / "yellow").mkdir()
+    shutil.copy(photos / "red/00.png", photos / "yellow/only.png")
+    found = check(find(photos), False)
+    assert any(note.startswith("1 image is in more than one class") for note in found.notes)
+    for seed in range(8):
+        data = with_validation(found, 0.5, seed)
+        contents = {split: {s.place.read_bytes() for s in own} for split, own in data.splits.items()}
+        assert not contents["train"] & contents["val"]
+        assert "train/yellow/only.png" in names(data)["train"]
