@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,7 @@ from mnv2zoo.errors import DeployError
 Array = NDArray[np.float32]
 Runner = Callable[[Array], list[Array]]
 Parts = Mapping[str, bytes]
+T = TypeVar("T")
 
 INPUT = "images"  # what a model calls its input
 CALIBRATED = 300  # images that int8 is quantised on, at most: as many as NNCF looks at by default
@@ -53,6 +56,57 @@ def cores() -> int:
     return system.cores()
 
 
+class PerProcess(Generic[T]):
+    """A function that each process starts for itself, when it is first called there.
+
+    A fork copies a runtime's memory but not its threads, so the copy would wait for them forever: when it computes,
+    and when it is destroyed. A forked process leaves its copy alone and starts another. Where one is pickled, the
+    other process starts another too.
+
+    Args:
+        start: Makes the function. Only where it can be pickled, this can.
+    """
+
+    _started: ClassVar[weakref.WeakSet[PerProcess[Any]]] = weakref.WeakSet()
+    _starting: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, start: Callable[[], Callable[[T], list[T]]]) -> None:
+        self._start = start
+        self._run: Callable[[T], list[T]] | None = None
+
+    def __call__(self, images: T) -> list[T]:
+        """Runs the function of this process."""
+        run = self._run
+        if run is None:
+            with PerProcess._starting:
+                run = self._run = self._run or self._start()
+                PerProcess._started.add(self)
+        return run(images)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_start": self._start, "_run": None}
+
+    @staticmethod
+    def _forget() -> None:
+        PerProcess._starting = threading.Lock()  # another thread of the parent may have held it
+        for runner in list(PerProcess._started):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(runner._run))  # it is never destroyed
+            runner._run = None
+        PerProcess._started = weakref.WeakSet()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=PerProcess._forget)
+
+
+def import_onnxruntime() -> Any:
+    """Imports ONNX Runtime without its telemetry, whose thread keeps a forked process from ending."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at the import
+    import onnxruntime
+
+    return onnxruntime
+
+
 def onnxruntime(parts: Parts, shape: Sequence[int], precision: str, threads: int) -> Runner:
     """Starts ONNX Runtime.
 
@@ -65,14 +119,14 @@ def onnxruntime(parts: Parts, shape: Sequence[int], precision: str, threads: int
     Returns:
         A function from images (N, C, H, W) to the outputs.
     """
-    import onnxruntime
+    runtime = import_onnxruntime()
 
     @functools.cache
     def session(cores: int) -> Any:
-        options = onnxruntime.SessionOptions()
+        options = runtime.SessionOptions()
         options.intra_op_num_threads = cores
         options.log_severity_level = 3
-        return onnxruntime.InferenceSession(parts["model"], options, providers=["CPUExecutionProvider"])
+        return runtime.InferenceSession(parts["model"], options, providers=["CPUExecutionProvider"])
 
     def run(images: Array) -> list[Array]:
         if len(images) < threads:

@@ -21,7 +21,7 @@ from mnv2zoo import preprocessing
 from mnv2zoo.cache import Cache, versions
 from mnv2zoo.data import discover
 from mnv2zoo.preprocessing import Fast
-from mnv2zoo.runtimes import CALIBRATED, RUNTIMES, Array, Parts, cores, require_near
+from mnv2zoo.runtimes import CALIBRATED, RUNTIMES, Array, Parts, PerProcess, Runner, cores, require_near
 from mnv2zoo.version import __version__
 
 if TYPE_CHECKING:
@@ -118,15 +118,16 @@ def _make(model: str, how: Fast, engine: str, precision: str, calibration: str |
 
 def _start(how: Fast, engine: str, precision: str, parts: Parts) -> Standalone:
     about = json.loads(parts["about"])
-    outputs = RUNTIMES[engine](parts, (3, how.side, how.side), precision, cores())
-
-    def run(batch: Array) -> Array:
-        return outputs(batch)[0]
-
+    outputs = PerProcess(partial(RUNTIMES[engine], parts, (3, how.side, how.side), precision, cores()))
+    run = partial(_logits, outputs)
     example = np.frombuffer(parts["example"], np.float32).reshape(-1, 3, how.side, how.side)
     expected = np.frombuffer(parts["expected"], np.float32).reshape(len(example), -1)
     require_near(engine, precision, float(np.linalg.norm(run(example) - expected) / np.linalg.norm(expected)))
     return Standalone(about["name"], how, about["label_names"], about["fingerprint"], run)
+
+
+def _logits(outputs: Runner, batch: Array) -> Array:
+    return outputs(batch)[0]
 
 
 def fingerprint(model: torch.nn.Module) -> str:

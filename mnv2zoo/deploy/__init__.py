@@ -17,12 +17,12 @@ from torch.utils import _pytree as pytree
 from mnv2zoo.cache import Cache, versions
 from mnv2zoo.deploy import checks
 from mnv2zoo.deploy.calibration import Calibration, prepare
-from mnv2zoo.deploy.engines import ENGINES, Runner, Source
+from mnv2zoo.deploy.engines import ENGINES, Plan, Runner, Source, fork_safe
 from mnv2zoo.deploy.export import export
 from mnv2zoo.deploy.facts import facts_about
 from mnv2zoo.deploy.fold import fold
 from mnv2zoo.errors import DeployError, nearest
-from mnv2zoo.runtimes import Parts, require_near
+from mnv2zoo.runtimes import Parts, PerProcess, require_near
 
 __all__ = ["Attempt", "Optimized", "export", "fold", "optimize"]
 
@@ -52,7 +52,9 @@ class Attempt:
 class Optimized:
     """A network on an engine: a function from images (N, C, H, W) to what the network gives.
 
-    N may be any number; C, H and W are the example's.
+    N may be any number; C, H and W are the example's. It can be pickled and copied, and used in a forked process;
+    each process starts the engine for itself at the first call, without compiling or exporting the network again
+    (`inductor` compiles again).
 
     Attributes:
         engine: The engine's name.
@@ -103,7 +105,7 @@ class Optimized:
                 fix="Optimize again with an example of that shape.",
             )
         if len(x):
-            outputs = self._runner(x.detach().float())
+            outputs = fork_safe(lambda: self._runner(x.detach().float()))
         else:
             outputs = [torch.empty(0, *shape, dtype=dtype) for shape, dtype in self._outputs]
         return pytree.tree_unflatten(outputs, self._structure)
@@ -212,14 +214,18 @@ def for_runtime(
 
 
 def _expected(model: nn.Module, example: Tensor) -> Any:
-    try:
+    def run() -> Any:
         with torch.inference_mode():
             return model(example)
-    except (RuntimeError, ValueError, TypeError) as error:
+
+    try:
+        return fork_safe(run)
+    except Exception as error:  # of any class: assertions, indices, attributes
         raise DeployError(
             "the model cannot run the example",
-            found=str(error).splitlines()[0],
-            fix="Take images such as the model is made for.",
+            found=f"{type(error).__name__}: {checks.first_line(error)}",
+            where=f"an example {checks.describe(example)}",
+            fix="Pass an example with the channels, height and width that the model takes.",
         ) from error
 
 
@@ -258,10 +264,13 @@ def _fastest(source: Source, precision: str, threads: int, expected: Any, cache:
             continue
         try:
             optimized, error = _built(name, source, precision, threads, expected, cache)
+            attempts[name] = Attempt(name, _milliseconds(optimized, source.example), error, "slower")
         except DeployError as failure:
             attempts[name] = Attempt(name, None, None, failure.summary)
             continue
-        attempts[name] = Attempt(name, _milliseconds(optimized, source.example), error, "slower")
+        except Exception as failure:  # runtimes raise nearly anything, and another engine may do
+            attempts[name] = Attempt(name, None, None, f"{type(failure).__name__}: {checks.first_line(failure)}")
+            continue
         if best is None or attempts[name].milliseconds < attempts[best.engine].milliseconds:  # type: ignore[operator]
             best = optimized
     if best is None:
@@ -291,7 +300,9 @@ def _built(
     engine = ENGINES[name]
 
     def start(parts: Parts) -> tuple[Optimized, float]:
-        runner = engine.start(source, parts, precision, threads)
+        network = source.own(precision) if engine.prepare is None else None
+        plan = Plan(network, parts, tuple(source.example.shape), precision, threads)
+        runner = PerProcess(functools.partial(engine.start, plan))
         optimized = Optimized(runner, name, precision, source.example, expected)
         outputs = runner(source.example.float())
         error, optimized.max_abs_error = checks.distances(outputs, pytree.tree_leaves(expected))

@@ -56,6 +56,11 @@ def describe(value: object) -> str:
     return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}{place}"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, which may be empty."""
+    return str(error).partition("\n")[0]
+
+
 def distances(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> tuple[float, float]:
     """How far outputs are from the original's.
 

@@ -7,14 +7,18 @@ int8 takes a minute; what comes of it is bytes, from which a runtime starts at o
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import logging
+import os
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +30,12 @@ from mnv2zoo.deploy.calibration import Calibration
 from mnv2zoo.runtimes import INPUT, Parts
 
 Runner = Callable[[Tensor], list[Tensor]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Source:
-    """What an engine starts from.
+    """The network that all engines are made from, and that none of them changes.
 
     Attributes:
         model: The folded network.
@@ -47,6 +52,30 @@ class Source:
         """The network as ONNX, exported once for all engines that take it."""
         return to_onnx(self.model, self.example)
 
+    def own(self, precision: str) -> nn.Module:
+        """A copy for one engine alone, in its precision and in the memory layout that PyTorch is fastest with."""
+        network = Flat(copy.deepcopy(self.model)).to(_dtype(precision))
+        return network.to(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that an engine starts from, in this process or in another that it is sent to.
+
+    Attributes:
+        network: The engine's own copy of the network, flat, where PyTorch runs it; None for other runtimes.
+        parts: The bytes that another runtime starts from; none where PyTorch runs the network.
+        shape: Shape (N, C, H, W) of the example.
+        precision: What it computes in.
+        threads: Threads that it computes with.
+    """
+
+    network: nn.Module | None
+    parts: Parts
+    shape: tuple[int, ...]
+    precision: str
+    threads: int
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -58,14 +87,14 @@ class Engine:
         patient: Whether it compiles for a minute before the first image.
         prepare: From the source and a precision to bytes that can be kept; None where the engine starts from
             the network itself.
-        start: From the source, those bytes, a precision and a number of threads to a function.
+        start: From a plan to a function.
     """
 
     needs: tuple[str, ...]
     precisions: tuple[str, ...]
     patient: bool
     prepare: Callable[[Source, str], Parts] | None
-    start: Callable[[Source, Parts, str, int], Runner]
+    start: Callable[[Plan], Runner]
 
     def packages(self, precision: str) -> tuple[str, ...]:
         """What it imports for a precision: int8 is quantised for by NNCF."""
@@ -117,6 +146,9 @@ def to_onnx(model: nn.Module, example: Tensor) -> bytes:
 @contextlib.contextmanager
 def _threads(number: int) -> Iterator[None]:
     before = torch.get_num_threads()
+    if number == before:  # setting it starts a pool of threads that PyTorch cannot end in a forked process
+        yield
+        return
     torch.set_num_threads(number)
     try:
         yield
@@ -124,40 +156,75 @@ def _threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _part(source: Source, threads: int) -> int:
+_forked = False  # whether this process was forked from one that had imported this module
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True
+    _other_thread.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+@functools.cache
+def _other_thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1)
+
+
+def fork_safe(compute: Callable[[], T]) -> T:
+    """Computes something with PyTorch, also in a forked process.
+
+    OpenMP keeps a team of threads for each thread that computes. In a forked process the first thread's team is a
+    copy without threads, for which it would wait forever. Any other thread starts a team of its own.
+
+    Args:
+        compute: The computation.
+
+    Returns:
+        Its result.
+    """
+    if _forked and threading.current_thread() is threading.main_thread():
+        return _other_thread().submit(compute).result()
+    return compute()
+
+
+def _part(plan: Plan) -> int:
     """Images that PyTorch computes at once; more are computed in parts.
 
     The widest maps of four images of 224 pixels take 19 MB. From 32 MB on, glibc fetches memory from the system and
     gives it back at every step (M_MMAP_THRESHOLD in mallopt(3)), which takes as long as the computing.
     """
-    pixels = source.example.shape[2] * source.example.shape[3]
-    return max(threads, 4 * 224 * 224 // pixels)
+    height, width = plan.shape[2:]
+    return max(plan.threads, 4 * 224 * 224 // (height * width))
 
 
-def _torch(source: Source, parts: Parts, precision: str, threads: int) -> Runner:
-    network = Flat(source.model).to(_dtype(precision)).to(memory_format=torch.channels_last)
-    part = _part(source, threads)
+def _torch(plan: Plan) -> Runner:
+    network, part, dtype = plan.network, _part(plan), _dtype(plan.precision)
+    assert network is not None
 
     def run(x: Tensor) -> list[Tensor]:
-        with torch.inference_mode(), _threads(threads):
-            images = x.to(memory_format=torch.channels_last, dtype=_dtype(precision)).split(part)
+        with torch.inference_mode(), _threads(plan.threads):
+            images = x.to(memory_format=torch.channels_last, dtype=dtype).split(part)
             return [torch.cat(outputs).float() for outputs in zip(*map(network, images), strict=True)]
 
     return run
 
 
-def _inductor(source: Source, parts: Parts, precision: str, threads: int) -> Runner:
+def _inductor(plan: Plan) -> Runner:
     from torch._inductor import config
 
-    network = Flat(source.model).to(_dtype(precision)).to(memory_format=torch.channels_last)
-    compiled = torch.compile(network, dynamic=False)
-    part = min(len(source.example), _part(source, threads))
+    assert plan.network is not None
+    compiled = torch.compile(plan.network, dynamic=False)
+    part, dtype = min(plan.shape[0], _part(plan)), _dtype(plan.precision)
 
     def run(x: Tensor) -> list[Tensor]:
-        with torch.no_grad(), _threads(threads), config.patch(freezing=True):
+        with torch.no_grad(), _threads(plan.threads), config.patch(freezing=True):
             # Every part is of the one size that is compiled for: each other would take a minute of its own.
             whole = functional.pad(x, (0, 0, 0, 0, 0, 0, 0, -len(x) % part))
-            images = whole.to(memory_format=torch.channels_last, dtype=_dtype(precision)).split(part)
+            images = whole.to(memory_format=torch.channels_last, dtype=dtype).split(part)
             return [torch.cat(outputs)[: len(x)].float() for outputs in zip(*map(compiled, images), strict=True)]
 
     return run
@@ -166,6 +233,7 @@ def _inductor(source: Source, parts: Parts, precision: str, threads: int) -> Run
 def _for_onnxruntime(source: Source, precision: str) -> Parts:
     if precision != "int8":
         return {"model": source.onnx}
+    runtimes.import_onnxruntime()  # NNCF does too
     import onnx
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, QuantizationParameters
 
@@ -207,14 +275,10 @@ def _for_openvino(source: Source, precision: str) -> Parts:
         return {"model": file.read_bytes(), "weights": file.with_suffix(".bin").read_bytes()}
 
 
-def _runtime(name: str) -> Callable[[Source, Parts, str, int], Runner]:
-    """How an engine starts that is a runtime of its own."""
-
-    def start(source: Source, parts: Parts, precision: str, threads: int) -> Runner:
-        run_arrays = runtimes.RUNTIMES[name](parts, source.example.shape[1:], precision, threads)
-        return lambda x: [torch.from_numpy(output) for output in run_arrays(x.contiguous().numpy())]
-
-    return start
+def _runtime(name: str, plan: Plan) -> Runner:
+    """Starts an engine that is a runtime of its own."""
+    run_arrays = runtimes.RUNTIMES[name](plan.parts, plan.shape[1:], plan.precision, plan.threads)
+    return lambda x: [torch.from_numpy(output) for output in run_arrays(x.contiguous().numpy())]
 
 
 def _dtype(precision: str) -> torch.dtype:
@@ -225,9 +289,17 @@ ENGINES = {
     "torch": Engine((), ("fp32", "bf16"), False, None, _torch),
     "inductor": Engine((), ("fp32", "bf16"), True, None, _inductor),
     "onnxruntime": Engine(
-        *(("onnx", "onnxscript", "onnxruntime"), ("fp32", "int8"), False, _for_onnxruntime, _runtime("onnxruntime"))
+        needs=("onnx", "onnxscript", "onnxruntime"),
+        precisions=("fp32", "int8"),
+        patient=False,
+        prepare=_for_onnxruntime,
+        start=functools.partial(_runtime, "onnxruntime"),
     ),
     "openvino": Engine(
-        *(("onnx", "onnxscript", "openvino"), ("fp32", "bf16", "int8"), False, _for_openvino, _runtime("openvino"))
+        needs=("onnx", "onnxscript", "openvino"),
+        precisions=("fp32", "bf16", "int8"),
+        patient=False,
+        prepare=_for_openvino,
+        start=functools.partial(_runtime, "openvino"),
     ),
 }
