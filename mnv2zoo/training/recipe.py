@@ -11,10 +11,12 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
-from mnv2zoo.data.layout import Layout
 from mnv2zoo.errors import RecipeError, UnknownArgumentError, nearest
+
+if TYPE_CHECKING:
+    from mnv2zoo.data.layout import Layout
 
 MODEL = "mnv2zoo_100"  # the network that is trained if none is named
 
@@ -156,6 +158,8 @@ class Recipe:
 
     def images(self) -> Layout:
         """How the images are laid out, where their folders do not tell."""
+        from mnv2zoo.data.layout import Layout  # with Pillow, which `--help` does without
+
         return Layout(self.layout, self.train_dir, self.val_dir, self.test_dir)
 
     def to_json(self) -> dict[str, Any]:
