@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mnv2zoo.data.decode import FORMATS
+from mnv2zoo.data.pixels import FORMATS
 from mnv2zoo.errors import ImageReadError
 
 EXTENSIONS = frozenset(ext for ext, name in Image.registered_extensions().items() if name in FORMATS)
