@@ -20,7 +20,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from timm.models import PretrainedCfg
 
-from mnv2zoo import architecture, arguments, preprocessing, registry
+from mnv2zoo import architecture, arguments, labels, preprocessing, registry
 from mnv2zoo.architecture import Config
 from mnv2zoo.errors import ArgumentError, DataError, DeviceError, UnknownModelError, WeightsUnavailableError
 from mnv2zoo.model import MobileNetV2
@@ -283,14 +283,31 @@ def _check_config_file(cfg: dict[str, Any], built_with: dict[str, Any]) -> None:
 
 
 def _label_names(cfg: dict[str, Any], count: int) -> list[str]:
-    descriptions = cfg.get("label_descriptions") or {}
-    names = cfg.get("label_names") or [str(index) for index in range(count)]
+    names = list(labels.names_in(cfg)) or [str(index) for index in range(count)]
     if len(names) != count:
         raise ValueError(f"{len(names)} label_names for {count} classes")
-    for label in (*names, *descriptions.values()):
+    for label in names:
         if not _one_line(label):
             raise ValueError(f"label_names with a line end in {label!r}"[:200])
-    return [descriptions.get(name, name) for name in names]
+    return names
+
+
+def label_names(model: torch.nn.Module) -> tuple[str, ...]:
+    """Finds the names of a built network's classes.
+
+    Args:
+        model: The network.
+
+    Returns:
+        The names in class order; none where they are not known: for a network that is not of the zoo, or one that
+        was given another number of classes than its weights have.
+    """
+    cfg: Any = getattr(model, "pretrained_cfg", None) or {}
+    names = labels.names_in(cfg)
+    name = f"{cfg.get('architecture')}.{cfg.get('tag')}"
+    if not names and name in index.entries():
+        names = tuple(index.entry(name).label_names)
+    return names if len(names) == getattr(model, "num_classes", None) else ()
 
 
 def load(name: str, device: str | None = None) -> Network:

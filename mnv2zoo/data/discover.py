@@ -21,7 +21,7 @@ from pathlib import Path, PurePath
 
 from PIL import Image
 
-from mnv2zoo.data.decode import FORMATS
+from mnv2zoo.data.pixels import FORMATS
 from mnv2zoo.data.tree import File, Folder, TarFolder
 from mnv2zoo.errors import ImageReadError
 

@@ -1,22 +1,28 @@
-"""Images that tell int8 quantisation which values to expect."""
+"""Images that tell int8 quantization which values to expect."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mnv2zoo import cache, network
 from mnv2zoo.data import decode, discover
 from mnv2zoo.deploy import checks
-from mnv2zoo.errors import DeployError
+from mnv2zoo.errors import DataError, DeployError
+from mnv2zoo.labels import match_classes
 from mnv2zoo.runtimes import CALIBRATED
+
+# What `optimize` takes: preprocessed images, batches of them, batches with labels, or a folder of images.
+Images = Tensor | Iterable[Any] | str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -39,58 +45,140 @@ class Calibration:
         return self.read()
 
 
-def prepare(calibration: Tensor | str | Path, model: nn.Module, example: Tensor) -> Calibration:
+def prepare(calibration: Images, model: nn.Module, example: Tensor) -> Calibration:
     """Finds or checks calibration images.
 
     Args:
-        calibration: Prepared images (n, C, H, W), or a folder of images. Where the folder holds as many
-            folders as the model has classes, each is taken to be a class, in order of their names.
+        calibration: Preprocessed images (n, C, H, W); an iterable of such batches, or of pairs of a batch and its
+            labels, such as a `DataLoader`; or a folder of images. The folders in it are classes if each has the name
+            of one of the network's classes.
         model: The network, whose preprocessing the folder's images get.
         example: Images (N, C, H, W) as the network will see them.
 
     Returns:
-        Up to 300 images, spread over the folder.
+        Up to 300 images: spread over a tensor or a folder, and the first of an iterable.
 
     Raises:
-        DeployError: If there is no such folder, they are of another shape than the example or not finite,
-            or the model does not tell how images are prepared.
+        DeployError: If it is none of these, there is no such folder, the images are of another shape than the
+            example or not finite, a label is no class of the network, or the model has no preprocessing config.
         ImageReadError: If there are no images; as they are read, if one cannot be read.
     """
-    if isinstance(calibration, Tensor):
-        tensor = _checked(calibration, example)[:CALIBRATED]
-        return Calibration(lambda: tensor, hashlib.sha256(tensor.contiguous().numpy().data).hexdigest())
+    if isinstance(calibration, str | os.PathLike):
+        return _of_folder(Path(calibration), model, example)
+    if isinstance(calibration, Tensor | np.ndarray):
+        images = _checked(calibration, example)
+        count = min(len(images), CALIBRATED)
+        images = images[[number * len(images) // count for number in range(count)]]
+        return Calibration(lambda: images, _hash(images))
+    if not isinstance(calibration, Iterable) or isinstance(calibration, bytes | dict):
+        raise _unfit(checks.describe(calibration), example)
+    return _of_batches(calibration, getattr(model, "num_classes", None), example)
+
+
+def _of_folder(folder: Path, model: nn.Module, example: Tensor) -> Calibration:
     cfg = getattr(model, "pretrained_cfg", None)
     if cfg is None:
         raise DeployError(
-            "the model does not tell how images are prepared",
+            "the model has no preprocessing config, so it cannot take a calibration folder",
             expected="calibration tensors (n, C, H, W)",
             found="a folder",
-            where=calibration,
+            where=folder,
+            fix="Preprocess the images and pass them as a tensor.",
         )
-    folder = Path(calibration)
     if not folder.is_dir():
-        raise DeployError("no such folder of calibration images", where=folder)
+        raise DeployError(
+            f"no such folder of calibration images: {folder}",
+            found="a file" if folder.exists() else "nothing",
+            where="calibration",
+            fix="Pass a folder of images.",
+        )
     files = discover.spread(discover.find(str(folder)), CALIBRATED)
     channels, height, width = example.shape[1:]
     data = network.image_config(cfg, channels)
     transform: Any = network.image_transform({**data, "input_size": (channels, height, width)})
-    names = sorted(child.name for child in folder.iterdir() if child.is_dir())
-    found = [file.relative_to(folder).parts[0] for file in files]
-    known = len(names) == getattr(model, "num_classes", None) and set(found) <= set(names)
     return Calibration(
         lambda: _checked(torch.stack([transform(decode.read(file)) for file in files]), example),
         f"{transform} {cache.versions(('PIL', 'torchvision'))} {discover.fingerprint(folder, files)}",
-        [names.index(name) for name in found] if known else (),
+        _classes([file.relative_to(folder) for file in files], network.label_names(model)),
     )
 
 
-def _checked(found: Tensor, example: Tensor) -> Tensor:
-    if not checks.are_images(found) or not len(found) or found.shape[1:] != example.shape[1:]:
+def _classes(files: Sequence[Path], label_names: Sequence[str]) -> Sequence[int]:
+    """Class of each file by the name of its folder; none where a folder is not a class of the network."""
+    if not label_names or any(len(file.parts) == 1 for file in files):
+        return ()
+    try:
+        return match_classes([file.parts[0] for file in files], label_names)
+    except DataError:
+        return ()
+
+
+def _of_batches(batches: Iterable[Any], num_classes: int | None, example: Tensor) -> Calibration:
+    images: list[Tensor] = []
+    labels: list[int] | None = []
+    for number, batch in enumerate(batches):
+        found, targets = _batch(batch, number, example)
+        images.append(found)
+        labels = labels + targets if labels is not None and targets is not None else None
+        if sum(map(len, images)) >= CALIBRATED:
+            break
+    if not images:
+        raise _unfit("no batch", example)
+    whole, classes = torch.cat(images)[:CALIBRATED], (labels or [])[:CALIBRATED]
+    wrong = [label for label in classes if label < 0 or (num_classes and label >= num_classes)]
+    if wrong:
         raise DeployError(
-            "unfit calibration images",
-            expected="floating-point (n, {}, {}, {}) on the CPU".format(*example.shape[1:]),
-            found=checks.describe(found),
+            f"the calibration label {wrong[0]} is not a class of the model",
+            expected=f"0 to {num_classes - 1}" if num_classes else "0 or more",
+            found=wrong[0],
+            where="calibration",
+            fix="Pass labels in the model's class order, or batches of images alone.",
         )
+    return Calibration(lambda: whole, _hash(whole), classes)
+
+
+def _batch(batch: Any, number: int, example: Tensor) -> tuple[Tensor, list[int] | None]:
+    """The images of a batch, and their labels if it has a label for each."""
+    where = f"calibration, batch {number}"
+    images, rest = (batch[0], list(batch[1:])) if isinstance(batch, list | tuple) and batch else (batch, [])
+    if isinstance(images, Tensor | np.ndarray) and images.ndim == 3:  # a dataset gives one image at a time
+        images, rest = images[None], [np.asarray(target)[None] for target in rest if np.ndim(target) == 0]
+    for other in rest:
+        if isinstance(other, Tensor | np.ndarray) and other.ndim > 2:
+            raise _unfit(f"{len(rest) + 1} tensors in one batch", example, where)
+    checked = _checked(images, example, where)
+    targets = np.asarray(rest[0]) if rest and not isinstance(rest[0], dict) else np.empty(0)
+    if targets.shape == (len(checked),) and np.issubdtype(targets.dtype, np.integer):
+        return checked, [int(target) for target in targets]
+    return checked, None
+
+
+def _hash(images: Tensor) -> str:
+    return hashlib.sha256(images.contiguous().numpy().data).hexdigest()
+
+
+def _checked(found: Any, example: Tensor, where: str = "calibration") -> Tensor:
+    if isinstance(found, np.ndarray):
+        found = torch.as_tensor(np.ascontiguousarray(found))
+    if not checks.are_images(found) or not len(found) or found.shape[1:] != example.shape[1:]:
+        raise _unfit(checks.describe(found), example, where)
     if not found.isfinite().all():
-        raise DeployError("unfit calibration images", expected="finite numbers", found="NaN or infinity")
-    return found.float()
+        raise DeployError(
+            "the calibration images hold NaN or infinity",
+            expected="finite numbers",
+            found="NaN or infinity",
+            where=where,
+            fix="Check the preprocessing.",
+        )
+    return found.detach().float()
+
+
+def _unfit(found: str, example: Tensor, where: str = "calibration") -> DeployError:
+    shape = "(n, {}, {}, {})".format(*example.shape[1:])
+    return DeployError(
+        f"cannot calibrate with {found}",
+        expected=f"floating-point images {shape} on the CPU, an iterable of such batches, a DataLoader or a folder",
+        found=found,
+        where=where,
+        fix="Preprocess the images as for the example, and pass them as one of these.",
+    )

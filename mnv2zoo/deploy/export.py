@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
-import importlib.util
 import json
-import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, get_args
 
 import torch
+from PIL import Image
 from torch import nn
 
 from mnv2zoo import network
-from mnv2zoo.deploy import checks, engines
+from mnv2zoo.data import decode, pixels
+from mnv2zoo.deploy import checks, engines, made_images
 from mnv2zoo.deploy.fold import fold
 from mnv2zoo.errors import DeployError, nearest
 from mnv2zoo.files import vacant, whole_folder
 from mnv2zoo.network import Description
 from mnv2zoo.version import __version__
-from mnv2zoo.weights import index
 
 Format = Literal["onnx", "openvino", "torch-export", "executorch", "litert"]
 SCRIPT = Path(__file__).parent / "bundle/predict.py"
@@ -48,14 +50,15 @@ class Target:
 
 
 TOLERANCE = 1e-3  # of the outputs' norm
-CHECKED = 8  # random images that the card's figure comes from
+PIXEL_TOLERANCE = 1e-5  # of a normalized value
 
 
 def export(model: nn.Module | str, directory: str | Path, format: Format = "onnx", name: str | None = None) -> Path:
     """Makes a bundle that needs neither this package nor timm.
 
-    It holds the model, `preprocess.json`, `labels.txt`, `predict.py` and the card `README.md`. The script's
-    outputs are compared with the model's before the folder appears.
+    It holds the model, `preprocess.json`, `labels.txt`, `predict.py` and the card `README.md`. Before the folder
+    appears, the script reads a few image files of many kinds, and its pixels and outputs are compared with the
+    model's.
 
     Args:
         model: A classifier of the zoo in evaluation mode; or its name: an architecture,
@@ -71,7 +74,7 @@ def export(model: nn.Module | str, directory: str | Path, format: Format = "onnx
 
     Raises:
         DeployError: If the model is none that can be exported, the folder holds something or cannot be
-            written, or the bundle does not compute what the model computes.
+            written, or the bundle does not prepare or compute what the model does.
         MissingExtraError: If what the format needs is not installed.
         UnknownModelError: If there is no network of that name.
         WeightsError: If its weights cannot be found, fetched or verified.
@@ -89,8 +92,8 @@ def export(model: nn.Module | str, directory: str | Path, format: Format = "onnx
         with whole_folder(directory) as bundle:
             files = TARGETS[format].write(fold(classifier), torch.zeros(1, *preprocessing["input_size"]), bundle)
             (bundle / "preprocess.json").write_text(json.dumps(preprocessing, indent=2) + "\n", encoding="utf-8")
-            (bundle / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
-            shutil.copyfile(SCRIPT, bundle / SCRIPT.name)
+            (bundle / "labels.txt").write_bytes("".join(f"{label}\n" for label in labels).encode())
+            (bundle / SCRIPT.name).write_text(script(), encoding="utf-8")
             error = _compare(classifier, bundle, preprocessing)
             card = _card(name or description.name, description, format, bundle, files, preprocessing, error)
             (bundle / "README.md").write_text(card, encoding="utf-8")
@@ -117,9 +120,7 @@ def _description(model: nn.Module) -> Description:
             found=type(model).__name__,
         )
     name = f"{config.name}.{cfg['tag']}" if cfg.get("tag") else config.name
-    known = network.describe(name) if name in index.entries() else None
-    label_names = cfg.get("label_names") or (known.label_names if known else ())
-    return Description(name, config, dict(cfg), label_names=label_names)
+    return Description(name, config, dict(cfg))
 
 
 def _preprocessing(model: nn.Module) -> dict[str, Any]:
@@ -127,21 +128,30 @@ def _preprocessing(model: nn.Module) -> dict[str, Any]:
     data = network.image_config(cfg)
     _, height, width = data["input_size"]
     in_chans: Any = model.in_chans  # the cfg has that of the weights
-    if data["crop_mode"] != "center" or height != width or in_chans != 3:
+    known = str(data["interpolation"]).upper() in Image.Resampling.__members__
+    if data["crop_mode"] != "center" or height != width or in_chans != 3 or not known:
         raise DeployError(
-            "a preprocessing that predict.py does not know",
+            "predict.py cannot prepare images as this model wants them",
             expected="a square cut from the middle of an RGB image",
-            found={"in_chans": in_chans, **{key: data[key] for key in ("input_size", "crop_mode")}},
-            fix="Call deploy.optimize in Python for this network.",
+            found={"in_chans": in_chans, **{key: data[key] for key in ("input_size", "crop_mode", "interpolation")}},
+            fix="Call deploy.optimize in Python for this model, or export the network alone with torch.onnx.export.",
         )
     return {key: data[key] for key in ("input_size", "crop_pct", "interpolation", "mean", "std")}
 
 
 def _labels(model: nn.Module, description: Description) -> list[str]:
-    names = list(description.label_names)
     count: Any = model.num_classes
     # Of a network that was given another number of classes, the weights' names are not its own.
-    return names if len(names) == count else [str(number) for number in range(count)]
+    own = description.label_names if len(description.label_names) == count else network.label_names(model)
+    names = list(own) or [str(number) for number in range(count)]
+    for name in names:
+        if "\n" in name:
+            raise DeployError(
+                f"the class name {name!r} holds a line end, and labels.txt has a line per class",
+                found=repr(name),
+                fix="Rename the class.",
+            )
+    return names
 
 
 def _to_onnx(model: nn.Module, example: torch.Tensor, bundle: Path) -> list[str]:
@@ -196,25 +206,56 @@ TARGETS: Mapping[str, Target] = {
 }
 
 
+def script() -> str:
+    """The text of a bundle's `predict.py`, which reads and prepares images by the code of this package."""
+    text, shared = SCRIPT.read_text(encoding="utf-8"), Path(pixels.__file__).read_text(encoding="utf-8")
+    _, future, *_ = ast.parse(shared).body  # its docstring and its `from __future__` stand first
+    (line,) = (line for line in text.splitlines() if line.startswith(f"from {pixels.__name__} import"))
+    body = "\n".join(shared.splitlines()[future.end_lineno :]).strip()
+    return text.replace(line, f"# How images are read and prepared: the text of {pixels.__name__}.\n{body}\n")
+
+
+def _load(bundle: Path) -> Any:
+    """The bundle's script as a module; Python writes no `__pycache__` beside it, as an import would."""
+    file = bundle / SCRIPT.name
+    module = ModuleType("mnv2zoo_bundle")
+    module.__file__ = str(file)
+    exec(compile(file.read_text(encoding="utf-8"), file, "exec"), module.__dict__)
+    return module
+
+
 def _compare(model: nn.Module, bundle: Path, preprocessing: Mapping[str, Any]) -> float:
-    """The largest difference of a logit, between the bundle's script and the model, on random images."""
-    spec = importlib.util.spec_from_file_location("mnv2zoo_bundle", bundle / SCRIPT.name)
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    images = torch.randn(CHECKED, *preprocessing["input_size"], generator=torch.Generator().manual_seed(0))
-    found = torch.from_numpy(script.load(bundle)(images.numpy()))
+    """The largest difference of a logit, between the bundle's script and the model, from image files on."""
+    module = _load(bundle)
+    config = json.loads((bundle / "preprocess.json").read_text(encoding="utf-8"))
+    transform = network.image_transform({**preprocessing, "input_size": tuple(preprocessing["input_size"])})
+    with tempfile.TemporaryDirectory() as folder:
+        files = made_images.write(Path(folder), config["input_size"][1])
+        prepared = [torch.from_numpy(module.preprocess(module.read(file), config)) for file in files]
+        wanted_pixels = [transform(decode.read(file)) for file in files]
+    for file, ours, theirs in zip(files, prepared, wanted_pixels, strict=True):
+        _, difference = checks.distances([ours], [theirs])
+        if not difference <= PIXEL_TOLERANCE:
+            raise DeployError(
+                f"the bundle prepares {file.name} in another way than the model's preprocessing",
+                expected=f"pixels within {PIXEL_TOLERANCE}",
+                found=f"{difference:.2g}",
+                fix="Report this, with the model's pretrained_cfg.",
+            )
+    images = torch.stack(prepared)
+    found = torch.from_numpy(module.load(bundle)(images.numpy()))
     with torch.inference_mode():
-        wanted = model(images)
-    error, difference = checks.distances([found], [wanted])
-    if not error <= TOLERANCE:  # a comparison with NaN is false
+        wanted = model(torch.stack(wanted_pixels))
+    rows = [checks.distances([ours], [theirs]) for ours, theirs in zip(found, wanted, strict=True)]
+    error = max(error for error, _ in rows)
+    if not all(error <= TOLERANCE for error, _ in rows):  # a comparison with NaN is false
         raise DeployError(
             "the bundle does not compute what the model computes",
             expected=f"logits within {TOLERANCE:.1%} of their norm",
             found=f"{error:.2%}",
+            fix="Try another format, and report this one.",
         )
-    return difference
+    return max(difference for _, difference in rows)
 
 
 def _card(
@@ -240,7 +281,7 @@ python predict.py photo.jpg
 Images of {side} x {side} pixels, prepared as `preprocess.json` says, give a logit for each line of `labels.txt`.
 
 - Licence of the weights: {description.cfg.get("license") or "not known"}
-- Largest difference of a logit from PyTorch's, on {CHECKED} random images: {error:.1e}
+- Largest difference of a logit from PyTorch's, on {made_images.COUNT} image files of many kinds: {error:.1e}
 
 SHA-256:
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import itertools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from timm.data import ImageNetInfo
 
 from mnv2zoo import network
 from mnv2zoo.data import decode
-from mnv2zoo.data.layout import LAYOUT_FIELDS, Layout, composed
+from mnv2zoo.data.layout import LAYOUT_FIELDS, Layout
 from mnv2zoo.errors import DataError, ImageReadError, RecipeError
+from mnv2zoo.labels import match_classes
 from mnv2zoo.training import data as data_module
 from mnv2zoo.training import memory
 from mnv2zoo.training import recipe as recipes
@@ -119,34 +118,3 @@ def _find(data: str | Path, model: str, given: Layout) -> Data:
             told = Layout(**{name: values.get(name) for name in LAYOUT_FIELDS})
             return data_module.find(data, layout=told)
     return data_module.find(data, layout=given)
-
-
-def match_classes(names: Sequence[str], label_names: Sequence[str]) -> list[int]:
-    """Finds a network's classes by names of folders.
-
-    Args:
-        names: Names of folders: the classes' names as the network has them or, for ImageNet's 1000 classes,
-            their synsets, such as `n01440764`.
-        label_names: The network's names in class order.
-
-    Returns:
-        The index of the class of each folder.
-
-    Raises:
-        DataError: If a folder's name is none of them; the message names the nearest.
-    """
-    known = {composed(label): index for index, label in enumerate(label_names)}
-    if len(label_names) == 1000:
-        synsets = ImageNetInfo().label_names()
-        known = {synset: index for index, synset in enumerate(synsets)} | known
-    names = [composed(name) for name in names]
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=3)
-            raise DataError(
-                f"the folder name {name!r} is none of the network's classes",
-                expected=", ".join(near) or f"one of its {len(label_names)} classes, such as {label_names[0]}",
-                found=repr(name),
-                fix="`mnv2zoo info` or the run's labels.txt lists the classes.",
-            )
-    return [known[name] for name in names]

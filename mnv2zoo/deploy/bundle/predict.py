@@ -8,21 +8,47 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+
+from mnv2zoo.data.pixels import normalized_square, open_rgb, reason, to_rgb  # replaced by the text of that file
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 HERE = Path(__file__).resolve().parent
 
 
-def load(folder: Path = HERE) -> Callable[[Array], Array]:
+def load(folder: Path = HERE) -> Model:
     """The model, as a function from images (N, 3, height, width) to logits (N, classes)."""
+    return Model(folder)
+
+
+class Model:
+    """What `load` gives. Load it in each process: a fork copies a runtime without its threads."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.process = folder, os.getpid()
+        self.run = open_model(folder)
+
+    def __call__(self, images: Array) -> Array:
+        """Logits (N, classes) of images (N, 3, height, width)."""
+        if os.getpid() != self.process:
+            raise RuntimeError("The model was loaded in another process. Call load() in this one, after the fork.")
+        return self.run(images)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return load, (self.folder,)
+
+
+def open_model(folder: Path) -> Callable[[Array], Array]:
+    """Starts the runtime that the model's file is for."""
     if (folder / "model.onnx").exists():
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its thread keeps a forked process from ending
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -57,45 +83,59 @@ def one_by_one(run: Callable[[Array], Array]) -> Callable[[Array], Array]:
     return lambda images: np.concatenate([run(image[None]) for image in images])
 
 
+def read(path: str | Path) -> Image.Image:
+    """Reads a photo in any mode, and turns it upright."""
+    return open_rgb(path)[0]
+
+
 def preprocess(photo: Image.Image, config: dict[str, Any]) -> Array:
-    """A photo as the model wants it: resized, cut to its middle and normalised; (3, height, width)."""
-    photo = ImageOps.exif_transpose(photo).convert("RGB")
-    height, width = config["input_size"][1:]
-    scaled = math.floor(height / config["crop_pct"])
-    short, long = sorted(photo.size)
-    other = int(scaled * long / short)
-    size = (scaled, other) if photo.width <= photo.height else (other, scaled)
-    photo = photo.resize(size, Image.Resampling[config["interpolation"].upper()])
-    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
-    pixels = np.asarray(photo.crop((left, top, left + width, top + height)), np.float32) / np.float32(255)
-    normal = (pixels - np.asarray(config["mean"], np.float32)) / np.asarray(config["std"], np.float32)
-    return np.ascontiguousarray(normal.transpose(2, 0, 1))
+    """A photo as the model wants it, resized, cut to its middle and normalized: (3, height, width)."""
+    return normalized_square(to_rgb(photo), config)
 
 
-def main() -> None:
-    """Prints the most probable classes of each photo."""
+def predictions(logits: Array, labels: list[str], topk: int) -> list[dict[str, Any]]:
+    """The most probable classes of a photo, from its logits (classes,)."""
+    scores = np.exp(logits - logits.max())
+    scores /= scores.sum()
+    return [
+        {"class": int(index), "label": labels[index], "score": round(float(scores[index]), 6)}
+        for index in np.argsort(-logits, kind="stable")[:topk]
+    ]
+
+
+def positive(text: str) -> int:
+    """A number of classes, at least 1."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def main() -> int:
+    """Prints the most probable classes of each photo; returns 1 if one cannot be read."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("photos", nargs="+", type=Path)
-    parser.add_argument("--topk", type=int, default=5)
-    parser.add_argument("--json", action="store_true", help="print JSON, a line each photo")
+    parser.add_argument("--topk", type=positive, default=5)
+    parser.add_argument("--json", action="store_true", help="print JSON, a line per photo")
     args = parser.parse_args()
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names that a terminal cannot show
     config = json.loads((HERE / "preprocess.json").read_text(encoding="utf-8"))
-    labels = (HERE / "labels.txt").read_text(encoding="utf-8").splitlines()
+    labels = (HERE / "labels.txt").read_bytes().decode().split("\n")
     model = load()
+    status = 0
     for path in args.photos:
-        with Image.open(path) as photo:
-            logits = model(preprocess(photo, config)[None])[0]
-        scores = np.exp(logits - logits.max())
-        scores /= scores.sum()
-        best = [
-            {"class": int(index), "label": labels[index], "score": round(float(scores[index]), 6)}
-            for index in np.argsort(-scores, kind="stable")[: args.topk]
-        ]
+        try:
+            image = preprocess(read(path), config)
+        except Exception as error:  # decoders raise nearly anything
+            print(f"error: cannot read {path}: {reason(error)}", file=sys.stderr)
+            status = 1
+            continue
+        best = predictions(model(image[None])[0], labels, args.topk)
         if args.json:
             print(json.dumps({"image": str(path), "predictions": best}))
         else:
             print(path, *(f"  {row['score']:.4f}  {row['class']:>4}  {row['label']}" for row in best), sep="\n")
+    return status
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

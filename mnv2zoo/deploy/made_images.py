@@ -1,0 +1,68 @@
+"""Image files of many kinds, made to compare how two programs read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ORIENTATION = 0x0112  # the EXIF tag
+TURNED = 6  # a camera held upright
+
+
+def write(folder: Path, side: int) -> list[Path]:
+    """Writes an image file of each kind.
+
+    Args:
+        folder: Where to.
+        side: About how many pixels a side has.
+
+    Returns:
+        The files, in order of their names.
+    """
+    picture = _picture(side)
+    for name, save in KINDS.items():
+        save(picture, folder / name)
+    return [folder / name for name in sorted(KINDS)]
+
+
+def _picture(side: int) -> Image.Image:
+    """Waves and noise in color, in a rectangle, with a transparent corner."""
+    height, width = round(1.1 * side) + 1, round(1.4 * side)
+    down, across = np.mgrid[:height, :width] / side
+    waves = [np.sin(9 * down + 4 * across), np.cos(7 * across), np.sin(5 * down * across)]
+    noise = np.random.default_rng(0).uniform(-0.3, 0.3, (height, width, 3))
+    color = np.clip(127 + 90 * np.stack(waves, -1) + 90 * noise, 0, 255).astype(np.uint8)
+    alpha = np.where((down < 0.4) & (across < 0.6), 0, np.clip(255 * across, 90, 255)).astype(np.uint8)
+    return Image.merge("RGBA", [*Image.fromarray(color).split(), Image.fromarray(alpha)])
+
+
+def _turned(picture: Image.Image, file: Path) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = TURNED
+    picture.convert("RGB").save(file, exif=exif)
+
+
+def _gray_levels(picture: Image.Image, dtype: type, white: float) -> Image.Image:
+    return Image.fromarray((np.asarray(picture.convert("L")) / 255 * white).astype(dtype))
+
+
+KINDS: Mapping[str, Callable[[Image.Image, Path], None]] = {
+    "rgb.jpg": lambda picture, file: picture.convert("RGB").save(file),
+    "rotated.jpg": _turned,
+    "cmyk.jpg": lambda picture, file: picture.convert("CMYK").save(file),
+    "gray.jpg": lambda picture, file: picture.convert("L").save(file),
+    "16-bit.png": lambda picture, file: _gray_levels(picture, np.uint16, 65535).save(file),
+    "float.tif": lambda picture, file: _gray_levels(picture, np.float32, 1).save(file),
+    "black-and-white.png": lambda picture, file: picture.convert("1").save(file),
+    "palette.png": lambda picture, file: picture.convert("RGB").quantize(64).save(file),
+    "palette-transparent.png": lambda picture, file: picture.quantize(64).save(file),
+    "transparent.png": lambda picture, file: picture.save(file),
+    "gray-transparent.png": lambda picture, file: picture.convert("LA").save(file),
+    "animated.gif": lambda picture, file: picture.convert("RGB").save(
+        file, save_all=True, append_images=[picture.convert("RGB").rotate(180)]
+    ),
+}
+COUNT = len(KINDS)
