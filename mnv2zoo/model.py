@@ -384,10 +384,13 @@ class MobileNetV2(_KeepsNames):
             ArgumentError: If there are no such maps; a ValueError.
         """
         assert output_fmt == "NCHW", "output_fmt must be NCHW"
+        count = len(self.stage_ends)
         if extra_blocks:
-            take, deepest = take_indices(len(self.blocks) + 1, indices)
-        else:
-            take, deepest = take_indices(len(self.stage_ends), indices)
+            count = len(self.blocks) + 1
+        if not torch.jit.is_scripting():  # which knows the type of the argument
+            indices = _checked_indices(count, indices, "indices")
+        take, deepest = feature_take_indices(count, indices)
+        if not extra_blocks:
             take = [self.stage_ends[i] for i in take]
             deepest = self.stage_ends[deepest]
         found: dict[int, Tensor] = {}
@@ -570,9 +573,7 @@ def take_indices(count: int, indices: Any, where: str = "indices") -> tuple[list
     Raises:
         ArgumentError: If there are no such maps; a ValueError.
     """
-    if not torch.jit.is_scripting():
-        indices = _checked_indices(count, indices, where)
-    return feature_take_indices(count, indices)
+    return feature_take_indices(count, _checked_indices(count, indices, where))
 
 
 def _checked_indices(count: int, indices: Any, where: str) -> int | list[int] | None:
