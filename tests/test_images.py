@@ -143,8 +143,8 @@ def cut_jpeg(tmp_path):
     ("content", "reason"),
     [
         (lambda _: b"", "an empty file"),
-        (lambda _: b"a note, not an image", "something else"),
-        (lambda _: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "something else"),  # would run a program
+        (lambda _: b"a note, not an image", "no known image format"),
+        (lambda _: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no known image format"),  # would run a program
         (cut_jpeg, "truncated"),
         (lambda _: bomb(), "decompression bomb"),
     ],

@@ -80,7 +80,7 @@ def _decode(
     except Exception as error:  # decoders raise nearly anything at bytes that they did not expect
         raise ImageReadError(
             "cannot read the image",
-            expected=f"a sound file of {', '.join(FORMATS[:-1])} or {FORMATS[-1]}",
+            expected=f"a valid image: {', '.join(FORMATS[:-1])} or {FORMATS[-1]}",
             found=pixels.reason(error),
             where=source if where is None else where,
         ) from error

@@ -79,7 +79,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def reason(error: Exception) -> str:
     """Why an image cannot be read, in a few words."""
     if isinstance(error, UnidentifiedImageError):
-        return "something else"
+        return "no known image format"
     if isinstance(error, OSError | ValueError | Image.DecompressionBombError):
         return (getattr(error, "strerror", None) or str(error)).rstrip(".")
     return f"{type(error).__name__}: {error}"
