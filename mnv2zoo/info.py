@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import timm
+from PIL import Image
 from timm.data import create_transform, resolve_data_config
+from torchvision.transforms import Compose
 
 from mnv2zoo import architecture, registry
+from mnv2zoo.data import decode
 from mnv2zoo.weights import index
 from mnv2zoo.weights.index import WeightsEntry
 
@@ -115,7 +118,8 @@ def transforms(name: str, training: bool = False, **options: Any) -> Callable[..
         **options: Arguments of `timm.data.create_transform` that replace its own.
 
     Returns:
-        A function from a PIL image in RGB to a float tensor (3, height, width).
+        A function from a PIL image of any mode to a float tensor (3, height, width). It turns the image upright and
+        converts it as `mnv2zoo predict` does: transparent becomes white, 16 bits become 8.
 
     Raises:
         UnknownModelError: If there is none of that name.
@@ -131,7 +135,14 @@ def transforms(name: str, training: bool = False, **options: Any) -> Callable[..
     config = architecture.get(name)
     cfg = registry.pretrained_cfg(config, _entry(name))
     data = resolve_data_config(pretrained_cfg=cfg.to_dict(), use_test_size=not training)
-    return create_transform(**{**data, "is_training": training, **options})
+    made: Any = create_transform(**{**data, "is_training": training, **options})
+    if isinstance(made, Compose):
+        made.transforms.insert(0, _upright_rgb)
+    return made
+
+
+def _upright_rgb(image: Any) -> Any:
+    return decode.to_rgb(image) if isinstance(image, Image.Image) else image
 
 
 def _entry(name: str) -> WeightsEntry | None:
