@@ -113,8 +113,9 @@ def transforms(name: str, training: bool = False, **options: Any) -> Callable[..
         **options: Arguments of `timm.data.create_transform` that replace its own.
 
     Returns:
-        A function from a PIL image in RGB to a float tensor (channels, height, width), for weights of one or
-        three channels.
+        A function from a PIL image of any mode to a float tensor (channels, height, width), for weights of one or
+        three channels. It turns the image upright and converts it as `mnv2zoo predict` does: transparent becomes
+        white, 16 bits become 8.
 
     Raises:
         UnknownModelError: If there is none of that name.
@@ -132,7 +133,18 @@ def transforms(name: str, training: bool = False, **options: Any) -> Callable[..
     config = architecture.get(name)
     cfg = registry.pretrained_cfg(config, _entry(name))
     data = network.image_config(cfg.to_dict(), test=not training)
-    return network.image_transform(data, **{"is_training": training, **options})
+    made: Any = network.image_transform(data, **{"is_training": training, **options})
+    if hasattr(made, "transforms"):  # not so if options ask for its parts
+        made.transforms.insert(0, _upright_rgb)
+    return made
+
+
+def _upright_rgb(image: Any) -> Any:
+    from PIL import Image
+
+    from mnv2zoo.data import decode
+
+    return decode.to_rgb(image) if isinstance(image, Image.Image) else image
 
 
 def _entry(name: str) -> WeightsEntry | None:

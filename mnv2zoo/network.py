@@ -22,6 +22,7 @@ from timm.models import PretrainedCfg
 
 from mnv2zoo import architecture, arguments, labels, preprocessing, registry
 from mnv2zoo.architecture import Config
+from mnv2zoo.data import decode
 from mnv2zoo.errors import ArgumentError, DataError, DeviceError, UnknownModelError, WeightsUnavailableError
 from mnv2zoo.model import MobileNetV2
 from mnv2zoo.preprocessing import Fast
@@ -408,7 +409,7 @@ class Gray:
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """Transforms an image of any mode to a tensor (1, height, width)."""
-        return self.transform(image.convert("L").convert("RGB"))[:1]
+        return self.transform(decode.to_rgb(image).convert("L").convert("RGB"))[:1]
 
 
 def files(model: MobileNetV2, data_config: Mapping[str, Any], label_names: Sequence[str] = ()) -> dict[str, bytes]:

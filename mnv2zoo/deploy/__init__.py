@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from mnv2zoo.cache import Cache, versions
 from mnv2zoo.deploy import checks
-from mnv2zoo.deploy.calibration import Calibration, prepare
+from mnv2zoo.deploy.calibration import Calibration, Images, prepare
 from mnv2zoo.deploy.engines import ENGINES, Plan, Runner, Source, fork_safe
 from mnv2zoo.deploy.export import export
 from mnv2zoo.deploy.facts import facts_about
@@ -63,7 +63,9 @@ class Optimized:
         agreement: Calibration images, in percent, whose top class is the original's; None but for a
             classifier in int8.
         accuracy: Top-1 on the calibration images before and after, in percent; None where their classes
-            are not known. They chose the ranges, so other images may fare a little worse.
+            are not known: without labels or class folders, where a folder's name is none of the network's
+            classes, and where the network's class names are not known. The calibration images set the ranges,
+            so other images may fare a little worse.
         tried: The engines that were tried, and what came of each.
 
     Args:
@@ -99,7 +101,7 @@ class Optimized:
         """
         if not checks.are_images(x) or tuple(x.shape[1:]) != self._shape:
             raise DeployError(
-                "no such images",
+                "the images have another shape than the example",
                 expected="floating-point (N, {}, {}, {}) on the CPU".format(*self._shape),
                 found=checks.describe(x),
                 fix="Optimize again with an example of that shape.",
@@ -119,7 +121,7 @@ def optimize(
     example: Tensor,
     engine: EngineName = "auto",
     precision: Precision = "fp32",
-    calibration: Tensor | str | Path | None = None,
+    calibration: Images | None = None,
     threads: int | None = None,
     cache: str | Path | None = None,
 ) -> Optimized:
@@ -129,15 +131,19 @@ def optimize(
     the original on the example.
 
     Args:
-        model: A network of the zoo in evaluation mode, or taps on one.
+        model: A network of the zoo in evaluation mode: a classifier, a feature extractor, taps or a segmenter.
+            Detectors cannot be optimized as a whole, because the number of their boxes depends on the image.
         example: Images (N, C, H, W) such as it will see, with the batch size that shall be fast.
         engine: `torch` needs no other package; `inductor` compiles with a C++ compiler, for a minute;
             `onnxruntime` and `openvino` come with the extra `deploy`. `auto` tries those that are there
             but for `inductor`, and keeps the fastest.
         precision: `fp32`; `bf16`, for processors that can multiply it; or `int8`, which NNCF quantises
             for on calibration images.
-        calibration: For `int8`: prepared images (n, C, H, W), or a folder of images such as the network
-            will see, some hundreds; with a folder for each class, accuracy is reported too.
+        calibration: For `int8`, some hundred images such as the network will see: preprocessed images
+            (n, C, H, W) as a tensor or numpy array; an iterable of such batches, or of pairs of a batch and its
+            labels, such as a `DataLoader`, whose first 300 images are taken; or a folder of images. Accuracy is
+            reported too where the labels are given, or where each folder in the folder has the name of one of the
+            network's classes.
         threads: Threads that it computes with; PyTorch's number by default.
         cache: A folder where what `onnxruntime` and `openvino` start from is kept, and taken from when the
             same is asked for again: the same weights and settings of the model, example's height and width,
@@ -214,12 +220,13 @@ def for_runtime(
 
 
 def _expected(model: nn.Module, example: Tensor) -> Any:
-    def run() -> Any:
+    def run_on(images: Tensor) -> Any:
         with torch.inference_mode():
-            return model(example)
+            return model(images)
 
     try:
-        return fork_safe(run)
+        expected = fork_safe(lambda: run_on(example))
+        twice = expected if isinstance(expected, Tensor) else fork_safe(lambda: run_on(torch.cat([example] * 2)))
     except Exception as error:  # of any class: assertions, indices, attributes
         raise DeployError(
             "the model cannot run the example",
@@ -227,6 +234,17 @@ def _expected(model: nn.Module, example: Tensor) -> Any:
             where=f"an example {checks.describe(example)}",
             fix="Pass an example with the channels, height and width that the model takes.",
         ) from error
+    leaves, structure = pytree.tree_flatten(expected)
+    rows = all(isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == len(example) for leaf in leaves)
+    if not leaves or not rows or pytree.tree_structure(twice) != structure:
+        raise DeployError(
+            f"cannot optimize a {type(model).__name__}, whose outputs are not tensors with a row per image",
+            expected="a classifier, a feature extractor, taps or a segmenter",
+            found=type(model).__name__,
+            where="model",
+            fix="Optimize its backbone, such as `model.backbone`, or run the model in PyTorch.",
+        )
+    return expected
 
 
 def _report(optimized: Optimized, model: nn.Module, seen: Calibration, cache: Cache) -> None:
@@ -275,7 +293,9 @@ def _fastest(source: Source, precision: str, threads: int, expected: Any, cache:
             best = optimized
     if best is None:
         reasons = "; ".join(f"{attempt.engine}: {attempt.verdict}" for attempt in attempts.values())
-        raise DeployError("no engine can run it", found=reasons)
+        raise DeployError(
+            "no engine can run the model", found=reasons, fix="Ask for one engine by name to see its whole error."
+        )
     attempts[best.engine] = replace(attempts[best.engine], verdict="chosen")
     best.tried = tuple(attempts.values())
     return best
@@ -329,11 +349,24 @@ def _check(
 ) -> None:
     for what, value, known in (("engine", engine, get_args(EngineName)), ("precision", precision, get_args(Precision))):
         if value not in known:
-            raise DeployError(f"no such {what}", expected=nearest(str(value), known, 4), found=repr(value))
+            raise DeployError(
+                f"no such {what}: {value!r}",
+                expected=nearest(str(value), known, 4),
+                found=repr(value),
+                fix=f"Pass one of {', '.join(known)}.",
+            )
     if (precision == "int8") != (calibration is not None):
-        raise DeployError("precision int8 and calibration images go together", found=precision, where="precision")
+        given = "no calibration images" if calibration is None else "calibration images"
+        raise DeployError(
+            "precision int8 and calibration images go together",
+            found=f"precision {precision} with {given}",
+            where="precision",
+            fix="Pass calibration= for int8, and for int8 alone.",
+        )
     if threads is not None and threads < 1:
-        raise DeployError("no such number of threads", expected="1 or more", found=threads, where="threads")
+        raise DeployError(
+            f"cannot compute with {threads} threads", expected="1 or more", found=threads, fix="Pass 1 or more threads."
+        )
     if engine != "auto":
         if precision not in ENGINES[engine].precisions:
             able = [name for name, other in ENGINES.items() if precision in other.precisions]
@@ -341,9 +374,18 @@ def _check(
         checks.require(ENGINES[engine].packages(precision), f"engine {engine}")
     checks.require_network(model)
     if not checks.are_images(example) or not len(example):
-        found = checks.describe(example)
         raise DeployError(
-            "unfit example", expected="floating-point images (N, C, H, W) on the CPU", found=found, where="example"
+            "the example is not a batch of images",
+            expected="floating-point images (N, C, H, W) on the CPU",
+            found=checks.describe(example),
+            where="example",
+            fix="Preprocess the images and stack them.",
         )
     if not example.isfinite().all():
-        raise DeployError("unfit example", expected="finite numbers", found="NaN or infinity", where="example")
+        raise DeployError(
+            "the example holds NaN or infinity",
+            expected="finite numbers",
+            found="NaN or infinity",
+            where="example",
+            fix="Check the preprocessing.",
+        )
