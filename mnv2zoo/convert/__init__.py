@@ -280,7 +280,10 @@ def _nearest_config(tensors: Tensors) -> Config:
 
     def likeness(published: Config) -> tuple[int, bool]:
         config = as_built(published, tensors)
-        names = _names(tensors, config, _nearest(tensors, config))
+        layout = _nearest(tensors, config)
+        if layout.lacks(config):
+            return -1, False
+        names = _names(tensors, config, layout)
         sizes = {names[key]: math.prod(shape) for key, shape in native.shapes(config).items() if key in names}
         alike = sum(name in tensors and tensors[name].numel() == size for name, size in sizes.items())
         return alike, published.name == "mnv2zoo_100"

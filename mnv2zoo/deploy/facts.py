@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import pickle
 import platform
+from collections import OrderedDict
 from io import BytesIO
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +42,12 @@ def facts_about(model: nn.Module, example: Tensor, calibration: str = "") -> dic
 
 
 class _Pickler(pickle.Pickler):
-    """Pickles tensors as the hash of their numbers."""
+    """Pickles tensors as the hash of their numbers, and hooks without the numbers that this process gave them."""
+
+    def reducer_override(self, value: object) -> Any:
+        if isinstance(value, OrderedDict) and all(isinstance(key, int) for key in value):
+            return OrderedDict, (list(enumerate(value.values())),)
+        return NotImplemented
 
     def persistent_id(self, value: object) -> object:
         if not isinstance(value, Tensor):

@@ -385,7 +385,7 @@ class TestMalformed:
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("config.json", bytes(100_000))
-        monkeypatch.setattr(keras_files, "MAX_BYTES", 99_999)
+        monkeypatch.setattr(keras_files, "MAX_CONFIG_BYTES", 99_999)
         (tmp_path / "x.keras").write_bytes(buffer.getvalue())
         with pytest.raises(ConversionError, match="larger than 99999 bytes"):
             convert.read(tmp_path / "x.keras")
