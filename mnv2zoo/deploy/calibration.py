@@ -70,7 +70,8 @@ def prepare(calibration: Images, model: nn.Module, example: Tensor) -> Calibrati
         count = min(len(images), CALIBRATED)
         images = images[[number * len(images) // count for number in range(count)]]
         return Calibration(lambda: images, _hash(images))
-    if not isinstance(calibration, Iterable) or isinstance(calibration, bytes | dict):
+    batches = isinstance(calibration, Iterable) or hasattr(calibration, "__getitem__")  # PyTorch's datasets
+    if not batches or isinstance(calibration, bytes | dict):
         raise _unfit(checks.describe(calibration), example)
     return _of_batches(calibration, getattr(model, "num_classes", None), example)
 
