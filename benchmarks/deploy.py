@@ -21,12 +21,12 @@ import report
 import timm
 import torch
 import torchvision
-from PIL import Image
 from report import GOOGLE, SAMPLES
 from safetensors.torch import load_file
 
 from mnv2zoo import deploy
 from mnv2zoo.cache import versions
+from mnv2zoo.data import decode
 from mnv2zoo.deploy.checks import missing
 from mnv2zoo.deploy.engines import ENGINES
 
@@ -54,7 +54,7 @@ def photos(count: int) -> torch.Tensor:
     if not files:
         return torch.randn(count, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     transform = timm.data.create_transform((3, 224, 224), mean=[0.5] * 3, std=[0.5] * 3, crop_pct=0.875)
-    return torch.stack([transform(Image.open(files[n % len(files)]).convert("RGB")) for n in range(count)])
+    return torch.stack([transform(decode.read(files[n % len(files)])) for n in range(count)])
 
 
 def timms() -> torch.nn.Module:

@@ -24,6 +24,8 @@ import report
 from PIL import Image
 from report import GOOGLE, ROOT, SAMPLES
 
+from mnv2zoo.data import decode
+
 GOALS = {"timm": 6.0, "timm, channels last": 3.5}
 TIMM = """
 import json, sys
@@ -54,9 +56,9 @@ def make_photos(folder: Path, count: int) -> None:
         if number >= len(samples):
             file.hardlink_to(folder / f"{number % len(samples):05}.jpg")
             continue
-        with Image.open(samples[number]) as photo:
-            size = (500, 375) if photo.width >= photo.height else (375, 500)
-            photo.convert("RGB").resize(size, Image.Resampling.BICUBIC).save(file, quality=90)
+        photo = decode.read(samples[number])
+        size = (500, 375) if photo.width >= photo.height else (375, 500)
+        photo.resize(size, Image.Resampling.BICUBIC).save(file, quality=90)
 
 
 def environment(home: Path) -> dict[str, str]:

@@ -23,6 +23,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.utils import make_grid, save_image
 
+from mnv2zoo.data import decode
+
 CLASSES = (
     *("Banana", "Kiwi", "Lemon", "Orange", "Pineapple"),
     *("Carrots", "Cucumber", "Brown-Cap-Mushroom", "Vine-Tomato", "Cabbage"),
@@ -128,7 +130,7 @@ class Scenes(Dataset[Scene]):
 
 @lru_cache(maxsize=4096)
 def _decoded(photo: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(photo)).convert("RGB")
+    return decode.read(io.BytesIO(photo))
 
 
 def _square_cut(photo: Image.Image, cut: float, side: int, random: Generator) -> Image.Image:
