@@ -422,7 +422,7 @@ def get(name: str) -> Config:
         20
         >>> architecture.get("mnv2zoo_10")
         Traceback (most recent call last):
-        mnv2zoo.errors.UnknownModelError: unknown architecture: expected ...
+        mnv2zoo.errors.UnknownModelError: unknown architecture 'mnv2zoo_10'...
     """
     architecture = name.partition(".")[0]
     if architecture in CONFIGS:
@@ -431,7 +431,7 @@ def get(name: str) -> Config:
     # Most of what takes a name takes a folder too, and a misspelt one ends here.
     path = " A path has to lead to a folder with config.json." if "/" in name else ""
     raise UnknownModelError(
-        "unknown architecture",
+        f"unknown architecture {name!r}"[:200],
         expected=", ".join(near or CONFIGS),
         found=repr(name),
         fix=f"List them with `mnv2zoo list`.{path}",
