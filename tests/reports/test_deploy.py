@@ -206,7 +206,7 @@ def test_an_export_whose_script_would_read_other_pixels_fails(run_folder, tmp_pa
 def test_a_class_name_with_a_line_end_is_refused_before_labels_shift(tmp_path):
     model = network("mnv2zoo_050_c20", num_classes=2)
     model.pretrained_cfg |= {"label_names": ["ant\nbee", "cat"]}
-    with pytest.raises(DeployError) as error:
+    with pytest.raises(DataError) as error:
         deploy.export(model, tmp_path / "bundle")
     assert error.value.found == repr("ant\nbee")
 

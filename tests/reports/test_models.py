@@ -454,12 +454,13 @@ def test_converted_one_channel_weights_get_a_normalization_for_one_channel(tmp_p
     made = elsewhere.bring(
         tmp_path / "gray.safetensors",
         tmp_path / "out",
-        preprocessing={"input_size": (3, 96, 96), "mean": (0.1, 0.2, 0.6)},
+        preprocessing={"input_size": 96, "mean": (0.3,)},
     )
     assert made.preprocessing["input_size"] == (1, 96, 96)
     assert made.preprocessing["mean"] == pytest.approx((0.3,))
     cfg = json.loads((tmp_path / "out" / "config.json").read_text())["pretrained_cfg"]
     assert cfg["mean"] == pytest.approx([0.3])
+    assert cfg["std"] == pytest.approx([(0.229 + 0.224 + 0.225) / 3], abs=1e-6)  # the average of the usual ones
     assert cfg["input_size"] == [1, 96, 96]
 
 
