@@ -45,7 +45,9 @@ class Failure:
         Returns:
             A sentence.
         """
-        return without_secrets(FIXES[self.kind].format(repo=repo, endpoint=endpoint, cache=cache))
+        # Only what is filled in can hold a secret: a text of ours shows where a password goes.
+        filled = {"repo": repo, "endpoint": endpoint, "cache": cache}
+        return FIXES[self.kind].format(**{name: without_secrets(str(value)) for name, value in filled.items()})
 
 
 # What to do, by kind of failure. `{repo}`, `{endpoint}` and `{cache}` are filled in.
