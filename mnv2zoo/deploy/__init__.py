@@ -141,9 +141,9 @@ def optimize(
             for on calibration images.
         calibration: For `int8`, some hundred images such as the network will see: preprocessed images
             (n, C, H, W) as a tensor or numpy array; an iterable of such batches, or of pairs of a batch and its
-            labels, such as a `DataLoader`, whose first 300 images are taken; or a folder of images. Accuracy is
-            reported too where the labels are given, or where each folder in the folder has the name of one of the
-            network's classes.
+            labels, such as a `DataLoader`, whose first 300 images are taken; a `Dataset`; or a folder of images.
+            Accuracy is reported too where the labels are given, or where each folder in the folder has the name
+            of one of the network's classes.
         threads: Threads that it computes with; PyTorch's number by default.
         cache: A folder where what `onnxruntime` and `openvino` start from is kept, and taken from when the
             same is asked for again: the same weights and settings of the model, example's height and width,

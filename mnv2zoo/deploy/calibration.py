@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from mnv2zoo import cache, network
 from mnv2zoo.data import decode, discover
@@ -23,7 +24,7 @@ from mnv2zoo.labels import match_classes
 from mnv2zoo.runtimes import CALIBRATED
 
 # What `optimize` takes: preprocessed images, batches of them, batches with labels, or a folder of images.
-Images = Tensor | Iterable[Any] | str | os.PathLike[str]
+Images = Tensor | Iterable[Any] | Dataset[Any] | str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,13 @@ def prepare(calibration: Images, model: nn.Module, example: Tensor) -> Calibrati
 
     Args:
         calibration: Preprocessed images (n, C, H, W); an iterable of such batches, or of pairs of a batch and its
-            labels, such as a `DataLoader`; or a folder of images. The folders in it are classes if each has the name
-            of one of the network's classes.
+            labels, such as a `DataLoader`; a `Dataset`; or a folder of images. The folders in it are classes if
+            each has the name of one of the network's classes.
         model: The network, whose preprocessing the folder's images get.
         example: Images (N, C, H, W) as the network will see them.
 
     Returns:
-        Up to 300 images: spread over a tensor or a folder, and the first of an iterable.
+        Up to 300 images: spread over a tensor, a dataset or a folder, and the first of an iterable.
 
     Raises:
         DeployError: If it is none of these, there is no such folder, the images are of another shape than the
@@ -71,6 +72,9 @@ def prepare(calibration: Images, model: nn.Module, example: Tensor) -> Calibrati
         count = min(len(images), CALIBRATED)
         images = images[[number * len(images) // count for number in range(count)]]
         return Calibration(lambda: images, _hash(images))
+    if isinstance(calibration, Dataset) and isinstance(calibration, Sized):  # it ends at its length, not by an error
+        samples, count = calibration, min(len(calibration), CALIBRATED)
+        calibration = (samples[number * len(samples) // count] for number in range(count))
     if not isinstance(calibration, Iterable) or isinstance(calibration, bytes | dict):
         raise _unfit(checks.describe(calibration), example)
     return _of_batches(calibration, getattr(model, "num_classes", None), example)

@@ -437,17 +437,17 @@ def test_an_interrupt_ends_auto(shared, monkeypatch):
 # Other processes.
 
 FORK = """
-import multiprocessing, os, sys, time
+import os, pickle, sys, time
 import numpy as np, timm, torch
 import mnv2zoo
 from tests.conftest import random_state_dict
 
-engine, batch, ending = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+engine, ending = sys.argv[1:]
 model = timm.create_model("mnv2zoo_035", num_classes=5).eval()
 model.load_state_dict(random_state_dict("mnv2zoo_035", num_classes=5))
-images = torch.rand(batch, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+images = torch.rand(8, 3, 128, 128, generator=torch.Generator().manual_seed(0))
 fast = mnv2zoo.deploy.optimize(model, images, engine, threads=2)
-unused = mnv2zoo.deploy.optimize(model, images, engine, threads=2)
+unused = pickle.loads(pickle.dumps(fast))  # the child ends without a call of this one
 wanted = fast(images), fast(images[:1]), fast(torch.cat([images, images]))
 unused(images)
 
@@ -486,11 +486,10 @@ same()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("batch", [1, 8])
 @pytest.mark.parametrize(("engine", "ending"), [("torch", ""), ("onnxruntime", "exit"), ("openvino", "exit")])
-def test_a_forked_process_runs_what_its_parent_optimized(engine, ending, batch):
+def test_a_forked_process_runs_what_its_parent_optimized(engine, ending):
     env = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", FORK, engine, str(batch), ending]
+    command = [sys.executable, "-c", FORK, engine, ending]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
 
@@ -522,17 +521,29 @@ def test_taps_can_be_pickled_too(shared):
     assert torch.equal(again["C1"], fast(images)["C1"])
 
 
+WORKERS = """
+import timm, torch, mnv2zoo
+from torch.utils.data import DataLoader, TensorDataset
+
+images = torch.rand(8, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+model = timm.create_model("mnv2zoo_035", num_classes=5).eval()
+fast = mnv2zoo.deploy.optimize(model, images[:1], "torch", threads=2)
+wanted = fast(images)
+loader = DataLoader(
+    TensorDataset(images), 2, num_workers=2, multiprocessing_context="fork", timeout=60,
+    collate_fn=lambda rows: fast(torch.stack([row for (row,) in rows])),
+)
+torch.testing.assert_close(torch.cat(list(loader)), wanted, rtol=1e-3, atol=1e-3)
+"""
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_workers_of_a_data_loader_may_call_an_optimized_network(shared):
-    images = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    fast = deploy.optimize(shared, images[:1], "torch", threads=2)
-    wanted = fast(images)
-
-    def collate(rows):
-        return fast(torch.stack([row for (row,) in rows]))
-
-    loader = DataLoader(TensorDataset(images), 2, num_workers=2, collate_fn=collate, multiprocessing_context="fork")
-    torch.testing.assert_close(torch.cat(list(loader)), wanted, rtol=1e-3, atol=1e-3)
+def test_workers_of_a_data_loader_may_call_an_optimized_network():
+    # In a process of its own: a data loader leaves a handler of SIGCHLD behind.
+    env = {**os.environ, "OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", WORKERS]
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -559,8 +570,7 @@ def test_a_bundles_model_in_a_forked_process_is_an_error_and_not_a_hang(run_fold
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("head", ["ssdlite", "retinanet", "fasterrcnn"])
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(("head", "count"), [("ssdlite", 1), ("retinanet", 2), ("fasterrcnn", 1)])
 def test_a_detector_is_refused_with_what_can_be_optimized(head, count):
     detector = getattr(mnv2zoo.detection, head)(SMALL, 3, pretrained_backbone=False).eval()
     with pytest.raises(DeployError) as error:
