@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mnv2zoo.cli.options import Debug, Json
+from mnv2zoo.cli.options import BatchSize, Debug, Device, Json
 from mnv2zoo.cli.output import print_json, print_table, progress
 
 EXAMPLE = """\b
@@ -47,10 +47,8 @@ def command(
     val_dir: Annotated[str | None, typer.Option(help="Folder of the validation images.", show_default=False)] = None,
     test_dir: Annotated[str | None, typer.Option(help="Folder of the test images.", show_default=False)] = None,
     skip_bad_images: Annotated[bool, typer.Option("--skip-bad-images", help="Leave out what cannot be read.")] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images that go through the network at once.")] = 32,
-    device: Annotated[
-        str | None, typer.Option(help="Where to compute, such as 'cpu' or 'cuda:1'; by default a GPU if there is one.")
-    ] = None,
+    batch_size: BatchSize = 32,
+    device: Device = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:

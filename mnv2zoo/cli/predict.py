@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mnv2zoo.cli import errors
-from mnv2zoo.cli.options import Debug
+from mnv2zoo.cli.options import BatchSize, Debug, Device
 from mnv2zoo.cli.output import progress
 from mnv2zoo.errors import ImageReadError
 
@@ -56,10 +56,8 @@ def command(
     exact: Annotated[
         bool, typer.Option("--exact", help="Prepare images as timm does, bit for bit, which takes longer.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images that go through the network at once.")] = 32,
-    device: Annotated[
-        str | None, typer.Option(help="Where to compute, such as 'cpu' or 'cuda:1'; by default a GPU if there is one.")
-    ] = None,
+    batch_size: BatchSize = 32,
+    device: Device = None,
     ray: Annotated[
         bool,
         typer.Option("--ray", help="Run on a Ray cluster, or on Ray here; --output is a folder for Parquet files."),
