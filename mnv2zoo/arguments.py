@@ -1,7 +1,7 @@
 """The arguments that networks are built with: which values each one takes, and how they are spelled.
 
 Whatever builds a network checks its arguments here: `timm.create_model`, `MobileNetV2` itself, its `reset_classifier`,
-the detectors and segmenters, and whoever reads a `config.json`.
+the detectors and segmenters, and the readers of `config.json`.
 """
 
 from __future__ import annotations

@@ -56,8 +56,8 @@ def command(
 
     On the photos that a run trained on, only those that it held out are used. A line says which photos were measured.
 
-    The photos' folders must bear names of the network's classes: for ImageNet's 1000 classes their names
-    or synsets, such as n01440764.
+    Folder names must match the model's class names: for ImageNet's 1000 classes their names or synsets, such as
+    n01440764.
     """
     from mnv2zoo.training import evaluate
 

@@ -42,7 +42,7 @@ def command(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Write the rows to this file too: '.csv', '.parquet', or else JSON lines. A killed run goes on.",
+            help="Write the rows to this file too: '.csv', '.parquet', or else JSON lines. A killed run resumes.",
         ),
     ] = None,
     engine: Annotated[
@@ -77,9 +77,9 @@ def command(
 ) -> None:
     """Classify images.
 
-    For each image the most probable classes are printed, with scores from 0 to 1. An image that cannot be
-    read is told of on stderr; the others go on, and the exit status is 1. A run with --output that was killed
-    goes on where it stopped when it is started again.
+    For each image the most probable classes are printed, with scores from 0 to 1. Unreadable images are reported
+    on stderr and skipped, and the exit status is 1. If a run with --output is killed, run the same command again
+    to resume.
     """
     from mnv2zoo.predictions import Settings, predict
 
