@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from attacks import zoo
 from attacks.tally import Tally
-from mnv2zoo import network
 from mnv2zoo.errors import UnknownModelError, WeightsError, WeightsIndexError, ZooError
-from mnv2zoo.weights import index, store
+from mnv2zoo.models import config_file, pretrained
+from mnv2zoo.weights import index, schema, store
 from tests.conftest import raw_entry
 
 SECONDS = 5  # what one example may take
@@ -87,7 +87,7 @@ def _try_all(examples: int, strategy: st.SearchStrategy[Any], attempt: Callable[
 
 
 def _index_entries(tally: Tally, folder: Path, examples: int) -> None:
-    fields = st.dictionaries(st.sampled_from(index.FIELDS) | st.text(max_size=8), VALUES, max_size=4)
+    fields = st.dictionaries(st.sampled_from(schema.FIELDS) | st.text(max_size=8), VALUES, max_size=4)
     keys = (
         st.sampled_from(["mnv2zoo_100.a", "mnv2zoo_100.\u0430", *(f"mnv2zoo_100.{t}" for t in TRAVERSALS)]) | st.text()
     )
@@ -95,13 +95,13 @@ def _index_entries(tally: Tally, folder: Path, examples: int) -> None:
     def attempt(entries: dict[str, dict[str, Any]]) -> None:
         text = json.dumps({"schema_version": 1, "weights": {key: raw_entry(**raw) for key, raw in entries.items()}})
         tally.attempt(
-            f"the index {text[:200]}", lambda: index.parse(text, folder / "i"), inside, (WeightsIndexError,), SECONDS
+            f"the index {text[:200]}", lambda: schema.parse(text, folder / "i"), inside, (WeightsIndexError,), SECONDS
         )
 
     _try_all(examples, st.dictionaries(keys, fields, min_size=1, max_size=3), attempt)
 
 
-def inside(entries: dict[str, index.WeightsEntry]) -> bool:
+def inside(entries: dict[str, schema.WeightsEntry]) -> bool:
     """Whether each file that an index names is inside the folder that it is looked for in."""
     for entry in entries.values():
         path = Path("/cache", *(entry.bundled or f"{entry.repo_id}/{entry.filename}").split("/"))
@@ -130,7 +130,7 @@ def _duplicate_keys(tally: Tally) -> None:
         ),
         "{" + ", ".join(f'"k{number}": 1' for number in range(10**5)) + "}",  # many keys that differ
     ):
-        tally.attempt("duplicate keys", lambda: index.parse(text, Path("i")), None, (WeightsIndexError,), SECONDS)  # noqa: B023
+        tally.attempt("duplicate keys", lambda: schema.parse(text, Path("i")), None, (WeightsIndexError,), SECONDS)  # noqa: B023
 
 
 def _weights(tally: Tally, folder: Path, examples: int) -> None:
@@ -172,7 +172,7 @@ def _configs(tally: Tally, folder: Path, examples: int) -> None:
     """A run folder, or a repository on the Hub, with a sound weights file and any `config.json`."""
     (folder / "model.safetensors").write_bytes(zoo.data())
     cfg_fields = st.sampled_from(
-        [*network.CFG_RULES, "url", "file", "state_dict", "hf_hub_id", "source", "custom_load"]
+        [*config_file.CFG_RULES, "url", "file", "state_dict", "hf_hub_id", "source", "custom_load"]
     )
     fields = st.sampled_from(["architecture", "num_classes", "label_names", "label_descriptions", "global_pool"])
     odd = st.builds(
@@ -185,7 +185,7 @@ def _configs(tally: Tally, folder: Path, examples: int) -> None:
         },
         st.dictionaries(cfg_fields | st.text(max_size=5), VALUES, max_size=3)
         | VALUES.filter(lambda v: isinstance(v, dict)),
-        st.dictionaries(st.sampled_from([*network.ARGUMENT_RULES]) | st.text(max_size=5), VALUES, max_size=2),
+        st.dictionaries(st.sampled_from([*config_file.ARGUMENT_RULES]) | st.text(max_size=5), VALUES, max_size=2),
         st.dictionaries(fields | st.just("pretrained_cfg"), VALUES, max_size=1),
     ).map(json.dumps)
 
@@ -193,7 +193,7 @@ def _configs(tally: Tally, folder: Path, examples: int) -> None:
         (folder / "config.json").write_text(text, encoding="utf-8", errors="replace")
         tally.attempt(
             f"the config.json {text[:300]}",
-            lambda: network.load(str(folder), "cpu"),
+            lambda: pretrained.load(str(folder), "cpu"),
             lambda found: len(found.label_names) == found.model.num_classes,
             (WeightsError, UnknownModelError, ZooError),
             SECONDS,

@@ -20,9 +20,11 @@ import torch
 
 from attacks import zoo
 from attacks.bad_files import MEMORY, NUMBERS, TRAVERSALS, inside
-from mnv2zoo import architecture, convert, network
+from mnv2zoo import architecture, convert
 from mnv2zoo.errors import ConversionError, IntegrityError, UnknownModelError, WeightsError, WeightsIndexError
-from mnv2zoo.weights import index, store
+from mnv2zoo.model_dir import files
+from mnv2zoo.models import config_file, pretrained
+from mnv2zoo.weights import index, schema, store
 from tests.conftest import raw_entry
 
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-"))
@@ -48,7 +50,7 @@ class Target:
     framed: bool = False
 
 
-def _index(data: bytes) -> dict[str, index.WeightsEntry]:
+def _index(data: bytes) -> dict[str, schema.WeightsEntry]:
     file = FOLDER / "index.json"
     file.write_bytes(data)
     try:
@@ -85,7 +87,7 @@ def _config(data: bytes) -> None:
         (folder / "model.safetensors").write_bytes(zoo.data())
     (folder / "config.json").write_bytes(data)
     try:
-        found = network.load(str(folder), "cpu")
+        found = pretrained.load(str(folder), "cpu")
     except (UnknownModelError, WeightsError, ConversionError):
         return
     if len(found.label_names) != found.model.num_classes:
@@ -116,7 +118,7 @@ def _config_seeds() -> list[bytes]:
     made = []
     for names in ([], [f"class {number}" for number in range(zoo.CLASSES)]):
         model = timm.create_model(CLASSIFIER, num_classes=zoo.CLASSES)
-        made.append(network.files(model, data_config, names)["config.json"])
+        made.append(files.files(model, data_config, names)["config.json"])
     document = json.loads(made[0]) | {"model_args": {"pad_type": "same", "act_layer": "relu", "bn_eps": 1e-3}}
     return [*made, json.dumps(document).encode()]
 
@@ -131,10 +133,10 @@ TARGETS = {
 # Words that the code under test compares with, so that they need not be guessed letter by letter.
 WORDS: list[str] = [
     *TRAVERSALS,
-    *index.FIELDS,
-    *index.INTERPOLATIONS,
-    *network.CFG_RULES,
-    *network.ARGUMENT_RULES,
+    *schema.FIELDS,
+    *schema.INTERPOLATIONS,
+    *config_file.CFG_RULES,
+    *config_file.ARGUMENT_RULES,
     *convert.LAYOUTS,
     *architecture.CONFIGS,
     *("schema_version", "weights", "pretrained_cfg", "model_args", "imagenet-1k", "a" * 64, "a" * 40),

@@ -23,7 +23,8 @@ from attacks.hostile_hub import HostileHub
 from tests.conftest import as_bytes, random_state_dict, raw_entry
 
 import huggingface_hub  # isort: skip  # after conftest, which sets what it reads when it is imported
-from mnv2zoo import registry, weights
+from mnv2zoo import weights
+from mnv2zoo.models import registry
 from mnv2zoo.weights import index
 
 PINNED, UNPINNED, BUNDLED = "mnv2zoo_035.pinned", "mnv2zoo_035.unpinned", "mnv2zoo_035.bundled"

@@ -29,7 +29,9 @@ def random_weights() -> bytes:
 
     import mnv2zoo
 
-    return safetensors.torch.save(mnv2zoo.model.MobileNetV2(mnv2zoo.architecture.get("mnv2zoo_100")).state_dict())
+    return safetensors.torch.save(
+        mnv2zoo.models.mobilenetv2.MobileNetV2(mnv2zoo.architecture.get("mnv2zoo_100")).state_dict()
+    )
 
 
 def lay_out(data: bytes, home: Path) -> Path:

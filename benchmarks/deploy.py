@@ -25,10 +25,10 @@ from report import GOOGLE, SAMPLES
 from safetensors.torch import load_file
 
 from mnv2zoo import deploy
-from mnv2zoo.cache import versions
 from mnv2zoo.data import decode
 from mnv2zoo.deploy.checks import missing
 from mnv2zoo.deploy.engines import ENGINES
+from mnv2zoo.runtimes.cache import versions
 
 # How many times faster than timm in eager mode, at batch 1 and 32.
 GOALS = {

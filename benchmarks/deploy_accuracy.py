@@ -14,24 +14,25 @@ from collections.abc import Callable, Sequence
 import report
 import torch
 
-from mnv2zoo import deploy, network
+from mnv2zoo import deploy
+from mnv2zoo.data import datasets
 from mnv2zoo.deploy.checks import missing
 from mnv2zoo.deploy.engines import ENGINES
-from mnv2zoo.runtimes import CALIBRATED
-from mnv2zoo.training import data
+from mnv2zoo.models import pretrained
+from mnv2zoo.runtimes.runners import CALIBRATED
 
 LOSSES = {"int8": 1.0, "bf16": 0.3}  # at most, in points of top-1
 BATCH = 32
 
 
-def spread(samples: Sequence[data.Sample], number: int) -> list[data.Sample]:
+def spread(samples: Sequence[datasets.Sample], number: int) -> list[datasets.Sample]:
     """Some of the samples, in order of their classes, as far apart as can be."""
     ordered = sorted(samples, key=lambda sample: (sample.label, sample.name))
     number = min(number, len(ordered))
     return [ordered[place * len(ordered) // number] for place in range(number)]
 
 
-def read(samples: Sequence[data.Sample], prepare: Callable[..., torch.Tensor]) -> torch.Tensor:
+def read(samples: Sequence[datasets.Sample], prepare: Callable[..., torch.Tensor]) -> torch.Tensor:
     return torch.stack([prepare(sample.read()) for sample in samples])
 
 
@@ -46,8 +47,8 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="only so many photos of the split, spread over its classes")
     args = parser.parse_args()
 
-    found = data.find(args.data)
-    ours = network.load(args.run, "cpu")
+    found = datasets.find(args.data)
+    ours = pretrained.load(args.run, "cpu")
     if tuple(ours.label_names) != found.class_names:
         parser.error(f"{args.run} does not know the classes of {args.data}")
     photos = spread(found.splits[args.split], args.limit or len(found.splits[args.split]))

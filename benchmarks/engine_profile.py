@@ -20,10 +20,10 @@ from deploy import photos, timms
 from torch import nn
 
 from mnv2zoo import architecture
-from mnv2zoo.cache import versions
 from mnv2zoo.deploy import calibration, fold
 from mnv2zoo.deploy.engines import ENGINES, Source
-from mnv2zoo.runtimes import openvino_compiler
+from mnv2zoo.runtimes.cache import versions
+from mnv2zoo.runtimes.runners import openvino_compiler
 
 KINDS = {"1x1 convolutions": "_1x1_", "depthwise convolutions": "_dw_"}  # by the names of OpenVINO's kernels
 

@@ -24,7 +24,7 @@ from timm.data import create_transform
 
 from mnv2zoo import deploy
 from mnv2zoo.data import decode, discover
-from mnv2zoo.preprocessing import Exact, Fast
+from mnv2zoo.data.preprocessing import Exact, Fast
 
 NORMAL = (0.5, 0.5, 0.5)
 

@@ -26,7 +26,7 @@ def measure(kind: str, name: str, side: int, batch: int) -> None:
     import torch
     from torch.nn import functional
 
-    from mnv2zoo.training import memory
+    from mnv2zoo.system import memory
 
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=20).train().to(memory_format=torch.channels_last)

@@ -29,8 +29,8 @@ from scenes import CLASSES, Scene, Scenes
 from torch import Tensor, nn
 
 import mnv2zoo
-from mnv2zoo.files import whole_file
-from mnv2zoo.training import memory
+from mnv2zoo.system import memory
+from mnv2zoo.system.files import whole_file
 
 BACKBONES = {
     "mnv2zoo": "mnv2zoo_100, pretrained",

@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 
-from mnv2zoo import elsewhere, network
 from mnv2zoo.data import decode
 from mnv2zoo.errors import ImageReadError
-from mnv2zoo.files import whole_file
+from mnv2zoo.model_dir import from_checkpoint
+from mnv2zoo.models import pretrained
+from mnv2zoo.system.files import whole_file
 
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -36,8 +37,8 @@ WAYS = {
 def classify(weights: Path, photos: list[Path], pad_type: str, preprocessing: dict[str, Any]) -> list[int]:
     """The class that each photo is taken for."""
     with tempfile.TemporaryDirectory() as scratch:
-        elsewhere.bring(weights, Path(scratch) / "net", pad_type=pad_type, preprocessing=preprocessing)
-        net = network.load(f"{scratch}/net", "cpu")
+        from_checkpoint.bring(weights, Path(scratch) / "net", pad_type=pad_type, preprocessing=preprocessing)
+        net = pretrained.load(f"{scratch}/net", "cpu")
     found = []
     with torch.inference_mode():
         for _, image in decode.read_all(photos, net.transform, ahead=8):

@@ -13,23 +13,15 @@ __all__ = [
     "convert",
     "deploy",
     "detection",
-    "elsewhere",
     "environment",
     "errors",
     "evaluate",
     "features",
     "finetune",
-    "info",
     "list_models",
-    "model",
     "model_info",
-    "network",
     "predict",
-    "predictions",
-    "preprocessing",
-    "registry",
     "segmentation",
-    "training",
     "transforms",
     "weights",
 ]
@@ -47,22 +39,8 @@ def _is_command_line() -> bool:
 # The command line answers --help before torch and timm are imported, which takes seconds; its commands
 # import what they need.
 if not _is_command_line():
-    from mnv2zoo import (
-        convert,
-        deploy,
-        detection,
-        elsewhere,
-        features,
-        info,
-        model,
-        network,
-        predictions,
-        preprocessing,
-        registry,
-        segmentation,
-        training,
-        weights,
-    )
-    from mnv2zoo.info import list_models, model_info, transforms
-    from mnv2zoo.predictions import predict
+    import mnv2zoo.models.registry  # noqa: F401  # registers the models
+    from mnv2zoo import convert, deploy, detection, features, segmentation, weights
+    from mnv2zoo.inference.predict import predict
+    from mnv2zoo.models.zoo import list_models, model_info, transforms
     from mnv2zoo.training import evaluate, finetune

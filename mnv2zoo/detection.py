@@ -22,9 +22,10 @@ from torchvision.models.detection.ssdlite import SSDLiteHead
 from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
-from mnv2zoo import architecture, arguments, backbone
+from mnv2zoo import _backbone, architecture
 from mnv2zoo.errors import TapError
 from mnv2zoo.features import HEAD, BottleneckTaps, bottleneck_names
+from mnv2zoo.models import arguments
 
 FPN_CHANNELS = 256
 
@@ -72,8 +73,8 @@ def ssdlite(
         ['boxes', 'labels', 'scores']
     """
     num_classes = arguments.integer("num_classes", num_classes, 1)
-    backbone.check_arguments(kwargs, _arguments(SSD))
-    network = backbone.build(name, pretrained_backbone, trainable_backbone_layers, in_chans=in_chans)
+    _backbone.check_arguments(kwargs, _arguments(SSD))
+    network = _backbone.build(name, pretrained_backbone, trainable_backbone_layers, in_chans=in_chans)
     # As in torchvision's SSDLite, https://github.com/pytorch/vision/blob/main/torchvision/models/detection/ssdlite.py
     norm_layer = partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)
     maps = _WithExtraLayers(network, norm_layer)
@@ -84,7 +85,7 @@ def ssdlite(
         "nms_thresh": 0.55,
         "detections_per_img": 300,
         "topk_candidates": 300,
-        **backbone.normalisation(network, in_chans),
+        **_backbone.normalisation(network, in_chans),
     }
     return SSD(maps, anchors, size, num_classes, head=head, **(defaults | kwargs))
 
@@ -125,16 +126,16 @@ def retinanet(
         UnknownArgumentError: If `RetinaNet` takes no such argument.
     """
     num_classes = arguments.integer("num_classes", num_classes, 1)
-    backbone.check_arguments(kwargs, _arguments(RetinaNet))
+    _backbone.check_arguments(kwargs, _arguments(RetinaNet))
     frozen_norm = bool(pretrained_backbone)
-    network = backbone.build(name, pretrained_backbone, trainable_backbone_layers, frozen_norm, in_chans=in_chans)
+    network = _backbone.build(name, pretrained_backbone, trainable_backbone_layers, frozen_norm, in_chans=in_chans)
     maps = _WithPyramid(network, _given(levels, network, 8, 16, 32), LastLevelP6P7(FPN_CHANNELS, FPN_CHANNELS))
     sizes = [4 * side for side in maps.strides(2)]
     anchors = AnchorGenerator(
         tuple((side, int(side * 2 ** (1 / 3)), int(side * 2 ** (2 / 3))) for side in sizes),
         ((0.5, 1.0, 2.0),) * len(sizes),
     )
-    defaults = {"anchor_generator": anchors, **backbone.normalisation(network, in_chans)}
+    defaults = {"anchor_generator": anchors, **_backbone.normalisation(network, in_chans)}
     return RetinaNet(maps, num_classes, **(defaults | kwargs))
 
 
@@ -173,22 +174,22 @@ def fasterrcnn(
         UnknownArgumentError: If `FasterRCNN` takes no such argument.
     """
     num_classes = arguments.integer("num_classes", num_classes, 1)
-    backbone.check_arguments(kwargs, _arguments(FasterRCNN))
+    _backbone.check_arguments(kwargs, _arguments(FasterRCNN))
     frozen_norm = bool(pretrained_backbone)
-    network = backbone.build(name, pretrained_backbone, trainable_backbone_layers, frozen_norm, in_chans=in_chans)
+    network = _backbone.build(name, pretrained_backbone, trainable_backbone_layers, frozen_norm, in_chans=in_chans)
     maps = _WithPyramid(network, _given(levels, network, 4, 8, 16, 32), LastLevelMaxPool())
     sizes = [8 * side for side in maps.strides(1)]
     anchors = AnchorGenerator(tuple((side,) for side in sizes), ((0.5, 1.0, 2.0),) * len(sizes))
     defaults = {
         "rpn_anchor_generator": anchors,
         "box_roi_pool": MultiScaleRoIAlign(maps.taps.names, output_size=7, sampling_ratio=2),
-        **backbone.normalisation(network, in_chans),
+        **_backbone.normalisation(network, in_chans),
     }
     return FasterRCNN(maps, num_classes, **(defaults | kwargs))
 
 
 def _given(levels: Sequence[str] | None, network: Any, *reductions: int) -> Sequence[str]:
-    return backbone.last_at(network, *reductions) if levels is None else levels
+    return _backbone.last_at(network, *reductions) if levels is None else levels
 
 
 class _WithExtraLayers(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mnv2zoo import architecture
 from mnv2zoo.architecture import Bottleneck
 from mnv2zoo.errors import TapError, nearest
-from mnv2zoo.model import DepthwiseSeparable, MobileNetV2
+from mnv2zoo.models.mobilenetv2 import DepthwiseSeparable, MobileNetV2
 
 Location = Literal["output", "expansion"]
 STEM, HEAD = "C1", "C2"

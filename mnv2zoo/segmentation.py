@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torchvision.models.segmentation import LRASPP, DeepLabV3
 from torchvision.models.segmentation.deeplabv3 import ASPP, DeepLabHead
 
-from mnv2zoo import arguments, backbone
+from mnv2zoo import _backbone
 from mnv2zoo.features import BottleneckTaps
+from mnv2zoo.models import arguments
 
 # Chen et al. 2017, "Rethinking Atrous Convolution", section 4.2: doubled where the stride is halved.
 ATROUS_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
@@ -58,10 +59,10 @@ def deeplabv3(
     num_classes = arguments.integer("num_classes", num_classes, 1)
     if isinstance(output_stride, bool | float) or output_stride not in ATROUS_RATES:
         raise arguments.refused("output_stride", output_stride, "16 or 8")
-    network = backbone.build(
+    network = _backbone.build(
         name, pretrained_backbone, trainable_backbone_layers, output_stride=output_stride, in_chans=in_chans
     )
-    maps = _Maps(network, {"out": backbone.last_at(network, output_stride)[0]})
+    maps = _Maps(network, {"out": _backbone.last_at(network, output_stride)[0]})
     channels = maps.channels["out"]
     if aspp:
         head: nn.Module = DeepLabHead(channels, num_classes, ATROUS_RATES[output_stride])
@@ -107,8 +108,8 @@ def lraspp(
     """
     num_classes = arguments.integer("num_classes", num_classes, 1)
     inter_channels = arguments.integer("inter_channels", inter_channels, 1)
-    network = backbone.build(name, pretrained_backbone, trainable_backbone_layers, output_stride=16, in_chans=in_chans)
-    low, high = backbone.last_at(network, 8, 16)
+    network = _backbone.build(name, pretrained_backbone, trainable_backbone_layers, output_stride=16, in_chans=in_chans)
+    low, high = _backbone.last_at(network, 8, 16)
     maps = _Maps(network, {"low": low, "high": high})
     return LRASPP(maps, maps.channels["low"], maps.channels["high"], num_classes, inter_channels)
 

@@ -13,7 +13,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from mnv2zoo.files import whole_file
+from mnv2zoo.system.files import whole_file
 from mnv2zoo.weights import index
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,7 +10,7 @@ from typing import Any
 from mnv2zoo import architecture
 from mnv2zoo.architecture import Config
 from mnv2zoo.weights import index
-from mnv2zoo.weights.index import WeightsEntry
+from mnv2zoo.weights.schema import WeightsEntry
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMES = "\u00a0\u00d7\u00a0"  # a multiplication sign that no line is broken at

@@ -10,7 +10,7 @@ from catalogue import TIMES, WEIGHTS, figures, input_size, is_measured, measured
 
 from mnv2zoo import architecture
 from mnv2zoo.architecture import Config
-from mnv2zoo.weights.index import WeightsEntry
+from mnv2zoo.weights.schema import WeightsEntry
 
 
 def family(config: Config) -> str:

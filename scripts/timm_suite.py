@@ -27,8 +27,8 @@ import safetensors.torch
 from timm_suite_plugin import APPLIES, AS_THEY_ARE, OTHERS
 
 from mnv2zoo.architecture import CONFIGS
-from mnv2zoo.model import MobileNetV2
-from mnv2zoo.weights import index
+from mnv2zoo.models.mobilenetv2 import MobileNetV2
+from mnv2zoo.weights import index, schema
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -93,7 +93,7 @@ def random_weights(folder: Path) -> Path:
                 "license": "none",
             }
     path = folder / "index.json"
-    path.write_text(json.dumps({"schema_version": index.SCHEMA_VERSION, "weights": entries}), encoding="utf-8")
+    path.write_text(json.dumps({"schema_version": schema.SCHEMA_VERSION, "weights": entries}), encoding="utf-8")
     return path
 
 

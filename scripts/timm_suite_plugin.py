@@ -240,7 +240,7 @@ def our_name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture(autouse=True)
 def checkpoint_filter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gives our module the filter that a test looks for; ours has none, as it loads checkpoints as they are."""
-    module = importlib.import_module("mnv2zoo.model")
+    module = importlib.import_module("mnv2zoo.models.mobilenetv2")
     if request.node.originalname == "test_headless_checkpoint_reload" and not hasattr(module, "checkpoint_filter_fn"):
         monkeypatch.setattr(module, "checkpoint_filter_fn", lambda state_dict, model: state_dict, raising=False)
 

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from tests.hub_server import HubServer
+from tests.photos import fill
 
 _HUB = HubServer().__enter__()
 _HOME = tempfile.mkdtemp(prefix="mnv2zoo-tests-")
@@ -44,7 +45,7 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
 import mnv2zoo  # noqa: E402
-from mnv2zoo import registry  # noqa: E402
+from mnv2zoo.models import registry  # noqa: E402
 from mnv2zoo.weights import index  # noqa: E402
 
 torch.set_num_threads(1)
@@ -162,12 +163,19 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The run folder of a network that sees 32 pixels, and so is quick."""
+    torch.manual_seed(0)  # one network, whichever tests run
     model = timm.create_model("mnv2zoo_035", num_classes=3)
     model.load_state_dict(random_state_dict("mnv2zoo_035", num_classes=3))
     model.pretrained_cfg |= {"input_size": (3, 32, 32)}
     folder = tmp_path_factory.mktemp("run")
     timm.models.save_for_hf(model, folder, model_config={"label_names": ["a", "b", "c"]}, safe_serialization=True)
     return str(folder)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A plain folder of three classes with eight photos each."""
+    return fill(tmp_path / "photos")
 
 
 def save_photos(folder: Path, number: int, links: int = 1) -> Path:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import mnv2zoo
 from tests import fake_device
-from tests.training.conftest import QUICK
+from tests.photos import QUICK
 
 WAYS = {
     "head": {"train": "head"},
@@ -42,7 +42,7 @@ def train(data: str, start: str, out: Path, values: dict) -> dict[str, torch.Ten
 
 def interrupted(data: str, model: str, out: Path, values: dict) -> None:
     """Leaves a run as an interruption in its second epoch does."""
-    from mnv2zoo.training.loop import Training
+    from mnv2zoo.training.trainer import Training
 
     real = Training.save
 

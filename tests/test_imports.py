@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "mnv2zoo"
 NAMES = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
 NAMES = NAMES - {"__init__"} | {"mnv2zoo"}
-STANDARD_LIBRARY_ONLY = ("errors", "environment", "system", "architecture")
+STANDARD_LIBRARY_ONLY = ("errors", "environment", "architecture")
 
 
 def allowed() -> dict[str, set[str]]:
@@ -86,19 +86,19 @@ def test_the_table_keeps_the_rules_of_the_design() -> None:
     table = allowed()
     assert table["errors"] == table["environment"] == set()
     assert table["architecture"] == {"errors"}
-    assert table["model"] <= {"architecture", "arguments", "errors", "timm_private"}
-    assert not table["weights"] & {"model", "registry"}
-    assert not table["convert"] & {"model", "registry"}
+    assert not table["weights"] & {"models"}
+    assert not table["convert"] & {"models"}
     assert {name for name, others in table.items() if "cli" in others} <= {"__main__"}
 
 
 def test_the_reader_sees_every_form_of_import() -> None:
     written = (
-        "import torch, mnv2zoo.model\nfrom mnv2zoo import errors\ndef f():\n    from mnv2zoo.cli.main import app\n"
+        "import torch, mnv2zoo.models.mobilenetv2\nfrom mnv2zoo import errors\ndef f():\n"
+        "    from mnv2zoo.cli.main import app\n"
     )
-    relative = "from . import trust\nfrom .. import model\nfrom ..cli import main\nfrom .index import entry\n"
+    relative = "from . import trust\nfrom .. import models\nfrom ..cli import main\nfrom .index import entry\n"
     found = [ours(dotted) for dotted in imported(written + relative, PACKAGE / "weights" / "store.py")]
-    assert found == [None, "model", "errors", "weights", "model", "cli", "weights", "cli"]
+    assert found == [None, "models", "errors", "weights", "models", "cli", "weights", "cli"]
 
 
 def used(text: str, path: Path) -> set[str]:
@@ -149,7 +149,7 @@ def test_the_reader_sees_every_use_of_a_private_name(written: str, takes: bool) 
 def test_what_others_keep_private_is_taken_in_one_place() -> None:
     for path in PACKAGE.rglob("*.py"):
         found = sorted(filter(private, used(path.read_text(encoding="utf-8"), path)))
-        assert not found, f"{path.relative_to(ROOT)} uses {found}, which belongs into mnv2zoo/timm_private.py"
+        assert not found, f"{path.relative_to(ROOT)} uses {found}, which belongs into mnv2zoo/models/timm_compat.py"
 
 
 @pytest.mark.parametrize(

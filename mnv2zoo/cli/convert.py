@@ -69,11 +69,11 @@ def command(
     The folder holds model.safetensors and config.json, for `mnv2zoo predict --model FOLDER`, `mnv2zoo finetune
     --model FOLDER` or --init FOLDER, and timm's local-dir:FOLDER. Files are read as data; no code in them runs.
     """
-    from mnv2zoo import elsewhere
+    from mnv2zoo.model_dir import from_checkpoint
 
     preprocessing: dict[str, Any] = {"mean": mean, "std": std}
     preprocessing["input_size"] = input_size
-    made = elsewhere.bring(
+    made = from_checkpoint.bring(
         file,
         out or Path(file.name.partition(".")[0]),
         model,

@@ -105,7 +105,7 @@ def command(
     import sys
 
     from mnv2zoo.training import finetune
-    from mnv2zoo.training.log import Log
+    from mnv2zoo.training.progress import Log
 
     given = {name: value for name in FIELDS if (value := values[name]) is not None}
     written = read(recipe) if recipe is not None else {}

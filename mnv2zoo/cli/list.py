@@ -24,9 +24,9 @@ def command(
     Weights are "pinned" where the index knows their hash, "bundled" where they come with the package,
     and otherwise trusted "on first use": what the Hub serves then is written down, and must not change.
     """
-    from mnv2zoo import info
+    from mnv2zoo.models import zoo
 
-    models = [describe(name) for name in info.list_models(pretrained)]
+    models = [describe(name) for name in zoo.list_models(pretrained)]
     if as_json:
         print_json(models)
         return

@@ -15,7 +15,7 @@ from mnv2zoo.cli.options import Debug
 from mnv2zoo.cli.output import print_json
 
 if TYPE_CHECKING:
-    from mnv2zoo.weights.pack import Package
+    from mnv2zoo.model_dir.packaging import Package
 
 EXAMPLE = "\b\nExample:\n  mnv2zoo weights pack runs/tulips --name mnv2zoo_100.tulips --license MIT --push you/tulips"
 
@@ -54,11 +54,11 @@ def command(
         raise errors.UsageError("Give --push or --repo-id: --push names the repository too.")
     if private and push is None:
         raise errors.UsageError("--private goes with --push.")
-    from mnv2zoo.weights import pack
+    from mnv2zoo.model_dir import packaging
 
-    package = pack.pack(run, name, license, out, push or repo_id, description)
+    package = packaging.pack(run, name, license, out, push or repo_id, description)
     if push is not None:
-        package = pack.push(package, private)
+        package = packaging.push(package, private)
     print_json(package.index_entry())
     if package.beyond:
         warnings.warn(

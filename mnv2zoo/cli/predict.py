@@ -1,4 +1,4 @@
-"""`mnv2zoo predict`: the classes of images; `mnv2zoo.predictions` finds them."""
+"""`mnv2zoo predict`: the classes of images; `mnv2zoo.inference.predict` finds them."""
 
 from __future__ import annotations
 
@@ -81,13 +81,13 @@ def command(
     on stderr and skipped, and the exit status is 1. If a run with --output is killed, run the same command again
     to resume.
     """
-    from mnv2zoo.predictions import Settings, predict
+    from mnv2zoo.inference.predict import Settings, predict
 
     status = 0
     if ray:
         if output is None or device is not None or cache is not None:
             raise typer.BadParameter("needs --output, chooses devices itself and keeps nothing", param_hint="--ray")
-        from mnv2zoo import ray as on_ray
+        from mnv2zoo.inference import ray_data as on_ray
 
         settings = Settings(model, topk, engine, precision, str(calibration) if calibration else None, exact)
         for error in on_ray.predict(paths, output, settings, batch_size=batch_size, workers=workers):

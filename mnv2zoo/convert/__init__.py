@@ -25,11 +25,11 @@ from typing import Any
 
 from mnv2zoo import architecture
 from mnv2zoo.architecture import Config
-from mnv2zoo.convert import keras, native, seed, timm, torchvision, transformers
 from mnv2zoo.convert import state_dict as state_dict_
 from mnv2zoo.convert.files import Checkpoint, in_folder, read
-from mnv2zoo.convert.layout import Layout
-from mnv2zoo.convert.native import Tensors
+from mnv2zoo.convert.layouts import keras, native, seed, timm, torchvision, transformers
+from mnv2zoo.convert.layouts.base import Layout
+from mnv2zoo.convert.layouts.native import Tensors
 from mnv2zoo.errors import ConversionError
 
 # Without it, a star import would put our modules in the place of timm and torchvision.

@@ -13,7 +13,7 @@ from typing import Any
 
 from mnv2zoo.convert import keras_files, state_dict, torch_files
 from mnv2zoo.errors import ConversionError, ZooError, one_line
-from mnv2zoo.files import MAX_BYTES
+from mnv2zoo.system.files import MAX_BYTES
 
 
 @dataclass(frozen=True)

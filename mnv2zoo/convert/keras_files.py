@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnv2zoo.convert import keras
-from mnv2zoo.convert.native import Tensors
+from mnv2zoo.convert.layouts import keras
+from mnv2zoo.convert.layouts.native import Tensors
 from mnv2zoo.errors import ConversionError, MissingExtraError
-from mnv2zoo.files import MAX_BYTES
+from mnv2zoo.system.files import MAX_BYTES
 
 if TYPE_CHECKING:
     import torch

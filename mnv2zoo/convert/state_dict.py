@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mnv2zoo.convert.native import Tensors
+from mnv2zoo.convert.layouts.native import Tensors
 from mnv2zoo.errors import ConversionError
 
 # Where checkpoint files keep the state dict, best first: averaged weights before the others, as in timm.

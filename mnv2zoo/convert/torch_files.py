@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mnv2zoo.errors import ConversionError, one_line
-from mnv2zoo.files import MAX_BYTES
+from mnv2zoo.system.files import MAX_BYTES
 
 # What timm's and Lightning's training programs save beside the tensors, by module.
 SETTINGS = {

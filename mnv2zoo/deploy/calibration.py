@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from mnv2zoo import cache, network
 from mnv2zoo.data import decode, discover
+from mnv2zoo.data.labels import match_classes
 from mnv2zoo.deploy import checks
 from mnv2zoo.errors import DataError, DeployError
-from mnv2zoo.labels import match_classes
-from mnv2zoo.runtimes import CALIBRATED
+from mnv2zoo.models import pretrained
+from mnv2zoo.runtimes import cache
+from mnv2zoo.runtimes.runners import CALIBRATED
 
 # What `optimize` takes: preprocessed images, batches of them, batches with labels, or a folder of images.
 Images = Tensor | Iterable[Any] | Dataset[Any] | str | os.PathLike[str]
@@ -98,12 +99,12 @@ def _of_folder(folder: Path, model: nn.Module, example: Tensor) -> Calibration:
         )
     files = discover.spread(discover.find(str(folder)), CALIBRATED)
     channels, height, width = example.shape[1:]
-    data = network.image_config(cfg, channels)
-    transform: Any = network.image_transform({**data, "input_size": (channels, height, width)})
+    data = pretrained.image_config(cfg, channels)
+    transform: Any = pretrained.image_transform({**data, "input_size": (channels, height, width)})
     return Calibration(
         lambda: _checked(torch.stack([transform(decode.read(file)) for file in files]), example),
         f"{transform} {cache.versions(('PIL', 'torchvision'))} {discover.fingerprint(folder, files)}",
-        _classes([file.relative_to(folder) for file in files], network.label_names(model)),
+        _classes([file.relative_to(folder) for file in files], pretrained.label_names(model)),
     )
 
 

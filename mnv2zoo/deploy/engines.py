@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils import _pytree as pytree
 
-from mnv2zoo import runtimes
 from mnv2zoo.deploy.calibration import Calibration
-from mnv2zoo.runtimes import INPUT, Parts
+from mnv2zoo.runtimes import runners
+from mnv2zoo.runtimes.runners import INPUT, Parts
 
 Runner = Callable[[Tensor], list[Tensor]]
 T = TypeVar("T")
@@ -233,7 +233,7 @@ def _inductor(plan: Plan) -> Runner:
 def _for_onnxruntime(source: Source, precision: str) -> Parts:
     if precision != "int8":
         return {"model": source.onnx}
-    runtimes.import_onnxruntime()  # NNCF does too
+    runners.import_onnxruntime()  # NNCF does too
     import onnx
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, QuantizationParameters
 
@@ -277,7 +277,7 @@ def _for_openvino(source: Source, precision: str) -> Parts:
 
 def _runtime(name: str, plan: Plan) -> Runner:
     """Starts an engine that is a runtime of its own."""
-    run_arrays = runtimes.RUNTIMES[name](plan.parts, plan.shape[1:], plan.precision, plan.threads)
+    run_arrays = runners.RUNTIMES[name](plan.parts, plan.shape[1:], plan.precision, plan.threads)
     return lambda x: [torch.from_numpy(output) for output in run_arrays(x.contiguous().numpy())]
 
 

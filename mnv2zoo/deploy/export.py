@@ -18,13 +18,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from mnv2zoo import network
 from mnv2zoo.data import decode, pixels
-from mnv2zoo.deploy import checks, engines, made_images
+from mnv2zoo.deploy import checks, engines, generated_images
 from mnv2zoo.deploy.fold import fold
 from mnv2zoo.errors import DeployError, nearest
-from mnv2zoo.files import vacant, whole_folder
-from mnv2zoo.network import Description
+from mnv2zoo.models import config_file, names, pretrained
+from mnv2zoo.models.names import Description
+from mnv2zoo.system.files import vacant, whole_folder
 from mnv2zoo.version import __version__
 
 Format = Literal["onnx", "openvino", "torch-export", "executorch", "litert"]
@@ -81,12 +81,12 @@ def export(model: nn.Module | str, directory: str | Path, format: Format = "onnx
     """
     directory = Path(directory)
     _check(directory, format)
-    description = network.describe(model) if isinstance(model, str) else _description(model)
+    description = names.describe(model) if isinstance(model, str) else _description(model)
     classifier: nn.Module = description.build().eval() if isinstance(model, str) else model
     checks.require_network(classifier)
     preprocessing = _preprocessing(classifier)
     labels = _labels(classifier, description)
-    network.check_labels(labels, name or description.name)
+    config_file.check_labels(labels, name or description.name)
 
     try:
         with whole_folder(directory) as bundle:
@@ -125,7 +125,7 @@ def _description(model: nn.Module) -> Description:
 
 def _preprocessing(model: nn.Module) -> dict[str, Any]:
     cfg: Any = model.pretrained_cfg
-    data = network.image_config(cfg)
+    data = pretrained.image_config(cfg)
     _, height, width = data["input_size"]
     in_chans: Any = model.in_chans  # the cfg has that of the weights
     known = str(data["interpolation"]).upper() in Image.Resampling.__members__
@@ -142,7 +142,7 @@ def _preprocessing(model: nn.Module) -> dict[str, Any]:
 def _labels(model: nn.Module, description: Description) -> list[str]:
     count: Any = model.num_classes
     # Of a network that was given another number of classes, the weights' names are not its own.
-    own = description.label_names if len(description.label_names) == count else network.label_names(model)
+    own = description.label_names if len(description.label_names) == count else pretrained.label_names(model)
     return list(own) or [str(number) for number in range(count)]
 
 
@@ -220,9 +220,9 @@ def _compare(model: nn.Module, bundle: Path, preprocessing: Mapping[str, Any]) -
     """The largest difference of a logit, between the bundle's script and the model, from image files on."""
     module = _load(bundle)
     config = json.loads((bundle / "preprocess.json").read_text(encoding="utf-8"))
-    transform = network.image_transform({**preprocessing, "input_size": tuple(preprocessing["input_size"])})
+    transform = pretrained.image_transform({**preprocessing, "input_size": tuple(preprocessing["input_size"])})
     with tempfile.TemporaryDirectory() as folder:
-        files = made_images.write(Path(folder), config["input_size"][1])
+        files = generated_images.write(Path(folder), config["input_size"][1])
         prepared = [torch.from_numpy(module.preprocess(module.read(file), config)) for file in files]
         wanted_pixels = [transform(decode.read(file)) for file in files]
     for file, ours, theirs in zip(files, prepared, wanted_pixels, strict=True):
@@ -273,7 +273,7 @@ python predict.py photo.jpg
 Images of {side} x {side} pixels, prepared as `preprocess.json` says, give a logit for each line of `labels.txt`.
 
 - Licence of the weights: {description.cfg.get("license") or "not known"}
-- Largest difference of a logit from PyTorch's, on {made_images.COUNT} image files of many kinds: {error:.1e}
+- Largest difference of a logit from PyTorch's, on {generated_images.COUNT} image files of many kinds: {error:.1e}
 
 SHA-256:
 

@@ -15,9 +15,9 @@ from mnv2zoo.training import recipe as recipes
 from mnv2zoo.training.recipe import Recipe
 
 if TYPE_CHECKING:
-    from mnv2zoo.training.log import Log
-    from mnv2zoo.training.loop import FinetuneResult
-    from mnv2zoo.training.metrics import Scores
+    from mnv2zoo.evaluation.metrics import Scores
+    from mnv2zoo.training.progress import Log
+    from mnv2zoo.training.trainer import FinetuneResult
 
 __all__ = ["Recipe", "evaluate", "finetune"]
 
@@ -68,8 +68,8 @@ def finetune(
     if not resume:
         recipes.make(**recipe)  # bad values are reported before the imports, which take seconds
     with _needs_extra():
-        from mnv2zoo.training import loop
-    return loop.run(data, model, out, recipe, resume, log)
+        from mnv2zoo.training import trainer
+    return trainer.run(data, model, out, recipe, resume, log)
 
 
 def evaluate(data: str | Path, model: str | Path, split: str | None = None, **options: Any) -> Scores:
@@ -85,7 +85,7 @@ def evaluate(data: str | Path, model: str | Path, split: str | None = None, **op
         split: `train`, `val` or `test`: of the run, where the photos are the run's, and of the data otherwise. `all`
             for all photos. By default the run's held-out part; on other photos the last split that is there, or all
             photos where there are none.
-        **options: Further arguments of `mnv2zoo.training.evaluation.evaluate`, such as `batch_size`.
+        **options: Further arguments of `mnv2zoo.evaluation.evaluator.evaluate`, such as `batch_size`.
 
     Returns:
         The figures: top-1 and top-5, each class, and the calibration error. `measured` says which images they are of.
@@ -102,8 +102,8 @@ def evaluate(data: str | Path, model: str | Path, split: str | None = None, **op
         (93.1, '37 val images that the run held out')
     """
     with _needs_extra():
-        from mnv2zoo.training import evaluation
-    return evaluation.evaluate(data, model, split=split, **options)
+        from mnv2zoo.evaluation import evaluator
+    return evaluator.evaluate(data, model, split=split, **options)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,8 @@ from mnv2zoo.errors import (
     WeightsIndexError,
     WeightsUnavailableError,
 )
-from mnv2zoo.weights.index import WeightsEntry, entries, entry
+from mnv2zoo.weights.index import entries, entry
+from mnv2zoo.weights.schema import WeightsEntry
 from mnv2zoo.weights.store import fetch, load
 
 __all__ = [

@@ -24,10 +24,11 @@ from typing import Any, NoReturn
 import huggingface_hub
 from huggingface_hub import constants
 
-from mnv2zoo import environment, system
+from mnv2zoo import environment
 from mnv2zoo.errors import IntegrityError, WeightsUnavailableError
-from mnv2zoo.files import MAX_BYTES
-from mnv2zoo.weights import hub_private, hub_process, index, trust
+from mnv2zoo.system import posix
+from mnv2zoo.system.files import MAX_BYTES
+from mnv2zoo.weights import hub_private, hub_process, schema, trust
 from mnv2zoo.weights.hub_failures import LOCAL, Failure, explain
 from mnv2zoo.weights.trust import Record
 
@@ -89,7 +90,7 @@ class HubFile:
     @property
     def location(self) -> str:
         """The same string that `WeightsEntry.location` is."""
-        return index.hub_location(self.repo_id, self.revision, self.filename)
+        return schema.hub_location(self.repo_id, self.revision, self.filename)
 
     @property
     def pin(self) -> Record | None:
@@ -190,7 +191,7 @@ class Hub:
             "memory_bytes": MEMORY_BYTES,
             **arguments,
         }
-        python = None if hub_private.has_own_factory() else system.interpreter()
+        python = None if hub_private.has_own_factory() else posix.interpreter()
         answer = python and _ask_in_a_process(python, job)
         answer = answer or hub_process.answer_here(job)
         if "late" in answer:

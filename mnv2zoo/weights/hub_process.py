@@ -21,7 +21,7 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from mnv2zoo import system
+from mnv2zoo.system import posix
 from mnv2zoo.weights.hub_failures import TRIES, UnsoundAnswerError, explain
 
 # The client makes paths of these headers and accepts any: `../..` and absolute ones too.
@@ -333,8 +333,8 @@ def main(job: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):  # no stderr
         os.dup2(2, 1)  # what a library prints is no answer
     try:
-        plain = not system.limit_resources(job["file_bytes"], job["memory_bytes"])
-        call_off = system.alarm(job["seconds"], _out_of_time)
+        plain = not posix.limit_resources(job["file_bytes"], job["memory_bytes"])
+        call_off = posix.alarm(job["seconds"], _out_of_time)
         try:
             import huggingface_hub
 

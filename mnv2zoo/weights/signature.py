@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from mnv2zoo.errors import MissingExtraError, WeightsError, WeightsIndexError
-from mnv2zoo.files import whole_file
+from mnv2zoo.system.files import whole_file
 
 SIGNATURE_BYTES = 64
 MAX_KEY_BYTES = 2**16  # a PEM file of an Ed25519 key has some hundred

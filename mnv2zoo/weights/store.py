@@ -15,12 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from mnv2zoo import convert, environment, system
+from mnv2zoo import convert, environment
 from mnv2zoo.errors import IntegrityError, UnpinnedWeightsError, WeightsError, WeightsUnavailableError
-from mnv2zoo.files import MAX_BYTES, read_all, whole_file
+from mnv2zoo.system import posix
+from mnv2zoo.system.files import MAX_BYTES, read_all, whole_file
 from mnv2zoo.weights import index, trust
 from mnv2zoo.weights.hub import Hub, HubFile, mirror_hint
-from mnv2zoo.weights.index import WeightsEntry
+from mnv2zoo.weights.schema import WeightsEntry
 from mnv2zoo.weights.trust import Record
 
 if TYPE_CHECKING:
@@ -296,7 +297,7 @@ def _read(path: Path, sha256: str | None, size: int | None, fix: str) -> Verifie
 
     limit = size or MAX_BYTES
     try:
-        with system.open_regular(path) as file:
+        with posix.open_regular(path) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 bad("not a regular file", "a file", stat.filemode(status.st_mode))

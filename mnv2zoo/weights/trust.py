@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mnv2zoo import environment
 from mnv2zoo.errors import IntegrityError, WeightsError
-from mnv2zoo.files import locked, whole_file
+from mnv2zoo.system.files import locked, whole_file
 
 LOCK_SECONDS = 10  # the record is locked for milliseconds at a time
 

@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from mnv2zoo import network
+from mnv2zoo.models import names
 from tests.conftest import ROOT
 from tests.convert.networks import theirs
 
@@ -19,7 +19,7 @@ def test_a_backbone_trains_and_does_not_classify(tmp_path, run):
     refused = run("predict", PHOTO, "--model", tmp_path / "out")
     assert (refused.status, len(refused.errors)) == (1, 1)
     assert "no classifier" in refused.err
-    model = network.describe(str(tmp_path / "out")).build(num_classes=3)
+    model = names.describe(str(tmp_path / "out")).build(num_classes=3)
     assert model.classifier.weight.shape == (3, 1280)
 
 

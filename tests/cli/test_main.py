@@ -8,9 +8,10 @@ import warnings
 import pytest
 import typer
 
-from mnv2zoo import __version__, info
+from mnv2zoo import __version__
 from mnv2zoo.cli import errors
 from mnv2zoo.errors import ConversionError, IntegrityError, UnknownArgumentError, UnknownModelError
+from mnv2zoo.models import zoo
 from tests.cli.conftest import process
 from tests.conftest import ROOT
 
@@ -116,7 +117,7 @@ def test_debug_adds_the_traceback(run, monkeypatch):
     def fail(pretrained):
         raise RuntimeError("so it is")
 
-    monkeypatch.setattr(info, "list_models", fail)
+    monkeypatch.setattr(zoo, "list_models", fail)
     plain, debug = run("list"), run("list", "--debug")
     assert plain.status == debug.status == 1
     assert len(plain.errors) == 1
@@ -128,7 +129,7 @@ def test_an_interrupt_is_status_130(run, monkeypatch):
     def interrupt(pretrained):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(info, "list_models", interrupt)
+    monkeypatch.setattr(zoo, "list_models", interrupt)
     assert run("list").status == 130
 
 
@@ -137,7 +138,7 @@ def test_warnings_are_one_line_without_their_place_in_the_source(run, monkeypatc
         warnings.warn("mind\nthis", stacklevel=1)
         return []
 
-    monkeypatch.setattr(info, "list_models", warn)
+    monkeypatch.setattr(zoo, "list_models", warn)
     done = run("list", "--json")
     assert (done.status, done.out, done.err) == (0, "[]\n", "warning: mind this\n")
 

@@ -13,7 +13,7 @@ import torch
 
 from mnv2zoo import weights
 from tests.hub_server import Request, _Handler
-from tests.weights.test_pack import IMAGES, NAME, change, make_run, reference
+from tests.model_dir.test_packaging import IMAGES, NAME, change, make_run, reference
 
 REPO = "zoo/flowers"
 # The client's own, while it uploads without Xet; only tests see it.

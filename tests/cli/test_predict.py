@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 import mnv2zoo
-from mnv2zoo import network
 from mnv2zoo.cli import output
 from mnv2zoo.data import decode
+from mnv2zoo.models import pretrained
 from tests.cli.conftest import process
 from tests.conftest import GOOGLE, GOOGLE_SHA256, SAMPLES, needs_google, needs_samples, raw_entry
 
@@ -110,7 +110,7 @@ def test_a_file_is_whole_or_not_there(run, zoo, photos, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     before = sorted(tmp_path.iterdir())
-    monkeypatch.setattr(network, "load", fail)
+    monkeypatch.setattr(pretrained, "load", fail)
     assert predict(run, "photos", "--output", "rows.jsonl").status == 130
     assert sorted(tmp_path.iterdir()) == before
 

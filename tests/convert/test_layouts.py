@@ -7,7 +7,8 @@ import timm
 import torch
 
 from mnv2zoo import architecture
-from mnv2zoo.convert import LAYOUTS, from_native, native, to_native
+from mnv2zoo.convert import LAYOUTS, from_native, to_native
+from mnv2zoo.convert.layouts import native
 from mnv2zoo.errors import ConversionError
 from tests.convert.networks import CASES, DEEPER, PAPER, SUPPORTED, assert_same, logits, ours, theirs
 

@@ -107,7 +107,7 @@ def test_openvino_ends_right_after_it_answered(small, x):
         import sys
         import threading
         import numpy
-        from mnv2zoo import runtimes
+        from mnv2zoo.runtimes import runners
 
         def work():
             while True:
@@ -117,7 +117,7 @@ def test_openvino_ends_right_after_it_answered(small, x):
             threading.Thread(target=work, daemon=True).start()
         parts = {"model": sys.stdin.buffer.read()}
         for _ in range(80):
-            run = runtimes.openvino(parts, (3, 64, 64), "fp32", 1)
+            run = runners.openvino(parts, (3, 64, 64), "fp32", 1)
             run(numpy.zeros((2, 3, 64, 64), "float32"))
             del run
     """

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from mnv2zoo.weights import index
+from mnv2zoo.weights import index, schema
 from tests.conftest import ROOT, as_bytes, random_state_dict
-from tests.training.conftest import fill
+from tests.photos import fill
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +58,7 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
         data = as_bytes(random_state_dict(entry.architecture))
         (folder / f"{name}.safetensors").write_bytes(data)
         raw = entry.to_json() | {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
-        for field in index.LOCATION_FIELDS:
+        for field in schema.LOCATION_FIELDS:
             del raw[field]
         entries[name] = raw | {"bundled": f"{name}.safetensors"}
     (folder / "entries.json").write_text(json.dumps(entries))

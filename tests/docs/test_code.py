@@ -89,4 +89,4 @@ def test_the_examples_of_a_docstring_run(example: doctest.DocTest, workplace: Pa
 
 def test_the_examples_of_docstrings_are_found() -> None:
     names = {example.name for example in EXAMPLES}
-    assert {"mnv2zoo.info.list_models", "mnv2zoo.features.BottleneckTaps", "mnv2zoo.deploy.optimize"} <= names
+    assert {"mnv2zoo.models.zoo.list_models", "mnv2zoo.features.BottleneckTaps", "mnv2zoo.deploy.optimize"} <= names

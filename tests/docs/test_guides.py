@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from mnv2zoo import architecture
-from mnv2zoo.model import MobileNetV2
+from mnv2zoo.models.mobilenetv2 import MobileNetV2
 from mnv2zoo.weights import index
 from tests.conftest import ROOT, as_bytes
 from tests.docs.test_code import blocks_of
 from tests.hub_server import HubServer, hub_env
-from tests.training.conftest import fill
+from tests.photos import fill
 
 NOT_COPIED = shutil.ignore_patterns(".*", "site", "runs", "dist", "build", "__pycache__")
 

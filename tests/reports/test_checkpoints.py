@@ -17,10 +17,12 @@ import timm
 import torch
 from torch import nn
 
-from mnv2zoo import convert, elsewhere, network
+from mnv2zoo import convert
 from mnv2zoo.convert import state_dict
 from mnv2zoo.errors import ConversionError, IntegrityError, WeightsUnavailableError
-from mnv2zoo.training import recipe, start
+from mnv2zoo.model_dir import from_checkpoint
+from mnv2zoo.models import names
+from mnv2zoo.training import initialization, recipe
 from tests.cli import conftest
 from tests.conftest import BLOCK, ROOT, random_state_dict
 from tests.convert.networks import theirs
@@ -65,7 +67,7 @@ class TestReader:
         converted = convert.read(tmp_path / "out/model.safetensors").tensors
         assert same(converted, average.module.state_dict())
         values = recipe.make(init=str(file))
-        begun = start.build(*start.find(NAME, values), values, ["a", "b", "c"], [])
+        begun = initialization.build(*initialization.find(NAME, values), values, ["a", "b", "c"], [])
         assert torch.equal(begun.model.conv_stem.weight, average.module.conv_stem.weight)
 
     @pytest.mark.parametrize("module", ["lightning.fabric.utilities.data", "pytorch_lightning.utilities.parsing"])
@@ -155,7 +157,7 @@ class TestHeads:
         for name in ("head", "aux", "projection"):
             setattr(model, name, linear())
         torch.save(model.state_dict(), tmp_path / "file.pth")
-        made = elsewhere.bring(tmp_path / "file.pth", tmp_path / "out", backbone=True)
+        made = from_checkpoint.bring(tmp_path / "file.pth", tmp_path / "out", backbone=True)
         assert (made.architecture, made.layout, made.arguments["num_classes"]) == (NAME, layout, 0)
         found = convert.read(tmp_path / "out/model.safetensors").tensors
         assert found.keys() == {key for key in expected if not key.startswith("classifier")}
@@ -169,7 +171,7 @@ class TestHeads:
         model = theirs(layout, NAME)
         model.classifier = head()
         torch.save(model.state_dict(), tmp_path / "file.pth")
-        made = elsewhere.bring(tmp_path / "file.pth", tmp_path / "out")
+        made = from_checkpoint.bring(tmp_path / "file.pth", tmp_path / "out")
         assert made.arguments["num_classes"] == 5
         found = convert.read(tmp_path / "out/model.safetensors").tensors
         (own,) = (module for module in model.classifier.modules() if isinstance(module, nn.Linear))
@@ -220,7 +222,7 @@ def test_an_odd_checkpoint_is_one_clear_error(tmp_path, tensors, what):
     torch.save(ODD[what](tensors), tmp_path / "file.pt")
     for backbone in (False, True) if "class" not in what and "bias" not in what else (False,):
         with pytest.raises(ConversionError) as caught:
-            elsewhere.bring(tmp_path / "file.pt", tmp_path / "out", backbone=backbone)
+            from_checkpoint.bring(tmp_path / "file.pt", tmp_path / "out", backbone=backbone)
         assert caught.value.fix
         assert not (tmp_path / "out").exists()
     with pytest.raises(ConversionError):
@@ -328,4 +330,4 @@ class TestSizes:
         config["pretrained_cfg"] |= {"input_size": [3, 4096, 4096], "crop_pct": 0.01}
         (tmp_path / "config.json").write_text(json.dumps(config))
         with pytest.raises(WeightsUnavailableError, match="409600 pixels"):
-            network.describe(str(tmp_path))
+            names.describe(str(tmp_path))

@@ -21,12 +21,12 @@ from timm.data import create_transform, resolve_data_config
 
 import mnv2zoo
 from mnv2zoo.data import decode, discover
+from mnv2zoo.data.datasets import Data, TimmSample, check, find, with_validation
 from mnv2zoo.data.layout import Layout
 from mnv2zoo.deploy import calibration
 from mnv2zoo.errors import DataError, ImageReadError
-from mnv2zoo.training.data import Data, TimmSample, check, find, with_validation
 from tests.conftest import ROOT
-from tests.training.conftest import COLORS, QUICK, encoded, fill, photo, tar
+from tests.photos import COLORS, QUICK, encoded, fill, photo, tar
 
 MODEL = "mnv2zoo_035"
 
@@ -755,7 +755,7 @@ def test_validation_images_that_were_trained_on_too_are_not_measured(tmp_path):
     fill(data / "val", 3, first=4)  # two of three are training images too
     lines = []
 
-    class Log(mnv2zoo.training.log.Log):
+    class Log(mnv2zoo.training.progress.Log):
         def say(self, line):
             lines.append(line)
 
@@ -773,7 +773,7 @@ def test_validation_images_that_were_trained_on_too_are_not_measured(tmp_path):
 
 
 def test_a_dataset_of_timm_is_recognized_by_its_name(memorized, tmp_path):
-    from mnv2zoo.training import split as splits
+    from mnv2zoo.model_dir import split as splits
 
     dataset = [(photo("red", number), number % 2) for number in range(8)]
     samples = tuple(TimmSample(f"train/{i}", i % 2, dataset, i, "torch/x") for i in range(8))

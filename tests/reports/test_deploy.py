@@ -24,12 +24,12 @@ from torch.utils.data import DataLoader, TensorDataset
 import mnv2zoo
 from mnv2zoo import deploy
 from mnv2zoo.data import decode, pixels
-from mnv2zoo.deploy import calibration, made_images
+from mnv2zoo.data.labels import match_classes
+from mnv2zoo.deploy import calibration, generated_images
 from mnv2zoo.deploy.checks import missing
 from mnv2zoo.deploy.engines import ENGINES
 from mnv2zoo.deploy.export import TARGETS
 from mnv2zoo.errors import DataError, DeployError
-from mnv2zoo.labels import match_classes
 from tests.conftest import ROOT, random_state_dict
 
 export = sys.modules["mnv2zoo.deploy.export"]  # `deploy.export` is the function
@@ -71,7 +71,7 @@ def test_an_onnx_export_of_any_image_size_ends_and_agrees_with_same_padding():
 def save_odd_images(folder: Path) -> list[Path]:
     """Files of every kind that people have, among them a large photo, and a palette with a transparent color."""
     folder.mkdir()
-    files = made_images.write(folder, 96)
+    files = generated_images.write(folder, 96)
     noise = np.random.default_rng(1).integers(0, 256, (40, 60, 3)).astype(np.uint8)
     large = Image.fromarray(noise).resize((1500, 1000), Image.Resampling.BICUBIC)
     large.save(folder / "large.jpg")

@@ -16,7 +16,8 @@ from torch import nn
 from torchvision.transforms.functional import pil_to_tensor
 
 import mnv2zoo
-from mnv2zoo import architecture, elsewhere, network, preprocessing
+from mnv2zoo import architecture
+from mnv2zoo.data import preprocessing
 from mnv2zoo.errors import (
     ArgumentError,
     DataError,
@@ -27,8 +28,9 @@ from mnv2zoo.errors import (
     WeightsUnavailableError,
 )
 from mnv2zoo.features import BottleneckTaps
-from mnv2zoo.training import recipe, start
-from mnv2zoo.weights import pack
+from mnv2zoo.model_dir import files, from_checkpoint, packaging
+from mnv2zoo.models import names, pretrained
+from mnv2zoo.training import initialization, recipe
 from tests.conftest import random_state_dict
 
 SMALL = "mnv2zoo_035"
@@ -51,7 +53,7 @@ def write_run(folder, in_chans=3, mean=(0.5,), std=(0.25,), labels=("a", "b"), s
         "interpolation": "bilinear",
         "crop_pct": 1.0,
     }
-    for name, content in network.files(model, data, labels).items():
+    for name, content in files.files(model, data, labels).items():
         (folder / name).write_bytes(content)
     if edit:
         document = json.loads((folder / "config.json").read_text())
@@ -292,7 +294,7 @@ def test_taps_take_any_iterable_of_names():
 def test_a_value_that_cannot_be_is_a_value_error_that_names_the_nearest(name, value, near):
     for build in (
         lambda: timm.create_model(SMALL, **{name: value}),
-        lambda: mnv2zoo.model.MobileNetV2(architecture.get(SMALL), **{name: value}),
+        lambda: mnv2zoo.models.mobilenetv2.MobileNetV2(architecture.get(SMALL), **{name: value}),
         lambda: timm.create_model("mnv2zoo_100.ra_in1k", pretrained=True, **{name: value}),  # before it is fetched
     ):
         with pytest.raises(ValueError, match=name) as error:
@@ -337,7 +339,7 @@ def test_padding_has_one_spelling(tmp_path):
     torch.testing.assert_close(outputs["symmetric"], theirs(images), rtol=1e-4, atol=1e-3)
     for written in ("", "symmetric"):
         run, _ = write_run(tmp_path / f"run{written}", edit=lambda d, w=written: d["model_args"].update(pad_type=w))
-        assert network.describe(str(run)).arguments["pad_type"] == "symmetric"
+        assert names.describe(str(run)).arguments["pad_type"] == "symmetric"
         assert recipe.make(pad_type=written).pad_type == "symmetric"
     with pytest.raises(RecipeError, match="same"):
         recipe.make(pad_type="smae")
@@ -413,8 +415,8 @@ def test_one_number_normalizes_every_channel(tmp_path, photo, in_chans, mean, st
 def test_evaluation_and_calibration_see_gray_images_as_prediction_does(tmp_path, photo):
     run, _ = write_run(tmp_path / "run", 1)
     expected = (pil_to_tensor(Image.open(photo).convert("L")) / 255 - 0.5) / 0.25
-    torch.testing.assert_close(network.load(str(run), "cpu").transform(Image.open(photo)), expected)
-    built = network.describe(str(run)).build().eval()
+    torch.testing.assert_close(pretrained.load(str(run), "cpu").transform(Image.open(photo)), expected)
+    built = names.describe(str(run)).build().eval()
     for label in ("a", "b"):
         (tmp_path / "data" / label).mkdir(parents=True)
         Image.open(photo).save(tmp_path / "data" / label / "1.png")
@@ -438,20 +440,20 @@ def test_finetuning_from_other_than_color_is_refused_before_anything_is_made(tmp
     run, _ = write_run(tmp_path / "run", in_chans)
     for values in ({}, {"teacher": str(run)}):
         with pytest.raises(RecipeError, match="color"):
-            start.find(SMALL if values else str(run), recipe.make(init="random", **values))
+            initialization.find(SMALL if values else str(run), recipe.make(init="random", **values))
 
 
 @pytest.mark.parametrize("mean", [[0.5, 0.5], [], 0.5, [0.5] * 4, ["0.5"]])
 def test_a_mean_for_other_channels_is_refused(tmp_path, mean):
     run, _ = write_run(tmp_path / "run", edit=lambda document: document["pretrained_cfg"].update(mean=mean))
     with pytest.raises(WeightsUnavailableError, match="mean"):
-        network.describe(str(run))
+        names.describe(str(run))
 
 
 def test_converted_one_channel_weights_get_a_normalization_for_one_channel(tmp_path):
     state = random_state_dict(SMALL, num_classes=2, in_chans=1)
     safetensors.torch.save_file(state, tmp_path / "gray.safetensors")
-    made = elsewhere.bring(
+    made = from_checkpoint.bring(
         tmp_path / "gray.safetensors",
         tmp_path / "out",
         preprocessing={"input_size": 96, "mean": (0.3,)},
@@ -516,7 +518,7 @@ def test_levels_of_a_pyramid_are_in_order_or_refused(builder):
 def test_a_config_file_with_the_wrong_kind_of_value_is_named(tmp_path, photo, text, found):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text(text)
-    for use in (network.describe, lambda name: list(mnv2zoo.predict([photo], name, device="cpu"))):
+    for use in (names.describe, lambda name: list(mnv2zoo.predict([photo], name, device="cpu"))):
         with pytest.raises(WeightsUnavailableError) as error:
             use(str(tmp_path / "run"))
         assert found in error.value.found
@@ -527,7 +529,7 @@ def test_a_config_file_with_the_wrong_kind_of_value_is_named(tmp_path, photo, te
 def test_packing_a_run_with_another_kind_of_architecture_is_a_clear_error(tmp_path, value):
     run, _ = write_run(tmp_path / "run", edit=lambda document: document.update(architecture=value))
     with pytest.raises(WeightsError) as error:
-        pack._document(run / "config.json", architecture.get(SMALL), f"{SMALL}.own")
+        packaging._document(run / "config.json", architecture.get(SMALL), f"{SMALL}.own")
     assert error.value.found == repr(value)
 
 
@@ -546,7 +548,7 @@ def test_a_transformers_repository_names_the_commands_too(hub):
     document = {"architectures": ["MobileNetV2ForImageClassification"], "model_type": "mobilenet_v2"}
     hub.add("google/mobilenet_v2_1.0_224", "config.json", json.dumps(document).encode(), lfs=False)
     with pytest.raises(WeightsUnavailableError, match="transformers") as error:
-        network.describe("hf-hub:google/mobilenet_v2_1.0_224")
+        names.describe("hf-hub:google/mobilenet_v2_1.0_224")
     assert "hf download google/mobilenet_v2_1.0_224 model.safetensors" in error.value.fix
     assert "mnv2zoo weights convert model.safetensors" in error.value.fix
 
@@ -555,11 +557,11 @@ def test_a_transformers_repository_names_the_commands_too(hub):
 def test_a_class_name_with_a_line_end_is_refused(tmp_path, name):
     model = timm.create_model(SMALL, num_classes=2).eval()
     with pytest.raises(DataError) as error:
-        network.files(model, {}, ["fine", name])
+        files.files(model, {}, ["fine", name])
     assert error.value.found == repr(name)
-    target = network.describe(SMALL)
+    target = names.describe(SMALL)
     with pytest.raises(DataError):
-        start.build(target, None, recipe.make(init="random"), ["fine", name], [])
+        initialization.build(target, None, recipe.make(init="random"), ["fine", name], [])
     model.pretrained_cfg["label_names"] = ["fine", name]
     with pytest.raises(DataError):
         mnv2zoo.deploy.export(model, tmp_path / "bundle", format="onnx")
@@ -567,11 +569,11 @@ def test_a_class_name_with_a_line_end_is_refused(tmp_path, name):
     edit = {"label_names": ["fine", name]}
     run, _ = write_run(tmp_path / "run", edit=lambda document: document["pretrained_cfg"].update(edit))
     with pytest.raises(WeightsUnavailableError, match="line end"):
-        network.describe(str(run))
+        names.describe(str(run))
 
 
 def test_class_names_of_one_line_are_kept(tmp_path):
     names = ["Żółw", "family 👨‍👩‍👧", "tab\tand space "]
     run, _ = write_run(tmp_path / "run", labels=names)
-    assert list(network.describe(str(run)).label_names) == names
+    assert list(names.describe(str(run)).label_names) == names
     assert (run / "labels.txt").read_text(encoding="utf-8").splitlines() == names

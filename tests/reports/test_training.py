@@ -16,14 +16,13 @@ import torch
 from timm.data import Mixup
 
 import mnv2zoo
-from mnv2zoo import network
 from mnv2zoo.errors import DataError, RecipeError, RunError, UnknownArgumentError, UnknownModelError, ZooError
-from mnv2zoo.files import whole_folder
-from mnv2zoo.training import engine, ingredients, loop
+from mnv2zoo.model_dir import files, packaging
+from mnv2zoo.system.files import whole_folder
+from mnv2zoo.training import accelerate_settings, builders, trainer
 from mnv2zoo.training.recipe import Recipe
-from mnv2zoo.weights import pack
 from tests.conftest import ROOT, random_state_dict
-from tests.training.conftest import QUICK, fill, photo
+from tests.photos import QUICK, fill, photo
 
 MODEL = "mnv2zoo_035"
 LABELS = ("blue", "green", "red")
@@ -52,7 +51,7 @@ def save_run(folder, seed=0, labels=LABELS, **arguments):
     torch.manual_seed(seed)
     model.load_state_dict(random_state_dict(MODEL, seed, num_classes=len(labels)))
     data = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bilinear"}
-    for name, data_of_file in network.files(model, {**data, "crop_pct": 1.0}, labels).items():
+    for name, data_of_file in files.files(model, {**data, "crop_pct": 1.0}, labels).items():
         (folder / name).write_bytes(data_of_file)
     if arguments:
         config = json.loads((folder / "config.json").read_text())
@@ -64,7 +63,7 @@ def save_run(folder, seed=0, labels=LABELS, **arguments):
 @contextlib.contextmanager
 def interrupted_after(monkeypatch, epoch, step):
     """Interrupts the training, as Ctrl-C does, after a checkpoint."""
-    real = loop.Training.save
+    real = trainer.Training.save
 
     def save(self):
         real(self)
@@ -72,7 +71,7 @@ def interrupted_after(monkeypatch, epoch, step):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-        patch.setattr(loop.Training, "save", save)
+        patch.setattr(trainer.Training, "save", save)
         yield
         pytest.fail("nothing was interrupted")
 
@@ -296,13 +295,13 @@ def test_changes_of_the_data_in_mid_run_are_one_clear_line(photos, stopped):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_photo_that_vanishes_while_the_run_reads_it_is_one_clear_error(photos, tmp_path, monkeypatch, workers):
-    real = loop.Training.begin
+    real = trainer.Training.begin
 
     def begin(self):
         real(self)
         next(sample.place for sample in self.data.splits["train"]).unlink()
 
-    monkeypatch.setattr(loop.Training, "begin", begin)
+    monkeypatch.setattr(trainer.Training, "begin", begin)
     with pytest.raises(ZooError) as error:
         mnv2zoo.finetune(photos, MODEL, tmp_path / "run", **{**ONE, "workers": workers})
     assert "Traceback" not in str(error.value)
@@ -392,16 +391,16 @@ def test_a_loss_that_diverges_in_the_first_epoch_leaves_the_folder_free(photos, 
 def test_a_run_killed_before_its_first_checkpoint_starts_again(photos, tmp_path, monkeypatch):
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(loop.RunFolder, "discard", lambda self: None)  # as a kill leaves it
-        patch.setattr(loop.Training, "build_batches", lambda self: 1 / 0)
+        patch.setattr(trainer.RunFolder, "discard", lambda self: None)  # as a kill leaves it
+        patch.setattr(trainer.Training, "build_batches", lambda self: 1 / 0)
         for _ in range(2):  # the second time over the remains of the first
             with pytest.raises(ZeroDivisionError):
                 mnv2zoo.finetune(photos, MODEL, run, **{**ONE, "epochs": 3})
     assert {file.name for file in run.iterdir()} >= {"recipe.json", "split.json"}
     assert len(mnv2zoo.finetune(photos, out=run, resume=True).history) == 3
     with monkeypatch.context() as patch:
-        patch.setattr(loop.RunFolder, "discard", lambda self: None)
-        patch.setattr(loop.Training, "build_batches", lambda self: 1 / 0)
+        patch.setattr(trainer.RunFolder, "discard", lambda self: None)
+        patch.setattr(trainer.Training, "build_batches", lambda self: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             mnv2zoo.finetune(photos, MODEL, tmp_path / "second", **{**ONE, "epochs": 3})
     corrected = mnv2zoo.finetune(photos, MODEL, tmp_path / "second", **ONE)
@@ -449,9 +448,9 @@ def test_other_commands_leave_no_folder_either(tmp_path):
     failing = (
         lambda: mnv2zoo.deploy.export("mnv2zoo_053", out),
         lambda: mnv2zoo.deploy.export(str(save_run(tmp_path / "run")), out, "onxn"),
-        lambda: mnv2zoo.elsewhere.bring(tmp_path / "weights.safetensors", out),
-        lambda: mnv2zoo.elsewhere.bring(tmp_path / "none.pth", out),
-        lambda: pack.pack(tmp_path / "run", f"{MODEL}.mine", "", out),
+        lambda: mnv2zoo.model_dir.from_checkpoint.bring(tmp_path / "weights.safetensors", out),
+        lambda: mnv2zoo.model_dir.from_checkpoint.bring(tmp_path / "none.pth", out),
+        lambda: packaging.pack(tmp_path / "run", f"{MODEL}.mine", "", out),
     )
     for fails in failing:
         with pytest.raises((ZooError, OSError)):
@@ -475,7 +474,7 @@ def test_no_momentum_is_plain_gradient_descent(photos, tmp_path):
     mnv2zoo.finetune(photos, MODEL, tmp_path / "run", **{**ONE, "momentum": 0.0})
     net, lr = torch.nn.Linear(2, 2), 0.1
     before = net.weight.detach().clone()
-    optimizer = ingredients.make_optimizer(net, Recipe(momentum=0.0, weight_decay=0.0), lr)
+    optimizer = builders.make_optimizer(net, Recipe(momentum=0.0, weight_decay=0.0), lr)
     for _ in range(2):
         optimizer.zero_grad()
         net(torch.ones(1, 2)).sum().backward()
@@ -487,12 +486,12 @@ def test_no_momentum_is_plain_gradient_descent(photos, tmp_path):
     "name", ["rand-m7-mstd0.5-inc1", "rand-m9-n3-p0.4-mmax12-tweights", "augmix-m3-w3", "3a", "original-mstd0.5"]
 )
 def test_augmentations_of_timm_are_taken(name):
-    ingredients.check(Recipe(auto_augment=name))
+    builders.check(Recipe(auto_augment=name))
 
 
 def test_optimizers_of_timm_are_taken():
     for name in ("sgd", "momentum", "adamw", "lamb", "lion", "lookahead_adamw", "nadamw", "rmsproptf", "muon"):
-        ingredients.check(Recipe(opt=name))
+        builders.check(Recipe(opt=name))
 
 
 def test_mixup_asks_each_process_for_an_even_batch(monkeypatch):
@@ -502,16 +501,16 @@ def test_mixup_asks_each_process_for_an_even_batch(monkeypatch):
         def __init__(self, **options):
             pass
 
-    monkeypatch.setattr(engine, "Accelerator", Two)
+    monkeypatch.setattr(accelerate_settings, "Accelerator", Two)
     with pytest.raises(RecipeError) as error:
-        engine.start(Recipe(batch_size=6, mixup=0.2))
+        accelerate_settings.start(Recipe(batch_size=6, mixup=0.2))
     assert (error.value.where, "3 each" in str(error.value.found)) == ("batch_size", True)
     with pytest.raises(AssertionError):  # what would come of it
         Mixup(0.2)(torch.rand(3, 3, 8, 8), torch.zeros(3, dtype=torch.long))
-    engine.start(Recipe(batch_size=8, mixup=0.2))
-    engine.start(Recipe(batch_size=6))
+    accelerate_settings.start(Recipe(batch_size=8, mixup=0.2))
+    accelerate_settings.start(Recipe(batch_size=6))
     with pytest.raises(RecipeError):
-        engine.start(Recipe(batch_size=2))
+        accelerate_settings.start(Recipe(batch_size=2))
 
 
 # Accelerate's environment.

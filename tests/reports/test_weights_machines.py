@@ -18,8 +18,9 @@ import pytest
 from filelock import FileLock
 
 from attacks import zoo
-from mnv2zoo import files, weights
+from mnv2zoo import weights
 from mnv2zoo.errors import DeployError, WeightsError
+from mnv2zoo.system import files
 from mnv2zoo.weights import hub as hub_module
 from mnv2zoo.weights import index, trust
 from tests.conftest import ROOT, as_bytes, random_state_dict, raw_entry
@@ -468,7 +469,7 @@ def test_a_lock_that_is_never_given_up_ends_a_first_use_in_time(hub, overlay, da
 
 
 def test_a_lock_on_an_engines_cache_has_a_limit_too(tmp_path, monkeypatch):
-    from mnv2zoo import cache
+    from mnv2zoo.runtimes import cache
 
     monkeypatch.setattr(cache, "LOCK_SECONDS", 0.5)
     engines = cache.Cache(tmp_path)

@@ -22,9 +22,9 @@ from timm.data import create_transform, resolve_data_config
 
 import mnv2zoo
 from mnv2zoo.errors import DataError, RecipeError, RunError, UnknownModelError
-from mnv2zoo.model import MobileNetV2
+from mnv2zoo.models.mobilenetv2 import MobileNetV2
 from tests.conftest import BLOCK, GOOGLE, ROOT, needs_google
-from tests.training.conftest import QUICK, fill, photo
+from tests.photos import QUICK, fill, photo
 
 MODEL = "mnv2zoo_035"
 
@@ -270,7 +270,7 @@ def test_a_run_of_the_same_classes_keeps_its_classifier(photos, tmp_path):
 
 
 def test_head_only_sees_each_image_once(photos, tmp_path, monkeypatch):
-    from mnv2zoo.training.data import Sample
+    from mnv2zoo.data.datasets import Sample
 
     reads = []
     real = Sample.read

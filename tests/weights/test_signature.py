@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 import mnv2zoo
 from mnv2zoo.errors import MissingExtraError
-from mnv2zoo.weights import WeightsError, WeightsIndexError, index, signature
+from mnv2zoo.weights import WeightsError, WeightsIndexError, index, schema, signature
 from tests.conftest import ROOT, raw_entry
 
 VARIABLE = "MNV2ZOO_INDEX_PUBKEY"
@@ -172,7 +172,7 @@ def test_the_shipped_index_needs_a_signature_too_and_the_import_succeeds(keys, t
 
     assert f"where: {package / 'weights_index.json.sig'}" in imported()
     index.sign(package / "weights_index.json", keys / "key.pem", no_password)
-    assert imported() == f"{len(index.parse((ROOT / 'weights_index.json').read_text(), ROOT))}\n"
+    assert imported() == f"{len(schema.parse((ROOT / 'weights_index.json').read_text(), ROOT))}\n"
 
 
 def test_without_the_variable_signatures_are_not_looked_at_and_nothing_is_imported(signed, monkeypatch):

@@ -1,0 +1,249 @@
+"""How a photo becomes what a network sees: as timm does it, or faster.
+
+Both are known and used in three steps: `at_least` says how large a photo must be decoded, `prepare` makes of it
+what can wait for its turn, and `batch` makes the network's input of some of these.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from mnv2zoo import architecture
+
+if TYPE_CHECKING:
+    import torch
+
+    from mnv2zoo.runtimes.runners import Array
+    from mnv2zoo.weights import WeightsEntry
+
+# How many times larger than wanted a JPEG is decoded at least, so that the filter that resizes has the last word. From
+# 3 on, Pillow's documentation of `Image.resize` finds the result hard to tell from that of the whole photo.
+REDUCING_GAP = 3
+FIELDS = ("input_size", "crop_pct", "interpolation", "mean", "std")
+
+
+@dataclass(frozen=True)
+class Exact:
+    """timm's own preprocessing.
+
+    Attributes:
+        transform: It, from an RGB image to a tensor (3, height, width).
+        at_least: None, since photos are decoded whole.
+    """
+
+    transform: Callable[[Image.Image], torch.Tensor]
+    at_least = None
+
+    def prepare(self, photo: Image.Image) -> torch.Tensor:
+        """The normalised middle of a photo, (3, height, width)."""
+        return self.transform(photo)
+
+    def batch(self, prepared: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
+        """What `prepare` gave, N times, as images (N, 3, height, width)."""
+        import torch
+
+        return torch.stack(list(prepared)).to(device)
+
+
+@dataclass(frozen=True)
+class Fast:
+    """The same middle of the photo for less work.
+
+    A large JPEG is decoded at a half, a quarter or an eighth of its size, pixels that would be cut off are never
+    resized, photos wait for their turn in 8 bits, and a whole batch is normalised at once.
+
+    Attributes:
+        side: Pixels of each side of the square that the network sees.
+        crop_pct: Share of the resized photo's shorter side that is left.
+        interpolation: Filter that resizes, by Pillow's name in lower case.
+        mean: Mean of each channel, of values in 0 to 1.
+        std: Standard deviation of each channel.
+    """
+
+    side: int
+    crop_pct: float
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def resized(self) -> int:
+        """Pixels of the photo's shorter side before it is cut."""
+        return math.floor(self.side / self.crop_pct)
+
+    @property
+    def at_least(self) -> int:
+        """Pixels that either side of a photo needs."""
+        return REDUCING_GAP * self.resized
+
+    def prepare(self, photo: Image.Image) -> bytes:
+        """The middle of a photo in RGB, resized: pixels (side, side, 3) in 8 bits."""
+        width, height = photo.size
+        short = min(width, height)
+        # As timm does it: whole pixels of the resized photo.
+        across, down = (int(self.resized * length / short) for length in photo.size)
+        left, top = (round((length - self.side) / 2) for length in (across, down))
+        x, y = width / across, height / down
+        box = (left * x, top * y, (left + self.side) * x, (top + self.side) * y)
+        resample = Image.Resampling[self.interpolation.upper()]
+        return photo.resize((self.side, self.side), resample, box).tobytes()
+
+    def array(self, prepared: Sequence[bytes]) -> Array:
+        """Normalises a batch, without PyTorch.
+
+        Args:
+            prepared: What `prepare` gave, N times.
+
+        Returns:
+            Images (N, 3, side, side), as float32.
+        """
+        import numpy as np
+
+        mean, std = (np.asarray(values, np.float32).reshape(3, 1, 1) for values in (self.mean, self.std))
+        images = np.empty((len(prepared), 3, self.side, self.side), np.float32)
+        for image, pixels in zip(images, prepared, strict=True):  # one that is in the processor's cache at a time
+            image[:] = np.frombuffer(pixels, np.uint8).reshape(self.side, self.side, 3).transpose(2, 0, 1)
+            image /= 255
+            image -= mean
+            image /= std
+        return images
+
+    def batch(self, prepared: Sequence[bytes], device: torch.device) -> torch.Tensor:
+        """Normalises a batch.
+
+        Args:
+            prepared: What `prepare` gave, N times.
+            device: Where the result is wanted.
+
+        Returns:
+            Images (N, 3, side, side).
+        """
+        import torch
+
+        return torch.from_numpy(self.array(prepared)).to(device)
+
+
+Preprocessing = Exact | Fast
+
+
+def per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Fits a mean or standard deviation to images with another number of channels.
+
+    Follows what timm does to the weights of the stem, which it sums for one channel and repeats in turn for more.
+
+    Args:
+        values: The mean or standard deviation that the weights were trained with. One number counts for all channels.
+        channels: Channels of the images.
+
+    Returns:
+        One number per channel: the values themselves if there are as many, their average for one channel, and
+        otherwise the values in turn.
+
+    Examples:
+        >>> from mnv2zoo.data.preprocessing import per_channel
+        >>> per_channel((0.1, 0.2, 0.3, 0.9), 4)
+        (0.1, 0.2, 0.3, 0.9)
+        >>> per_channel((0.1, 0.2, 0.3), 4)
+        (0.1, 0.2, 0.3, 0.1)
+        >>> per_channel((0.5,), 3)
+        (0.5, 0.5, 0.5)
+    """
+    if len(values) == channels:
+        return tuple(values)
+    if channels == 1:
+        return (fmean(values),)
+    return tuple(values[channel % len(values)] for channel in range(channels))
+
+
+def from_cfg(cfg: Mapping[str, Any]) -> Fast | None:
+    """The fast preprocessing that timm's description of weights asks for.
+
+    Args:
+        cfg: The description, as a dict.
+
+    Returns:
+        The preprocessing; None where the description leaves something open, or wants what only timm's own
+        knows: rectangles, other channels than RGB, borders.
+    """
+    if any(not cfg.get(field) for field in FIELDS) or any(cfg.get(f"test_{field}") for field in FIELDS):
+        return None
+    channels, height, width = cfg["input_size"]
+    known = cfg["interpolation"].upper() in Image.Resampling.__members__
+    if channels != 3 or height != width or cfg.get("crop_mode", "center") != "center" or not known:
+        return None
+    if not 0 < cfg["crop_pct"] <= 1:
+        return None
+    mean, std = (per_channel(cfg[key], channels) for key in ("mean", "std"))
+    return Fast(height, cfg["crop_pct"], cfg["interpolation"], mean, std)
+
+
+def source(name: str) -> Path | WeightsEntry | None:
+    """Finds out where a network comes from, without timm, whose import takes as long as some hundreds of photos.
+
+    Args:
+        name: As `network.describe` takes it.
+
+    Returns:
+        Its folder, or its entry in the index; None where only the network can tell.
+
+    Raises:
+        UnknownModelError: If there is no network of that name.
+        WeightsIndexError: If an index file is bad.
+    """
+    kind, _, place = name.partition(":")
+    if kind == "hf-hub":
+        return None
+    if kind == "local-dir" or (name.partition(".")[0] not in architecture.CONFIGS and Path(name).is_dir()):
+        return Path(place if kind == "local-dir" else name)
+    from mnv2zoo.weights import index
+
+    config = architecture.get(name)
+    return index.entry(name) if "." in name or index.entries_of(config.name) else None
+
+
+def find(name: str) -> Fast | None:
+    """Finds a network's fast preprocessing without timm.
+
+    Args:
+        name: As `network.describe` takes it.
+
+    Returns:
+        The preprocessing; None where only the network can tell.
+
+    Raises:
+        UnknownModelError: If there is no network of that name.
+        WeightsIndexError: If an index file is bad.
+    """
+    return of(source(name))
+
+
+def of(found: Path | WeightsEntry | None) -> Fast | None:
+    """Makes the fast preprocessing of a network from where it comes from.
+
+    Args:
+        found: What `source` found.
+
+    Returns:
+        The preprocessing; None where only the network can tell.
+    """
+    if isinstance(found, Path):
+        return _in_folder(found)
+    return from_cfg({field: getattr(found, field) for field in FIELDS}) if found else None
+
+
+def _in_folder(folder: Path) -> Fast | None:
+    try:
+        document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        cfg = document["pretrained_cfg"]
+        channels = (document.get("model_args") or {}).get("in_chans") or cfg["input_size"][0]
+        return from_cfg(cfg) if channels == cfg["input_size"][0] else None
+    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        return None  # whoever loads the network tells what is wrong

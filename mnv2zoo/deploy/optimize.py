@@ -1,0 +1,388 @@
+"""Networks made fast for the machine at hand, and checked against what they were made from."""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from mnv2zoo.deploy import checks
+from mnv2zoo.deploy.calibration import Calibration, Images, prepare
+from mnv2zoo.deploy.engines import ENGINES, Plan, Runner, Source, fork_safe
+from mnv2zoo.deploy.fingerprint import facts_about
+from mnv2zoo.deploy.fold import fold
+from mnv2zoo.errors import DeployError, nearest
+from mnv2zoo.runtimes.cache import Cache, versions
+from mnv2zoo.runtimes.runners import Parts, PerProcess, require_near
+
+EngineName = Literal["auto", "torch", "inductor", "onnxruntime", "openvino"]
+Precision = Literal["fp32", "bf16", "int8"]
+TIMED_SECONDS, TIMED_RUNS = 0.5, 20  # how long `auto` tries an engine, whichever ends first
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What came of trying an engine.
+
+    Attributes:
+        engine: Its name.
+        milliseconds: Median time for the example; None where it was not timed.
+        error: Distance of its outputs from the original's, as a part of their norm; None where it did not
+            run.
+        verdict: `chosen`, `slower`, or why it was left out.
+    """
+
+    engine: str
+    milliseconds: float | None
+    error: float | None
+    verdict: str
+
+
+class Optimized:
+    """A network on an engine: a function from images (N, C, H, W) to what the network gives.
+
+    N may be any number; C, H and W are the example's. It can be pickled and copied, and used in a forked process;
+    each process starts the engine for itself at the first call, without compiling or exporting the network again
+    (`inductor` compiles again).
+
+    Attributes:
+        engine: The engine's name.
+        precision: `fp32`, `bf16` or `int8`.
+        max_abs_error: Largest difference of an output from the original's on the example.
+        agreement: Calibration images, in percent, whose top class is the original's; None but for a
+            classifier in int8.
+        accuracy: Top-1 on the calibration images before and after, in percent; None where their classes
+            are not known: without labels or class folders, where a folder's name is none of the network's
+            classes, and where the network's class names are not known. The calibration images set the ranges,
+            so other images may fare a little worse.
+        tried: The engines that were tried, and what came of each.
+
+    Args:
+        runner: Runs the engine: from images (N, C, H, W) to the outputs in a row.
+        engine: The engine's name.
+        precision: `fp32`, `bf16` or `int8`.
+        example: Images (N, C, H, W), whose shape but for N the network takes.
+        expected: What the original gives for the example.
+    """
+
+    def __init__(self, runner: Runner, engine: str, precision: str, example: Tensor, expected: Any) -> None:
+        self.engine, self.precision = engine, precision
+        self.max_abs_error = 0.0
+        self.agreement: float | None = None
+        self.accuracy: tuple[float, float] | None = None
+        self.tried: Sequence[Attempt] = ()
+        self._runner = runner
+        self._shape = tuple(example.shape[1:])
+        leaves, self._structure = pytree.tree_flatten(expected)
+        self._outputs = [(leaf.shape[1:], leaf.dtype) for leaf in leaves]
+
+    def __call__(self, x: Tensor) -> Any:
+        """Runs the network.
+
+        Args:
+            x: Images (N, C, H, W) of floating-point numbers, as the network's preprocessing makes them.
+
+        Returns:
+            What the network gives: logits, or an ordered dict of maps; on the CPU.
+
+        Raises:
+            DeployError: If the shape is another than the example's but for N.
+        """
+        if not checks.are_images(x) or tuple(x.shape[1:]) != self._shape:
+            raise DeployError(
+                "the images have another shape than the example",
+                expected="floating-point (N, {}, {}, {}) on the CPU".format(*self._shape),
+                found=checks.describe(x),
+                fix="Optimize again with an example of that shape.",
+            )
+        if len(x):
+            outputs = fork_safe(lambda: self._runner(x.detach().float()))
+        else:
+            outputs = [torch.empty(0, *shape, dtype=dtype) for shape, dtype in self._outputs]
+        return pytree.tree_unflatten(outputs, self._structure)
+
+    def __repr__(self) -> str:
+        return f"Optimized({self.engine}, {self.precision}, max_abs_error={self.max_abs_error:.2g})"
+
+
+def optimize(
+    model: nn.Module,
+    example: Tensor,
+    engine: EngineName = "auto",
+    precision: Precision = "fp32",
+    calibration: Images | None = None,
+    threads: int | None = None,
+    cache: str | Path | None = None,
+) -> Optimized:
+    """Makes a network fast for this machine's processor.
+
+    Batch norms are folded into convolutions; the engine does the rest. What it computes is compared with
+    the original on the example.
+
+    Args:
+        model: A network of the zoo in evaluation mode: a classifier, a feature extractor, taps or a segmenter.
+            Detectors cannot be optimized as a whole, because the number of their boxes depends on the image.
+        example: Images (N, C, H, W) such as it will see, with the batch size that shall be fast.
+        engine: `torch` needs no other package; `inductor` compiles with a C++ compiler, for a minute;
+            `onnxruntime` and `openvino` come with the extra `deploy`. `auto` tries those that are there
+            but for `inductor`, and keeps the fastest.
+        precision: `fp32`; `bf16`, for processors that can multiply it; or `int8`, which NNCF quantises
+            for on calibration images.
+        calibration: For `int8`, some hundred images such as the network will see: preprocessed images
+            (n, C, H, W) as a tensor or numpy array; an iterable of such batches, or of pairs of a batch and its
+            labels, such as a `DataLoader`, whose first 300 images are taken; a `Dataset`; or a folder of images.
+            Accuracy is reported too where the labels are given, or where each folder in the folder has the name of
+            one of the network's classes.
+        threads: Threads that it computes with; PyTorch's number by default.
+        cache: A folder where what `onnxruntime` and `openvino` start from is kept, and taken from when the
+            same is asked for again: the same weights and settings of the model, example's height and width,
+            calibration images, versions and processor. What it holds is compared with its SHA-256 and with
+            the model's outputs before it is used, and made anew if it differs. This tells damage, not
+            malice: a folder or file that other users may write is not used. It may be deleted at any time.
+
+    Returns:
+        The network, as a function, which several threads may call at once (of `inductor` that is not tested).
+
+    Raises:
+        DeployError: If the model is in training mode, the example is unfit, the engine does not know the
+            precision, an output is further from the original's than the precision allows, or the cache
+            cannot be written or is not the user's own.
+        ImageReadError: If there are no calibration images in the folder, or one cannot be read.
+        MissingExtraError: If the engine is not installed.
+
+    Examples:
+        >>> import timm, torch, mnv2zoo
+        >>> model = timm.create_model("mnv2zoo_035").eval()
+        >>> images = torch.rand(2, 3, 64, 64)
+        >>> fast = mnv2zoo.deploy.optimize(model, images, engine="torch")
+        >>> fast(images).shape, fast.max_abs_error < 1e-3
+        (torch.Size([2, 1000]), True)
+    """
+    _check(model, example, engine, precision, calibration, threads)
+    threads = threads or torch.get_num_threads()
+    seen = prepare(calibration, model, example) if calibration is not None else None
+    expected = _expected(model, example)
+    kept = Cache()
+    if cache is not None:
+        kept = Cache(Path(cache), facts_about(model, example, seen.fingerprint if seen else ""))
+    source = Source(fold(model), example, seen)
+    if engine == "auto":
+        optimized = _fastest(source, precision, threads, expected, kept)
+    else:
+        optimized, _ = _built(engine, source, precision, threads, expected, kept)
+    if seen and isinstance(expected, Tensor) and expected.ndim == 2:
+        _report(optimized, model, seen, kept)
+    return optimized
+
+
+def for_runtime(
+    model: nn.Module, side: int, engine: str, precision: str, calibration: str | Path | None = None
+) -> Parts:
+    """Makes what a runtime starts from without PyTorch, and what it is checked with then.
+
+    Args:
+        model: A classifier of the zoo in evaluation mode.
+        side: Height and width of its images.
+        engine: `onnxruntime` or `openvino`.
+        precision: As for `optimize`.
+        calibration: Folder of images for `int8`.
+
+    Returns:
+        What the engine starts from; images (2, 3, side, side) as `example`, and the model's outputs for them
+        as `expected`, both as bytes of float32.
+
+    Raises:
+        DeployError: As `optimize`.
+        ImageReadError: As `optimize`.
+        MissingExtraError: As `optimize`.
+    """
+    example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    _check(model, example, engine, precision, calibration, None)
+    seen = prepare(calibration, model, example) if calibration is not None else None
+    if seen:
+        example = seen.images[:2]  # in the range that it is quantised for
+    make = ENGINES[engine].prepare
+    assert make is not None  # engines of other runtimes have one
+    parts = make(Source(fold(model), example, seen), precision)
+    checked = {"example": example, "expected": _expected(model, example)}
+    return {**parts, **{name: tensor.float().contiguous().numpy().tobytes() for name, tensor in checked.items()}}
+
+
+def _expected(model: nn.Module, example: Tensor) -> Any:
+    def run_on(images: Tensor) -> Any:
+        with torch.inference_mode():
+            return model(images)
+
+    try:
+        expected = fork_safe(lambda: run_on(example))
+        twice = expected if isinstance(expected, Tensor) else fork_safe(lambda: run_on(torch.cat([example] * 2)))
+    except Exception as error:  # of any class: assertions, indices, attributes
+        raise DeployError(
+            "the model cannot run the example",
+            found=f"{type(error).__name__}: {checks.first_line(error)}",
+            where=f"an example {checks.describe(example)}",
+            fix="Pass an example with the channels, height and width that the model takes.",
+        ) from error
+    leaves, structure = pytree.tree_flatten(expected)
+    rows = all(isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == len(example) for leaf in leaves)
+    if not leaves or not rows or pytree.tree_structure(twice) != structure:
+        raise DeployError(
+            f"cannot optimize a {type(model).__name__}, whose outputs are not tensors with a row per image",
+            expected="a classifier, a feature extractor, taps or a segmenter",
+            found=type(model).__name__,
+            where="model",
+            fix="Optimize its backbone, such as `model.backbone`, or run the model in PyTorch.",
+        )
+    return expected
+
+
+def _report(optimized: Optimized, model: nn.Module, seen: Calibration, cache: Cache) -> None:
+    """Sets how well a classifier keeps its classes on the calibration images."""
+
+    def measure() -> Parts:
+        with torch.inference_mode():
+            before = torch.cat([model(part) for part in seen.images.split(32)]).argmax(1)
+        after = optimized(seen.images).argmax(1)
+        truth = torch.tensor(seen.classes)
+        accuracy = (_percent(before == truth), _percent(after == truth)) if seen.classes else None
+        return {"json": json.dumps({"agreement": _percent(before == after), "accuracy": accuracy}).encode()}
+
+    facts = {**_facts(optimized.engine, optimized.precision), "kept": "agreement", "classes": str(seen.classes)}
+    found = cache.fetch(facts, measure, lambda parts: json.loads(parts["json"]))
+    optimized.agreement = found["agreement"]
+    optimized.accuracy = found["accuracy"] and tuple(found["accuracy"])
+
+
+def _facts(engine: str, precision: str) -> dict[str, str]:
+    """What an engine's entry in the cache depends on, beyond what every entry does."""
+    return {"engine": engine, "precision": precision, **versions(ENGINES[engine].packages(precision))}
+
+
+def _percent(right: Tensor) -> float:
+    return 100 * right.float().mean().item()
+
+
+def _fastest(source: Source, precision: str, threads: int, expected: Any, cache: Cache) -> Optimized:
+    best: Optimized | None = None
+    attempts: dict[str, Attempt] = {}
+    for name in ENGINES:
+        if reason := _left_out(name, precision):
+            attempts[name] = Attempt(name, None, None, reason)
+            continue
+        try:
+            optimized, error = _built(name, source, precision, threads, expected, cache)
+            attempts[name] = Attempt(name, _milliseconds(optimized, source.example), error, "slower")
+        except DeployError as failure:
+            attempts[name] = Attempt(name, None, None, failure.summary)
+            continue
+        except Exception as failure:  # runtimes raise nearly anything, and another engine may do
+            attempts[name] = Attempt(name, None, None, f"{type(failure).__name__}: {checks.first_line(failure)}")
+            continue
+        if best is None or attempts[name].milliseconds < attempts[best.engine].milliseconds:  # type: ignore[operator]
+            best = optimized
+    if best is None:
+        reasons = "; ".join(f"{attempt.engine}: {attempt.verdict}" for attempt in attempts.values())
+        raise DeployError(
+            "no engine can run the model", found=reasons, fix="Ask for one engine by name to see its whole error."
+        )
+    attempts[best.engine] = replace(attempts[best.engine], verdict="chosen")
+    best.tried = tuple(attempts.values())
+    return best
+
+
+def _left_out(name: str, precision: str) -> str:
+    """Why `auto` does not try an engine; empty if it does."""
+    engine = ENGINES[name]
+    if precision not in engine.precisions:
+        return f"knows no {precision}"
+    if missing := checks.missing(engine.packages(precision)):
+        return f"not installed: {', '.join(missing)}"
+    if engine.patient:
+        return "compiles for a minute; ask for it by name"
+    return ""
+
+
+def _built(
+    name: str, source: Source, precision: str, threads: int, expected: Any, cache: Cache
+) -> tuple[Optimized, float]:
+    """A network on an engine, and how far its outputs are from what is expected, as a part of their norm."""
+    engine = ENGINES[name]
+
+    def start(parts: Parts) -> tuple[Optimized, float]:
+        network = source.own(precision) if engine.prepare is None else None
+        plan = Plan(network, parts, tuple(source.example.shape), precision, threads)
+        runner = PerProcess(functools.partial(engine.start, plan))
+        optimized = Optimized(runner, name, precision, source.example, expected)
+        outputs = runner(source.example.float())
+        error, optimized.max_abs_error = checks.distances(outputs, pytree.tree_leaves(expected))
+        require_near(name, precision, error)
+        return optimized, error
+
+    if engine.prepare is None:
+        return start({})
+    return cache.fetch(_facts(name, precision), functools.partial(engine.prepare, source, precision), start)
+
+
+def _milliseconds(run: Callable[[Tensor], Any], example: Tensor) -> float:
+    """Median time of a run, after the one that checked it."""
+    times: list[float] = []
+    while len(times) < TIMED_RUNS and (sum(times) < TIMED_SECONDS or len(times) < 3):
+        started = time.perf_counter()
+        run(example)
+        times.append(time.perf_counter() - started)
+    return 1000 * sorted(times)[len(times) // 2]
+
+
+def _check(
+    model: nn.Module, example: Tensor, engine: str, precision: str, calibration: object, threads: int | None
+) -> None:
+    for what, value, known in (("engine", engine, get_args(EngineName)), ("precision", precision, get_args(Precision))):
+        if value not in known:
+            raise DeployError(
+                f"no such {what}: {value!r}",
+                expected=nearest(str(value), known, 4),
+                found=repr(value),
+                fix=f"Pass one of {', '.join(known)}.",
+            )
+    if (precision == "int8") != (calibration is not None):
+        given = "no calibration images" if calibration is None else "calibration images"
+        raise DeployError(
+            "precision int8 and calibration images go together",
+            found=f"precision {precision} with {given}",
+            where="precision",
+            fix="Pass calibration= for int8, and for int8 alone.",
+        )
+    if threads is not None and threads < 1:
+        raise DeployError(
+            f"cannot compute with {threads} threads", expected="1 or more", found=threads, fix="Pass 1 or more threads."
+        )
+    if engine != "auto":
+        if precision not in ENGINES[engine].precisions:
+            able = [name for name, other in ENGINES.items() if precision in other.precisions]
+            raise DeployError(f"{engine} knows no {precision}", fix=f"These do: {', '.join(able)}.")
+        checks.require(ENGINES[engine].packages(precision), f"engine {engine}")
+    checks.require_network(model)
+    if not checks.are_images(example) or not len(example):
+        raise DeployError(
+            "the example is not a batch of images",
+            expected="floating-point images (N, C, H, W) on the CPU",
+            found=checks.describe(example),
+            where="example",
+            fix="Preprocess the images and stack them.",
+        )
+    if not example.isfinite().all():
+        raise DeployError(
+            "the example holds NaN or infinity",
+            expected="finite numbers",
+            found="NaN or infinity",
+            where="example",
+            fix="Check the preprocessing.",
+        )

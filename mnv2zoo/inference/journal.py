@@ -1,0 +1,198 @@
+"""Rows of predictions on their way to a file: whole at the end, and not lost when the run is killed before."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib.util
+import io
+import itertools
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mnv2zoo.errors import MissingExtraError, OutputError
+from mnv2zoo.system import files
+
+Row = dict[str, Any]
+PARQUET_ROWS = 10_000  # that are in memory at once, and in a row group
+
+
+class Journal:
+    """The rows of a run, in a database beside the file that they will be.
+
+    A row that was added is there when the process is killed; the next run finds it and goes on. `finish` writes
+    the file, as its ending says: `.csv`, `.parquet`, or else JSON lines. The database is
+    `.<file name>.partial` and goes away with it.
+
+    Attributes:
+        done: Rows that an earlier run has left.
+    """
+
+    def __init__(self, output: Path) -> None:
+        """Opens it.
+
+        Args:
+            output: The file. What it held before stays until the rows are complete.
+
+        Raises:
+            OSError: If the file could not be written there.
+            OutputError: If another process is at work on it, or what an earlier run left cannot be read.
+            MissingExtraError: If it is a Parquet file and pyarrow is not installed.
+        """
+        self.output = files.place(output)
+        if self.output.suffix.lower() == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+            raise MissingExtraError("Parquet needs pyarrow", fix='Run: pip install "mnv2zoo[parquet]"')
+        self.path = self.output.with_name(f".{self.output.name}.partial")
+        self._settings: dict[str, Any] = {}
+        self._finished = False
+        with self._errors():
+            self._database = sqlite3.connect(self.path, timeout=0, isolation_level=None)
+            self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._database.execute("PRAGMA journal_mode = WAL")  # a commit then waits for no disk
+            self._database.execute("PRAGMA synchronous = NORMAL")
+            self._database.execute("BEGIN IMMEDIATE")
+            self._database.execute("CREATE TABLE IF NOT EXISTS settings (document TEXT)")
+            self._database.execute(
+                "CREATE TABLE IF NOT EXISTS rows (number INTEGER PRIMARY KEY, image BLOB UNIQUE, document TEXT)"
+            )
+            self._database.execute("COMMIT")
+            self.done: int = self._database.execute("SELECT COUNT(*) FROM rows").fetchone()[0]
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._errors():
+            useless = self._finished or not self._database.execute("SELECT 1 FROM rows").fetchone()
+            self._database.close()
+        if useless:
+            self.path.unlink(missing_ok=True)
+
+    def begin(self, settings: Mapping[str, Any]) -> None:
+        """Says what the rows are made with.
+
+        Args:
+            settings: All that decides what a row says, as JSON can hold it. `topk` is the number of predictions
+                of each.
+
+        Raises:
+            OutputError: If the rows that are there were made with others.
+        """
+        self._settings = dict(settings)
+        with self._errors():
+            before = self._database.execute("SELECT document FROM settings").fetchone()
+            if self.done and before and (earlier := json.loads(before[0])) != self._settings:
+                differing = [name for name in {**earlier, **settings} if earlier.get(name) != settings.get(name)]
+                raise OutputError(
+                    "an unfinished run was made with other settings",
+                    expected=", ".join(f"{name} {str(earlier.get(name))[:80]}" for name in differing),
+                    found=", ".join(f"{name} {str(settings.get(name))[:80]}" for name in differing),
+                    where=self.path,
+                    fix="Go on with its settings, or delete that file to begin anew.",
+                )
+            self._database.execute("BEGIN")
+            self._database.execute("DELETE FROM settings")
+            self._database.execute("INSERT INTO settings VALUES (?)", [json.dumps(self._settings)])
+            self._database.execute("COMMIT")
+
+    def __contains__(self, image: Path) -> bool:
+        """Whether an image's row is there."""
+        with self._errors():
+            found = self._database.execute("SELECT 1 FROM rows WHERE image = ?", [os.fsencode(image)])
+            return found.fetchone() is not None
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Keeps rows, all or none of them.
+
+        Args:
+            rows: Rows of images that have none yet.
+
+        Raises:
+            OutputError: If they cannot be written.
+        """
+        added = [(os.fsencode(row["image"]), json.dumps(row, allow_nan=False)) for row in rows]
+        with self._errors():
+            self._database.execute("BEGIN")
+            self._database.executemany("INSERT INTO rows (image, document) VALUES (?, ?)", added)
+            self._database.execute("COMMIT")
+
+    def finish(self) -> None:
+        """Writes the file; the database goes away when the journal is left.
+
+        Raises:
+            OSError: If the file cannot be written; the rows stay in the database.
+        """
+        write = WRITERS.get(self.output.suffix.lower(), write_json_lines)
+        with self._errors(), files.whole_file(self.output) as file:
+            found = self._database.execute("SELECT document FROM rows ORDER BY number")
+            write(file, (json.loads(document) for (document,) in found), self._settings["topk"])
+        self._finished = True
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            locked = "locked" in str(error)
+            raise OutputError(
+                "another process is at work on the file" if locked else "cannot keep rows for the file",
+                found=None if locked else error,
+                where=self.path,
+            ) from error
+
+
+def write_json_lines(file: BinaryIO, rows: Iterable[Row], topk: int) -> None:
+    """Writes rows as JSON, a line each."""
+    for row in rows:
+        file.write(f"{json.dumps(row, allow_nan=False)}\n".encode())
+
+
+def write_csv(file: BinaryIO, rows: Iterable[Row], topk: int) -> None:
+    """Writes rows as CSV: `image`, `model`, and `class_1`, `label_1`, `score_1` and so on up to `topk`."""
+    fields = ("class", "label", "score")
+    # Names of files may be no valid text; they are written as the bytes that they are.
+    text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="", write_through=True)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "model", *(f"{field}_{rank + 1}" for rank in range(topk) for field in fields)])
+    for row in rows:
+        best = [prediction[field] for prediction in row["predictions"] for field in fields]
+        writer.writerow([row["image"], row["model"], *best])
+    text.detach()
+
+
+def write_parquet(file: BinaryIO, rows: Iterable[Row], topk: int) -> None:
+    """Writes rows as Parquet, with `predictions` a list of structures.
+
+    What is no valid text in a file's name is written with a backslash.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = parquet_schema()
+    rows = iter(rows)
+    with pq.ParquetWriter(file, schema) as writer:
+        while part := list(itertools.islice(rows, PARQUET_ROWS)):
+            writer.write_table(pa.Table.from_pylist([{**row, "image": as_text(row["image"])} for row in part], schema))
+
+
+def parquet_schema() -> Any:
+    """The columns of a Parquet file of rows, as pyarrow has them."""
+    import pyarrow as pa
+
+    prediction = pa.struct([("class", pa.int64()), ("label", pa.string()), ("score", pa.float32())])
+    return pa.schema([("image", pa.string()), ("model", pa.string()), ("predictions", pa.list_(prediction))])
+
+
+def as_text(name: str) -> str:
+    """A file's name with what is no valid text written with a backslash."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+WRITERS: Mapping[str, Callable[[BinaryIO, Iterable[Row], int], None]] = {
+    ".csv": write_csv,
+    ".parquet": write_parquet,
+}

@@ -1,0 +1,172 @@
+"""Predictions past one machine, as a Ray Data pipeline: `pip install "mnv2zoo[ray]"`.
+
+Ray reads the images, hands batches to workers that hold the network, repeats what was in work where one of them
+dies, and writes the rows. Nothing of that is done here.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from mnv2zoo.data import decode, discover, preprocessing
+from mnv2zoo.errors import ImageReadError, MissingExtraError, OutputError
+from mnv2zoo.inference.journal import as_text, parquet_schema
+from mnv2zoo.inference.predict import Classifier, Settings
+from mnv2zoo.system import files
+
+try:
+    import pyarrow as pa
+    import pyarrow.dataset
+    import ray
+    import ray.data
+except ImportError as error:
+    raise MissingExtraError("Ray is not installed", found=error, fix='Run: pip install "mnv2zoo[ray]"') from error
+
+# Reading and writing are light; with this share of a core they fit in beside a worker a core.
+LIGHT = 0.1
+
+
+def predict(
+    paths: Sequence[str],
+    output: str,
+    settings: Settings,
+    *,
+    batch_size: int = 32,
+    workers: int | None = None,
+) -> list[ImageReadError]:
+    """Classifies images on all machines of a Ray cluster.
+
+    Ray is started on this machine unless it runs already, or `RAY_ADDRESS` names a cluster.
+
+    Args:
+        paths: Files and folders, searched through all their levels for files with an image's ending; local,
+            or in a store that Ray reads, such as `s3://bucket/photos`.
+        output: Folder for Parquet files: a new one or, on this machine, an empty one. A local one appears when
+            all rows are there.
+        settings: What to classify with.
+        batch_size: Images that go through the network at once.
+        workers: Processes that hold the network; by default one for each core of the cluster.
+
+    Returns:
+        Why images could not be read, an error each. Their rows have it in the column `error` and no
+        predictions.
+
+    Raises:
+        UnknownModelError: If there is no network of that name.
+        ImageReadError: If there are no images.
+        OutputError: If the folder holds something.
+        ray.exceptions.RayError: If a worker fails. One that dies is started anew, and its batches are repeated.
+    """
+    preprocessing.find(settings.model)  # a wrong name is told of before Ray starts
+    remote = "://" in output
+    folder = output if remote else str(Path(output).absolute().with_name(f".{Path(output).name}.partial"))
+    if not remote:
+        if not files.vacant(Path(output)):
+            raise OutputError("the folder must be new or empty", found="something else", where=output)
+        shutil.rmtree(folder, ignore_errors=True)
+    if not ray.is_initialized():
+        ray.init(logging_level=logging.ERROR, log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+
+    sources, missed = _sources(paths)
+    rows = classify(sources, settings, batch_size=batch_size, workers=workers)
+    rows.write_parquet(folder, mode=ray.data.SaveMode.CREATE, ray_remote_args={"num_cpus": LIGHT})
+    if not remote:
+        Path(folder).replace(output)
+    return [*missed, *_errors(output)]
+
+
+def _sources(paths: Sequence[str]) -> tuple[ray.data.Dataset, list[ImageReadError]]:
+    """The images, and why others cannot be read; Ray itself would pass over names such as `_1.jpg`."""
+    if any("://" in path for path in paths):
+        endings: list[str] | None = sorted(ending.removeprefix(".") for ending in discover.EXTENSIONS)
+        places, missed = list(paths), []
+    else:
+        endings = None
+        found = list(discover.walk(paths))
+        missed = [item for item in found if isinstance(item, ImageReadError)]
+        missed += [
+            ImageReadError("cannot read the image", found="no file", where=item)
+            for item in found
+            if isinstance(item, Path) and not item.is_file()
+        ]
+        places = [str(item) for item in found if isinstance(item, Path) and item.is_file()]
+        if not places:
+            raise missed[0]
+    try:
+        images = ray.data.read_binary_files(places, include_paths=True, file_extensions=endings, num_cpus=LIGHT)
+    except ValueError as error:
+        raise ImageReadError("no images", found=str(error).partition(".")[0], where=", ".join(paths)) from error
+    return images, missed
+
+
+def classify(
+    sources: ray.data.Dataset, settings: Settings, *, batch_size: int = 32, workers: int | None = None
+) -> ray.data.Dataset:
+    """Classifies images from any source that Ray reads.
+
+    Args:
+        sources: Images, as columns `path` with their names and `bytes` with their files' content.
+        settings: What to classify with.
+        batch_size: Images that go through the network at once.
+        workers: As for `predict`.
+
+    Returns:
+        A row for each image: `image`, `model`, `predictions` as in `mnv2zoo.predict`, and `error`, which is
+        null or tells why it cannot be read.
+    """
+    return sources.map_batches(
+        Worker,
+        fn_constructor_args=(settings,),
+        batch_size=batch_size,
+        batch_format="pyarrow",
+        concurrency=workers or max(1, int(ray.cluster_resources()["CPU"])),
+        num_cpus=1 - LIGHT,
+    )
+
+
+class Worker:
+    """A process that loads the network once, and classifies batches."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.classifier = Classifier(settings)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Classifies images.
+
+        Args:
+            batch: Columns `path` and `bytes`.
+
+        Returns:
+            The rows.
+        """
+        how = self.classifier.preprocessing
+        sources = list(zip(*(batch[name].to_pylist() for name in ("path", "bytes")), strict=True))
+
+        def read(source: tuple[str, bytes]) -> Any:
+            return decode.read(BytesIO(source[1]), source[0], how.at_least)
+
+        found = [(path, prepared) for (path, _), prepared in decode.read_all(sources, how.prepare, read=read)]
+        ready = [(path, prepared) for path, prepared in found if not isinstance(prepared, ImageReadError)]
+        classified = iter(self.classifier(*zip(*ready, strict=True)) if ready else [])
+        rows = [
+            {"image": path, "model": self.classifier.name, "predictions": [], "error": prepared.summary}
+            if isinstance(prepared, ImageReadError)
+            else next(classified)
+            for path, prepared in found
+        ]
+        schema = parquet_schema().append(pa.field("error", pa.string()))
+        return pa.Table.from_pylist([{**row, "image": as_text(row["image"])} for row in rows], schema)
+
+
+def _errors(output: str) -> list[ImageReadError]:
+    rows = pyarrow.dataset.dataset(output, format="parquet")
+    failed = rows.to_table(columns=["image", "error"], filter=pyarrow.dataset.field("error").is_valid())
+    return [
+        ImageReadError("an image was left out", found=row["error"], where=row["image"]) for row in failed.to_pylist()
+    ]

@@ -1,0 +1,1 @@
+"""The folder that a run, a package and a converted file share."""

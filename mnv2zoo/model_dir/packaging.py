@@ -1,0 +1,431 @@
+"""From a finished run to a folder for the Hub, and to the entry that an index of weights takes.
+
+A package holds `model.safetensors` and `config.json`, which timm's `hf-hub:` and `local-dir:` read, the
+model card `README.md`, and `index_entry.json`. Nothing is written before all of it is known to be sound.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import huggingface_hub
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, constants
+
+from mnv2zoo import architecture
+from mnv2zoo.architecture import Config
+from mnv2zoo.convert.layouts import native
+from mnv2zoo.errors import ConversionError, WeightsError, WeightsIndexError
+from mnv2zoo.models import arguments
+from mnv2zoo.system.files import whole_file
+from mnv2zoo.weights import schema, store
+from mnv2zoo.weights.hub_failures import Failure, explain
+from mnv2zoo.weights.schema import WeightsEntry
+from mnv2zoo.weights.store import Verified
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+RESULTS, ENTRY = "results.json", "index_entry.json"
+PUSHED = (WEIGHTS, CONFIG, CARD)  # the entry needs the commit that these make
+
+SPLITS = {"val": "validation", "test": "test"}  # by their names in results.json
+METRICS = {"top1": "top-1 accuracy (%)", "top5": "top-5 accuracy (%)"}
+
+# What a name from the index builds where timm's `model_args` could say otherwise; an entry cannot.
+AS_PUBLISHED = {"in_chans": 3, "global_pool": "avg", "output_stride": 32, "pad_type": "symmetric", "bn_eps": 1e-5}
+FROM_CONFIG = {"classifier": "classifier", "act_layer": "activation"}  # an argument, and the config's field for it
+NO_DEFAULT = ("norm_layer",)
+NOT_COMPUTED = ("num_classes", "bn_momentum", "drop_rate", "drop_path_rate")  # the entry has it, or only training
+
+# What timm's cfg says of the weights that a run started from, and where those are.
+ELSEWHERE = ("url", "file", "hf_hub_id", "hf_hub_filename", "source", "state_dict", "origin_url", "description")
+
+# https://huggingface.co/docs/hub/repositories-licenses; a card names any other licence as `license_name`.
+HUB_LICENSES = """
+afl-3.0 agpl-3.0 apache-2.0 artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0 bigscience-openrail-m bsd
+bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-nc-2.0
+cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0
+cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 cdla-permissive-1.0 cdla-permissive-2.0 cdla-sharing-1.0 creativeml-openrail-m
+ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 gfdl gpl gpl-2.0 gpl-3.0 isc lgpl lgpl-2.1 lgpl-3.0 lppl-1.3c mit mpl-2.0
+ms-pl ncsa odbl odc-by ofl-1.1 openrail openrail++ osl-3.0 pddl postgresql unlicense wtfpl zlib
+"""
+
+
+@dataclass(frozen=True)
+class Package:
+    """A folder that is ready for the Hub.
+
+    Attributes:
+        directory: The folder.
+        entry: What an index says of it.
+        beyond: What its `config.json` says that no field of an entry can, by name. Where there is
+            anything, the weights must not be loaded by an index name, which would build another network.
+    """
+
+    directory: Path
+    entry: WeightsEntry
+    beyond: dict[str, Any]
+
+    def index_entry(self) -> dict[str, Any]:
+        """The entry under its name, as an index has it; nothing where it would build another network."""
+        return {} if self.beyond else {self.entry.name: self.entry.to_json()}
+
+
+def pack(
+    run: Path,
+    name: str,
+    license: str,
+    directory: Path | None = None,
+    repo_id: str | None = None,
+    description: str | None = None,
+) -> Package:
+    """Makes a package of a run after checking that its parts belong together.
+
+    Args:
+        run: Folder of a run, with `model.safetensors` in the native layout and timm's `config.json`;
+            the card and `results.json` may be missing.
+        name: What the weights are to be called, `architecture.tag`.
+        license: Their licence, as SPDX names it where it can.
+        directory: The package: a new or empty folder, or a former package. `package` in the run by default.
+        repo_id: The repository that they are meant for, `owner/name`. Without one the entry tells of a
+            file `<name>.safetensors` beside the index.
+        description: What they are, in a line.
+
+    Returns:
+        The package. Its entry has no revision yet.
+
+    Raises:
+        WeightsError: If the run is not whole or contradicts itself, a weight is not finite, or the folder
+            is something else or cannot be written.
+        IntegrityError: If the weights are no safetensors file.
+        ConversionError: If they are not those of the network that `config.json` tells of.
+        WeightsIndexError: If an index would refuse the entry, its name included.
+        UnknownModelError: If the name is of no architecture.
+    """
+    config = architecture.get(name)
+    directory = run / "package" if directory is None else directory
+    document = _document(run / CONFIG, config, name)
+    weights = _read(run / WEIGHTS)
+    _check_tensors(weights, run / WEIGHTS, config, document)
+    results = _results(run)
+
+    _, _, tag = name.partition(".")
+    cfg = {key: value for key, value in document["pretrained_cfg"].items() if key not in ELSEWHERE}
+    cfg |= {"tag": tag, "license": license} | ({"description": description} if description else {})
+    document = document | {"pretrained_cfg": cfg}
+    location = {"repo_id": repo_id, "revision": None, "filename": WEIGHTS}
+    if repo_id is None:
+        location = {"bundled": f"{name}.safetensors"}
+    scores = results.get("test") or results.get("val") or {}  # validation images may have chosen the weights
+    fields = {
+        **location,
+        "sha256": hashlib.sha256(weights).hexdigest(),
+        "size": len(weights),
+        "layout": "timm",
+        "num_classes": document["num_classes"],
+        "input_size": cfg.get("test_input_size") or cfg.get("input_size"),
+        "crop_pct": cfg.get("test_crop_pct") or cfg.get("crop_pct"),
+        "interpolation": cfg.get("interpolation"),
+        "mean": cfg.get("mean"),
+        "std": cfg.get("std"),
+        "label_names": document.get("label_names", cfg.get("label_names")),
+        "license": license,
+        "metrics": {metric: scores[metric] for metric in METRICS if metric in scores} or None,
+        "description": description,
+    }
+    entry = _validated(name, fields, directory)
+    package = Package(directory, entry, _beyond(config, document))
+    card = _card(run, entry, results)
+    _write(package, {WEIGHTS: weights, CONFIG: _json(document), CARD: str(card).encode()})
+    return package
+
+
+def push(package: Package, private: bool = False) -> Package:
+    """Uploads a package in one commit, and writes that commit into its entry.
+
+    Args:
+        package: A package with a repository, which is made if need be.
+        private: Make it a private one, and upload nothing if it is there and public.
+
+    Returns:
+        The package with the entry's revision.
+
+    Raises:
+        WeightsError: If the Hub's client fails, or the repository is not private though it should be.
+    """
+    entry, api = package.entry, huggingface_hub.HfApi(library_name="mnv2zoo")
+    assert entry.repo_id is not None
+    try:
+        api.create_repo(entry.repo_id, private=private or None, exist_ok=True)
+        exposed = private and not api.model_info(entry.repo_id).private  # one that is there stays as it is
+        if not exposed:
+            commit = api.upload_folder(
+                repo_id=entry.repo_id,
+                folder_path=package.directory,
+                allow_patterns=list(PUSHED),
+                commit_message=f"Add {entry.name}",
+            )
+    except Exception as error:  # whatever the client raises, a plain ValueError or OSError included
+        raise _not_pushed(package, explain(error)) from error
+    if exposed:
+        raise WeightsError(
+            f"{entry.name} was not pushed",
+            expected="a private repository",
+            found="one that was there before and is public",
+            where=entry.repo_id,
+            fix="Make it private on the Hub, or name another.",
+        )
+    pushed = _validated(entry.name, entry.to_json() | {"revision": commit.oid}, package.directory)
+    package = replace(package, entry=pushed)
+    _write(package, {})
+    return package
+
+
+def _not_pushed(package: Package, failure: Failure) -> WeightsError:
+    repo_id = package.entry.repo_id
+    if failure.kind in ("forbidden", "repository"):
+        fix = f"Use a token in HF_TOKEN that may write to {repo_id}."
+    else:
+        fix = failure.fix(repo_id, constants.ENDPOINT, package.directory)
+    return WeightsError(
+        f"cannot push {package.entry.name}",
+        expected=f"to write to {repo_id} on the Hub",
+        found=failure.found[:400].rstrip("."),
+        fix=f"{fix} The package itself is whole, in {package.directory}.",
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise WeightsError(
+            "not a finished run",
+            expected=f"{path.name}, as `mnv2zoo finetune` leaves it",
+            found=error.strerror or error,
+            where=path,
+            fix="Name the folder that `mnv2zoo finetune --out` wrote.",
+        ) from error
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    """Parses a file that holds a JSON object, whose numbers are all finite."""
+
+    def constant(name: str) -> NoReturn:
+        raise ValueError(f"{name}, which JSON has not")
+
+    try:
+        document = json.loads(_read(path), parse_constant=constant)
+        if not isinstance(document, dict):
+            raise ValueError(f"{type(document).__name__} at its top")
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(
+            f"cannot read {path.name}",
+            expected="a JSON object",
+            found=f"{type(error).__name__}: {error}"[:200],
+            where=path,
+            fix="Restore what `mnv2zoo finetune` wrote.",
+        ) from error
+    return document
+
+
+def _document(path: Path, config: Config, name: str) -> dict[str, Any]:
+    """Reads timm's `config.json`, and checks all of it that the index's rules do not see."""
+    document = _parsed(path)
+
+    def bad(
+        expected: object, found: object, field: str, fix: str = "Restore what `mnv2zoo finetune` wrote."
+    ) -> NoReturn:
+        raise WeightsError(
+            "the run contradicts itself", expected=expected, found=found, where=f"{path}, {field}", fix=fix
+        )
+
+    found = document.get("architecture")
+    if found != config.name:
+        tag = name.partition(".")[2]
+        ours = isinstance(found, str) and found in architecture.CONFIGS
+        fix = f"Call it {found}.{tag}." if ours else "Only the zoo's own networks are packed."
+        bad(f"{config.name}, as the name {name} says", repr(found), "architecture", fix)
+    model_args = document.setdefault("model_args", {})
+    for field in ("pretrained_cfg", "model_args"):
+        if not isinstance(document.get(field), dict):
+            bad("an object, as timm writes it", repr(document.get(field))[:80], field)
+    for argument in model_args:
+        if argument not in (*AS_PUBLISHED, *FROM_CONFIG, *NO_DEFAULT, *NOT_COMPUTED):
+            bad("arguments of mnv2zoo.models.mobilenetv2.MobileNetV2", repr(argument), "model_args")
+    classes = document.get("num_classes")
+    for field, holder in (("model_args", model_args), ("pretrained_cfg", document["pretrained_cfg"])):
+        if holder.get("num_classes", classes) != classes:
+            bad(f"num_classes {classes!r}, as at the top", repr(holder["num_classes"]), field)
+    return document
+
+
+def _check_tensors(data: bytes, path: Path, config: Config, document: Mapping[str, Any]) -> None:
+    """Checks that a file holds every tensor of a network and no other, and that each is finite."""
+    tensors = store.tensors(Verified(path, data, ""), config.name, "timm")
+    model_args = document["model_args"]
+    built = replace(config, classifier=model_args.get("classifier") or config.classifier)
+    in_chans = model_args.get("in_chans") or 3
+    wanted: dict[str, Any] = dict(native.shapes(built, document["num_classes"], in_chans))
+    found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    for key in (*wanted, *found):
+        if wanted.get(key) != found.get(key):
+            raise ConversionError(
+                f"the weights are not those of {config.name} as {CONFIG} tells of it",
+                expected=f"a tensor {wanted[key]}" if key in wanted else "no such tensor",
+                found=f"one {found[key]}" if key in found else "none",
+                where=f"{path}, {key}",
+                fix=f"Restore {WEIGHTS} or {CONFIG}: one of them is of another run.",
+            )
+    broken = [key for key, tensor in tensors.items() if not _finite(tensor)]
+    if broken:
+        raise WeightsError(
+            "weights that are not finite",
+            expected="finite numbers",
+            found=f"NaN or infinity in {broken[0]}" + (f" and {len(broken) - 1} more" if broken[1:] else ""),
+            where=path,
+            fix="Training has diverged: start it again with a lower learning rate.",
+        )
+
+
+def _finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(tensor.float().isfinite().all())
+
+
+def _results(run: Path) -> dict[str, dict[str, Any]]:
+    """Reads the figures of each split that has some."""
+    path = run / RESULTS
+    if not path.exists():
+        return {}
+    splits = {split: figures for split, figures in _parsed(path).items() if split in SPLITS and figures is not None}
+    for split, figures in splits.items():
+        if not isinstance(figures, dict):
+            raise WeightsError(
+                f"cannot read {RESULTS}",
+                expected="figures by name",
+                found=repr(figures)[:80],
+                where=f"{path}, {split}",
+                fix="Restore what `mnv2zoo finetune` wrote.",
+            )
+    return splits
+
+
+def _beyond(config: Config, document: Mapping[str, Any]) -> dict[str, Any]:
+    """Finds what `config.json` says of a network and its images that an index entry has no field for."""
+    published = AS_PUBLISHED | {argument: getattr(config, field) for argument, field in FROM_CONFIG.items()}
+    beyond = {
+        argument: value
+        for argument, value in arguments.checked(document["model_args"]).items()
+        if argument not in NOT_COMPUTED and value is not None and value != published.get(argument)
+    }
+    crop_mode = document["pretrained_cfg"].get("crop_mode") or "center"
+    return beyond if crop_mode == "center" else {**beyond, "crop_mode": crop_mode}
+
+
+def _validated(name: str, fields: Mapping[str, Any], directory: Path) -> WeightsEntry:
+    """Makes an entry by the index's own rules."""
+    text = json.dumps({"schema_version": schema.SCHEMA_VERSION, "weights": {name: fields}})
+    try:
+        return schema.parse(text, directory / ENTRY)[name]
+    except WeightsIndexError as error:
+        error.problem = "an index would refuse these weights"
+        error.fix = "Correct what you gave, or the run's config.json or results.json."
+        raise
+
+
+def _card(run: Path, entry: WeightsEntry, results: Mapping[str, Mapping[str, Any]]) -> ModelCard:
+    """Fills in the run's card, or makes one."""
+    path = run / CARD
+    try:
+        card = ModelCard.load(path) if path.exists() else ModelCard(_page(entry))
+    except Exception as error:  # of many classes, PyYAML's among them
+        raise WeightsError(
+            "cannot read the model card",
+            expected="Markdown under a block of YAML",
+            found=f"{type(error).__name__}: {' '.join(str(error).split())}"[:200],
+            where=path,
+            fix="Correct it, or delete it to have one made.",
+        ) from error
+    data: Any = card.data
+    data.model_name = entry.name
+    known = entry.license.lower() in HUB_LICENSES.split()
+    data.license = entry.license.lower() if known else "other"
+    data.license_name = None if known else entry.license
+    data.library_name = data.library_name or "timm"
+    data.pipeline_tag = data.pipeline_tag or "image-classification"
+    data.tags = list(dict.fromkeys([*(data.tags or []), "image-classification", "timm", "mnv2zoo"]))
+    former = data.eval_results or [EvalResult("image-classification", "imagefolder", "unnamed", "accuracy", None)]
+    evaluations = [
+        replace(
+            former[0],
+            dataset_split=SPLITS[split],
+            metric_type="accuracy",
+            metric_name=METRICS[metric],
+            metric_value=figures[metric],
+        )
+        for split, figures in results.items()
+        for metric in METRICS
+        if metric in figures
+    ]
+    data.eval_results = evaluations or data.eval_results
+    return card
+
+
+def _page(entry: WeightsEntry) -> str:
+    """Writes a card that has yet to be filled in."""
+    _, height, width = entry.input_size
+    labels = ", ".join(entry.label_names[:20]) + (", ..." if entry.num_classes > 20 else "")
+    return f"""---
+{ModelCardData(library_name="timm").to_yaml()}
+---
+
+# {entry.name}
+
+{entry.description or f"Weights of {entry.architecture}."}
+
+An image is resized and cropped to {height} x {width} pixels. There are {entry.num_classes} classes: {labels}.
+
+```python
+import mnv2zoo  # timm learns the architecture
+import timm
+
+model = timm.create_model("hf-hub:{entry.repo_id or "OWNER/NAME"}", pretrained=True)
+```
+"""
+
+
+def _json(document: object) -> bytes:
+    return (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
+
+
+def _write(package: Package, files: Mapping[str, bytes]) -> None:
+    """Writes files into a package, and its entry, which marks the folder as one, before them."""
+    directory = package.directory
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        others = [path.name for path in directory.iterdir()]
+        if others and ENTRY not in others:
+            raise WeightsError(
+                "the folder holds something else",
+                expected=f"an empty folder, or a former package with its {ENTRY}",
+                found=", ".join(sorted(others)[:3]),
+                where=directory,
+                fix="Name another one.",
+            )
+        for name, data in {ENTRY: _json(package.index_entry()), **files}.items():
+            with whole_file(directory / name) as file:
+                file.write(data)
+    except OSError as error:
+        raise WeightsError(
+            "cannot write the package",
+            expected="a folder that can be written",
+            found=f"{type(error).__name__}: {error.strerror or error}",
+            where=directory,
+            fix="Make room or make it writable, or name another folder.",
+        ) from error

@@ -1,0 +1,1 @@
+"""The networks: what they compute, how a name becomes one, and what is known of each."""

@@ -1,0 +1,209 @@
+"""timm entry points for every config, which build a network and fill it with verified weights.
+
+Weights are put into the network as it is built, before timm sees it: timm's own downloader is never
+reached, and no tensor gets into a model's cfg. What the package resolves (index, Hub) is verified; what
+the user hands over (a file, a folder, a state dict) is the user's own and read as timm reads it. Either
+has to fill the network.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from timm.models import (
+    PretrainedCfg,
+    build_model_with_cfg,
+    generate_default_cfgs,
+    register_model,
+    resolve_pretrained_cfg,
+)
+from torch import nn
+
+from mnv2zoo import architecture
+from mnv2zoo.architecture import Config
+from mnv2zoo.errors import ArgumentError, UnknownArgumentError
+from mnv2zoo.models import arguments
+from mnv2zoo.models.checkpoint import _check_classes, fill, source_tensors
+from mnv2zoo.models.mobilenetv2 import MobileNetV2, MobileNetV2Features, take_indices
+from mnv2zoo.weights import index, store
+from mnv2zoo.weights.schema import WeightsEntry
+
+# timm's name for the module of the models: the last part of the entry points' `__module__`.
+PACKAGE = "mnv2zoo"
+
+MODEL_ARGUMENTS = tuple(p for p in inspect.signature(MobileNetV2).parameters if p not in ("config", "init_weights"))
+TIMM_ARGUMENTS = (
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "pretrained_model_args",
+    "cache_dir",
+    "features_only",
+    "out_indices",
+    "feature_cls",
+    "feature_cfg",
+)
+
+
+def pretrained_cfg(config: Config, entry: WeightsEntry | None = None) -> PretrainedCfg:
+    """Makes timm's description of weights and their preprocessing.
+
+    Args:
+        config: The architecture.
+        entry: Its weights, None for none.
+
+    Returns:
+        The cfg. Its `hf_hub_id` carries the pinned revision.
+    """
+    cfg = PretrainedCfg(
+        architecture=config.name,
+        num_classes=config.num_classes,
+        pool_size=(7, 7),
+        first_conv="conv_stem",
+        classifier="classifier",
+        paper_ids="arXiv:1801.04381",
+        license="Apache-2.0",
+    )
+    if entry is None:
+        return cfg
+    _, height, width = entry.input_size
+    cfg = replace(
+        cfg,
+        tag=entry.tag,
+        num_classes=entry.num_classes,
+        input_size=entry.input_size,
+        pool_size=(-(-height // 32), -(-width // 32)),
+        crop_pct=entry.crop_pct,
+        interpolation=entry.interpolation,
+        mean=entry.mean,
+        std=entry.std,
+        label_names=entry.own_label_names,  # type: ignore[arg-type]  # timm means tuple[str, ...]
+        license=entry.license,
+        origin_url=entry.origin,
+        description=entry.description,
+    )
+    if entry.bundled is not None:
+        return replace(cfg, file=str(store.bundled_path(entry)))
+    hub_id = f"{entry.repo_id}@{entry.revision}" if entry.revision else entry.repo_id
+    return replace(cfg, hf_hub_id=hub_id, hf_hub_filename=entry.filename)
+
+
+def create(config: Config, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Builds a network the way timm does, with verified weights.
+
+    Args:
+        config: The architecture.
+        pretrained: Load the weights that the name, tag, cfg or overlay points to.
+        **kwargs: `MobileNetV2`'s arguments and those of timm's `build_model_with_cfg`.
+
+    Returns:
+        The network; with `features_only=True` a module that returns feature maps.
+
+    Raises:
+        UnknownArgumentError: If nothing takes an argument; a TypeError.
+        ArgumentError: If an argument has a value that it cannot have; a ValueError.
+        WeightsError: If weights cannot be found, fetched or verified, or an index file is bad.
+        ConversionError: If they do not fit.
+    """
+    index.entries()  # raises if an index file is bad
+    _check_names(kwargs)
+    kwargs = arguments.checked(kwargs)
+    cfg = resolve_pretrained_cfg(
+        config.name, kwargs.pop("pretrained_cfg", None), kwargs.pop("pretrained_cfg_overlay", None)
+    )
+    feature_cfg = {"flatten_sequential": True, **kwargs.pop("feature_cfg", {})}
+    if not kwargs.get("features_only") and (lost := kwargs.keys() & {"out_indices", "feature_cls"}):
+        raise UnknownArgumentError(
+            f"{min(lost)} has no effect without features_only=True",
+            expected="features_only=True with it",
+            found=f"{min(lost)} alone",
+            fix=f"Add features_only=True, or leave out {min(lost)}.",
+        )
+    if kwargs.get("features_only"):
+        kwargs.update(num_classes=0, global_pool="avg", **_feature_arguments(config, kwargs, feature_cfg))
+    tensors = source_tensors(config, cfg, kwargs.get("cache_dir")) if pretrained else None
+
+    def build(**arguments: Any) -> MobileNetV2:
+        if tensors is None:
+            return MobileNetV2(config, **arguments)
+        _check_classes(config, tensors, cfg, arguments["num_classes"])
+        model = MobileNetV2(config, init_weights=False, **arguments)
+        fill(model, tensors, cfg)
+        return model
+
+    return build_model_with_cfg(
+        build,
+        config.name,
+        pretrained=False,  # filled already
+        pretrained_cfg=replace(cfg, state_dict=None),  # type: ignore[arg-type]  # as timm's own callers do
+        feature_cfg=feature_cfg,
+        **kwargs,
+    )
+
+
+def _feature_arguments(config: Config, kwargs: dict[str, Any], feature_cfg: dict[str, Any]) -> dict[str, Any]:
+    """Checks which maps are wanted and how, so that timm's `feature_info` tells the maps that come out."""
+    count = len(architecture.features(config))
+    indices = kwargs.get("out_indices", feature_cfg.pop("out_indices", None))
+    take, _ = take_indices(count, indices, "out_indices")
+    chosen = kwargs.get("feature_cls") or feature_cfg.pop("feature_cls", None) or MobileNetV2Features
+    feature_cls = arguments.checked({"feature_cls": chosen})["feature_cls"]
+    if feature_cls not in ("getter", MobileNetV2Features) and take != sorted(set(take)):
+        raise ArgumentError(
+            f"feature_cls={feature_cls!r} gives each map once and from fine to coarse",
+            expected=f"out_indices={tuple(sorted(set(take)))}",
+            found=f"out_indices={tuple(take)}",
+            where="out_indices",
+            fix="Sort out_indices, or leave out feature_cls: the default gives the maps in the order you ask for.",
+        )
+    return {"out_indices": tuple(take), "feature_cls": feature_cls}
+
+
+def _check_names(kwargs: dict[str, Any]) -> None:
+    for name in kwargs:
+        if name not in (*MODEL_ARGUMENTS, *TIMM_ARGUMENTS):
+            near = difflib.get_close_matches(name, (*MODEL_ARGUMENTS, *TIMM_ARGUMENTS), n=2)
+            raise UnknownArgumentError(
+                "unexpected keyword argument",
+                expected=" or ".join(near or MODEL_ARGUMENTS),
+                found=repr(name),
+                fix="Arguments are those of mnv2zoo.models.mobilenetv2.MobileNetV2 and of timm.create_model.",
+            )
+
+
+def register() -> None:
+    """Registers every config with timm, under the module name `mnv2zoo`.
+
+    Each entry point is a function of the package too, as timm's are of `timm.models`:
+    `mnv2zoo.mnv2zoo_100(pretrained=True)`.
+    """
+    # With a bad index file the names are there all the same, and using one raises.
+    known = list(index.INDEX.readable().values())
+    cfgs: dict[str, dict[str, Any] | PretrainedCfg] = {}
+    for config in architecture.CONFIGS.values():
+        own = [entry for entry in known if entry.architecture == config.name]
+        cfgs |= {entry.name: pretrained_cfg(config, entry) for entry in own} or {config.name: pretrained_cfg(config)}
+    package = sys.modules[PACKAGE]
+    package.default_cfgs = generate_default_cfgs(cfgs)  # type: ignore[attr-defined]  # where timm looks for them
+    for config in architecture.CONFIGS.values():
+        entry_point = _entry_point(config)
+        setattr(package, config.name, entry_point)
+        register_model(entry_point)
+
+
+def _entry_point(config: Config) -> Callable[..., nn.Module]:
+    def entry_point(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        return create(config, pretrained, **kwargs)
+
+    entry_point.__name__ = entry_point.__qualname__ = config.name
+    entry_point.__module__ = PACKAGE
+    entry_point.__doc__ = f"Builds {config.name}; arguments as for `mnv2zoo.models.registry.create`."
+    return entry_point
+
+
+register()

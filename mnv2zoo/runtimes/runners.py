@@ -1,0 +1,217 @@
+"""Runtimes that need no PyTorch: each makes of a model's bytes a function of numpy arrays."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnv2zoo.errors import DeployError
+from mnv2zoo.system import posix
+
+Array = NDArray[np.float32]
+Runner = Callable[[Array], list[Array]]
+Parts = Mapping[str, bytes]
+T = TypeVar("T")
+
+INPUT = "images"  # what a model calls its input
+CALIBRATED = 300  # images that int8 is quantised on, at most: as many as NNCF looks at by default
+# How far outputs may be from the original's, as a part of their norm.
+TOLERANCE = {"fp32": 1e-3, "bf16": 0.1, "int8": 0.4}
+
+
+def require_near(engine: str, precision: str, error: float) -> None:
+    """Refuses an engine whose outputs are further from the original's than its precision explains.
+
+    Args:
+        engine: Its name.
+        precision: What it computes in.
+        error: How far its outputs are, as a part of the original's norm.
+
+    Raises:
+        DeployError: If that is too far, or no number.
+    """
+    if not error <= TOLERANCE[precision]:  # a comparison with NaN is false
+        raise DeployError(
+            f"{engine} does not compute what the model computes",
+            expected=f"outputs within {TOLERANCE[precision]:.1%} of the original's norm in {precision}",
+            found=f"{error:.2%}",
+            fix="Take precision fp32." if precision != "fp32" else "Take another engine, and report this one.",
+        )
+
+
+def cores() -> int:
+    """Threads to compute with by default: `OMP_NUM_THREADS`, as PyTorch takes it, or the cores there are for us."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # of a list, the first
+    if asked.isdecimal() and int(asked):
+        return int(asked)
+    return posix.cores()
+
+
+class PerProcess(Generic[T]):
+    """A function that each process starts for itself, when it is first called there.
+
+    A fork copies a runtime's memory but not its threads, so the copy would wait for them forever: when it computes,
+    and when it is destroyed. A forked process leaves its copy alone and starts another. Where one is pickled, the
+    other process starts another too.
+
+    Args:
+        start: Makes the function. Only where it can be pickled, this can.
+    """
+
+    _started: ClassVar[weakref.WeakSet[PerProcess[Any]]] = weakref.WeakSet()
+    _starting: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, start: Callable[[], Callable[[T], list[T]]]) -> None:
+        self._start = start
+        self._run: Callable[[T], list[T]] | None = None
+
+    def __call__(self, images: T) -> list[T]:
+        """Runs the function of this process."""
+        run = self._run
+        if run is None:
+            with PerProcess._starting:
+                run = self._run = self._run or self._start()
+                PerProcess._started.add(self)
+        return run(images)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_start": self._start, "_run": None}
+
+    @staticmethod
+    def _forget() -> None:
+        PerProcess._starting = threading.Lock()  # another thread of the parent may have held it
+        for runner in list(PerProcess._started):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(runner._run))  # it is never destroyed
+            runner._run = None
+        PerProcess._started = weakref.WeakSet()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=PerProcess._forget)
+
+
+def import_onnxruntime() -> Any:
+    """Imports ONNX Runtime without its telemetry, whose thread keeps a forked process from ending."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at the import
+    import onnxruntime
+
+    return onnxruntime
+
+
+def onnxruntime(parts: Parts, shape: Sequence[int], precision: str, threads: int) -> Runner:
+    """Starts ONNX Runtime.
+
+    Args:
+        parts: An ONNX file as `model`.
+        shape: Channels, height and width of its images.
+        precision: What it computes in, which the file decides.
+        threads: Threads that it computes with.
+
+    Returns:
+        A function from images (N, C, H, W) to the outputs.
+    """
+    runtime = import_onnxruntime()
+
+    @functools.cache
+    def session(cores: int) -> Any:
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = cores
+        options.log_severity_level = 3
+        return runtime.InferenceSession(parts["model"], options, providers=["CPUExecutionProvider"])
+
+    def run(images: Array) -> list[Array]:
+        if len(images) < threads:
+            return session(threads).run(None, {INPUT: images})
+        # A core an image is faster than all cores at each.
+        rows = [{INPUT: images[place : place + 1]} for place in range(len(images))]
+        with ThreadPoolExecutor(threads) as pool:
+            found = pool.map(functools.partial(session(1).run, None), rows)
+            return [np.concatenate(outputs) for outputs in zip(*found, strict=True)]
+
+    return run
+
+
+def openvino_compiler(parts: Parts, shape: Sequence[int], precision: str, threads: int) -> Callable[..., Any]:
+    """Reads a network for OpenVINO.
+
+    Args:
+        parts: As for `openvino`, like the rest.
+        shape: Channels, height and width of its images.
+        precision: What it computes in.
+        threads: Threads that it computes with.
+
+    Returns:
+        A function from further settings of OpenVINO's, by name, to the network compiled for one image at a time.
+    """
+    import openvino
+
+    core = openvino.Core()
+    network = core.read_model(parts["model"], parts.get("weights", b""))
+    network.reshape([1, *shape])  # kernels for one known size are faster
+    rest = "f32" if precision == "fp32" else "bf16"
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": rest}
+    return lambda **more: core.compile_model(network, "CPU", {**settings, **more})
+
+
+def openvino(parts: Parts, shape: Sequence[int], precision: str, threads: int) -> Runner:
+    """Starts OpenVINO.
+
+    Args:
+        parts: An ONNX file as `model`; or OpenVINO's own, with its `weights`.
+        shape: Channels, height and width of its images.
+        precision: `fp32`; or `bf16` or `int8`, where what the file leaves in floating point is computed in
+            bf16 where the processor can.
+        threads: Threads that it computes with.
+
+    Returns:
+        A function from images (N, C, H, W) to the outputs.
+    """
+    compiled = openvino_compiler(parts, shape, precision, threads)
+
+    @functools.cache
+    def single() -> Any:
+        return compiled(PERFORMANCE_HINT="LATENCY")
+
+    @functools.cache
+    def several() -> list[Any]:
+        model = compiled(PERFORMANCE_HINT="THROUGHPUT")
+        # Twice as many requests as are computed at once, so that nobody who could compute waits for us.
+        number = 2 * model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        return [model.create_infer_request() for _ in range(number)]
+
+    one_caller = threading.Lock()  # a request is for one at a time
+
+    def run(images: Array) -> list[Array]:
+        with one_caller:
+            if len(images) == 1:
+                return [output.copy() for output in single()(images).values()]
+            # A core an image is faster than all cores at each. Requests take turns: in an AsyncInferQueue, OpenVINO's
+            # threads call Python back, and can wait for its lock while who holds it waits for them to end.
+            requests, found = several(), []
+            # An image goes to the request that had the one a round before it, whose answer is taken first.
+            for place in range(len(images) + len(requests)):
+                request = requests[place % len(requests)]
+                if 0 <= place - len(requests) < len(images):
+                    request.wait()
+                    found.append([tensor.data.copy() for tensor in request.output_tensors])
+                if place < len(images):
+                    # Shared, not copied: the request keeps the images alive.
+                    request.start_async({INPUT: images[place : place + 1]}, share_inputs=True)
+            return [np.concatenate(rows) for rows in zip(*found, strict=True)]
+
+    return run
+
+
+RUNTIMES: Mapping[str, Callable[[Parts, Sequence[int], str, int], Runner]] = {
+    "onnxruntime": onnxruntime,
+    "openvino": openvino,
+}

@@ -1,0 +1,182 @@
+"""What a recipe's values become: augmentation, loss, and what changes from epoch to epoch."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from PIL import Image
+from timm.data import Mixup, create_transform
+from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy
+from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
+from timm.scheduler import create_scheduler_v2
+from torch import Tensor, nn
+
+from mnv2zoo.errors import RecipeError
+from mnv2zoo.training.initialization import Start
+from mnv2zoo.training.recipe import Recipe
+
+
+def check(recipe: Recipe) -> None:
+    """Tries what only timm can judge, on a made image and a tiny network, before anything is read or written.
+
+    Args:
+        recipe: The recipe.
+
+    Raises:
+        RecipeError: If timm does not know an optimizer or an augmentation, or if one does not work.
+    """
+    _check_augmentation(recipe)
+    name = recipe.opt.lower().removeprefix("lookahead_")
+    known = [str(one) for one in list_optimizers()]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 3)
+        raise RecipeError(
+            f"timm has no optimizer {recipe.opt!r}",
+            expected=" or ".join(near) or "a name of timm, such as sgd or adamw",
+            found=repr(recipe.opt),
+            where="opt",
+            fix="Correct --opt.",
+        )
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    try:
+        optimizer = make_optimizer(net, recipe, learning_rate(recipe))
+        for _ in range(2):
+            net(torch.rand(2, 3, 8, 8)).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    except Exception as error:  # of many libraries: one is not installed, a closure is asked for, ...
+        raise RecipeError(
+            f"the optimizer {recipe.opt!r} does not work with this recipe",
+            expected="an optimizer that steps on gradients alone",
+            found=f"{type(error).__name__}: {' '.join(str(error).split())}"[:300].rstrip("."),
+            where="opt",
+            fix="Choose another --opt, such as sgd or adamw.",
+        ) from error
+
+
+def _check_augmentation(recipe: Recipe) -> None:
+    if recipe.auto_augment is None:
+        return
+    first, *sections = recipe.auto_augment.split("-")
+    try:
+        # timm passes over sections without a number, and takes its default for an unknown set of transforms.
+        for section in sections:
+            if not re.search(r"\d", section) and section not in ("tweights", "t3aw", "t3a"):
+                raise ValueError(f"timm ignores {section!r}")
+            if section.startswith("t") and (first != "rand" or section not in ("tweights", "t3aw", "t3a")):
+                raise ValueError(f"timm has no set of transforms {section!r}")
+        transform = _augmentation(recipe, input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
+        for _ in range(8):
+            transform(Image.new("RGB", (48, 40), (120, 60, 30)))
+    except Exception as error:  # assertions among them
+        raise RecipeError(
+            f"timm does not take the augmentation {recipe.auto_augment!r}",
+            expected="such as rand-m7-mstd0.5-inc1, augmix-m3-w3, original or 3a",
+            found=" ".join(str(error).split()) or type(error).__name__,
+            where="auto_augment",
+            fix="Correct --auto-augment, or leave it out.",
+        ) from error
+
+
+def make_optimizer(trainee: nn.Module, recipe: Recipe, lr: float, layer_decay: float | None = None) -> Any:
+    """The optimizer of a network's parameters."""
+    # Nesterov's momentum of zero is none, which PyTorch wants to be told.
+    info = get_optimizer_info(recipe.opt.lower().removeprefix("lookahead_"))
+    plain: dict[str, Any] = {"nesterov": False} if not recipe.momentum and (info.defaults or {}).get("nesterov") else {}
+    return create_optimizer_v2(
+        trainee,
+        opt=recipe.opt,
+        lr=lr,
+        weight_decay=recipe.weight_decay,
+        momentum=recipe.momentum,
+        layer_decay=layer_decay,
+        **plain,
+    )
+
+
+def make_scheduler(optimizer: Any, recipe: Recipe, lr: float, steps: int) -> Any:
+    """The schedule of the learning rate, by the step.
+
+    Args:
+        optimizer: The optimizer.
+        recipe: The recipe.
+        lr: The highest learning rate.
+        steps: Steps of an epoch.
+
+    Returns:
+        The schedule.
+    """
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        sched=recipe.sched,
+        num_epochs=recipe.epochs,
+        warmup_epochs=min(recipe.warmup_epochs, recipe.epochs / 2),  # type: ignore[arg-type]  # a part of one will do
+        warmup_lr=0.01 * lr,
+        min_lr=recipe.min_lr * lr,
+        step_on_epochs=False,
+        updates_per_epoch=steps,
+    )
+    return scheduler
+
+
+def training_transform(start: Start, recipe: Recipe) -> Callable[[Any], Tensor]:
+    """The augmentation, from an RGB image to a tensor (3, H, W)."""
+    return _augmentation(recipe, **{**start.preprocessing, "crop_pct": None})
+
+
+def _augmentation(recipe: Recipe, **preprocessing: Any) -> Callable[[Any], Tensor]:
+    return create_transform(
+        **preprocessing,
+        is_training=True,
+        scale=(recipe.scale, 1.0),
+        hflip=recipe.hflip,
+        vflip=recipe.vflip,
+        color_jitter=recipe.color_jitter,
+        auto_augment=recipe.auto_augment,
+        re_prob=recipe.reprob,
+    )
+
+
+def learning_rate(recipe: Recipe) -> float:
+    """The recipe's highest learning rate, or the default one for its batch."""
+    if recipe.lr is not None:
+        return recipe.lr
+    return 0.02 * recipe.batch_size / 32
+
+
+def side_of_epoch(recipe: Recipe, epoch: int, full: int) -> int:
+    """Side of the training images in an epoch, in pixels.
+
+    Four steps of growth are those of EfficientNetV2's progressive learning (Tan and Le 2021,
+    https://arxiv.org/abs/2104.00298, section 4.2).
+
+    Args:
+        recipe: Says where it begins.
+        epoch: The epoch, from 0.
+        full: The side at which it ends.
+
+    Returns:
+        A multiple of 8 on the way, and the full side in the last quarter and the last epoch.
+    """
+    quarter = 4 * epoch // recipe.epochs
+    if recipe.start_input_size is None or quarter == 3 or epoch == recipe.epochs - 1:
+        return full
+    return round((recipe.start_input_size + (full - recipe.start_input_size) * quarter / 3) / 8) * 8
+
+
+def make_mixup(recipe: Recipe, num_classes: int) -> Mixup | None:
+    """What mixes the images of a batch, if the recipe says so."""
+    if not recipe.mixes:
+        return None
+    return Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.smoothing, num_classes=num_classes)
+
+
+def make_criterion(recipe: Recipe) -> nn.Module:
+    """The training loss."""
+    if recipe.loss == "bce":
+        return BinaryCrossEntropy(smoothing=0.0 if recipe.mixes else recipe.smoothing)
+    return SoftTargetCrossEntropy() if recipe.mixes else nn.CrossEntropyLoss(label_smoothing=recipe.smoothing)

@@ -1,0 +1,96 @@
+"""What several processes do together: one acts for all, or each takes a part of a dataset."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from mnv2zoo.errors import ZooError
+from mnv2zoo.system import posix
+from mnv2zoo.training.recipe import Recipe
+
+T = TypeVar("T")
+
+
+def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
+    """Does something in the main process alone; all processes get its result, or raise its error."""
+    outcome: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            outcome[0] = action()
+        except Exception as error:
+            outcome[1] = error
+    broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
+
+
+def of_worker(error: ZooError) -> ZooError:
+    """An error as it was raised.
+
+    PyTorch raises an error of a worker process anew, with the text of the whole traceback as its one argument.
+
+    Args:
+        error: The error.
+
+    Returns:
+        It; of one of a worker, the error that was raised there.
+    """
+    name = type(error).__name__
+    traceback, mark, text = str(error.problem).rpartition(f".{name}: ")
+    if not mark or not traceback.startswith(f"Caught {name} in "):
+        return error
+    problem, *lines = text.strip().splitlines()
+    pairs = [re.match(r"\s+(expected|found|where|fix): (.*)", line) for line in lines]
+    return type(error)(problem, **{pair[1]: pair[2] for pair in pairs if pair})
+
+
+def give_way(worker: int) -> None:
+    """Lets a process that reads images ahead run in what the training leaves of the processor.
+
+    A step's threads wait for each other many times; one that is interrupted keeps all waiting.
+    """
+    posix.give_way()
+
+
+def test_loader(dataset: Dataset[Any], recipe: Recipe, workers: int) -> DataLoader[Any]:
+    """Batches in the order of the dataset."""
+    return DataLoader(dataset, recipe.batch_size, num_workers=workers)
+
+
+def predict(
+    accelerator: Accelerator, net: nn.Module, loader: Any, advance: Callable[[int], None] = lambda images: None
+) -> tuple[Tensor, Tensor]:
+    """Runs a dataset through a network in evaluation mode.
+
+    Returns:
+        The network's outputs (N, ...) and the targets (N,), on the CPU, in the order of the dataset.
+    """
+    net.eval()
+    outputs, targets = [], []
+    with torch.inference_mode(), accelerator.autocast():
+        for images, labels in loader:
+            if images.ndim == 4:
+                images = images.contiguous(memory_format=torch.channels_last)
+            output, label = accelerator.gather_for_metrics((net(images).float(), labels))
+            outputs.append(_own(output))
+            targets.append(_own(label))
+            advance(len(label))
+    return torch.cat(outputs), torch.cat(targets)
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A tensor on the CPU in memory of this process.
+
+    What a worker reads comes in shared memory, and each piece holds a file descriptor for as long as it is kept.
+    """
+    tensor = tensor.cpu()
+    return tensor.clone() if tensor.is_shared() else tensor

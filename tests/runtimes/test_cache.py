@@ -1,0 +1,240 @@
+"""What engines start from is kept, and used only while it is what was kept."""
+
+import threading
+import warnings
+
+import pytest
+import timm
+import torch
+from torch import nn
+from torchvision.transforms.functional import to_pil_image
+
+import mnv2zoo
+from mnv2zoo import deploy
+from mnv2zoo.deploy import engines
+from mnv2zoo.deploy.fingerprint import facts_about
+from mnv2zoo.errors import DeployError
+from mnv2zoo.runtimes import cache
+from mnv2zoo.runtimes.cache import Cache
+from tests.conftest import random_state_dict
+
+SMALL = "mnv2zoo_035"
+KEPT = [name for name, engine in engines.ENGINES.items() if engine.prepare]
+
+
+def network(name=SMALL, **kwargs):
+    torch.manual_seed(0)
+    model = timm.create_model(name, **kwargs).eval()
+    model.load_state_dict(random_state_dict(name, **kwargs))
+    return model
+
+
+@pytest.fixture
+def x():
+    return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def kept(tmp_path):
+    return Cache(tmp_path / "engines", {"model": "a"})
+
+
+def entries(folder):
+    return sorted(folder.glob("*.engine"))
+
+
+def refuse(*args, **kwargs):
+    raise AssertionError("made again")
+
+
+@pytest.mark.parametrize("engine", KEPT)
+def test_a_second_process_makes_nothing_again(engine, x, tmp_path, monkeypatch):
+    first = deploy.optimize(network(), x, engine, cache=tmp_path)
+    (file,) = entries(tmp_path)
+    before = file.read_bytes()
+    monkeypatch.setattr(engines, "to_onnx", refuse)
+    second = deploy.optimize(network(), x, engine, cache=tmp_path)
+    assert torch.equal(first(x), second(x))
+    assert file.read_bytes() == before
+    assert file.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("engine", KEPT)
+def test_int8_keeps_what_was_measured_and_reads_no_image_again(engine, tmp_path, monkeypatch):
+    model = network("mnv2zoo_050_c20", num_classes=2)
+    pictures = torch.rand(12, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for number, image in enumerate(pictures):
+        folder = tmp_path / "photos" / ("even", "odd")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        to_pil_image(image).save(folder / f"{number}.png")
+
+    def optimize():
+        return deploy.optimize(
+            model, pictures[:1], engine, "int8", calibration=tmp_path / "photos", cache=tmp_path / "engines"
+        )
+
+    first = optimize()
+    monkeypatch.setattr(mnv2zoo.data.decode, "read", refuse)
+    second = optimize()
+    assert (first.agreement, first.accuracy) == (second.agreement, second.accuracy)
+    assert torch.equal(first(pictures), second(pictures))
+    (tmp_path / "photos/odd/1.png").rename(tmp_path / "photos/even/1.png")
+    with pytest.raises(AssertionError, match="made again"):
+        optimize()
+
+
+def test_auto_keeps_what_it_tries(x, tmp_path, monkeypatch):
+    deploy.optimize(network(), x, cache=tmp_path)
+    assert len(entries(tmp_path)) == len(KEPT)
+    monkeypatch.setattr(engines, "to_onnx", refuse)
+    fast = deploy.optimize(network(), x, cache=tmp_path)
+    assert {attempt.engine for attempt in fast.tried if attempt.milliseconds} == {"torch", *KEPT}
+
+
+def flip(content):
+    return content[:-100] + bytes([content[-100] ^ 1]) + content[-99:]
+
+
+@pytest.mark.parametrize(
+    "alter", [flip, lambda content: content[: len(content) // 2], lambda content: b"", lambda content: b"junk\njunk"]
+)
+def test_what_was_altered_is_made_again_with_a_warning(alter, kept):
+    parts = {"model": bytes(range(256)) * 10}
+    assert kept.fetch({}, lambda: parts, dict) == parts
+    (file,) = entries(kept.folder)
+    sound = file.read_bytes()
+    file.write_bytes(alter(sound))
+    with pytest.warns(UserWarning, match="made anew"):
+        assert kept.fetch({}, lambda: parts, dict) == parts
+    assert file.read_bytes() == sound
+    assert kept.fetch({}, refuse, dict) == parts
+
+
+def test_an_entry_under_another_name_is_not_used(kept):
+    kept.fetch({"engine": "one"}, lambda: {"model": b"one"}, dict)
+    (one,) = entries(kept.folder)
+    kept.fetch({"engine": "two"}, lambda: {"model": b"two"}, dict)
+    two = next(file for file in entries(kept.folder) if file != one)
+    two.write_bytes(one.read_bytes())
+    with pytest.warns(UserWarning, match="made from something else"):
+        assert kept.fetch({"engine": "two"}, lambda: {"model": b"two"}, dict) == {"model": b"two"}
+
+
+@pytest.mark.parametrize("engine", KEPT)
+@pytest.mark.parametrize("other", ["another network", "no network"])
+def test_an_entry_whose_hash_was_altered_too_must_compute_what_the_model_computes(engine, other, x, tmp_path):
+    model = network()
+    deploy.optimize(model, x, engine, cache=tmp_path)
+    (file,) = entries(tmp_path)
+    known = bytes(cache.safetensors.numpy.load(file.read_bytes().partition(b"\n")[2])["facts"])
+    stranger = timm.create_model(SMALL).eval()
+    forged = engines.to_onnx(stranger, x) if other == "another network" else b"no network at all"
+    cache._write(file, known, {"model": forged})
+    with pytest.warns(UserWarning, match="made anew"):
+        fast = deploy.optimize(model, x, engine, cache=tmp_path)
+    with torch.inference_mode():
+        torch.testing.assert_close(fast(x), model(x), rtol=1e-3, atol=1e-3)
+
+
+def test_what_fails_its_check_is_not_kept(kept):
+    def check(parts):
+        raise DeployError("unfit")
+
+    with pytest.raises(DeployError, match="unfit"):
+        kept.fetch({}, lambda: {"model": b"x"}, check)
+    assert entries(kept.folder) == []
+
+
+def test_another_network_or_image_is_another_entry(x):
+    model = network()
+    facts = facts_about(model, x)
+    assert facts_about(network(), x[:1]) == facts
+    changed = network()
+    with torch.no_grad():
+        changed.conv_head.weight[0, 0] += 1e-6
+    others = [
+        facts_about(changed, x),
+        facts_about(network(pad_type="same"), x),
+        facts_about(network("mnv2zoo_050"), x),
+        facts_about(model, x[..., :32]),
+        facts_about(model, x.double()),
+        facts_about(model, x, "calibration"),
+        *(
+            facts_about(mnv2zoo.features.BottleneckTaps(model, names, where), x)
+            for names in (["C1", "Bottleneck_3"], ["Bottleneck_3", "C1"])
+            for where in ("output", "expansion")
+        ),
+    ]
+    known = [facts, *others]
+    assert len({str(sorted(found.items())) for found in known}) == len(known)
+
+
+def test_versions_are_of_packages_as_they_are_imported():
+    import PIL
+
+    assert cache.versions(["PIL", "torch"]) == {"PIL": PIL.__version__, "torch": torch.__version__.partition("+")[0]}
+
+
+def test_one_makes_it_while_others_wait(kept):
+    made, ready, results = [], threading.Barrier(3), []
+
+    def make():
+        made.append(1)
+        return {"model": b"x"}
+
+    def work():
+        ready.wait()
+        results.append(kept.fetch({}, make, dict))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [{"model": b"x"}] * 3
+    assert len(made) == 1
+
+
+def test_a_folder_that_cannot_be_written_serves_what_it_holds(kept):
+    kept.fetch({}, lambda: {"model": b"x"}, dict)
+    for lock in kept.folder.glob("*.lock"):
+        lock.unlink()
+        lock.mkdir()  # no lock can be had, whoever runs this
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert kept.fetch({}, refuse, dict) == {"model": b"x"}
+    entries(kept.folder)[0].write_bytes(b"altered")
+    with pytest.raises(DeployError, match="cannot write the cache"):
+        kept.fetch({}, refuse, dict)
+
+
+def test_a_folder_that_others_may_write_is_refused(x, tmp_path):
+    tmp_path.chmod(0o777)
+    with pytest.raises(DeployError, match="chmod go-w"):
+        deploy.optimize(network(), x, "onnxruntime", cache=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_others_may_write_is_not_used(kept):
+    kept.fetch({}, lambda: {"model": b"x"}, dict)
+    entries(kept.folder)[0].chmod(0o660)
+    with pytest.warns(UserWarning, match="others may write"):
+        assert kept.fetch({}, lambda: {"model": b"y"}, dict) == {"model": b"y"}
+    assert kept.fetch({}, refuse, dict) == {"model": b"y"}
+
+
+def test_bad_caches_are_told(x, tmp_path):
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    with pytest.raises(DeployError, match="cannot write the cache"):
+        deploy.optimize(network(), x, "onnxruntime", cache=tmp_path / "file" / "engines")
+    with pytest.raises(DeployError, match="Leave out the cache"):
+        deploy.optimize(Odd().eval(), x, "onnxruntime", cache=tmp_path)
+
+
+class Odd(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.function = lambda x: x.mean((2, 3))
+
+    def forward(self, x):
+        return self.function(x)
