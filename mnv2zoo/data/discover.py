@@ -16,7 +16,7 @@ import itertools
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 
 from PIL import Image
@@ -104,7 +104,10 @@ class Passed(str):
 
 
 def below(
-    folder: Folder | TarFolder, parts: Parts = (), above: tuple[str, ...] = ()
+    folder: Folder | TarFolder,
+    parts: Parts = (),
+    above: tuple[str, ...] = (),
+    wanted: Callable[[str], bool] = is_image,
 ) -> Iterator[tuple[Parts, File | Folder | TarFolder | Passed | ImageReadError]]:
     """Searches a folder through all its levels, in order of names.
 
@@ -112,10 +115,12 @@ def below(
         folder: The folder.
         parts: Its path below the place that is searched.
         above: The real paths of the folders that led to it.
+        wanted: Tells by a file's name whether it is looked for.
 
     Yields:
-        Each path below the place, and what is there: an image; a folder, before what is in it; something that is
-        passed over; or an error for a folder that cannot be searched and for a link that points to nothing.
+        Each path below the place, and what is there: a file that is looked for; a folder, before what is in it;
+        something that is passed over; or an error for a folder that cannot be searched and for a link that points to
+        nothing.
     """
     above = (*above, folder.real)
     children = folder.children()
@@ -131,7 +136,7 @@ def below(
         if is_hidden(child.name):
             yield path, Passed("hidden file" if isinstance(child, File) else f"folder {child.name}/")
         elif isinstance(child, File):
-            if is_image(child.name):
+            if wanted(child.name):
                 yield path, child
             elif child.dangling:
                 yield (
@@ -150,7 +155,7 @@ def below(
             yield path, Passed(f"model folder {'/'.join(path)}/")
         else:
             yield path, child
-            yield from below(child, path, above)
+            yield from below(child, path, above, wanted)
 
 
 def _kind(name: str) -> str:

@@ -1,0 +1,102 @@
+"""What a place holds beside images: all its files by their paths, and what is wrong with its annotations."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from mnv2zoo.data.discover import SPLIT_OF, Parts, below
+from mnv2zoo.data.tree import File, Folder, TarFolder, open_place
+from mnv2zoo.errors import DataError, ImageReadError
+
+NAMED = 5  # images or classes that a message names
+
+
+def files_in(place: str | Path) -> dict[Parts, File]:
+    """All files of a place by their paths; tar files within a folder count as the folders that they were."""
+    root = open_place(place)
+    files = dict(_below(root, place))
+    tars = {parts: file for parts, file in files.items() if parts[-1].lower().endswith(".tar")}
+    if not isinstance(root, Folder) or not tars:
+        return files
+    split = {parts: file for parts, file in tars.items() if parts[-1][:-4].lower() in SPLIT_OF}
+    if not split and len(tars) > 1:
+        raise DataError(
+            "several tar files, and their names tell no splits",
+            expected="one tar file, or train.tar, val.tar and test.tar",
+            found=", ".join("/".join(parts) for parts in list(tars)[:NAMED]),
+            where=place,
+            fix="Pass the tar file that holds the data.",
+        )
+    for parts, file in (split or tars).items():
+        above = (*parts[:-1], parts[-1][:-4]) if split else parts[:-1]
+        del files[parts]
+        files |= {(*above, *inner): found for inner, found in _below(open_place(file.place), place)}
+    return files
+
+
+def _below(root: Folder | TarFolder, place: str | Path) -> Iterator[tuple[Parts, File]]:
+    for parts, item in below(root, wanted=lambda name: True):
+        if isinstance(item, ImageReadError):
+            raise DataError(item.problem, found=item.found, where=item.where, fix=item.fix) from item
+        if isinstance(item, File):
+            yield parts, item
+
+
+class Trouble:
+    """What is wrong with the data, collected to be told at once: the kinds, and the first images of each."""
+
+    def __init__(self, place: str | Path, skip: bool) -> None:
+        self.place, self.skip = place, skip
+        self.found: dict[str, list[str]] = defaultdict(list)
+        self.clipped = 0
+
+    def add(self, kind: str, name: str) -> None:
+        """Collects one, by its kind in words such as `boxes without area`, and the image that it is in."""
+        self.found[kind].append(name)
+
+    def report(self) -> list[str]:
+        """Notes on what is left out; raises where nothing is to be left out."""
+        told = [f"{kind}: {len(names)} ({some(names)})" for kind, names in self.found.items()]
+        if told and not self.skip:
+            raise DataError(
+                "there are annotations that cannot be used",
+                expected="images that are there, and boxes with an area within their image",
+                found="; ".join(told),
+                where=self.place,
+                fix="Correct them, or leave them out with --skip-bad-images.",
+            )
+        notes = [f"left out: {'; '.join(told)}"] if told else []
+        if self.clipped:
+            notes.append(f"boxes that reach beyond their image, and end at its edge: {self.clipped}")
+        return notes
+
+
+def some(names: Iterable[str]) -> str:
+    """The first of some names, and how many more there are."""
+    names = list(dict.fromkeys(names))
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def read_bytes(file: File, most: int | None = None) -> bytes:
+    """Reads a file, on disk or within a tar file.
+
+    Args:
+        file: The file.
+        most: Bytes that it may have.
+
+    Returns:
+        Its content.
+
+    Raises:
+        ValueError: If it has more bytes.
+        OSError: If it cannot be read.
+    """
+    with file.place.open("rb") as opened:
+        if file.offset is not None:
+            opened.seek(file.offset)
+        size = file.size if file.offset is not None else file.place.stat().st_size
+        if most is not None and size > most:
+            raise ValueError(f"{size} bytes, where {most} are the most")
+        return opened.read(size)
