@@ -70,9 +70,10 @@ generate: $(VENV)/.dev  ## write what is generated in README.md and docs/
 check: $(VENV)/.dev  ## fail if what is generated is out of date
 	$(BIN)/python scripts/generate.py --check
 
-lint: $(VENV)/.dev  ## check style and format
+lint: $(VENV)/.dev  ## check style, format and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --cache-dir .import_linter_cache
 
 types: $(VENV)/.dev  ## check types
 	$(BIN)/mypy

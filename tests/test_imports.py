@@ -1,4 +1,4 @@
-"""Who imports whom, against the table in CONTRIBUTING.md."""
+"""Who imports whom, by the contracts in pyproject.toml, and which private names of other libraries are used."""
 
 from __future__ import annotations
 
@@ -11,28 +11,60 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import grimp
 import pytest
 import timm
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "mnv2zoo"
-NAMES = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
-NAMES = NAMES - {"__init__"} | {"mnv2zoo"}
-STANDARD_LIBRARY_ONLY = ("errors", "environment", "architecture")
 
 
-def allowed() -> dict[str, set[str]]:
-    """The table: what each module may import."""
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("\n## Who may import whom\n")[2]
-    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", text.partition("\n## ")[0], re.M)
-    return {module: set(re.findall(r"`(\w+)`", cell)) for module, cell in rows}
+def lint(tree: Path) -> subprocess.CompletedProcess[str]:
+    """Runs import-linter on the package in a folder that has a pyproject.toml too."""
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()", "--no-cache"]
+    env = {**os.environ, "COLUMNS": "200"}
+    return subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True, timeout=300)
 
 
-def sources(name: str) -> list[Path]:
-    """The files of a module or subpackage."""
-    if name == "mnv2zoo":
-        return [PACKAGE / "__init__.py"]
-    return sorted((PACKAGE / name).rglob("*.py")) or [PACKAGE / f"{name}.py"]
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """A copy of the package's sources and of its contracts."""
+    shutil.copytree(PACKAGE, tmp_path / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def test_the_package_keeps_its_contracts() -> None:
+    done = lint(ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "written", "contract"),
+    [
+        ("system/files.py", "from mnv2zoo import models", "Rooms import downward only"),
+        ("model_dir/files.py", "def later():\n    from mnv2zoo.deploy import fold", "Rooms import downward only"),
+        ("data/decode.py", "if TYPE_CHECKING:\n    from ..training import recipe", "Rooms import downward only"),
+        ("attic.py", "", "Rooms import downward only"),
+        ("data/decode.py", "import mnv2zoo", "Nothing below the command line imports the package's own __init__"),
+        ("run.py", "from .cli import output", "Nothing imports the command line"),
+        ("convert/files.py", "from ..models import zoo", "Weights are verified and converted without any model"),
+        ("runtimes/cache.py", "def later():\n    import torch.nn", "Runtimes run without PyTorch and timm"),
+    ],
+)
+def test_an_import_that_breaks_a_contract_fails(copied: Path, file: str, written: str, contract: str) -> None:
+    with (copied / PACKAGE.name / file).open("a", encoding="utf-8") as source:
+        source.write(f"\n{written}\n")
+    done = lint(copied)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"{contract} BROKEN" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["architecture", "environment", "errors"])
+def test_modules_that_help_texts_need_import_only_the_standard_library(name: str) -> None:
+    graph = grimp.build_graph(PACKAGE.name, include_external_packages=True, cache_dir=None)
+    found = {module.partition(".")[0] for module in graph.find_upstream_modules(f"{PACKAGE.name}.{name}")}
+    assert found - sys.stdlib_module_names <= {PACKAGE.name}
 
 
 def imported(text: str, path: Path) -> Iterator[str]:
@@ -45,60 +77,6 @@ def imported(text: str, path: Path) -> Iterator[str]:
             base = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*base, *(node.module.split(".") if node.module else [])])
             yield from (f"{module}.{alias.name}" for alias in node.names)
-
-
-def ours(dotted: str) -> str | None:
-    """Which of our modules a dotted name belongs to; None for other packages."""
-    package, _, rest = dotted.partition(".")
-    first = rest.partition(".")[0]
-    if package != PACKAGE.name:
-        return None
-    return first if first in NAMES else PACKAGE.name
-
-
-def test_the_table_names_every_module_and_no_other() -> None:
-    table = allowed()
-    unlisted = sorted(NAMES - table.keys())
-    assert not unlisted, f"give {unlisted} a row in CONTRIBUTING.md"
-    assert set().union(table.keys(), *table.values()) - NAMES <= {"__main__"}, "CONTRIBUTING.md names what is not there"
-
-
-@pytest.mark.parametrize("name", sorted(NAMES))
-def test_a_module_imports_only_what_the_table_allows(name: str) -> None:
-    for path in sources(name):
-        found = {
-            module
-            for module in map(ours, imported(path.read_text(encoding="utf-8"), path))
-            if module not in (None, name)
-        }
-        breach = sorted(found - allowed().get(name, set()))
-        assert not breach, f"{path.relative_to(ROOT)} imports {breach}, which CONTRIBUTING.md does not allow"
-
-
-@pytest.mark.parametrize("name", STANDARD_LIBRARY_ONLY)
-def test_what_the_command_line_needs_first_uses_the_standard_library_alone(name: str) -> None:
-    for path in sources(name):
-        packages = {dotted.partition(".")[0] for dotted in imported(path.read_text(encoding="utf-8"), path)}
-        assert packages - sys.stdlib_module_names <= {PACKAGE.name}
-
-
-def test_the_table_keeps_the_rules_of_the_design() -> None:
-    table = allowed()
-    assert table["errors"] == table["environment"] == set()
-    assert table["architecture"] == {"errors"}
-    assert not table["weights"] & {"models"}
-    assert not table["convert"] & {"models"}
-    assert {name for name, others in table.items() if "cli" in others} <= {"__main__"}
-
-
-def test_the_reader_sees_every_form_of_import() -> None:
-    written = (
-        "import torch, mnv2zoo.models.mobilenetv2\nfrom mnv2zoo import errors\ndef f():\n"
-        "    from mnv2zoo.cli.main import app\n"
-    )
-    relative = "from . import trust\nfrom .. import models\nfrom ..cli import main\nfrom .index import entry\n"
-    found = [ours(dotted) for dotted in imported(written + relative, PACKAGE / "weights" / "store.py")]
-    assert found == [None, "models", "errors", "weights", "models", "cli", "weights", "cli"]
 
 
 def used(text: str, path: Path) -> set[str]:
