@@ -1,52 +1,33 @@
-"""A loopback Hub for the whole run, and indexes of weights laid over the shipped one.
+"""A loopback Hub for the session, and indexes of weights laid over the shipped one.
 
-The Hub's client reads its environment when it is imported, so that is set here, before any test module
-is. Nothing is mocked: the client fetches over HTTP from `tests/hub_server.py`.
+Nothing is mocked: the client fetches over HTTP from `tests/hub_server.py`.
 """
 
 from __future__ import annotations
 
-import atexit
+from tests import environment  # first, because the Hub's client reads its environment when it is imported
+
+# isort: split
 import ctypes
 import json
-import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
+import numpy as np
 import pytest
+import safetensors.torch
+import timm
+import torch
+from PIL import Image
 
+import mnv2zoo
+from mnv2zoo.models import registry
+from mnv2zoo.weights import index
 from tests.hub_server import HubServer
 from tests.photos import fill
-
-_HUB = HubServer().__enter__()
-_HOME = tempfile.mkdtemp(prefix="mnv2zoo-tests-")
-atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
-for _name in [name for name in os.environ if name.startswith("MNV2ZOO_") or name in ("HF_TOKEN", "HF_HUB_OFFLINE")]:
-    del os.environ[_name]
-if os.environ.pop("TESTS_READ_ONLY_CACHE", ""):
-    Path(_HOME, "hf").mkdir(mode=0o500)
-os.environ |= {
-    "HF_ENDPOINT": _HUB.endpoint,
-    "HF_HOME": f"{_HOME}/hf",
-    "MNV2ZOO_HOME": f"{_HOME}/mnv2zoo",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-}
-
-import huggingface_hub  # noqa: E402
-import numpy as np  # noqa: E402
-import safetensors.torch  # noqa: E402
-import timm  # noqa: E402
-import torch  # noqa: E402
-from PIL import Image  # noqa: E402
-
-import mnv2zoo  # noqa: E402
-from mnv2zoo.models import registry  # noqa: E402
-from mnv2zoo.weights import index  # noqa: E402
 
 torch.set_num_threads(1)
 # An error on stderr: a line for the problem, and at most four facts below it.
@@ -122,15 +103,22 @@ def _drop_signal_stack() -> None:
         libc.sigaltstack(ctypes.byref(_SignalStack(None, 2, 0)), None)  # SS_DISABLE
 
 
+@pytest.fixture(scope="session", autouse=True)
+def hub_server() -> Iterator[HubServer]:
+    """The Hub at the address in HF_ENDPOINT. It serves every test, because any test may come to ask it."""
+    with environment.HUB as hub:
+        yield hub
+
+
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+def hub(hub_server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """The Hub, whole and asked nothing yet, with an empty cache and an empty record of first use."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MNV2ZOO_HOME", str(tmp_path / "home"))
-    _HUB.heal()
-    _HUB.clear()
-    yield _HUB
-    _HUB.heal()
+    hub_server.heal()
+    hub_server.clear()
+    yield hub_server
+    hub_server.heal()
 
 
 @pytest.fixture
