@@ -22,7 +22,7 @@ HAVE_A_TABLE = ("mnv2zoo.training.recipe.Recipe",)
 def public() -> dict[str, griffe.Object]:
     """Public functions and classes by the name that users know: those of the package and of its public modules."""
     found = {}
-    for name in PACKAGE.exports:
+    for name in (*PACKAGE.exports, "training"):  # finetune's recipe is documented, but not exported
         member = PACKAGE[name]
         if not member.is_module:
             found[f"mnv2zoo.{name}"] = target(member)
