@@ -5,7 +5,6 @@ import json
 import pytest
 
 import mnv2zoo
-from mnv2zoo import architecture
 
 
 @pytest.mark.parametrize("options", [[], ["--pretrained"]], ids=str)
@@ -34,28 +33,3 @@ def test_names_stay_whole_on_a_narrow_terminal(run, zoo, monkeypatch):
     wide = run("list").out
     monkeypatch.setenv("COLUMNS", "20")
     assert run("list").out == wide
-
-
-def test_info_is_the_row_of_the_list(run, zoo):
-    assert json.loads(run("info", "mnv2zoo_035", "--json").out) in json.loads(run("list", "--json").out)
-
-
-def test_info_tells_where_weights_are_from(run, zoo):
-    weights = json.loads(run("info", "mnv2zoo_035", "--json").out)["weights"]
-    for name, fields in weights.items():
-        assert fields == {"trust": fields["trust"], **mnv2zoo.weights.entry(name).to_json()}
-    assert [fields["trust"] for fields in weights.values()] == ["pinned", "on first use"]
-    out = run("info", "mnv2zoo_035").out
-    for told in ("1,677,128", "zoo/pinned", zoo["pinned"], "https://example.org/weights", "MIT", "unknown"):
-        assert told in out
-
-
-def test_info_of_tagged_weights_tells_of_no_others(run, zoo):
-    assert list(json.loads(run("info", "mnv2zoo_035.unpinned", "--json").out)["weights"]) == ["mnv2zoo_035.unpinned"]
-
-
-@pytest.mark.parametrize("name", architecture.CONFIGS)
-def test_info_tells_of_every_network(run, name):
-    done = run("info", name)
-    assert (done.status, done.err) == (0, "")
-    assert done.out.startswith(f"{name}\n")
