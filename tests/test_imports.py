@@ -130,6 +130,7 @@ def test_what_others_keep_private_is_taken_in_one_place() -> None:
         assert not found, f"{path.relative_to(ROOT)} uses {found}, which belongs into mnv2zoo/models/timm_compat.py"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", ["del _hub.load_model_config_from_path", "_hub.load_model_config_from_path = lambda where: None"]
 )

@@ -102,6 +102,7 @@ def test_a_bad_index_file_is_one_block(tmp_path):
     assert "index.json" in done.err
 
 
+@pytest.mark.slow
 def test_a_module_that_is_told_our_name_has_the_models(tmp_path):
     # `python -m trainer --plugin mnv2zoo` is not our command line, though our name is among its words.
     (tmp_path / "trainer").mkdir()

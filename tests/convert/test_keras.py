@@ -25,7 +25,10 @@ from mnv2zoo.model_dir import from_checkpoint
 from tests.convert.networks import PAPER, ours, randomised
 
 h5py = pytest.importorskip("h5py")
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("keras") is None, reason="needs Keras, of the extra dev")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("keras") is None, reason="needs Keras, of the extra dev"),
+]
 
 SCRIPT = Path(__file__).with_name("keras_models.py")
 NAME = "mnv2zoo_035"

@@ -76,6 +76,7 @@ def google():
     return model
 
 
+@pytest.mark.slow
 @needs_google
 @pytest.mark.parametrize("format", FORMATS)
 def test_real_photos_get_the_same_classes_elsewhere(google, format, tmp_path):
@@ -99,6 +100,7 @@ def test_real_photos_get_the_same_classes_elsewhere(google, format, tmp_path):
         assert all(found["label"] == labels[found["class"]] for found in row["predictions"])
 
 
+@pytest.mark.slow
 @needs_google
 def test_the_script_prepares_photos_as_timm_does(google, tmp_path):
     bundle = deploy.export(google, tmp_path / "bundle")
@@ -110,6 +112,7 @@ def test_the_script_prepares_photos_as_timm_does(google, tmp_path):
         torch.testing.assert_close(found, transform(image.convert("RGB")), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_what_a_bundle_holds(small, format, tmp_path):
     bundle = deploy.export(small, tmp_path / "new" / "bundle", format, name="three things")

@@ -63,6 +63,7 @@ def test_folding_leaves_no_batch_norm_and_the_same_outputs(name, kwargs, x):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", QUICK)
 @pytest.mark.parametrize("name", ["mnv2zoo_035", "mnv2zoo_050_c20"])
 def test_every_engine_agrees_whatever_the_batch(name, engine, x):
@@ -101,6 +102,7 @@ def test_many_threads_may_ask_at_once(small, engine):
             torch.testing.assert_close(found, expected(small, batch), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_openvino_ends_right_after_it_answered(small, x):
     # In a process of its own, which can be ended where it hangs; other threads there make Python's lock hard to get.
     code = """if True:
@@ -124,6 +126,7 @@ def test_openvino_ends_right_after_it_answered(small, x):
     subprocess.run([sys.executable, "-c", code], input=engines.to_onnx(small, x), check=True, timeout=300)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="only Linux tells what a process has in memory")
 def test_an_engine_that_is_let_go_leaves_no_weights_in_memory(small, x):
     def memory():
@@ -159,6 +162,7 @@ def test_bf16_is_near(engine, x):
 INT8 = [name for name, engine in ENGINES.items() if "int8" in engine.precisions]
 
 
+@pytest.mark.slow
 @needs_google
 @pytest.mark.parametrize("engine", INT8)
 def test_int8_keeps_the_classes_of_real_photos(engine):
@@ -171,6 +175,7 @@ def test_int8_keeps_the_classes_of_real_photos(engine):
     assert fast(example.repeat(2, 1, 1, 1)).shape == (2, 1000)
 
 
+@pytest.mark.slow
 def test_int8_of_openvino_covers_every_convolution(small, x):
     import openvino
 
@@ -181,6 +186,7 @@ def test_int8_of_openvino_covers_every_convolution(small, x):
     assert len(weights) == sum(isinstance(module, nn.Conv2d | nn.Linear) for module in folded.modules())
 
 
+@pytest.mark.slow
 def test_int8_of_onnxruntime_has_one_range_for_what_goes_into_a_convolution(small, x):
     import onnx
 
@@ -192,6 +198,7 @@ def test_int8_of_onnxruntime_has_one_range_for_what_goes_into_a_convolution(smal
     assert all(sizes[node.input[1]] == [] for node in quantized)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", INT8)
 def test_int8_reports_accuracy_where_classes_are_known(engine, tmp_path):
     model = network("mnv2zoo_050_c20", num_classes=2)
@@ -235,6 +242,7 @@ def test_calibration_folders_need_a_preprocessing_and_images(small, x, tmp_path)
         deploy.optimize(small, x, "openvino", calibration=x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", PATIENT)
 def test_compiled_code_agrees_whatever_the_batch_and_is_compiled_once(small, engine, x):
     counters.clear()
@@ -245,6 +253,7 @@ def test_compiled_code_agrees_whatever_the_batch_and_is_compiled_once(small, eng
     assert counters["stats"]["unique_graphs"] == 1
 
 
+@pytest.mark.slow
 def test_auto_keeps_the_fastest_and_says_why(small, x):
     fast = deploy.optimize(small, x)
     tried = {attempt.engine: attempt for attempt in fast.tried}
@@ -257,6 +266,7 @@ def test_auto_keeps_the_fastest_and_says_why(small, x):
     torch.testing.assert_close(fast(x), expected(small, x), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_auto_makes_do_with_what_is_there(small, x, monkeypatch):
     there = {
         name: engine if name == "torch" else replace(engine, needs=("mnv2zoo_no_such_package",), patient=False)
@@ -305,6 +315,7 @@ def example_photos(count):
     return torch.stack([preprocess(decode.read(path)) for path in sorted(SAMPLES.glob("*.jpg"))[:count]])
 
 
+@pytest.mark.slow
 @needs_google
 @pytest.mark.parametrize("engine", QUICK)
 def test_real_photos_get_the_same_classes(engine):

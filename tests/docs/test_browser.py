@@ -20,7 +20,10 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests need
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs the extra: pip install 'mnv2zoo[dev]'")
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path: apt-get install chromium")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path: apt-get install chromium"),
+]
 
 VIEWS: dict[str, dict[str, Any]] = {
     "light": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"},

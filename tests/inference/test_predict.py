@@ -93,6 +93,7 @@ def test_a_name_that_is_no_text_is_in_csv_as_the_bytes_that_it_is(tiny, tmp_path
     assert os.fsencode(row["image"]) in (tmp_path / "rows.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_nothing_lost_and_nothing_twice(tiny, tmp_path):
     folder = save_photos(tmp_path / "photos", 20, links=50)
     whole = list(mnv2zoo.predict(folder, tiny, output=tmp_path / "whole.jsonl"))
@@ -153,6 +154,7 @@ def resident():
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(tiny, tmp_path):
     folder = save_photos(tmp_path / "photos", 10, links=600)
     count, early = 0, 0.0
@@ -164,6 +166,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tiny, tmp_path):
     assert resident() - early < 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_engines_agree(tiny, photos, engine):
     pytest.importorskip(engine)

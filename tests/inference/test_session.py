@@ -45,6 +45,7 @@ def agree(found, wanted):
         assert [p["score"] for p in row["predictions"]] == pytest.approx(scores, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", RUNTIMES)
 @pytest.mark.parametrize("kind", ["name", "folder"])
 def test_the_second_process_needs_neither_pytorch_nor_timm(tiny, photos, tmp_path, engine, kind):

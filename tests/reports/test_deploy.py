@@ -32,6 +32,8 @@ from mnv2zoo.deploy.export import TARGETS
 from mnv2zoo.errors import DataError, DeployError
 from tests.conftest import ROOT, random_state_dict
 
+pytestmark = pytest.mark.slow
+
 export = sys.modules["mnv2zoo.deploy.export"]  # `deploy.export` is the function
 
 SMALL = "mnv2zoo_035"

@@ -24,6 +24,8 @@ from mnv2zoo.training.recipe import Recipe
 from tests.conftest import ROOT, random_state_dict
 from tests.photos import QUICK, fill, photo
 
+pytestmark = pytest.mark.slow
+
 MODEL = "mnv2zoo_035"
 LABELS = ("blue", "green", "red")
 ONE = {**QUICK, "epochs": 1, "batch_size": 24}

@@ -26,6 +26,8 @@ from mnv2zoo.weights import index, trust
 from tests.conftest import ROOT, as_bytes, random_state_dict, raw_entry
 from tests.hub_server import HubServer, hub_env
 
+pytestmark = pytest.mark.slow
+
 NAME, FIRST = "mnv2zoo_035.test", "mnv2zoo_035.first"
 BUNDLED = "mnv2zoo_100_c20.cifar100_coarse"
 

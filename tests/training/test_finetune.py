@@ -80,6 +80,7 @@ def test_a_training_learns(trained):
     assert result.class_names == ("blue", "green", "red")
 
 
+@pytest.mark.slow
 def test_a_teacher_is_followed_against_the_labels(trained, tmp_path):
     photos, run, result = trained
     misled = tmp_path / "misled"
@@ -116,6 +117,7 @@ def test_the_run_folder_is_a_model_of_timm(trained):
         assert torch.allclose(model(image[None]), result.model(image[None]), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_predict_and_evaluate_take_the_run(trained, tmp_path):
     photos, run, result = trained
     photo("green", 30).save(tmp_path / "photo.png")
@@ -166,6 +168,7 @@ def test_tensorboard_has_the_scalars_and_figures(trained):
     assert "test/confusion" in events.Tags()["images"]
 
 
+@pytest.mark.slow
 def test_the_seed_decides_every_bit(photos, tmp_path):
     options = {"mixup": 0.2, "ema_decay": 0.9, "drop_rate": 0.1, "drop_path_rate": 0.1, "reprob": 0.3}
     options |= {"auto_augment": "rand-m5"}
@@ -177,6 +180,7 @@ def test_the_seed_decides_every_bit(photos, tmp_path):
     assert not equal(tmp_path / "one", tmp_path / "other")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "nice"), reason="needs a system whose processes have priorities")
 def test_processes_that_read_ahead_give_way_to_the_one_that_trains(photos, tmp_path):
     command = [sys.executable, "-m", "mnv2zoo", *words(photos, tmp_path / "run", workers=2, epochs=1000)]
@@ -194,6 +198,7 @@ def test_processes_that_read_ahead_give_way_to_the_one_that_trains(photos, tmp_p
     assert own == psutil.Process().nice()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "values",
     [
@@ -215,6 +220,7 @@ def test_the_values_of_a_recipe_work(photos, tmp_path, values):
         assert result.epoch == 2
 
 
+@pytest.mark.slow
 def test_images_grow_by_the_quarter(photos, tmp_path, monkeypatch):
     seen = []
     forward = MobileNetV2.forward
@@ -281,6 +287,7 @@ def test_head_only_sees_each_image_once(photos, tmp_path, monkeypatch):
     assert sorted(name for name in reads if name in train) == sorted(train)
 
 
+@pytest.mark.slow
 def test_head_only_is_the_same_with_and_without_the_cache(photos, tmp_path):
     # With augmentation switched off, the cache must not change what is learnt.
     still = {
@@ -336,6 +343,7 @@ def test_another_recipe_does_not_go_on(photos, tmp_path):
     assert len(again.history) == 2
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(photos, tmp_path):
     values = {"epochs": 4, "checkpoint_steps": 1, "ema_decay": 0.9, "opt": "adamw", "lr": 1e-3}
     done = process(*words(photos, tmp_path / "whole", **values))
@@ -368,6 +376,7 @@ def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(photos, tmp_path):
     assert not [file for file in run.rglob(".*") if file.name != ".lock"] or kills  # what a kill left aside is hidden
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_block_and_the_checkpoint_stays(photos, tmp_path):
     run = tmp_path / "run"
     assert process(*words(photos, run)).returncode == 0
@@ -398,11 +407,13 @@ def one_and_two(data, tmp_path, *flags, **values):
     return runs
 
 
+@pytest.mark.slow
 def test_two_processes_do_what_one_does_where_statistics_are_frozen(photos, tmp_path):
     one, two = map(weights, one_and_two(photos, tmp_path, "--no-cache-features", train="head", epochs=3))
     assert max((one[key].double() - two[key].double()).abs().max() for key in one) < 1e-4
 
 
+@pytest.mark.slow
 @needs_google
 def test_two_processes_come_as_far_as_one_where_statistics_are_trained(tmp_path):
     # Each process then has the statistics of its own half of a batch: docs/finetune.md states this tolerance.
