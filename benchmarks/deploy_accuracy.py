@@ -8,7 +8,6 @@ point of top-1, bf16 at most 0.3.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 
 import report
@@ -37,7 +36,7 @@ def read(samples: Sequence[datasets.Sample], prepare: Callable[..., torch.Tensor
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("run", help="a run folder, or another name of a network")
     parser.add_argument("data", help="photos, laid out as for `mnv2zoo finetune`")
     parser.add_argument("--split", default="test")
@@ -87,7 +86,7 @@ def main() -> None:
     for name, row in rows.items():
         print(f"{name}: {row}")
     facts = {"photos": len(photos), "split": args.split, "calibration": len(calibration), "engines": rows}
-    print(f"Written to {report.write('deploy_accuracy', facts)}")
+    report.write("deploy_accuracy", facts)
 
 
 if __name__ == "__main__":
