@@ -28,6 +28,7 @@ from torch.utils import _pytree as pytree
 from mnv2zoo.deploy.calibration import Calibration
 from mnv2zoo.runtimes import runners
 from mnv2zoo.runtimes.runners import INPUT, Parts
+from mnv2zoo.system import posix
 
 Runner = Callable[[Tensor], list[Tensor]]
 T = TypeVar("T")
@@ -251,7 +252,7 @@ def _quantize(network: Any, source: Source, feed: Callable[[Any], Any], advanced
     assert source.calibration is not None
     nncf.set_log_level(logging.ERROR)
     rows = [row[None].contiguous().numpy() for row in source.calibration.images]
-    with contextlib.redirect_stdout(sys.stderr):  # where its progress is in nobody's way
+    with contextlib.redirect_stdout(sys.stderr), posix.preserved_signal_stack():  # NNCF compiles with OpenVINO
         return nncf.quantize(network, nncf.Dataset(rows, feed), subset_size=len(rows), advanced_parameters=advanced)
 
 

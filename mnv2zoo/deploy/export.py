@@ -24,6 +24,7 @@ from mnv2zoo.deploy.fold import fold
 from mnv2zoo.errors import DeployError, nearest
 from mnv2zoo.models import config_file, names, pretrained
 from mnv2zoo.models.names import Description
+from mnv2zoo.system import posix
 from mnv2zoo.system.files import vacant, whole_folder
 from mnv2zoo.version import __version__
 
@@ -235,7 +236,8 @@ def _compare(model: nn.Module, bundle: Path, preprocessing: Mapping[str, Any]) -
                 fix="Report this, with the model's pretrained_cfg.",
             )
     images = torch.stack(prepared)
-    found = torch.from_numpy(module.load(bundle)(images.numpy()))
+    with posix.preserved_signal_stack():
+        found = torch.from_numpy(module.load(bundle)(images.numpy()))
     with torch.inference_mode():
         wanted = model(torch.stack(wanted_pixels))
     rows = [checks.distances([ours], [theirs]) for ours, theirs in zip(found, wanted, strict=True)]

@@ -159,7 +159,12 @@ def openvino_compiler(parts: Parts, shape: Sequence[int], precision: str, thread
     network.reshape([1, *shape])  # kernels for one known size are faster
     rest = "f32" if precision == "fp32" else "bf16"
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": rest}
-    return lambda **more: core.compile_model(network, "CPU", {**settings, **more})
+
+    def compiled(**more: Any) -> Any:
+        with posix.preserved_signal_stack():
+            return core.compile_model(network, "CPU", {**settings, **more})
+
+    return compiled
 
 
 def openvino(parts: Parts, shape: Sequence[int], precision: str, threads: int) -> Runner:
