@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mnv2zoo.data.datasets import Photos, check, find, restrict, with_validation
+from mnv2zoo.data.checks import check
+from mnv2zoo.data.datasets import Photos, find
 from mnv2zoo.data.sampler import Batches
+from mnv2zoo.data.splits import restrict, with_validation
 from mnv2zoo.errors import DataError, ImageReadError
 from tests.photos import encoded, fill, photo, tar
 
