@@ -15,6 +15,7 @@ from mnv2zoo import environment
 from mnv2zoo.data import decode
 from mnv2zoo.data.discover import SPLITS
 from mnv2zoo.errors import DataError
+from mnv2zoo.system.hub_failures import explain
 
 KINDS = ("torch", "hfds")
 FOLDERS = ("torch/folder", "torch/image_folder")
@@ -90,8 +91,6 @@ def find(name: str, root: Path) -> tuple[tuple[str, ...], dict[str, tuple[TimmSa
 def _open(name: str, root: Path, spellings: Sequence[str], needed: bool) -> Any:
     """Opens a split of a dataset by the first of its names that the dataset knows; None if it knows none."""
     from timm.data import create_dataset
-
-    from mnv2zoo.weights.hub_failures import explain
 
     for spelling in spellings:
         try:
