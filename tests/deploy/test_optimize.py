@@ -26,8 +26,8 @@ from mnv2zoo.errors import DeployError, ImageReadError, MissingExtraError
 from tests.conftest import GOOGLE, SAMPLES, needs_google, random_state_dict
 
 NAMES = list(mnv2zoo.architecture.CONFIGS)
-PATIENT = [name for name, engine in ENGINES.items() if engine.patient]
-QUICK = [name for name, engine in ENGINES.items() if not engine.patient]
+SLOW = [name for name, engine in ENGINES.items() if engine.slow_to_compile]
+QUICK = [name for name, engine in ENGINES.items() if not engine.slow_to_compile]
 SMALL = "mnv2zoo_035"
 
 
@@ -235,7 +235,7 @@ def test_calibration_folders_need_a_preprocessing_and_images(small, x, tmp_path)
         deploy.optimize(small, x, "openvino", calibration=x)
 
 
-@pytest.mark.parametrize("engine", PATIENT)
+@pytest.mark.parametrize("engine", SLOW)
 def test_compiled_code_agrees_whatever_the_batch_and_is_compiled_once(small, engine, x):
     counters.clear()
     fast = deploy.optimize(small, x[:2], engine)
