@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import hashlib
 import json
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from mnv2zoo.data import decode, pixels
 from mnv2zoo.deploy import checks, engines, generated_images
 from mnv2zoo.deploy.fold import fold
 from mnv2zoo.errors import DeployError, nearest
+from mnv2zoo.model_dir import cards
 from mnv2zoo.models import config_file, names, pretrained
 from mnv2zoo.models.names import Description
 from mnv2zoo.system import posix
@@ -95,8 +95,18 @@ def export(model: nn.Module | str, directory: str | Path, format: Format = "onnx
             (bundle / "preprocess.json").write_text(json.dumps(preprocessing, indent=2) + "\n", encoding="utf-8")
             (bundle / "labels.txt").write_bytes("".join(f"{label}\n" for label in labels).encode())
             (bundle / SCRIPT.name).write_text(script(), encoding="utf-8")
-            error = _compare(classifier, bundle, preprocessing)
-            card = _card(name or description.name, description, format, bundle, files, preprocessing, error)
+            difference = _compare(classifier, bundle, preprocessing)
+            card = cards.bundle_card(
+                name or description.name,
+                architecture=description.config.name,
+                format=format,
+                runtime=TARGETS[format].runtime,
+                side=preprocessing["input_size"][1],
+                license=description.cfg.get("license"),
+                difference=difference,
+                compared=generated_images.COUNT,
+                files={file: (bundle / file).read_bytes() for file in files},
+            )
             (bundle / "README.md").write_text(card, encoding="utf-8")
     except OSError as error:
         raise DeployError("cannot write the bundle", found=error.strerror or error, where=directory) from error
@@ -250,33 +260,3 @@ def _compare(model: nn.Module, bundle: Path, preprocessing: Mapping[str, Any]) -
             fix="Try another format, and report this one.",
         )
     return max(difference for _, difference in rows)
-
-
-def _card(
-    name: str,
-    description: Description,
-    format: str,
-    bundle: Path,
-    files: list[str],
-    preprocessing: Mapping[str, Any],
-    error: float,
-) -> str:
-    hashes = "".join(f"- `{file}`: `{hashlib.sha256((bundle / file).read_bytes()).hexdigest()}`\n" for file in files)
-    side = preprocessing["input_size"][1]
-    return f"""# {name}
-
-{description.config.name}, exported by mnv2zoo {__version__} as {format}.
-
-```sh
-pip install numpy pillow {TARGETS[format].runtime}
-python predict.py photo.jpg
-```
-
-Images of {side} x {side} pixels, prepared as `preprocess.json` says, give a logit for each line of `labels.txt`.
-
-- Licence of the weights: {description.cfg.get("license") or "not known"}
-- Largest difference of a logit from PyTorch's, on {generated_images.COUNT} image files of many kinds: {error:.1e}
-
-SHA-256:
-
-{hashes}"""

@@ -31,6 +31,7 @@ from mnv2zoo.data.sampler import Batches, derive_seed, seed_everything
 from mnv2zoo.errors import DataError, RunError, ZooError
 from mnv2zoo.evaluation import report
 from mnv2zoo.evaluation.metrics import Scores, score, worst_mistakes
+from mnv2zoo.model_dir import cards
 from mnv2zoo.model_dir import split as splits
 from mnv2zoo.models import names
 from mnv2zoo.system import memory
@@ -395,7 +396,7 @@ class Training:
         def finish_run() -> None:
             artifacts.write_model(self.folder, self.model, self.start, data.class_names)
             artifacts.write_results(self.folder, progress.best_epoch, scores_of)
-            card = artifacts.card(
+            card = cards.run_card(
                 self.description["model"], self.architecture, self.start.origin, self.description, scores_of
             )
             self.folder.write("README.md", card)
