@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mnv2zoo import architecture, convert
+from mnv2zoo.convert.fit import as_built
+from mnv2zoo.convert.layouts.native import Tensors
 from mnv2zoo.data.preprocessing import per_channel
 from mnv2zoo.errors import ConversionError, RunError
 from mnv2zoo.system.files import vacant, whole_file, whole_folder
@@ -87,7 +89,7 @@ def convert_checkpoint(
 
 def _native(
     state_dict: Mapping[str, Any], file: str | Path, model_name: str | None, backbone: bool
-) -> tuple[str, str, convert.native.Tensors]:
+) -> tuple[str, str, Tensors]:
     """The architecture, the layout, and the tensors in the native layout."""
     try:
         theirs = convert.without_head(state_dict) if backbone else state_dict
@@ -103,7 +105,7 @@ def _native(
 def _build(
     name: str,
     layout: str,
-    tensors: convert.native.Tensors,
+    tensors: Tensors,
     arguments: Mapping[str, Any],
     given: dict[str, Any],
     label_names: Sequence[str],
@@ -156,14 +158,14 @@ def _statistics(key: str, values: Sequence[float], channels: int, given: Sequenc
     return per_channel(values, channels)
 
 
-def _arguments(tensors: convert.native.Tensors, name: str) -> dict[str, Any]:
+def _arguments(tensors: Tensors, name: str) -> dict[str, Any]:
     """The arguments that build a model for the tensors."""
     weight = tensors.get("classifier.weight")
     arguments = {
         "num_classes": 0 if weight is None else weight.shape[0],
         "in_chans": tensors["conv_stem.weight"].shape[1],
     }
-    form = convert.as_built(architecture.get(name), tensors).classifier
+    form = as_built(architecture.get(name), tensors).classifier
     return arguments if form == architecture.get(name).classifier else arguments | {"classifier": form}
 
 
