@@ -30,7 +30,7 @@ from mnv2zoo.runtimes.runners import Array
 if TYPE_CHECKING:
     import torch
 
-    from mnv2zoo.deploy import EngineName, Precision
+    from mnv2zoo.deploy.optimize import EngineName, Precision
     from mnv2zoo.models.pretrained import Network
 
 AHEAD = 512  # images that are read while timm is being imported: as 8-bit pixels of 224 x 224, 77 MB
