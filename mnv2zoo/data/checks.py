@@ -19,12 +19,11 @@ def check(data: Data, skip_bad: bool, advance: Callable[[int], None] = lambda do
     Args:
         data: The data.
         skip_bad: Leave out images that cannot be read.
-        advance: Told of images as they are done.
+        advance: Called with the number of images that were just checked.
 
     Returns:
-        The data without those, and with notes that name and count them and whatever else is out of the
-        ordinary (rotated, animated, CMYK, 16-bit), which is read as `decode.read` says. Its samples have keys, and
-        notes tell of images that come more than once.
+        The data without those. Its samples have keys. Its notes name and count the images that were left out, the
+        unusual ones (rotated, animated, CMYK, 16-bit; `decode.read` says how they are read), and the duplicates.
 
     Raises:
         DataError: If images cannot be read and are not to be skipped, or too few are left.
@@ -65,13 +64,17 @@ def check(data: Data, skip_bad: bool, advance: Callable[[int], None] = lambda do
         for split, own in data.splits.items()
     }
     notes += _copies(kept)
-    counts = Counter(sample.label for sample in kept.get("train", ()))
-    lost = [name for label, name in enumerate(data.class_names) if not counts[label]]
-    if "train" in kept and lost:
+    _refuse_empty_classes(kept, data.class_names)
+    return Data(data.class_names, {split: own for split, own in kept.items() if own}, (*data.notes, *notes))
+
+
+def _refuse_empty_classes(splits: Mapping[str, Sequence[Sample | TimmSample]], class_names: Sequence[str]) -> None:
+    counts = Counter(sample.label for sample in splits.get("train", ()))
+    lost = [name for label, name in enumerate(class_names) if not counts[label]]
+    if "train" in splits and lost:
         raise DataError(
             "a class without readable images", expected="an image or more in each class", found=", ".join(lost[:5])
         )
-    return Data(data.class_names, {split: own for split, own in kept.items() if own}, (*data.notes, *notes))
 
 
 def _copies(splits: Mapping[str, Sequence[Sample | TimmSample]]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""A folder with all that it takes to classify photos elsewhere: model, preprocessing, labels, a script and a card."""
+"""Exports a bundle that classifies photos on its own: model, preprocessing, labels, a script and a card."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ SCRIPT = Path(__file__).parent / "bundle/predict.py"
 
 @dataclass(frozen=True)
 class Target:
-    """What a bundle's format takes.
+    """A bundle's format.
 
     Attributes:
-        write: Writes the model into the bundle, from the folded network and an example (1, C, H, W), and
-            returns the names of its files.
-        needs: Packages that it takes to write it, by the names that they are imported by.
+        write: Writes the model into the bundle, from the folded model and an example (1, C, H, W), and returns the
+            names of its files.
+        needs: The packages that it needs, by their import names.
         extra: The project's extra that installs them.
-        runtime: What `predict.py` needs beside numpy and pillow, by the names that pip knows.
+        runtime: The packages that `predict.py` needs besides numpy and pillow, as pip knows them.
     """
 
     write: Callable[[nn.Module, torch.Tensor, Path], list[str]]
@@ -55,29 +55,27 @@ PIXEL_TOLERANCE = 1e-5  # of a normalized value
 
 
 def export(model: nn.Module | str, directory: str | Path, format: Format = "onnx", name: str | None = None) -> Path:
-    """Makes a bundle that needs neither this package nor timm.
+    """Exports a bundle that needs neither this package nor timm.
 
     It holds the model, `preprocess.json`, `labels.txt`, `predict.py` and the card `README.md`. Before the folder
-    appears, the script reads a few image files of many kinds, and its pixels and outputs are compared with the
-    model's.
+    appears, the script reads image files of many kinds, and its pixels and outputs are compared with the model's.
 
     Args:
-        model: A classifier of the zoo in evaluation mode; or its name: an architecture,
-            `architecture.tag`, a run folder or an `hf-hub:` name.
-        directory: The bundle: a folder that is not there yet, or empty.
-        format: For batches of any size, `onnx` for ONNX Runtime, `openvino`, or `torch-export` for PyTorch
-            (`.pt2`). For one image at a time, as telephones take them, `executorch` (`.pte`, with XNNPACK)
-            or `litert` (`.tflite`).
-        name: What the card calls it; by default what the model was called.
+        model: A zoo classifier in evaluation mode; or its name: an architecture, `architecture.tag`, a run folder or an
+            `hf-hub:` name.
+        directory: The bundle: a new or empty folder.
+        format: For batches of any size, `onnx` for ONNX Runtime, `openvino`, or `torch-export` for PyTorch (`.pt2`).
+            For one image at a time, as on mobile devices, `executorch` (`.pte`, with XNNPACK) or `litert` (`.tflite`).
+        name: The model's name on the card; its own by default.
 
     Returns:
         The bundle.
 
     Raises:
-        DeployError: If the model is none that can be exported, the folder holds something or cannot be
-            written, or the bundle does not prepare or compute what the model does.
-        MissingExtraError: If what the format needs is not installed.
-        UnknownModelError: If there is no network of that name.
+        DeployError: If the model cannot be exported, the folder is not empty or cannot be written, or the bundle's
+            pixels or outputs differ from the model's.
+        MissingExtraError: If a package that the format needs is not installed.
+        UnknownModelError: If there is no model of that name.
         WeightsError: If its weights cannot be found, fetched or verified.
     """
     directory = Path(directory)
@@ -122,7 +120,7 @@ def _check(directory: Path, format: str) -> None:
 
 
 def _description(model: nn.Module) -> Description:
-    """What a network that was built already is, as far as it tells."""
+    """Describes a model that was built already."""
     config, cfg = getattr(model, "arch_config", None), getattr(model, "pretrained_cfg", None)
     if config is None or cfg is None or not getattr(model, "num_classes", 0):
         raise DeployError(
@@ -195,7 +193,7 @@ def _to_executorch(model: nn.Module, example: torch.Tensor, bundle: Path) -> lis
 def _to_litert(model: nn.Module, example: torch.Tensor, bundle: Path) -> list[str]:
     import litert_torch
 
-    with contextlib.redirect_stdout(sys.stderr):  # it tells of its progress there
+    with contextlib.redirect_stdout(sys.stderr):  # its progress goes to stdout
         litert_torch.convert(engines.Flat(model).eval(), (example,)).export(str(bundle / "model.tflite"))
     return ["model.tflite"]
 
@@ -228,7 +226,7 @@ def _load(bundle: Path) -> Any:
 
 
 def _compare(model: nn.Module, bundle: Path, preprocessing: Mapping[str, Any]) -> float:
-    """The largest difference of a logit, between the bundle's script and the model, from image files on."""
+    """Compares the bundle's script with the model on image files, and returns the largest difference of a logit."""
     module = _load(bundle)
     config = json.loads((bundle / "preprocess.json").read_text(encoding="utf-8"))
     transform = pretrained.image_transform({**preprocessing, "input_size": tuple(preprocessing["input_size"])})

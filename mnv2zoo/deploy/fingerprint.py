@@ -139,11 +139,12 @@ class _Digests:
 
 def _computing(state: Mapping[str, Any]) -> dict[str, Any]:
     """What of a module's state its forward pass depends on, without the numbers that a process gives to hooks."""
-    kept = {name: value for name, value in state.items() if name not in (*BOOKKEEPING, *HOOKS)}
+    computing = {name: value for name, value in state.items() if name not in (*BOOKKEEPING, *HOOKS)}
     for hooks in HOOKS:
         flags = [state.get(f"{hooks}_{flag}", {}) for flag in ("with_kwargs", "always_called")]
-        kept[hooks] = [(hook, *(number in flag for flag in flags)) for number, hook in state.get(hooks, {}).items()]
-    return kept
+        own = state.get(hooks, {})
+        computing[hooks] = [(hook, *(number in flag for flag in flags)) for number, hook in own.items()]
+    return computing
 
 
 def _source(value: type | FunctionType) -> str:

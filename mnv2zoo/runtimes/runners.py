@@ -23,7 +23,7 @@ Parts = Mapping[str, bytes]
 T = TypeVar("T")
 
 INPUT = "images"  # what a model calls its input
-CALIBRATED = 300  # images that int8 is quantised on, at most: as many as NNCF looks at by default
+CALIBRATED = 300  # most images that int8 is calibrated on: as many as NNCF looks at by default
 # How far outputs may be from the original's, as a part of their norm.
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.1, "int8": 0.4}
 
