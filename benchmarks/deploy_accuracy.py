@@ -56,7 +56,7 @@ def main() -> None:
     run: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"original": ours.model}
     for engine, about in ENGINES.items():
         for precision in about.precisions:
-            if about.patient or missing(about.packages(precision)):
+            if about.slow_to_compile or missing(about.packages(precision)):
                 continue
             seen = calibration if precision == "int8" else None
             run[f"{engine} {precision}"] = deploy.optimize(

@@ -8,7 +8,6 @@ from __future__ import annotations
 from tests import environment  # first, because the Hub's client reads its environment when it is imported
 
 # isort: split
-import ctypes
 import json
 import warnings
 from collections.abc import Callable, Iterator
@@ -80,27 +79,6 @@ def random_state_dict(name: str, seed: int = 0, **kwargs: Any) -> dict[str, torc
 
 def as_bytes(state_dict: dict[str, torch.Tensor]) -> bytes:
     return safetensors.torch.save({key: tensor.contiguous() for key, tensor in state_dict.items()})
-
-
-class _SignalStack(ctypes.Structure):
-    _fields_ = (("memory", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
-
-
-@pytest.fixture(autouse=True)
-def own_signal_stack() -> Iterator[None]:
-    """Takes away the alternate signal stack that OpenVINO leaves behind.
-
-    It gives the thread one, and where several models are alive, the thread may end with one whose memory was
-    freed. The next signal with a handler then ends the process without a word.
-    """
-    _drop_signal_stack()
-    yield
-    _drop_signal_stack()
-
-
-def _drop_signal_stack() -> None:
-    if hasattr(libc := ctypes.CDLL(None), "sigaltstack"):
-        libc.sigaltstack(ctypes.byref(_SignalStack(None, 2, 0)), None)  # SS_DISABLE
 
 
 @pytest.fixture(scope="session", autouse=True)

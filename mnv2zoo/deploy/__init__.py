@@ -1,4 +1,4 @@
-"""Networks made fast for the machine at hand, and checked against what they were made from."""
+"""Fast inference on this machine, and bundles for others."""
 
 from mnv2zoo.deploy.export import export
 from mnv2zoo.deploy.fold import fold

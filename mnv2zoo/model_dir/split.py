@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mnv2zoo.data.datasets import Data, Sample, TimmSample
+from mnv2zoo.data.datasets import Data, Sample
 from mnv2zoo.data.discover import SPLITS
+from mnv2zoo.data.timm_datasets import TimmSample
 from mnv2zoo.errors import DataError, RunError
 from mnv2zoo.training.run_dir import RunFolder
 

@@ -14,8 +14,9 @@ from timm.data import create_transform
 from torch import Tensor, nn
 
 from mnv2zoo import architecture, features
-from mnv2zoo.data.datasets import Sample, TimmSample
+from mnv2zoo.data.datasets import Sample
 from mnv2zoo.data.layout import composed
+from mnv2zoo.data.timm_datasets import TimmSample
 from mnv2zoo.errors import RecipeError, UnknownModelError, nearest
 from mnv2zoo.models import checkpoint, config_file, names, pretrained
 from mnv2zoo.models.mobilenetv2 import CLASSIFIER_KEYS, MobileNetV2

@@ -23,10 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from mnv2zoo.errors import DataError, RunError
-from mnv2zoo.system.files import missing, remove_empty, whole_file
+from mnv2zoo.system.files import locked, missing, remove_empty, whole_file
 
 RECIPE, SPLIT, CHECKPOINT = "recipe.json", "split.json", "checkpoints/last.pt"
 # What a training leaves that was killed before its first checkpoint; hidden files are the lock and half files.
@@ -47,7 +46,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = FileLock(path / ".lock")
+        self._lock = contextlib.ExitStack()
         self._made: list[Path] = []
         self._fresh = False
 
@@ -182,8 +181,8 @@ class RunFolder:
             RunError: If another process is at work in the folder, or if it cannot be written.
         """
         try:
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
+            self._lock.enter_context(locked(self.path / ".lock", seconds=0))
+        except TimeoutError as error:
             raise RunError(
                 "another process is at work in the run folder",
                 where=self.path,
@@ -213,7 +212,7 @@ class RunFolder:
 
     def close(self) -> None:
         """Lets others work in the folder."""
-        self._lock.release()
+        self._lock.close()
 
     def write(self, name: str, data: bytes | str) -> Path:
         """Writes a file, whole or not at all.

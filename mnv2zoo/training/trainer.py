@@ -23,12 +23,15 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from mnv2zoo.data import checks
 from mnv2zoo.data import datasets as data_module
+from mnv2zoo.data import splits as data_splits
 from mnv2zoo.data.datasets import Data, Photos
 from mnv2zoo.data.sampler import Batches, derive_seed, seed_everything
 from mnv2zoo.errors import DataError, RunError, ZooError
 from mnv2zoo.evaluation import report
 from mnv2zoo.evaluation.metrics import Scores, score, worst_mistakes
+from mnv2zoo.model_dir import cards
 from mnv2zoo.model_dir import split as splits
 from mnv2zoo.models import names
 from mnv2zoo.system import memory
@@ -193,13 +196,13 @@ class Training:
         found = sum(map(len, data.splits.values()))
         if self.recorded is not None:
             artifacts.check_classes(self.recorded, data, self.place)
-            data = data_module.restrict(data, self.folder.read_json(SPLIT))
+            data = data_splits.restrict(data, self.folder.read_json(SPLIT))
             return artifacts.with_note_of_added(self.recorded, data, found), found
         with self.log.stage("checking images", found) as stage:
-            data = data_module.check(data, self.recipe.skip_bad_images, stage.advance)
+            data = checks.check(data, self.recipe.skip_bad_images, stage.advance)
         weights = {"pretrained": self.model_name, "random": None}.get(self.recipe.init, self.recipe.init)
         known = splits.learned(weights)
-        data = data_module.with_validation(data, self.recipe.val_fraction, self.recipe.seed, known)
+        data = data_splits.with_validation(data, self.recipe.val_fraction, self.recipe.seed, known)
         return splits.with_notes_of_learned(data, known, weights), found
 
     def build_network(self, target: names.Description, source: names.Description | Path | None) -> None:
@@ -393,7 +396,7 @@ class Training:
         def finish_run() -> None:
             artifacts.write_model(self.folder, self.model, self.start, data.class_names)
             artifacts.write_results(self.folder, progress.best_epoch, scores_of)
-            card = artifacts.card(
+            card = cards.run_card(
                 self.description["model"], self.architecture, self.start.origin, self.description, scores_of
             )
             self.folder.write("README.md", card)

@@ -50,7 +50,7 @@ def models(tmp_path_factory) -> Path:
 
 def network(file: Path, out: Path, **arguments) -> torch.nn.Module:
     """The network of the folder that a file is converted to."""
-    from_checkpoint.bring(file, out, **arguments)
+    from_checkpoint.convert_checkpoint(file, out, **arguments)
     return loaded(out)
 
 
@@ -100,7 +100,7 @@ def test_a_network_without_top_gives_keras_features(models, tmp_path, kind):
 @torch.no_grad()
 def test_a_network_as_a_layer_behind_preprocessing_gives_keras_answer(models, tmp_path, kind):
     images, answer = case(models, "functional")
-    made = from_checkpoint.bring(models / f"functional{kind}", tmp_path / "out")
+    made = from_checkpoint.convert_checkpoint(models / f"functional{kind}", tmp_path / "out")
     # Where the file tells of the preprocessing it is taken from there; where not, it is what Keras advises.
     assert (made.preprocessing["mean"], made.preprocessing["std"]) == ((0.5,) * 3, (0.5,) * 3)
     has_configuration = kind in (".keras", ".h5")
@@ -113,7 +113,7 @@ def test_a_network_as_a_layer_behind_preprocessing_gives_keras_answer(models, tm
 @torch.no_grad()
 def test_images_rescaled_otherwise_are_normalised_likewise(models, tmp_path, file):
     images, answer = case(models, file.partition(".")[0])
-    made = from_checkpoint.bring(models / file, tmp_path / "out")
+    made = from_checkpoint.convert_checkpoint(models / file, tmp_path / "out")
     mean, std = (torch.tensor(made.preprocessing[key]).double().view(3, 1, 1) for key in ("mean", "std"))
     found = loaded(tmp_path / "out")((images / 255 - mean) / std)
     torch.testing.assert_close(found, answer, rtol=1e-4, atol=1e-4)  # config.json rounds to six digits
@@ -123,7 +123,7 @@ def test_images_rescaled_otherwise_are_normalised_likewise(models, tmp_path, fil
 @torch.no_grad()
 def test_wider_networks_give_keras_answer(models, tmp_path, alpha):
     images, answer = case(models, f"alpha_{alpha}")
-    made = from_checkpoint.bring(models / f"alpha_{alpha}.weights.h5", tmp_path / "out")
+    made = from_checkpoint.convert_checkpoint(models / f"alpha_{alpha}.weights.h5", tmp_path / "out")
     assert made.architecture == ALPHAS[alpha]
     assert_same(loaded(tmp_path / "out")(images), answer)
 
@@ -404,5 +404,5 @@ class TestMalformed:
 def test_a_folder_with_something_in_it_stays_as_it_is(models, tmp_path):
     (tmp_path / "mine").touch()
     with pytest.raises(RunError, match="new or empty"):
-        from_checkpoint.bring(models / "whole.keras", tmp_path)
+        from_checkpoint.convert_checkpoint(models / "whole.keras", tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["mine"]

@@ -157,7 +157,7 @@ class TestHeads:
         for name in ("head", "aux", "projection"):
             setattr(model, name, linear())
         torch.save(model.state_dict(), tmp_path / "file.pth")
-        made = from_checkpoint.bring(tmp_path / "file.pth", tmp_path / "out", backbone=True)
+        made = from_checkpoint.convert_checkpoint(tmp_path / "file.pth", tmp_path / "out", backbone=True)
         assert (made.architecture, made.layout, made.arguments["num_classes"]) == (NAME, layout, 0)
         found = convert.read(tmp_path / "out/model.safetensors").tensors
         assert found.keys() == {key for key in expected if not key.startswith("classifier")}
@@ -171,7 +171,7 @@ class TestHeads:
         model = theirs(layout, NAME)
         model.classifier = head()
         torch.save(model.state_dict(), tmp_path / "file.pth")
-        made = from_checkpoint.bring(tmp_path / "file.pth", tmp_path / "out")
+        made = from_checkpoint.convert_checkpoint(tmp_path / "file.pth", tmp_path / "out")
         assert made.arguments["num_classes"] == 5
         found = convert.read(tmp_path / "out/model.safetensors").tensors
         (own,) = (module for module in model.classifier.modules() if isinstance(module, nn.Linear))
@@ -222,7 +222,7 @@ def test_an_odd_checkpoint_is_one_clear_error(tmp_path, tensors, what):
     torch.save(ODD[what](tensors), tmp_path / "file.pt")
     for backbone in (False, True) if "class" not in what and "bias" not in what else (False,):
         with pytest.raises(ConversionError) as caught:
-            from_checkpoint.bring(tmp_path / "file.pt", tmp_path / "out", backbone=backbone)
+            from_checkpoint.convert_checkpoint(tmp_path / "file.pt", tmp_path / "out", backbone=backbone)
         assert caught.value.fix
         assert not (tmp_path / "out").exists()
     with pytest.raises(ConversionError):

@@ -21,8 +21,11 @@ from timm.data import create_transform, resolve_data_config
 
 import mnv2zoo
 from mnv2zoo.data import decode, discover
-from mnv2zoo.data.datasets import Data, TimmSample, check, find, with_validation
+from mnv2zoo.data.checks import check
+from mnv2zoo.data.datasets import Data, find
 from mnv2zoo.data.layout import Layout
+from mnv2zoo.data.splits import with_validation
+from mnv2zoo.data.timm_datasets import TimmSample
 from mnv2zoo.deploy import calibration
 from mnv2zoo.errors import DataError, ImageReadError
 from tests.conftest import ROOT

@@ -53,7 +53,7 @@ def save_run(folder, seed=0, labels=LABELS, **arguments):
     torch.manual_seed(seed)
     model.load_state_dict(random_state_dict(MODEL, seed, num_classes=len(labels)))
     data = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bilinear"}
-    for name, data_of_file in files.files(model, {**data, "crop_pct": 1.0}, labels).items():
+    for name, data_of_file in files.model_files(model, {**data, "crop_pct": 1.0}, labels).items():
         (folder / name).write_bytes(data_of_file)
     if arguments:
         config = json.loads((folder / "config.json").read_text())
@@ -450,8 +450,8 @@ def test_other_commands_leave_no_folder_either(tmp_path):
     failing = (
         lambda: mnv2zoo.deploy.export("mnv2zoo_053", out),
         lambda: mnv2zoo.deploy.export(str(save_run(tmp_path / "run")), out, "onxn"),
-        lambda: mnv2zoo.model_dir.from_checkpoint.bring(tmp_path / "weights.safetensors", out),
-        lambda: mnv2zoo.model_dir.from_checkpoint.bring(tmp_path / "none.pth", out),
+        lambda: mnv2zoo.model_dir.from_checkpoint.convert_checkpoint(tmp_path / "weights.safetensors", out),
+        lambda: mnv2zoo.model_dir.from_checkpoint.convert_checkpoint(tmp_path / "none.pth", out),
         lambda: packaging.pack(tmp_path / "run", f"{MODEL}.mine", "", out),
     )
     for fails in failing:

@@ -27,7 +27,7 @@ def run(tmp_path):
             for _ in range(20):
                 model(torch.randn(8, 3, side, side))
         data = {"input_size": (3, side, side), "mean": MEAN, "std": STD, "interpolation": "bilinear", "crop_pct": 1.0}
-        for name, content in files.files(model, data, labels).items():
+        for name, content in files.model_files(model, data, labels).items():
             (tmp_path / name).write_bytes(content)
         return tmp_path, model.eval()
 
