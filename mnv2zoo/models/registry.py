@@ -183,7 +183,7 @@ def register() -> None:
     `mnv2zoo.mnv2zoo_100(pretrained=True)`.
     """
     # With a bad index file the names are there all the same, and using one raises.
-    known = list(index.INDEX.readable().values())
+    known = list(index.in_use().readable().values())
     cfgs: dict[str, dict[str, Any] | PretrainedCfg] = {}
     for config in architecture.CONFIGS.values():
         own = [entry for entry in known if entry.architecture == config.name]

@@ -42,8 +42,8 @@ BREACHES = [
     (schema.classes_are_named, {"labels": "imagenet-21k"}),
     (schema.classes_are_named, {"label_names": ["cat"]}),
     (schema.classes_are_named, {"labels": None, "label_names": ["cat", "cat"], "num_classes": 2}),
-    (schema.licence_is_named, {"license": None}),
-    (schema.licence_is_named, {"license": " "}),
+    (schema.license_is_named, {"license": None}),
+    (schema.license_is_named, {"license": " "}),
     (schema.metrics_are_percents, {"metrics": {"top1": 720.0}}),
     (schema.notes_are_text, {"origin": 3}),
 ]
