@@ -152,9 +152,7 @@ def test_what_others_keep_private_is_taken_in_one_place() -> None:
         assert not found, f"{path.relative_to(ROOT)} uses {found}, which belongs into mnv2zoo/models/timm_compat.py"
 
 
-@pytest.mark.parametrize(
-    "change", ["del _hub.load_model_config_from_path", "_hub.load_model_config_from_path = lambda where: None"]
-)
+@pytest.mark.parametrize("change", ["del _hub.save_config_for_hf", "_hub.save_config_for_hf = lambda where: None"])
 def test_a_fork_of_timm_that_changed_is_one_error_at_import(tmp_path: Path, change: str) -> None:
     fork = tmp_path / "timm"
     shutil.copytree(Path(timm.__file__).parent, fork, ignore=shutil.ignore_patterns("__pycache__"))
@@ -168,7 +166,7 @@ def test_a_fork_of_timm_that_changed_is_one_error_at_import(tmp_path: Path, chan
         assert done.returncode == 1
         return done.stderr
 
-    function = "load_model_config_from_path(model_path)"
+    function = "save_config_for_hf(model, config_path, model_config, data_config)"
     expected = f"timm {timm.__version__} does not fit this package\n  expected: {function}\n  found: "
     assert f"\nmnv2zoo.errors.IncompatibleVersionError: {expected}" in run("-c", "import mnv2zoo")
     told = run("-m", "mnv2zoo", "export", "mnv2zoo_100_c20", "--out", "bundle")

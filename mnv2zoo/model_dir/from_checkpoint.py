@@ -75,7 +75,8 @@ def bring(
     import timm
 
     from mnv2zoo.model_dir import files
-    from mnv2zoo.models import pretrained, registry
+    from mnv2zoo.models import pretrained
+    from mnv2zoo.models.cfg import pretrained_cfg
 
     try:
         given = convert.without_head(checkpoint.tensors) if backbone else checkpoint.tensors
@@ -96,7 +97,7 @@ def bring(
     if "input_size" in told:
         told["input_size"] = _size(told["input_size"], arguments["in_chans"])
     expected = {"input_size": size, **convert.LAYOUTS[layout].preprocessing, **told}
-    published = registry.pretrained_cfg(architecture.get(name))
+    published = timm.models.PretrainedCfg(**pretrained_cfg(architecture.get(name)))
     for key in ("mean", "std"):
         given = told.get(key, ())
         expected[key] = _colours(key, given or expected.get(key, getattr(published, key)), arguments["in_chans"], given)

@@ -44,5 +44,4 @@ def _names(module: str, table: str) -> tuple[str, ...]:
 act_layer_names = _names("create_act", "_ACT_LAYER_DEFAULT")
 norm_layer_names = _names("create_norm_act", "_NORM_ACT_MAP")
 feature_take_indices = _take("_features", "feature_take_indices", "num_features", "indices")
-load_model_config_from_path = _take("_hub", "load_model_config_from_path", "model_path")
 save_config_for_hf = _take("_hub", "save_config_for_hf", "model", "config_path", "model_config", "data_config")
