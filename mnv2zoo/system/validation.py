@@ -6,12 +6,14 @@ Checks are strict: a boolean is not a number, text is not a number, and NaN is w
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
 
 Breach = tuple[str, str, object]  # field, expected, found
+_JSON = (type(None), bool, int, str, dict)
 
 
 def fits(value: object, kind: Any) -> bool:
@@ -24,8 +26,13 @@ def fits(value: object, kind: Any) -> bool:
     Returns:
         Whether it does.
     """
+    # msgspec would also take sets and decimals, for example, but no subclass of float, such as NumPy's.
+    items = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(item, float | list | tuple) or type(item) in _JSON for item in items):
+        return False
+    items = [float(item) if isinstance(item, float) else item for item in items]
     try:
-        msgspec.convert(_plain(value), kind, strict=True)
+        msgspec.convert(items if isinstance(value, list | tuple) else items[0], kind, strict=True)
     except msgspec.ValidationError:
         return False
     return True
@@ -116,8 +123,11 @@ def description(kind: Any) -> str:
     return ""
 
 
-def _plain(value: object) -> object:
-    # msgspec takes no subclass of float, such as NumPy's.
-    if isinstance(value, list | tuple):
-        return [float(item) if isinstance(item, float) else item for item in value]
-    return float(value) if isinstance(value, float) else value
+def alternatives(kind: Any) -> tuple[Any, ...]:
+    """The members of a union; a type that is none is its own only member."""
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+def choices_of(kind: Any) -> tuple[str, ...]:
+    """The strings that a type lists, None aside; empty for a type that lists none."""
+    return tuple(word for one in alternatives(kind) if get_origin(one) is Literal for word in get_args(one))
