@@ -29,7 +29,7 @@ from mnv2zoo.architecture import Config
 from mnv2zoo.errors import ArgumentError, UnknownArgumentError
 from mnv2zoo.models import arguments
 from mnv2zoo.models.cfg import pretrained_cfg
-from mnv2zoo.models.checkpoint import _check_classes, fill, source_tensors
+from mnv2zoo.models.checkpoint import check_classes, fill, source_tensors
 from mnv2zoo.models.mobilenetv2 import MobileNetV2, MobileNetV2Features, take_indices
 from mnv2zoo.weights import index
 
@@ -88,7 +88,7 @@ def create(config: Config, pretrained: bool = False, **kwargs: Any) -> nn.Module
     def build(**arguments: Any) -> MobileNetV2:
         if tensors is None:
             return MobileNetV2(config, **arguments)
-        _check_classes(config, tensors, cfg, arguments["num_classes"])
+        check_classes(config, tensors, cfg, arguments["num_classes"])
         model = MobileNetV2(config, init_weights=False, **arguments)
         fill(model, tensors, cfg)
         return model

@@ -124,6 +124,30 @@ class WeightsEntry:
         values = {field: getattr(self, field) for field in FIELDS if field not in (*left_out, *labels)}
         return {field: list(value) if isinstance(value, tuple) else value for field, value in values.items()}
 
+    def transforms(self, training: bool = False, **options: Any) -> Callable[..., Any]:
+        """Makes the preprocessing that the weights want, as `mnv2zoo.transforms` does for a name.
+
+        Args:
+            training: Make the augmentation for training instead.
+            **options: Arguments of `timm.data.create_transform` that replace its own.
+
+        Returns:
+            A function from a PIL image of any mode to a float tensor (channels, height, width).
+
+        Raises:
+            DataError: If the weights are for images that are neither gray nor RGB.
+
+        Examples:
+            >>> import mnv2zoo
+            >>> from PIL import Image
+            >>> preprocess = mnv2zoo.weights.entry("mnv2zoo_100_c20").transforms()
+            >>> preprocess(Image.open("examples/coffee.jpg")).shape
+            torch.Size([3, 64, 64])
+        """
+        from mnv2zoo.data import preprocessing, transforms  # imports PyTorch and timm
+
+        return transforms.for_weights({key: getattr(self, key) for key in preprocessing.FIELDS}, training, **options)
+
     @cached_property
     def label_names(self) -> tuple[str, ...]:
         """Names of the classes in class order; their numbers where the names are unknown."""
