@@ -1,9 +1,14 @@
 """What a `config.json` may say."""
 
+import json
+from dataclasses import fields
+
 import pytest
+from timm.models import PretrainedCfg
+from timm.models import _hub as timm_hub
 
 from mnv2zoo.errors import ConversionError, WeightsUnavailableError
-from mnv2zoo.models import names, pretrained
+from mnv2zoo.models import config_file, names, pretrained
 
 
 @pytest.mark.parametrize(
@@ -66,3 +71,57 @@ def test_the_classifier_is_the_weights_or_the_file_is_refused(run_folder, cfg, f
 def test_names_for_a_billion_classes_are_not_made(run_folder):
     with pytest.raises(WeightsUnavailableError, match="num_classes"):
         names.describe(run_folder(num_classes=10**9))
+
+
+def test_every_field_of_timms_description_is_known():
+    known = {*config_file.CFG_RULES, *config_file._FREE}
+    assert {field.name for field in fields(PretrainedCfg)} == known
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"pretrained_cfg": {"num_classes": 3, "input_size": [3, 64, 64]}, "num_classes": 5, "num_features": 1280},
+        {"pretrained_cfg": {"test_input_size": [3, 96, 96]}, "model_args": {"in_chans": 1}},
+        {"pretrained_cfg": {"input_size": [3, 64, 64]}, "model_args": {"in_chans": 4}, "label_names": ["a", "b"]},
+        {"pretrained_cfg": {}, "label_names": ["a"], "label_descriptions": {"a": "ant"}},
+        {"num_classes": 2, "labels": ["a", "b"], "num_features": 1280, "mean": [0.5, 0.5, 0.5]},
+    ],
+    ids=str,
+)
+def test_a_file_is_read_as_timm_reads_it(tmp_path, document):
+    document = {"architecture": "mnv2zoo_035", **document}
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    theirs, architecture, arguments = timm_hub.load_model_config_from_path(tmp_path)
+    found = config_file._parts(document)
+    assert found == ({k: v for k, v in theirs.items() if k not in ("file", "source")}, arguments)
+    assert architecture == "mnv2zoo_035"
+
+
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        {"crop_pct": True},
+        {"crop_pct": "0.9"},
+        {"num_classes": 2.0},
+        {"num_classes": True},
+        {"input_size": [3, 64.0, 64]},
+        {"mean": []},
+        {"mean": [0.5, 0.5]},
+        {"mean": {"0.5": 1}},
+        {"tag": 5},
+        {"label_descriptions": {"cat": 1}},
+        {"hf_hub_filename": "a/../model.safetensors"},
+        {"hf_hub_filename": "model.safetensors\n"},
+    ],
+    ids=str,
+)
+def test_a_value_of_another_type_is_refused_and_named(cfg):
+    with pytest.raises(ValueError, match=next(iter(cfg))):
+        config_file.check_config(cfg, {})
+
+
+def test_null_is_the_default(run_folder):
+    nothing = dict.fromkeys(config_file.CFG_RULES)
+    found = names.describe(run_folder({**nothing, "num_classes": 2}))
+    assert None not in [found.cfg.get(name, 0) for name in config_file.CFG_RULES if name != "hf_hub_filename"]
