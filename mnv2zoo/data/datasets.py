@@ -257,7 +257,7 @@ def _open_timm(name: str, root: Path, spellings: Sequence[str], needed: bool) ->
     """Opens a split of a dataset by the first of its names that the dataset knows; None if it knows none."""
     from timm.data import create_dataset
 
-    from mnv2zoo.weights.hub_failures import explain
+    from mnv2zoo.system.network_failures import explain
 
     for spelling in spellings:
         try:

@@ -22,8 +22,8 @@ from mnv2zoo.convert.layouts import native
 from mnv2zoo.errors import ConversionError, WeightsError, WeightsIndexError
 from mnv2zoo.models import arguments
 from mnv2zoo.system.files import whole_file
+from mnv2zoo.system.network_failures import Failure, explain
 from mnv2zoo.weights import schema, store
-from mnv2zoo.weights.hub_failures import Failure, explain
 from mnv2zoo.weights.schema import WeightsEntry
 from mnv2zoo.weights.store import Verified
 
