@@ -29,7 +29,7 @@ def _with_recipe(function: Callable[..., None]) -> Callable[..., None]:
     kinds = get_type_hints(Recipe)
     options = []
     for field in dataclasses.fields(Recipe):
-        kind, default = kinds[field.name], field.default
+        kind, default = str if field.name in CHOICES else kinds[field.name], field.default
         flag = "--" + field.name.replace("_", "-")
         if kind is bool:
             flag += "/--no-" + flag.removeprefix("--")

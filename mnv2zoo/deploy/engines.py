@@ -23,9 +23,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils import _pytree as pytree
 
 from mnv2zoo.deploy.calibration import Calibration
+from mnv2zoo.models.timm_compat import inductor_settings, pytree
 from mnv2zoo.runtimes import runners
 from mnv2zoo.runtimes.runners import INPUT, Parts
 from mnv2zoo.system import posix
@@ -215,14 +215,12 @@ def _torch(plan: Plan) -> Runner:
 
 
 def _inductor(plan: Plan) -> Runner:
-    from torch._inductor import config
-
     assert plan.network is not None
     compiled = torch.compile(plan.network, dynamic=False)
     part, dtype = min(plan.shape[0], _part(plan)), _dtype(plan.precision)
 
     def run(x: Tensor) -> list[Tensor]:
-        with torch.no_grad(), _threads(plan.threads), config.patch(freezing=True):
+        with torch.no_grad(), _threads(plan.threads), inductor_settings(freezing=True):
             # Every part is of the one size that is compiled for: each other would take a minute of its own.
             whole = functional.pad(x, (0, 0, 0, 0, 0, 0, 0, -len(x) % part))
             images = whole.to(memory_format=torch.channels_last, dtype=dtype).split(part)

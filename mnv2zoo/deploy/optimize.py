@@ -12,7 +12,6 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from mnv2zoo.deploy import checks
 from mnv2zoo.deploy.calibration import Calibration, Images, prepare
@@ -20,6 +19,7 @@ from mnv2zoo.deploy.engines import ENGINES, Plan, Runner, Source, fork_safe
 from mnv2zoo.deploy.fingerprint import cache_key
 from mnv2zoo.deploy.fold import fold
 from mnv2zoo.errors import DeployError, nearest
+from mnv2zoo.models.timm_compat import pytree
 from mnv2zoo.runtimes.cache import Cache, versions
 from mnv2zoo.runtimes.runners import Parts, PerProcess, require_near
 

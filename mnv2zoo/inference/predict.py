@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from mnv2zoo.data import decode, discover, preprocessing
+from mnv2zoo.data import decode, discover
 from mnv2zoo.data.preprocessing import Exact, Preprocessing
 from mnv2zoo.errors import DeviceError, ImageReadError
 from mnv2zoo.inference import session
 from mnv2zoo.inference.journal import Journal, Row
 from mnv2zoo.inference.session import Standalone
+from mnv2zoo.models import names
 from mnv2zoo.runtimes.runners import Array
 
 if TYPE_CHECKING:
@@ -252,7 +253,8 @@ def _classified(
         warnings.warn(f"{journal.output}: going on after {journal.done} images of an unfinished run", stacklevel=3)
         sources = (source for source in sources if isinstance(source, ImageReadError) or source not in journal)
     classifier: Classifier | None = None
-    how: Preprocessing | None = None if settings.exact else preprocessing.find(settings.model)
+    described = None if settings.exact else names.describe_local(settings.model)
+    how: Preprocessing | None = described.preprocessing if described else None
     ahead = max(AHEAD, 2 * batch_size)
     if how is None:
         classifier = load()

@@ -13,10 +13,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from mnv2zoo.data import decode, discover, preprocessing
+from mnv2zoo.data import decode, discover
 from mnv2zoo.errors import ImageReadError, MissingExtraError, OutputError
 from mnv2zoo.inference.journal import as_text, parquet_schema
 from mnv2zoo.inference.predict import Classifier, Settings
+from mnv2zoo.models import names
 from mnv2zoo.system import files
 
 try:
@@ -62,7 +63,7 @@ def predict(
         OutputError: If the folder holds something.
         ray.exceptions.RayError: If a worker fails. One that dies is started anew, and its batches are repeated.
     """
-    preprocessing.find(settings.model)  # a wrong name is told of before Ray starts
+    names.describe_local(settings.model)  # raises for a wrong name before Ray starts
     remote = "://" in output
     folder = output if remote else str(Path(output).absolute().with_name(f".{Path(output).name}.partial"))
     if not remote:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mnv2zoo.data import discover, preprocessing
+from mnv2zoo.data import discover
 from mnv2zoo.data.preprocessing import Fast
+from mnv2zoo.models import names
 from mnv2zoo.runtimes.cache import Cache, versions
 from mnv2zoo.runtimes.runners import CALIBRATED, RUNTIMES, Array, Parts, PerProcess, Runner, cores, require_near
 from mnv2zoo.version import __version__
@@ -69,9 +70,9 @@ def load(model: str, engine: str, precision: str, calibration: str | None, folde
             written or is not the user's own.
         MissingExtraError: If the engine is not installed.
     """
-    source = preprocessing.source(model)
-    weights = _weights(source) if engine in RUNTIMES else None
-    how = preprocessing.of(source)
+    described = names.describe_local(model)
+    weights = _weights(described.source) if described and engine in RUNTIMES else None
+    how = described.preprocessing if described else None
     if weights is None or how is None:
         return None
     packages = ["timm", "torch", "onnx", "onnxscript", engine, *(["nncf", "PIL"] if precision == "int8" else [])]

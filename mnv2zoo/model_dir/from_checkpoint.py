@@ -114,13 +114,14 @@ def _build(
     import timm
 
     from mnv2zoo.model_dir import files
-    from mnv2zoo.models import pretrained, registry
+    from mnv2zoo.models import pretrained
+    from mnv2zoo.models.cfg import pretrained_cfg
 
     channels = arguments["in_chans"]
     if "input_size" in given:
         given["input_size"] = _size(given["input_size"], channels)
     settings = {"input_size": (channels, 224, 224), **convert.LAYOUTS[layout].preprocessing, **given}
-    published = registry.pretrained_cfg(architecture.get(name))
+    published = timm.models.PretrainedCfg(**pretrained_cfg(architecture.get(name)))
     for key in ("mean", "std"):
         own = given.get(key, ())
         settings[key] = _statistics(key, own or settings.get(key, getattr(published, key)), channels, own)

@@ -11,14 +11,25 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from msgspec import Meta
 
 from mnv2zoo.errors import RecipeError, UnknownArgumentError, nearest
+from mnv2zoo.system.validation import alternatives, choices_of, fits
 
 if TYPE_CHECKING:
     from mnv2zoo.data.layout import Layout
 
 MODEL = "mnv2zoo_100"  # the network that is trained if none is named
+
+
+# Bounds are part of a field's type. Those of colors only keep NaN and infinity out.
+Share = Annotated[float, Meta(ge=0, le=1)]
+Alpha = Annotated[float, Meta(ge=0, le=100)]
+Side = Annotated[int, Meta(ge=32, le=4096)]
+Finite = Annotated[float, Meta(ge=-1e300, le=1e300)]
+Color = tuple[Finite, Finite, Finite]
 
 
 def _choice(default: Any, meaning: str) -> Any:
@@ -50,10 +61,12 @@ class Recipe:
         "pretrained",
         "where to start: `pretrained` (the model's own weights), `random`, a name in the zoo, or a checkpoint file",
     )
-    pad_type: str | None = _choice(
+    pad_type: Literal["symmetric", "same"] | None = _choice(
         None, "padding of the convolutions: `symmetric`, or `same` for weights that TensorFlow trained"
     )
-    classifier: str | None = _choice(None, "kind of classifier: `linear`, `conv`, `conv_bn` or `conv_bn_act`")
+    classifier: Literal["linear", "conv", "conv_bn", "conv_bn_act"] | None = _choice(
+        None, "kind of classifier: `linear`, `conv`, `conv_bn` or `conv_bn_act`"
+    )
     keep_statistics: bool = _choice(
         False, "leave the mean and variance of batch norms as they are; for batches that are small or look alike"
     )
@@ -65,80 +78,94 @@ class Recipe:
     teacher: str | None = _choice(
         None, "a network of the same classes whose answers are learnt too: a name in the zoo, or a run folder"
     )
-    teacher_weight: float = _choice(0.9, "part of the loss that tells the distance from the teacher's answers")
-    temperature: float = _choice(2.0, "what divides the logits before the two are compared; more makes softer answers")
+    teacher_weight: Share = _choice(0.9, "part of the loss that tells the distance from the teacher's answers")
+    temperature: Annotated[float, Meta(ge=0.1, le=100)] = _choice(
+        2.0, "what divides the logits before the two are compared; more makes softer answers"
+    )
 
     # How long, and how fast.
-    epochs: int = _choice(30, "times that every training image is seen")
-    batch_size: int = _choice(32, "images a step, over all processes")
+    epochs: Annotated[int, Meta(ge=1, le=100_000)] = _choice(30, "times that every training image is seen")
+    # A batch norm cannot train on one image.
+    batch_size: Annotated[int, Meta(ge=2, le=1_000_000)] = _choice(32, "images a step, over all processes")
     opt: str = _choice("sgd", "optimizer, by timm's name")
-    lr: float | None = _choice(None, "highest learning rate; by default 0.02 for 32 images, and in step")
-    momentum: float = _choice(0.9, "momentum, for optimizers that have one")
-    weight_decay: float = _choice(1e-4, "weight decay; biases and norms have none")
-    layer_decay: float | None = _choice(None, "factor on the learning rate from each layer to the one before it")
-    clip_grad: float | None = _choice(None, "highest norm of the gradient")
-    sched: str = _choice("cosine", "schedule of the learning rate: `cosine`, `poly` or `tanh`")
-    warmup_epochs: float = _choice(1.0, "epochs in which the learning rate rises")
-    min_lr: float = _choice(0.0, "lowest learning rate, as a part of the highest")
-    ema_decay: float = _choice(0.0, "decay of the moving average of the weights, which is what is kept; 0 for none")
-    keep: str = _choice("best", "weights to keep: of the `best` epoch on the validation images, or of the `last`")
+    lr: Annotated[float, Meta(ge=1e-12, le=1e6)] | None = _choice(
+        None, "highest learning rate; by default 0.02 for 32 images, and in step"
+    )
+    momentum: Annotated[float, Meta(ge=0, le=0.9999)] = _choice(0.9, "momentum, for optimizers that have one")
+    weight_decay: Annotated[float, Meta(ge=0, le=10)] = _choice(1e-4, "weight decay; biases and norms have none")
+    layer_decay: Annotated[float, Meta(ge=0.01, le=1)] | None = _choice(
+        None, "factor on the learning rate from each layer to the one before it"
+    )
+    clip_grad: Annotated[float, Meta(ge=1e-6, le=1e9)] | None = _choice(None, "highest norm of the gradient")
+    # Those that are a function of the step alone.
+    sched: Literal["cosine", "poly", "tanh"] = _choice(
+        "cosine", "schedule of the learning rate: `cosine`, `poly` or `tanh`"
+    )
+    warmup_epochs: Annotated[float, Meta(ge=0, le=100_000)] = _choice(1.0, "epochs in which the learning rate rises")
+    min_lr: Share = _choice(0.0, "lowest learning rate, as a part of the highest")
+    ema_decay: Annotated[float, Meta(ge=0, le=0.99999)] = _choice(
+        0.0, "decay of the moving average of the weights, which is what is kept; 0 for none"
+    )
+    keep: Literal["best", "last"] = _choice(
+        "best", "weights to keep: of the `best` epoch on the validation images, or of the `last`"
+    )
 
     # What is seen.
-    input_size: int | None = _choice(None, "side of the images in training, in pixels; by default that of the weights")
-    start_input_size: int | None = _choice(
+    input_size: Side | None = _choice(None, "side of the images in training, in pixels; by default that of the weights")
+    start_input_size: Side | None = _choice(
         None, "side of the images in the first quarter of the epochs, from which it grows by the quarter; saves time"
     )
-    test_input_size: int | None = _choice(None, "side of the images otherwise; by default that of training")
-    crop_pct: float | None = _choice(None, "part of the image's side that is looked at, except in training")
-    interpolation: str | None = _choice(None, "interpolation: `bilinear` or `bicubic`")
-    mean: tuple[float, float, float] | None = _choice(None, "mean of the colours, from 0 to 1")
-    std: tuple[float, float, float] | None = _choice(None, "standard deviation of the colours")
-    scale: float = _choice(0.35, "smallest part of an image's area that is cut out in training")
-    hflip: float = _choice(0.5, "how often images are mirrored in training")
-    vflip: float = _choice(0.0, "how often they are turned upside down")
-    color_jitter: float = _choice(0.2, "how far brightness, contrast and saturation are changed")
+    test_input_size: Side | None = _choice(None, "side of the images otherwise; by default that of training")
+    crop_pct: Annotated[float, Meta(ge=0.1, le=1)] | None = _choice(
+        None, "part of the image's side that is looked at, except in training"
+    )
+    interpolation: Literal["bilinear", "bicubic"] | None = _choice(None, "interpolation: `bilinear` or `bicubic`")
+    mean: Color | None = _choice(None, "mean of the colours, from 0 to 1")
+    std: Color | None = _choice(None, "standard deviation of the colours")
+    scale: Annotated[float, Meta(ge=0.01, le=1)] = _choice(
+        0.35, "smallest part of an image's area that is cut out in training"
+    )
+    hflip: Share = _choice(0.5, "how often images are mirrored in training")
+    vflip: Share = _choice(0.0, "how often they are turned upside down")
+    color_jitter: Share = _choice(0.2, "how far brightness, contrast and saturation are changed")
     auto_augment: str | None = _choice(None, "automatic augmentation as timm names it, such as `rand-m7-mstd0.5-inc1`")
-    reprob: float = _choice(0.0, "how often a rectangle is erased")
-    mixup: float = _choice(0.0, "alpha of mixup; 0 for none")
-    cutmix: float = _choice(0.0, "alpha of cutmix; 0 for none")
-    smoothing: float = _choice(0.1, "label smoothing")
-    loss: str = _choice("ce", "loss: `ce` for cross-entropy, `bce` for binary cross-entropy per class")
-    drop_rate: float = _choice(0.0, "dropout before the classifier")
-    drop_path_rate: float = _choice(0.0, "stochastic depth")
+    reprob: Share = _choice(0.0, "how often a rectangle is erased")
+    mixup: Alpha = _choice(0.0, "alpha of mixup; 0 for none")
+    cutmix: Alpha = _choice(0.0, "alpha of cutmix; 0 for none")
+    smoothing: Annotated[float, Meta(ge=0, le=0.9)] = _choice(0.1, "label smoothing")
+    loss: Literal["ce", "bce"] = _choice("ce", "loss: `ce` for cross-entropy, `bce` for binary cross-entropy per class")
+    drop_rate: Annotated[float, Meta(ge=0, le=0.99)] = _choice(0.0, "dropout before the classifier")
+    drop_path_rate: Annotated[float, Meta(ge=0, le=0.99)] = _choice(0.0, "stochastic depth")
 
     # On which images, and how computed.
-    layout: str | None = _choice(
+    layout: Literal["classes", "splits"] | None = _choice(
         None, "`classes` if each folder is a class, `splits` if the folders are splits; by default what they look like"
     )
     train_dir: str | None = _choice(None, "folder of the training images, within the data or anywhere")
     val_dir: str | None = _choice(None, "folder of the validation images, within the data or anywhere")
     test_dir: str | None = _choice(None, "folder of the test images, within the data or anywhere")
-    val_fraction: float = _choice(0.1, "part of each class to validate on, where the data has no split for that")
+    val_fraction: Annotated[float, Meta(ge=0.01, le=0.9)] = _choice(
+        0.1, "part of each class to validate on, where the data has no split for that"
+    )
     skip_bad_images: bool = _choice(False, "leave out images that cannot be read, instead of stopping before training")
     cache_features: bool = _choice(True, "with `head`: run the images through the network once, without augmentation")
-    seed: int = _choice(0, "seed of everything random")
-    precision: str = _choice("fp32", "precision: `fp32`, or `bf16` for autocast")
+    seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = _choice(0, "seed of everything random")
+    precision: Literal["fp32", "bf16"] = _choice("fp32", "precision: `fp32`, or `bf16` for autocast")
     channels_last: bool = _choice(True, "keep channels last in memory, which is faster on most machines")
-    workers: int = _choice(2, "processes that read images ahead")
-    checkpoint_steps: int = _choice(0, "steps between checkpoints within an epoch; 0 for one an epoch")
+    workers: Annotated[int, Meta(ge=0, le=256)] = _choice(2, "processes that read images ahead")
+    checkpoint_steps: Annotated[int, Meta(ge=0, le=10**9)] = _choice(
+        0, "steps between checkpoints within an epoch; 0 for one an epoch"
+    )
 
     def __post_init__(self) -> None:
-        for name in ("mean", "std"):
-            value = getattr(self, name)
-            if isinstance(value, list):  # as JSON and TOML have it
-                object.__setattr__(self, name, tuple(value))
-        if self.pad_type == "":  # timm's word, which older runs wrote down
-            object.__setattr__(self, "pad_type", "symmetric")
-        for name, kind in get_type_hints(Recipe).items():
-            _check_type(name, getattr(self, name), kind)
-        for name, (low, high) in BOUNDS.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise _bad(name, f"a number from {low} to {high}", value)
-        for name, choices in CHOICES.items():
-            value = getattr(self, name)
-            if value is not None and value not in choices:
-                raise _bad(name, " or ".join(choices), value)
+        for name, value in list(vars(self).items()):
+            if name in ("mean", "std") and isinstance(value, list):  # as JSON and TOML have it
+                value = tuple(value)
+            elif name == "pad_type" and value == "":  # timm's word, which older runs wrote down
+                value = "symmetric"
+            if not fits(value, KINDS[name]):
+                raise _bad(name, _expected(KINDS[name], value), value)
+            object.__setattr__(self, name, value)
         if self.std is not None and min(self.std) <= 0:
             raise _bad("std", "numbers above 0", self.std)
         if self.keep_statistics and self.init == "random":
@@ -171,48 +198,9 @@ class Recipe:
         return asdict(self)
 
 
-BOUNDS: dict[str, tuple[float, float]] = {
-    "teacher_weight": (0, 1),
-    "temperature": (0.1, 100),
-    "epochs": (1, 100_000),
-    "batch_size": (2, 1_000_000),  # a batch norm cannot train on one
-    "lr": (1e-12, 1e6),
-    "momentum": (0, 0.9999),
-    "weight_decay": (0, 10),
-    "layer_decay": (0.01, 1),
-    "clip_grad": (1e-6, 1e9),
-    "warmup_epochs": (0, 100_000),
-    "min_lr": (0, 1),
-    "ema_decay": (0, 0.99999),
-    "input_size": (32, 4096),
-    "start_input_size": (32, 4096),
-    "test_input_size": (32, 4096),
-    "crop_pct": (0.1, 1),
-    "scale": (0.01, 1),
-    "hflip": (0, 1),
-    "vflip": (0, 1),
-    "color_jitter": (0, 1),
-    "reprob": (0, 1),
-    "mixup": (0, 100),
-    "cutmix": (0, 100),
-    "smoothing": (0, 0.9),
-    "drop_rate": (0, 0.99),
-    "drop_path_rate": (0, 0.99),
-    "val_fraction": (0.01, 0.9),
-    "seed": (0, 2**31 - 1),
-    "workers": (0, 256),
-    "checkpoint_steps": (0, 10**9),
-}
-CHOICES: dict[str, tuple[str, ...]] = {
-    "layout": ("classes", "splits"),
-    "pad_type": ("symmetric", "same"),
-    "classifier": ("linear", "conv", "conv_bn", "conv_bn_act"),
-    "keep": ("best", "last"),
-    "interpolation": ("bilinear", "bicubic"),
-    "loss": ("ce", "bce"),
-    "sched": ("cosine", "poly", "tanh"),  # those that are a function of the step alone
-    "precision": ("fp32", "bf16"),
-}
+# The type of each field, with its bounds and choices, and the same without bounds, in which choices are strings.
+KINDS: dict[str, Any] = get_type_hints(Recipe, include_extras=True)
+CHOICES = {name: choices for name, kind in KINDS.items() if (choices := choices_of(kind))}
 
 
 def _bad(name: str, expected: object, found: object) -> RecipeError:
@@ -225,24 +213,17 @@ def _bad(name: str, expected: object, found: object) -> RecipeError:
     )
 
 
-def _check_type(name: str, value: Any, kind: Any) -> None:
-    choices = getattr(kind, "__args__", ()) if getattr(kind, "__origin__", None) is not tuple else ()
-    kinds = choices or (kind,)
-    if value is None and type(None) in kinds:
-        return
-    for one in kinds:
-        if getattr(one, "__origin__", None) is tuple:
-            numbers = isinstance(value, tuple) and all(_number(v) for v in value)
-            if numbers and len(value) == len(one.__args__):
-                return
-        elif (one is float and _number(value)) or (one is not float and type(value) is one):
-            return
-    words = " or ".join("null" if one is type(None) else getattr(one, "__name__", str(one)) for one in kinds)
-    raise _bad(name, words, value)
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+def _expected(kind: Any, value: object) -> str:
+    """What to say is expected in place of a value that does not fit a type."""
+    if choices := choices_of(kind):
+        return " or ".join(choices)
+    words = []
+    for one in alternatives(kind):
+        plain, *metas = get_args(one) if get_origin(one) is Annotated else (one,)
+        if metas and fits(value, plain) and value == value:  # NaN is no number
+            return f"a number from {metas[0].ge} to {metas[0].le}"
+        words.append("null" if plain is type(None) else getattr(plain, "__name__", str(plain)))
+    return " or ".join(words)
 
 
 FIELDS = tuple(f.name for f in fields(Recipe))

@@ -206,7 +206,7 @@ def test_int8_reports_accuracy_where_classes_are_known(engine, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", PATIENT)
+@pytest.mark.parametrize("engine", SLOW)
 def test_compiled_code_agrees_whatever_the_batch_and_is_compiled_once(small, engine, x):
     counters.clear()
     fast = deploy.optimize(small, x[:2], engine)

@@ -19,6 +19,7 @@ from mnv2zoo.data import decode, discover, preprocessing
 from mnv2zoo.errors import DeployError, DeviceError, ImageReadError, OutputError
 from mnv2zoo.inference.journal import Journal
 from mnv2zoo.models import pretrained
+from mnv2zoo.models.names import describe
 from tests.conftest import ROOT, SAMPLES, needs_samples, save_photos
 
 BUNDLED = "mnv2zoo_100_c20"  # weights that come with the package
@@ -188,7 +189,7 @@ def test_what_the_engine_does_not_know_is_one_error(tiny, photos):
 
 def test_the_preprocessing_is_known_before_the_network_is(tiny):
     for name in (tiny, f"local-dir:{tiny}", BUNDLED, "mnv2zoo_100_c20.cifar100_coarse"):
-        found = preprocessing.find(name)
+        found = describe(name).preprocessing
         assert found is not None
         assert found == pretrained.load(name, "cpu").fast
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import mnv2zoo
-from mnv2zoo.data import preprocessing
 from mnv2zoo.errors import MissingExtraError
 from mnv2zoo.inference import session
+from mnv2zoo.models import names
 from mnv2zoo.runtimes.runners import RUNTIMES, cores
 from tests.conftest import ROOT, save_photos
 
@@ -112,7 +112,7 @@ def test_arrays_are_normalised_as_timm_normalises(photos):
     from PIL import Image
     from timm.data import create_transform
 
-    how = preprocessing.find(BUNDLED)
+    how = names.describe(BUNDLED).preprocessing
     with Image.open(photos / "00000.jpg") as photo:
         square = photo.convert("RGB").resize((how.side, how.side))
     theirs = create_transform((3, how.side, how.side), mean=how.mean, std=how.std, crop_pct=1.0)

@@ -573,7 +573,7 @@ def test_a_class_name_with_a_line_end_is_refused(tmp_path, name):
 
 
 def test_class_names_of_one_line_are_kept(tmp_path):
-    names = ["Żółw", "family 👨‍👩‍👧", "tab\tand space "]
-    run, _ = write_run(tmp_path / "run", labels=names)
-    assert list(names.describe(str(run)).label_names) == names
-    assert (run / "labels.txt").read_text(encoding="utf-8").splitlines() == names
+    labels = ["Żółw", "family 👨‍👩‍👧", "tab\tand space "]
+    run, _ = write_run(tmp_path / "run", labels=labels)
+    assert list(names.describe(str(run)).label_names) == labels
+    assert (run / "labels.txt").read_text(encoding="utf-8").splitlines() == labels
