@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import mnv2zoo
-from mnv2zoo.evaluation.metrics import Scores
+from mnv2zoo.tasks.classify.metrics import Scores
 
 TRAIN = 2640  # photos in the dataset's own training split
 RESULTS = Path(__file__).resolve().parents[2] / "docs/results/grocery.json"

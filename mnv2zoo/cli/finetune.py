@@ -12,7 +12,7 @@ import typer
 
 from mnv2zoo.cli.options import Debug
 from mnv2zoo.cli.output import print_json
-from mnv2zoo.training.recipe import CHOICES, FIELDS, MODEL, Recipe, read
+from mnv2zoo.tasks.recipe import CHOICES, FIELDS, MODEL, Recipe, read
 
 EXAMPLE = """\b
 Examples:

@@ -18,11 +18,11 @@ from mnv2zoo.data.datasets import Data
 from mnv2zoo.data.labels import match_classes
 from mnv2zoo.data.layout import LAYOUT_FIELDS, Layout
 from mnv2zoo.errors import DataError, ImageReadError, RecipeError
-from mnv2zoo.evaluation.metrics import Scores, score
 from mnv2zoo.model_dir import split as splits
 from mnv2zoo.models import pretrained
 from mnv2zoo.system import memory
-from mnv2zoo.training import recipe as recipes
+from mnv2zoo.tasks import recipe as recipes
+from mnv2zoo.tasks.classify.metrics import Scores, score
 
 
 def evaluate(

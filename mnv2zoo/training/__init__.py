@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnv2zoo.errors import MissingExtraError
-from mnv2zoo.training import recipe as recipes
-from mnv2zoo.training.recipe import Recipe
+from mnv2zoo.tasks import recipe as recipes
+from mnv2zoo.tasks.recipe import Recipe
 
 if TYPE_CHECKING:
-    from mnv2zoo.evaluation.metrics import Scores
+    from mnv2zoo.tasks.classify.metrics import Scores
     from mnv2zoo.training.progress import Log
     from mnv2zoo.training.trainer import FinetuneResult
 

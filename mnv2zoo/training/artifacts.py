@@ -14,11 +14,11 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from mnv2zoo.data.datasets import Data, Sample
 from mnv2zoo.errors import DataError, RunError
-from mnv2zoo.evaluation.metrics import Scores
 from mnv2zoo.model_dir import files
 from mnv2zoo.models.mobilenetv2 import MobileNetV2
-from mnv2zoo.training.initialization import Start, places
-from mnv2zoo.training.recipe import Recipe
+from mnv2zoo.tasks.classify.metrics import Scores
+from mnv2zoo.tasks.initialization import Start, places
+from mnv2zoo.tasks.recipe import Recipe
 from mnv2zoo.training.run_dir import RunFolder
 from mnv2zoo.version import __version__
 

@@ -16,8 +16,8 @@ from timm.scheduler import create_scheduler_v2
 from torch import Tensor, nn
 
 from mnv2zoo.errors import RecipeError
-from mnv2zoo.training.initialization import Start
-from mnv2zoo.training.recipe import Recipe
+from mnv2zoo.tasks.initialization import Start
+from mnv2zoo.tasks.recipe import Recipe
 
 
 def check(recipe: Recipe) -> None:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from mnv2zoo.models.mobilenetv2 import MobileNetV2
+from mnv2zoo.tasks.recipe import Recipe
 from mnv2zoo.training.distributed import predict, test_loader
 from mnv2zoo.training.progress import Log
-from mnv2zoo.training.recipe import Recipe
 
 
 class Head(nn.Module):

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mnv2zoo.errors import ZooError
 from mnv2zoo.system import posix
-from mnv2zoo.training.recipe import Recipe
+from mnv2zoo.tasks.recipe import Recipe
 
 T = TypeVar("T")
 

@@ -27,14 +27,17 @@ from mnv2zoo.data import datasets as data_module
 from mnv2zoo.data.datasets import Data, Photos
 from mnv2zoo.data.sampler import Batches, derive_seed, seed_everything
 from mnv2zoo.errors import DataError, RunError, ZooError
-from mnv2zoo.evaluation import report
-from mnv2zoo.evaluation.metrics import Scores, score, worst_mistakes
 from mnv2zoo.model_dir import split as splits
 from mnv2zoo.models import names
 from mnv2zoo.system import memory
+from mnv2zoo.tasks import initialization as start_module
+from mnv2zoo.tasks import recipe as recipes
+from mnv2zoo.tasks.classify import report
+from mnv2zoo.tasks.classify.distillation import Teacher
+from mnv2zoo.tasks.classify.metrics import Scores, score, worst_mistakes
+from mnv2zoo.tasks.initialization import Start
+from mnv2zoo.tasks.recipe import Recipe
 from mnv2zoo.training import accelerate_settings, artifacts
-from mnv2zoo.training import initialization as start_module
-from mnv2zoo.training import recipe as recipes
 from mnv2zoo.training.builders import (
     check,
     learning_rate,
@@ -46,11 +49,8 @@ from mnv2zoo.training.builders import (
     training_transform,
 )
 from mnv2zoo.training.cached_features import Head, cache_features
-from mnv2zoo.training.distillation import Teacher
 from mnv2zoo.training.distributed import give_way, of_worker, on_main, predict, test_loader
-from mnv2zoo.training.initialization import Start
 from mnv2zoo.training.progress import Log
-from mnv2zoo.training.recipe import Recipe
 from mnv2zoo.training.run_dir import RECIPE, SPLIT, RunFolder
 
 

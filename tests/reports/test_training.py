@@ -19,8 +19,8 @@ import mnv2zoo
 from mnv2zoo.errors import DataError, RecipeError, RunError, UnknownArgumentError, UnknownModelError, ZooError
 from mnv2zoo.model_dir import files, packaging
 from mnv2zoo.system.files import whole_folder
+from mnv2zoo.tasks.recipe import Recipe
 from mnv2zoo.training import accelerate_settings, builders, trainer
-from mnv2zoo.training.recipe import Recipe
 from tests.conftest import ROOT, random_state_dict
 from tests.photos import QUICK, fill, photo
 

@@ -21,8 +21,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageOps
 
-from mnv2zoo.evaluation.metrics import Mistake, Scores
 from mnv2zoo.system.files import whole_file
+from mnv2zoo.tasks.classify.metrics import Mistake, Scores
 
 # Okabe and Ito's palette, which people who do not tell red from green can tell apart: https://jfly.uni-koeln.de/color/
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"

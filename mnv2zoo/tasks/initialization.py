@@ -20,8 +20,8 @@ from mnv2zoo.errors import RecipeError, UnknownModelError, nearest
 from mnv2zoo.models import checkpoint, config_file, names, pretrained
 from mnv2zoo.models.mobilenetv2 import CLASSIFIER_KEYS, MobileNetV2
 from mnv2zoo.models.names import Description
-from mnv2zoo.training import recipe as recipes
-from mnv2zoo.training.recipe import Recipe
+from mnv2zoo.tasks import recipe as recipes
+from mnv2zoo.tasks.recipe import Recipe
 
 
 @dataclass(frozen=True)
