@@ -1,16 +1,16 @@
-"""`mnv2zoo predict`: the classes of images; `mnv2zoo.inference.predict` finds them."""
+"""`mnv2zoo predict`: predictions for images; `mnv2zoo.inference.predict` makes them."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from mnv2zoo.cli import errors
-from mnv2zoo.cli.options import BatchSize, Debug, Device
+from mnv2zoo.cli.options import BatchSize, Debug, Device, Task
 from mnv2zoo.cli.output import progress
 from mnv2zoo.errors import ImageReadError
 
@@ -36,6 +36,7 @@ def command(
             "or an hf-hub: name.",
         ),
     ] = "mnv2zoo_100",
+    task: Task = None,
     topk: Annotated[int, typer.Option(min=1, help="Classes to tell for each image.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, a line each image.")] = False,
     output: Annotated[
@@ -73,9 +74,15 @@ def command(
             show_default=False,
         ),
     ] = None,
+    files: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder for files of a task that writes some, such as masks.", show_default=False
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Classify images.
+    """Classify images, or predict what else the network was trained for.
 
     For each image the most probable classes are printed, with scores from 0 to 1. Unreadable images are reported
     on stderr and skipped, and the exit status is 1. If a run with --output is killed, run the same command again
@@ -84,16 +91,26 @@ def command(
     from mnv2zoo.inference.predict import Settings, predict
 
     status = 0
+    settings = Settings(
+        model,
+        topk,
+        engine,
+        precision,
+        str(calibration) if calibration else None,
+        exact,
+        task,
+        str(files) if files else None,
+    )
     if ray:
         if output is None or device is not None or cache is not None:
             raise typer.BadParameter("needs --output, chooses devices itself and keeps nothing", param_hint="--ray")
         from mnv2zoo.inference import ray_data as on_ray
 
-        settings = Settings(model, topk, engine, precision, str(calibration) if calibration else None, exact)
         for error in on_ray.predict(paths, output, settings, batch_size=batch_size, workers=workers):
             status = errors.report(error, debug)
         print(output)
         raise typer.Exit(status)
+    found = settings.find_task()
     rows = predict(
         paths,
         model,
@@ -106,17 +123,14 @@ def command(
         device=device,
         output=output,
         cache=cache,
+        task=found,
+        files=files,
     )
-    with progress("classifying", None) as (show, advance), contextlib.closing(rows):
+    with progress("predicting", None) as (show, advance), contextlib.closing(rows):
         for row in rows:
             if isinstance(row, ImageReadError):
                 status = errors.report(row, debug)
             else:
-                show(json.dumps(row, allow_nan=False) if as_json else _describe(row))
+                show(json.dumps(row, allow_nan=False) if as_json else found.describe(row))
             advance(1)
     raise typer.Exit(status)
-
-
-def _describe(row: dict[str, Any]) -> str:
-    lines = [f"  {p['score']:.4f}  {p['class']:>4}  {p['label']}" for p in row["predictions"]]
-    return "\n".join([row["image"], *lines])

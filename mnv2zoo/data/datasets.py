@@ -33,11 +33,11 @@ from mnv2zoo.errors import DataError, ImageReadError
 
 @dataclass(frozen=True)
 class Sample:
-    """An image and its class.
+    """An image and its target.
 
     Attributes:
         name: Its path within the data, which messages and `split.json` name.
-        label: Index of its class.
+        target: Index of its class, or whatever else a task trains on.
         place: The file it is in.
         offset: Where its bytes begin, for a tar file; None for a file of its own.
         size: How many there are.
@@ -45,7 +45,7 @@ class Sample:
     """
 
     name: str
-    label: int
+    target: Any
     place: Path
     offset: int | None = None
     size: int = 0
@@ -97,14 +97,14 @@ class TimmSample:
 
     Attributes:
         name: Its split and number.
-        label: Index of its class.
+        target: Index of its class.
         dataset: The dataset.
         index: Its number there.
         origin: The dataset's name.
     """
 
     name: str
-    label: int
+    target: Any
     dataset: Any
     index: int
     origin: str = ""
@@ -127,18 +127,21 @@ class TimmSample:
             return decode.read(BytesIO(stream.read()), self.name)
 
 
+AnySample = Sample | TimmSample
+
+
 @dataclass(frozen=True)
 class Data:
     """Classes, and the samples of each split.
 
     Attributes:
-        class_names: Names in the order of the class indices.
+        class_names: Names in the order of the class indices; none where targets are not classes.
         splits: Samples by `train`, `val` and `test`; a split without samples is not there.
         notes: What a user should know about the data, a sentence each.
     """
 
     class_names: tuple[str, ...]
-    splits: dict[str, tuple[Sample | TimmSample, ...]]
+    splits: dict[str, tuple[AnySample, ...]]
     notes: tuple[str, ...] = ()
 
 
@@ -196,7 +199,7 @@ def _arrange(listing: Listing, place: str | Path) -> Data:
             fix="Put the images into one folder per class, and these into one folder.",
         )
     index = {name: number for number, name in enumerate(names)}
-    splits: dict[str, tuple[Sample | TimmSample, ...]] = {}
+    splits: dict[str, tuple[AnySample, ...]] = {}
     for split, own in found.items():
         present = {entry.label for entry in own}
         if unknown := sorted(present - set(names)):
@@ -236,7 +239,7 @@ def _find_timm(name: str, root: Path) -> Data:
             where=root,
             fix="Set MNV2ZOO_HOME to a folder that can be written.",
         ) from error
-    splits: dict[str, tuple[Sample | TimmSample, ...]] = {}
+    splits: dict[str, tuple[AnySample, ...]] = {}
     names: tuple[str, ...] = ()
     # torchvision's datasets have one split beside that for training, and not all call it `test`.
     wanted = {"train": SPLITS["train"], "test": ("test", *SPLITS["val"])} if name.startswith("torch/") else SPLITS
@@ -314,7 +317,8 @@ def with_validation(data: Data, fraction: float, seed: int, learned: Set[str] = 
     Args:
         data: The data.
         fraction: Part of each class to take; of a class with two images or more at least one is taken
-            and at least one is left. Copies of an image, which `check` recognizes, stay together.
+            and at least one is left. Copies of an image, which `check` recognizes, stay together. Data without classes
+            is split as a whole.
         seed: Decides which; a class's own choice does not depend on the other classes.
         learned: Keys of images that the weights to start from were trained on. Others are taken as far as there are.
 
@@ -323,14 +327,15 @@ def with_validation(data: Data, fraction: float, seed: int, learned: Set[str] = 
     """
     if "val" in data.splits:
         return data
-    groups: dict[int, dict[str, list[Sample | TimmSample]]] = {}
+    groups: dict[int | None, dict[str, list[AnySample]]] = {}
     for sample in data.splits["train"]:
-        groups.setdefault(sample.label, {}).setdefault(_key(sample), []).append(sample)
+        label = sample.target if data.class_names else None
+        groups.setdefault(label, {}).setdefault(_key(sample), []).append(sample)
     taken: set[str] = set()
     left: set[str] = set()
     for label, group in groups.items():
         count = min(max(round(len(group) * fraction), 1), len(group) - 1)
-        chance = random.Random(f"{seed}/{data.class_names[label]}")
+        chance = random.Random(f"{seed}/{'' if label is None else data.class_names[label]}")
         chosen = set(chance.sample(list(group), count))
         if not learned.isdisjoint(chosen) and (others := [key for key in group if key not in learned]):
             chosen = set(chance.sample(others, min(count, len(others))))
@@ -345,7 +350,7 @@ def with_validation(data: Data, fraction: float, seed: int, learned: Set[str] = 
     return Data(data.class_names, {name: split for name, split in splits.items() if split}, data.notes)
 
 
-def _key(sample: Sample | TimmSample) -> str:
+def _key(sample: AnySample) -> str:
     return getattr(sample, "key", None) or sample.name
 
 
@@ -429,8 +434,8 @@ def check(data: Data, skip_bad: bool, advance: Callable[[int], None] = lambda do
         split: tuple(replace(s, key=keys[s.name]) if isinstance(s, Sample) else s for s in own if s.name not in bad)
         for split, own in data.splits.items()
     }
-    notes += _copies(kept)
-    counts = Counter(sample.label for sample in kept.get("train", ()))
+    notes += _copies(kept, bool(data.class_names))
+    counts = Counter(sample.target for sample in kept.get("train", ()) if data.class_names)
     lost = [name for label, name in enumerate(data.class_names) if not counts[label]]
     if "train" in kept and lost:
         raise DataError(
@@ -439,13 +444,14 @@ def check(data: Data, skip_bad: bool, advance: Callable[[int], None] = lambda do
     return Data(data.class_names, {split: own for split, own in kept.items() if own}, (*data.notes, *notes))
 
 
-def _copies(splits: Mapping[str, Sequence[Sample | TimmSample]]) -> Iterator[str]:
-    """Notes about images that come more than once."""
+def _copies(splits: Mapping[str, Sequence[AnySample]], classes: bool) -> Iterator[str]:
+    """Notes about images that come more than once, and in more than one class where there are classes."""
     labels: dict[str, set[int]] = {}
     names: dict[str, list[str]] = {}
     for own in splits.values():
         for sample in own:
-            labels.setdefault(_key(sample), set()).add(sample.label)
+            if classes:
+                labels.setdefault(_key(sample), set()).add(sample.target)
             names.setdefault(_key(sample), []).append(sample.name)
     if several := [names[key][0] for key, own in labels.items() if len(own) > 1]:
         yield f"{_count(several)} in more than one class: {_some(several)}"
@@ -469,25 +475,33 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
-class Photos(Dataset[tuple[Tensor, int]]):
-    """Samples as tensors.
+class Photos(Dataset[tuple[Any, Any]]):
+    """Samples as inputs and targets.
 
     Args:
         samples: The samples.
-        transform: From an RGB image to a tensor (3, H, W).
+        transform: From an RGB image to a tensor (3, H, W); the target stays as it is.
+        transforms: From an RGB image and its target to what a batch is made of, in place of `transform`.
     """
 
-    def __init__(self, samples: Sequence[Sample | TimmSample], transform: Callable[[Image.Image], Tensor]) -> None:
-        self.samples, self.transform = samples, transform
+    def __init__(
+        self,
+        samples: Sequence[AnySample],
+        transform: Callable[[Image.Image], Tensor] | None = None,
+        transforms: Callable[[Image.Image, Any], tuple[Any, Any]] | None = None,
+    ) -> None:
+        self.samples, self.transform, self.transforms = samples, transform, transforms
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Any, Any]:
         """Reads a sample; with a pair (index, seed) its augmentation depends on the seed alone."""
         index, seed = key if isinstance(key, tuple) else (key, None)
         sample = self.samples[index]
         image = sample.read()
         if seed is not None:
             seed_augmentation(seed)
-        return self.transform(image), sample.label
+        if self.transforms is not None:
+            return self.transforms(image, sample.target)
+        return (image if self.transform is None else self.transform(image)), sample.target

@@ -29,7 +29,7 @@ def test_a_plain_folder_is_all_for_training(photos):
     data = find(photos)
     assert data.class_names == ("blue", "green", "red")
     assert list(data.splits) == ["train"]
-    assert [s.label for s in data.splits["train"]] == [0] * 8 + [1] * 8 + [2] * 8
+    assert [s.target for s in data.splits["train"]] == [0] * 8 + [1] * 8 + [2] * 8
     assert data.splits["train"][8].name == "train/green/00.png"
 
 
@@ -56,7 +56,7 @@ def test_every_layout_in_tar_files_gives_what_the_folders_give(tmp_path):
         data = find(place)
         assert (data.class_names, names(data)) == (expected.class_names, names(expected)), place
         for one, other in zip(data.splits["val"], expected.splits["val"], strict=True):
-            assert one.label == other.label
+            assert one.target == other.target
             assert np.array_equal(np.asarray(one.read()), np.asarray(other.read()))
 
 
@@ -80,7 +80,7 @@ def test_a_dataset_of_timm_is_found_by_its_name(tmp_path, monkeypatch):
     data = find("torch/cifar10", root=tmp_path)
     assert data.class_names[3] == "class 3"
     assert list(data.splits) == ["train", "test"]  # one split must not be there under two names
-    assert [s.label for s in data.splits["test"]] == labels
+    assert [s.target for s in data.splits["test"]] == labels
     assert np.array_equal(np.asarray(data.splits["test"][2].read()), rows[2].reshape(3, 32, 32).transpose(1, 2, 0))
 
 
@@ -135,7 +135,7 @@ def test_a_compressed_or_broken_tar_file_is_an_error(tmp_path):
 def test_validation_images_are_taken_class_by_class(photos):
     fill(photos, 1, ["red"], first=8)
     data = with_validation(find(photos), 0.25, seed=0)
-    counts = [[sum(s.label == label for s in data.splits[split]) for label in range(3)] for split in ("train", "val")]
+    counts = [[sum(s.target == label for s in data.splits[split]) for label in range(3)] for split in ("train", "val")]
     assert counts == [[6, 6, 7], [2, 2, 2]]
     assert names(data) == names(with_validation(find(photos), 0.25, seed=0))
     assert names(data) != names(with_validation(find(photos), 0.25, seed=1))
@@ -146,8 +146,8 @@ def test_a_class_of_one_image_keeps_it_for_training(tmp_path):
     for file in list((folder / "red").iterdir())[1:]:
         file.unlink()
     data = with_validation(find(folder), 0.5, seed=0)
-    assert [s.label for s in data.splits["train"]].count(2) == 1
-    assert [s.label for s in data.splits["val"]].count(2) == 0
+    assert [s.target for s in data.splits["train"]].count(2) == 1
+    assert [s.target for s in data.splits["val"]].count(2) == 0
 
 
 def test_a_class_is_split_alike_whatever_the_others_are(photos):
