@@ -33,7 +33,7 @@ def cache_features(
     Returns:
         The features and the targets.
     """
-    loader = accelerator.prepare(test_loader(photos, task, recipe, recipe.workers))
+    loader = accelerator.prepare(test_loader(photos, task.collate, recipe, recipe.workers))
     batches: list[tuple[Tensor, Any]] = []
     with log.stage("computing features", len(photos)) as stage:  # type: ignore[arg-type]
         run_network(accelerator, task, backbone, loader, lambda *batch: batches.append(batch), stage.advance)

@@ -63,9 +63,9 @@ def give_way(worker: int) -> None:
     posix.give_way()
 
 
-def test_loader(dataset: Dataset[Any], task: Task, recipe: Recipe, workers: int) -> DataLoader[Any]:
-    """Batches in the order of the dataset."""
-    return DataLoader(dataset, recipe.batch_size, num_workers=workers, collate_fn=task.collate)
+def test_loader(dataset: Dataset[Any], collate: Any, recipe: Recipe, workers: int) -> DataLoader[Any]:
+    """Batches in the order of the dataset, made by `collate` or, if it is None, by PyTorch."""
+    return DataLoader(dataset, recipe.batch_size, num_workers=workers, collate_fn=collate)
 
 
 def run_network(

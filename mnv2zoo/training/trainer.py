@@ -304,7 +304,7 @@ class Trainer:
             worker_init_fn=give_way if self.accelerator.device.type == "cpu" else None,
         )
         self.net, self.optimizer, self.loader = self.accelerator.prepare(self.trainee, self.optimizer, loader)
-        val_loader = test_loader(datasets["val"], task, recipe, workers) if "val" in datasets else None
+        val_loader = test_loader(datasets["val"], collate, recipe, workers) if "val" in datasets else None
         self.val_loader = self.accelerator.prepare(val_loader) if val_loader is not None else None
 
     def _evaluated(self, split: str) -> Photos:
@@ -406,7 +406,7 @@ class Trainer:
         self.model.eval()
         metrics: dict[str, Metric] = {}
         for split in [split for split in data.splits if split != "train"]:
-            loader = test_loader(self._evaluated(split), self.task, self.recipe, self.recipe.workers)
+            loader = test_loader(self._evaluated(split), self.task.collate, self.recipe, self.recipe.workers)
             metrics[split] = self.task.metrics(data.class_names)
             run_network(accelerator, self.task, self.model, accelerator.prepare(loader), metrics[split].update)
         scores = {split: metric.compute() for split, metric in metrics.items()}
