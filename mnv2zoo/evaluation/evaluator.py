@@ -86,7 +86,7 @@ def evaluate(
     for note in found.notes:
         warnings.warn(note, stacklevel=3)
     chosen = splits.choose(found, model, split, data)
-    net = pretrained.load(model, device)
+    net = task.load_model(model, device)
     samples = task.align(chosen.samples, found, net.label_names)
     metric = task.metrics(net.label_names)
     showing = progress(len(samples)) if progress else contextlib.nullcontext(lambda images: None)

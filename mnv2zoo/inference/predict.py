@@ -99,7 +99,14 @@ class Predictor:
     def __init__(self, settings: Settings, device: str | None = None, cache: Path | None = None) -> None:
         self.settings, self.task = settings, settings.find_task()
         self.session = session.start(
-            settings.model, settings.engine, settings.precision, settings.calibration, settings.exact, device, cache
+            self.task,
+            settings.model,
+            settings.engine,
+            settings.precision,
+            settings.calibration,
+            settings.exact,
+            device,
+            cache,
         )
         self._folder = Path(settings.files) if settings.files is not None else None
 
@@ -195,18 +202,44 @@ def predict(
         OutputError: If the output cannot be gone on with: another process is at work on it, or an unfinished
             run was made with other arguments.
     """
-    places = [os.fspath(paths)] if isinstance(paths, str | Path) else [os.fspath(path) for path in paths]
     settings = Settings(
         model,
         topk,
         engine,
         precision,
-        str(calibration) if calibration else None,
-        exact,
-        task,
-        str(files) if files else None,
+        calibration=str(calibration) if calibration else None,
+        exact=exact,
+        task=task,
+        files=str(files) if files else None,
     )
-    settings = replace(settings, task=settings.find_task())
+    yield from run(paths, settings, batch_size=batch_size, device=device, output=output, cache=cache)
+
+
+def run(
+    paths: str | Path | Iterable[str | Path],
+    settings: Settings,
+    *,
+    batch_size: int = 32,
+    device: str | None = None,
+    output: str | Path | None = None,
+    cache: str | Path | None = None,
+) -> Generator[Row | ImageReadError, None, None]:
+    """Predicts images as `predict` does, with its arguments in one value.
+
+    Args:
+        paths: As for `predict`.
+        settings: Everything that decides the rows.
+        batch_size: As for `predict`.
+        device: As for `predict`.
+        output: As for `predict`.
+        cache: As for `predict`.
+
+    Yields:
+        For each image its row, or the reason why it cannot be read.
+    """
+    task = settings.find_task()
+    settings = replace(settings, task=task)
+    places = [os.fspath(paths)] if isinstance(paths, str | Path) else [os.fspath(path) for path in paths]
     sources = discover.walk(places)
     for source in sources:  # without any image, no network is loaded
         if isinstance(source, Path):
@@ -218,26 +251,29 @@ def predict(
 
     predictor = partial(Predictor, settings, device, Path(cache) if cache else None)
     if output is None:
-        yield from _predicted(sources, settings, batch_size, predictor, None, places)
+        yield from _predicted(sources, settings, task, batch_size, predictor, None, places)
         return
     with Journal(Path(output)) as journal:
-        yield from _predicted(sources, settings, batch_size, predictor, journal, places)
+        yield from _predicted(sources, settings, task, batch_size, predictor, journal, places)
         journal.finish()
 
 
 def _predicted(
     sources: Iterator[Path | ImageReadError],
     settings: Settings,
+    task: Task,
     batch_size: int,
     load: Callable[[], Predictor],
     journal: Journal | None,
     places: Sequence[str],
 ) -> Iterator[Row | ImageReadError]:
     if journal and journal.done:
-        warnings.warn(f"{journal.output}: going on after {journal.done} images of an unfinished run", stacklevel=3)
+        warnings.warn(f"{journal.output}: going on after {journal.done} images of an unfinished run", stacklevel=4)
         sources = (source for source in sources if isinstance(source, ImageReadError) or source not in journal)
     predictor: Predictor | None = None
-    how: Preprocessing | None = None if settings.exact else preprocessing.find(settings.model)
+    how: Preprocessing | None = None
+    if task.loads_from_zoo and not settings.exact:
+        how = preprocessing.find(settings.model)
     ahead = max(AHEAD, 2 * batch_size)
     if how is None:
         predictor = load()
@@ -247,7 +283,7 @@ def _predicted(
         read = itertools.chain(list(itertools.islice(all, 1)), all)
         predictor = predictor or load()
         if journal:
-            journal.begin({"paths": places, **predictor.facts()}, predictor.task)
+            journal.begin({"paths": places, **predictor.facts()}, task)
         while batch := list(itertools.islice(read, batch_size)):
             ready = [(source, prepared) for source, prepared in batch if not isinstance(prepared, ImageReadError)]
             rows = predictor(*zip(*ready, strict=True)) if ready else []

@@ -22,6 +22,7 @@ from mnv2zoo.data.preprocessing import Exact, Fast, Preprocessing
 from mnv2zoo.errors import DeviceError
 from mnv2zoo.runtimes.cache import Cache, versions
 from mnv2zoo.runtimes.runners import CALIBRATED, RUNTIMES, Array, Parts, PerProcess, Runner, cores, require_near
+from mnv2zoo.tasks import Task
 from mnv2zoo.version import __version__
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Session(Protocol):
 
 
 def start(
+    task: Task,
     model: str,
     engine: EngineName | None = None,
     precision: Precision = "fp32",
@@ -81,6 +83,7 @@ def start(
     """Loads a network.
 
     Args:
+        task: The task, which loads networks of its own.
         model: Name of the network, as for `predict`.
         engine: As for `deploy.optimize`; None for `torch` on the CPU and plain PyTorch on a GPU.
         precision: As for `deploy.optimize`.
@@ -101,13 +104,11 @@ def start(
     on_cpu = engine is not None or precision != "fp32"  # engines compute on the CPU
     if on_cpu and device not in (None, "cpu"):
         raise DeviceError("engines and their precisions are for the CPU", expected="device cpu", found=device)
-    if cache is not None and engine is not None and not exact:
+    if cache is not None and engine is not None and not exact and task.loads_from_zoo:
         cached = load(model, engine, precision, calibration, cache)
         if cached is not None:
             return cached
-    from mnv2zoo.models import pretrained
-
-    network = pretrained.load(model, "cpu" if on_cpu else device)
+    network = task.load_model(model, "cpu" if on_cpu else device)
     return TorchSession(network, engine, precision, calibration, exact, cache)
 
 

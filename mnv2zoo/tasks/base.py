@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mnv2zoo.data.datasets import AnySample, Data
     from mnv2zoo.data.layout import Layout
     from mnv2zoo.models.names import Description
+    from mnv2zoo.models.pretrained import Network
     from mnv2zoo.tasks.initialization import Start
     from mnv2zoo.tasks.recipe import Recipe
 
@@ -154,6 +155,11 @@ class Task(ABC):
         path = f"{type(self).__module__}:{type(self).__qualname__}"
         return next((name for name, place in BUILT_IN.items() if place == path), path)
 
+    @property
+    def loads_from_zoo(self) -> bool:
+        """Whether trained networks are loaded as those of the zoo, whose preprocessing is known without PyTorch."""
+        return type(self).load_model is Task.load_model
+
     # Before anything is read or written.
 
     def check(self, recipe: Recipe) -> None:
@@ -266,6 +272,24 @@ class Task(ABC):
         return initialization.build(
             target, source, recipe, data.class_names, data.splits["train"], self.num_outputs(data)
         )
+
+    def load_model(self, name: str, device: str | None = None) -> Network:
+        """Loads a trained network for evaluation and prediction.
+
+        Args:
+            name: A name in the zoo, or a folder or `hf-hub:` repository with `config.json`.
+            device: The device; by default the first GPU if there is one.
+
+        Returns:
+            The network in evaluation mode, with its preprocessing.
+
+        Raises:
+            WeightsError: If its weights cannot be found, fetched or verified.
+            DeviceError: If the device cannot be used.
+        """
+        from mnv2zoo.models import pretrained
+
+        return pretrained.load(name, device)
 
     def freeze(self, model: Any, recipe: Recipe) -> list[nn.Module]:
         """Prepares the network for training: freezes the part that the recipe does not train.

@@ -1,6 +1,6 @@
 """A second task, to prove that tasks need nothing of classification: regression of an image's mean red and green.
 
-The images lie in one folder, with a file `targets.csv` that has a row `name,red,green` per image. Values are from 0 to 1.
+The images lie in one folder. Its file `targets.csv` has a row `name,red,green` per image, with values from 0 to 1.
 """
 
 from __future__ import annotations
