@@ -26,7 +26,7 @@ BATCH = 32
 
 def spread(samples: Sequence[datasets.Sample], number: int) -> list[datasets.Sample]:
     """Some of the samples, in order of their classes, as far apart as can be."""
-    ordered = sorted(samples, key=lambda sample: (sample.label, sample.name))
+    ordered = sorted(samples, key=lambda sample: (sample.target, sample.name))
     number = min(number, len(ordered))
     return [ordered[place * len(ordered) // number] for place in range(number)]
 
@@ -68,7 +68,7 @@ def main() -> None:
     with torch.inference_mode():
         for start in range(0, len(photos), BATCH):
             part = photos[start : start + BATCH]
-            images, truth = read(part, ours.transform), torch.tensor([sample.label for sample in part])
+            images, truth = read(part, ours.transform), torch.tensor([sample.target for sample in part])
             original = ours.model(images).argmax(1)
             for name, function in run.items():
                 classes = function(images).argmax(1)

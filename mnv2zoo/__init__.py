@@ -41,6 +41,7 @@ def _is_command_line() -> bool:
 if not _is_command_line():
     import mnv2zoo.models.registry  # noqa: F401  # registers the models
     from mnv2zoo import convert, deploy, detection, features, segmentation, weights
+    from mnv2zoo.evaluation import evaluate
     from mnv2zoo.inference.predict import predict
     from mnv2zoo.models.zoo import list_models, model_info, transforms
-    from mnv2zoo.training import evaluate, finetune
+    from mnv2zoo.training import finetune

@@ -26,7 +26,7 @@ from catalogue import ROOT, WEIGHTS, figures, measured, pinned, recorded, table,
 
 from mnv2zoo import architecture, environment
 from mnv2zoo.convert import LAYOUTS
-from mnv2zoo.training.recipe import Recipe
+from mnv2zoo.tasks.recipe import Recipe
 
 PART = re.compile(r"(?P<start><!-- generated: (?P<name>\S+) -->\n)(?P<body>.*?)(?P<end><!-- end: (?P=name) -->)", re.S)
 

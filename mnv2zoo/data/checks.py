@@ -8,8 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from mnv2zoo.data import decode
-from mnv2zoo.data.datasets import Data, Sample, content_hash, key_of
-from mnv2zoo.data.timm_datasets import TimmSample
+from mnv2zoo.data.datasets import AnySample, Data, Sample, content_hash, key_of
 from mnv2zoo.errors import DataError, ImageReadError
 
 
@@ -63,13 +62,13 @@ def check(data: Data, skip_bad: bool, advance: Callable[[int], None] = lambda do
         split: tuple(replace(s, key=keys[s.name]) if isinstance(s, Sample) else s for s in own if s.name not in bad)
         for split, own in data.splits.items()
     }
-    notes += _copies(kept)
+    notes += _copies(kept, bool(data.class_names))
     _refuse_empty_classes(kept, data.class_names)
     return Data(data.class_names, {split: own for split, own in kept.items() if own}, (*data.notes, *notes))
 
 
-def _refuse_empty_classes(splits: Mapping[str, Sequence[Sample | TimmSample]], class_names: Sequence[str]) -> None:
-    counts = Counter(sample.label for sample in splits.get("train", ()))
+def _refuse_empty_classes(splits: Mapping[str, Sequence[AnySample]], class_names: Sequence[str]) -> None:
+    counts = Counter(sample.target for sample in splits.get("train", ()) if class_names)
     lost = [name for label, name in enumerate(class_names) if not counts[label]]
     if "train" in splits and lost:
         raise DataError(
@@ -77,13 +76,14 @@ def _refuse_empty_classes(splits: Mapping[str, Sequence[Sample | TimmSample]], c
         )
 
 
-def _copies(splits: Mapping[str, Sequence[Sample | TimmSample]]) -> Iterator[str]:
-    """Notes about images that come more than once."""
+def _copies(splits: Mapping[str, Sequence[AnySample]], classes: bool) -> Iterator[str]:
+    """Notes about images that come more than once, and in more than one class where there are classes."""
     labels: dict[str, set[int]] = {}
     names: dict[str, list[str]] = {}
     for own in splits.values():
         for sample in own:
-            labels.setdefault(key_of(sample), set()).add(sample.label)
+            if classes:
+                labels.setdefault(key_of(sample), set()).add(sample.target)
             names.setdefault(key_of(sample), []).append(sample.name)
     if several := [names[key][0] for key, own in labels.items() if len(own) > 1]:
         yield f"{_count(several)} in more than one class: {_some(several)}"

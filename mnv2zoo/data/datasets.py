@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
@@ -28,11 +29,11 @@ from mnv2zoo.errors import DataError
 
 @dataclass(frozen=True)
 class Sample:
-    """An image and its class.
+    """An image and its target.
 
     Attributes:
         name: Its path within the data, which messages and `split.json` name.
-        label: Index of its class.
+        target: Index of its class, or whatever else a task trains on.
         place: The file it is in.
         offset: Where its bytes begin, for a tar file; None for a file of its own.
         size: How many there are.
@@ -40,7 +41,7 @@ class Sample:
     """
 
     name: str
-    label: int
+    target: Any
     place: Path
     offset: int | None = None
     size: int = 0
@@ -87,22 +88,25 @@ def content_hash(content: Path | BytesIO) -> str | None:
     return "sha256:" + hashlib.sha256(content.getbuffer()).hexdigest()
 
 
+AnySample = Sample | TimmSample
+
+
 @dataclass(frozen=True)
 class Data:
     """Classes, and the samples of each split.
 
     Attributes:
-        class_names: Names in the order of the class indices.
+        class_names: Names in the order of the class indices; none where targets are not classes.
         splits: Samples by `train`, `val` and `test`; a split without samples is not there.
         notes: What a user should know about the data, a sentence each.
     """
 
     class_names: tuple[str, ...]
-    splits: dict[str, tuple[Sample | TimmSample, ...]]
+    splits: dict[str, tuple[AnySample, ...]]
     notes: tuple[str, ...] = ()
 
 
-def key_of(sample: Sample | TimmSample) -> str:
+def key_of(sample: AnySample) -> str:
     """What copies of an image have in common: the hash of its bytes once it was checked, and its name before."""
     return getattr(sample, "key", None) or sample.name
 
@@ -162,7 +166,7 @@ def _arrange(listing: Listing, place: str | Path) -> Data:
             fix="Put the images into one folder per class, and these into one folder.",
         )
     index = {name: number for number, name in enumerate(names)}
-    splits: dict[str, tuple[Sample | TimmSample, ...]] = {}
+    splits: dict[str, tuple[AnySample, ...]] = {}
     for split, own in found.items():
         present = {entry.label for entry in own}
         if unknown := sorted(present - set(names)):
@@ -184,25 +188,33 @@ def _arrange(listing: Listing, place: str | Path) -> Data:
     return Data(tuple(names), splits, tuple(notes))
 
 
-class Photos(Dataset[tuple[Tensor, int]]):
-    """Samples as tensors.
+class Photos(Dataset[tuple[Any, Any]]):
+    """Samples as inputs and targets.
 
     Args:
         samples: The samples.
-        transform: From an RGB image to a tensor (3, H, W).
+        transform: From an RGB image to a tensor (3, H, W); the target stays as it is.
+        transforms: From an RGB image and its target to what a batch is made of, in place of `transform`.
     """
 
-    def __init__(self, samples: Sequence[Sample | TimmSample], transform: Callable[[Image.Image], Tensor]) -> None:
-        self.samples, self.transform = samples, transform
+    def __init__(
+        self,
+        samples: Sequence[AnySample],
+        transform: Callable[[Image.Image], Tensor] | None = None,
+        transforms: Callable[[Image.Image, Any], tuple[Any, Any]] | None = None,
+    ) -> None:
+        self.samples, self.transform, self.transforms = samples, transform, transforms
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Any, Any]:
         """Reads a sample; with a pair (index, seed) its augmentation depends on the seed alone."""
         index, seed = key if isinstance(key, tuple) else (key, None)
         sample = self.samples[index]
         image = sample.read()
         if seed is not None:
             seed_augmentation(seed)
-        return self.transform(image), sample.label
+        if self.transforms is not None:
+            return self.transforms(image, sample.target)
+        return (image if self.transform is None else self.transform(image)), sample.target

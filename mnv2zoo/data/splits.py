@@ -6,9 +6,8 @@ import random
 from collections.abc import Mapping, Set
 from typing import Any
 
-from mnv2zoo.data.datasets import Data, Sample, key_of
+from mnv2zoo.data.datasets import AnySample, Data, key_of
 from mnv2zoo.data.discover import SPLITS
-from mnv2zoo.data.timm_datasets import TimmSample
 from mnv2zoo.errors import DataError
 
 
@@ -18,7 +17,8 @@ def with_validation(data: Data, fraction: float, seed: int, learned: Set[str] = 
     Args:
         data: The data.
         fraction: Part of each class to take; of a class with two images or more at least one is taken
-            and at least one is left. Copies of an image, which `check` recognizes, stay together.
+            and at least one is left. Copies of an image, which `check` recognizes, stay together. Data without classes
+            is split as a whole.
         seed: Decides which; a class's own choice does not depend on the other classes.
         learned: Keys of images that the weights to start from were trained on. Others are taken as far as there are.
 
@@ -27,14 +27,15 @@ def with_validation(data: Data, fraction: float, seed: int, learned: Set[str] = 
     """
     if "val" in data.splits:
         return data
-    groups: dict[int, dict[str, list[Sample | TimmSample]]] = {}
+    groups: dict[int | None, dict[str, list[AnySample]]] = {}
     for sample in data.splits["train"]:
-        groups.setdefault(sample.label, {}).setdefault(key_of(sample), []).append(sample)
+        label = sample.target if data.class_names else None
+        groups.setdefault(label, {}).setdefault(key_of(sample), []).append(sample)
     taken: set[str] = set()
     left: set[str] = set()
     for label, group in groups.items():
         count = min(max(round(len(group) * fraction), 1), len(group) - 1)
-        chance = random.Random(f"{seed}/{data.class_names[label]}")
+        chance = random.Random(f"{seed}/{'' if label is None else data.class_names[label]}")
         chosen = set(chance.sample(list(group), count))
         if not learned.isdisjoint(chosen) and (others := [key for key in group if key not in learned]):
             chosen = set(chance.sample(others, min(count, len(others))))

@@ -27,14 +27,14 @@ class TimmSample:
 
     Attributes:
         name: Its split and number.
-        label: Index of its class.
+        target: Index of its class.
         dataset: The dataset.
         index: Its number there.
         origin: The dataset's name.
     """
 
     name: str
-    label: int
+    target: Any
     dataset: Any
     index: int
     origin: str = ""

@@ -13,7 +13,7 @@ from accelerate import Accelerator, DataLoaderConfiguration
 
 from mnv2zoo.errors import RecipeError, RunError
 from mnv2zoo.models.timm_compat import reset_accelerator
-from mnv2zoo.training.recipe import Recipe
+from mnv2zoo.tasks.recipe import Recipe
 
 _OFF = ("", "0", "no", "false", "off", "none", "n", "f")
 # Variables that turn on an engine or a feature that the training loop does not support.

@@ -1,14 +1,14 @@
-"""The run folder: what is in it, and that each file in it is whole.
+"""The run folder, in which every file is either complete or absent.
 
-| file | what |
+| file | content |
 | --- | --- |
 | `model.safetensors`, `config.json`, `labels.txt` | the trained network, as timm's `local-dir:` reads it |
 | `README.md` | its model card |
-| `recipe.json` | every value that was used |
+| `recipe.json` | the task and every value that was used |
 | `split.json` | every image that was used, by split, with the hash of its bytes |
-| `metrics.jsonl`, `results.json` | a row an epoch; the figures at the end |
-| `report/`, `tensorboard/` | curves, confusion matrix, worst mistakes |
-| `checkpoints/last.pt` | where `--resume` goes on |
+| `metrics.jsonl`, `results.json` | a row per epoch; the metrics at the end |
+| `report/`, `tensorboard/` | curves and whatever else the task reports |
+| `checkpoints/last.pt` | the state that `--resume` continues from |
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from typing import Any
 import torch
 
 from mnv2zoo.errors import DataError, RunError
+from mnv2zoo.model_dir import records
+from mnv2zoo.model_dir.records import RECIPE, SPLIT
 from mnv2zoo.system.files import locked, missing, remove_empty, whole_file
 
-RECIPE, SPLIT, CHECKPOINT = "recipe.json", "split.json", "checkpoints/last.pt"
+CHECKPOINT = "checkpoints/last.pt"
 # What a training leaves that was killed before its first checkpoint; hidden files are the lock and half files.
 _OF_A_START = (RECIPE, SPLIT, "tensorboard", "checkpoints")
 
@@ -255,17 +257,7 @@ class RunFolder:
         Raises:
             RunError: If it is not there or no JSON.
         """
-        file = self.path / name
-        try:
-            return json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(
-                "cannot read a file of the run",
-                expected="a run folder",
-                found=str(error).rstrip("."),
-                where=file,
-                fix="Restore the file, or start a new run with another --out.",
-            ) from error
+        return records.read_json(self.path, name)
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """Replaces the checkpoint.

@@ -25,7 +25,7 @@ def test_a_plain_folder_is_all_for_training(photos):
     data = find(photos)
     assert data.class_names == ("blue", "green", "red")
     assert list(data.splits) == ["train"]
-    assert [s.label for s in data.splits["train"]] == [0] * 8 + [1] * 8 + [2] * 8
+    assert [s.target for s in data.splits["train"]] == [0] * 8 + [1] * 8 + [2] * 8
     assert data.splits["train"][8].name == "train/green/00.png"
 
 
@@ -52,7 +52,7 @@ def test_every_layout_in_tar_files_gives_what_the_folders_give(tmp_path):
         data = find(place)
         assert (data.class_names, names(data)) == (expected.class_names, names(expected)), place
         for one, other in zip(data.splits["val"], expected.splits["val"], strict=True):
-            assert one.label == other.label
+            assert one.target == other.target
             assert np.array_equal(np.asarray(one.read()), np.asarray(other.read()))
 
 

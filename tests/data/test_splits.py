@@ -15,7 +15,7 @@ def names(data):
 def test_validation_images_are_taken_class_by_class(photos):
     fill(photos, 1, ["red"], first=8)
     data = with_validation(find(photos), 0.25, seed=0)
-    counts = [[sum(s.label == label for s in data.splits[split]) for label in range(3)] for split in ("train", "val")]
+    counts = [[sum(s.target == label for s in data.splits[split]) for label in range(3)] for split in ("train", "val")]
     assert counts == [[6, 6, 7], [2, 2, 2]]
     assert names(data) == names(with_validation(find(photos), 0.25, seed=0))
     assert names(data) != names(with_validation(find(photos), 0.25, seed=1))
@@ -26,8 +26,8 @@ def test_a_class_of_one_image_keeps_it_for_training(tmp_path):
     for file in list((folder / "red").iterdir())[1:]:
         file.unlink()
     data = with_validation(find(folder), 0.5, seed=0)
-    assert [s.label for s in data.splits["train"]].count(2) == 1
-    assert [s.label for s in data.splits["val"]].count(2) == 0
+    assert [s.target for s in data.splits["train"]].count(2) == 1
+    assert [s.target for s in data.splits["val"]].count(2) == 0
 
 
 def test_a_class_is_split_alike_whatever_the_others_are(photos):

@@ -21,5 +21,5 @@ def test_a_dataset_of_timm_is_found_by_its_name(tmp_path, monkeypatch):
     data = find("torch/cifar10", root=tmp_path)
     assert data.class_names[3] == "class 3"
     assert list(data.splits) == ["train", "test"]  # one split must not be there under two names
-    assert [s.label for s in data.splits["test"]] == labels
+    assert [s.target for s in data.splits["test"]] == labels
     assert np.array_equal(np.asarray(data.splits["test"][2].read()), rows[2].reshape(3, 32, 32).transpose(1, 2, 0))

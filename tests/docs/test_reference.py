@@ -16,7 +16,7 @@ griffe = pytest.importorskip("griffe", reason="the documentation needs the extra
 
 PACKAGE = griffe.load("mnv2zoo", search_paths=[ROOT], docstring_parser="google")
 # The fields of a recipe tell what they mean in their metadata, and a generated table on the page shows them.
-HAVE_A_TABLE = ("mnv2zoo.training.recipe.Recipe",)
+HAVE_A_TABLE = ("mnv2zoo.tasks.recipe.Recipe",)
 
 
 def public() -> dict[str, griffe.Object]:

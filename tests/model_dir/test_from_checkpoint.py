@@ -10,7 +10,7 @@ from mnv2zoo.data import decode
 from mnv2zoo.errors import ConversionError
 from mnv2zoo.model_dir import from_checkpoint
 from mnv2zoo.models import names, pretrained
-from mnv2zoo.training import initialization, recipe
+from mnv2zoo.tasks import initialization, recipe
 from tests.conftest import GOOGLE, SAMPLES, needs_google, needs_samples
 from tests.convert.networks import logits, theirs
 

@@ -22,7 +22,7 @@ from mnv2zoo.convert import state_dict
 from mnv2zoo.errors import ConversionError, IntegrityError, WeightsUnavailableError
 from mnv2zoo.model_dir import from_checkpoint
 from mnv2zoo.models import names
-from mnv2zoo.training import initialization, recipe
+from mnv2zoo.tasks import initialization, recipe
 from tests.cli import conftest
 from tests.conftest import BLOCK, ROOT, random_state_dict
 from tests.convert.networks import theirs

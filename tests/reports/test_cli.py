@@ -14,7 +14,7 @@ import pytest
 
 from mnv2zoo.cli import app, errors, weights
 from mnv2zoo.errors import IntegrityError, ZooError, one_line
-from mnv2zoo.training.recipe import CHOICES, Recipe
+from mnv2zoo.tasks.recipe import CHOICES, Recipe
 from tests.cli import conftest
 from tests.conftest import BLOCK, ROOT
 

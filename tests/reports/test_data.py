@@ -179,7 +179,7 @@ def test_val_that_links_to_test_is_there(splits):
 def test_two_classes_that_link_to_one_folder_are_both_there_and_said(photos):
     (photos / "yellow").symlink_to("red")
     data = find(photos)
-    assert [sum(s.label == label for s in data.splits["train"]) for label in range(4)] == [8, 8, 8, 8]
+    assert [sum(s.target == label for s in data.splits["train"]) for label in range(4)] == [8, 8, 8, 8]
     assert any(note.startswith("8 images are in more than one class") for note in check(data, False).notes)
 
 
@@ -235,7 +235,7 @@ def test_links_in_a_tar_file_give_the_images_they_point_to(splits, tmp_path, lin
     assert names(data) == names(expected)
     for one, other in zip(data.splits["val"], expected.splits["val"], strict=True):
         assert one.source().getvalue() == encoded(photo(one.name.split("/")[1], int(one.name[-6:-4])), "PNG")
-        assert one.label == other.label
+        assert one.target == other.target
 
 
 # Tar files.
@@ -480,7 +480,7 @@ def test_classes_are_the_same_in_either_unicode_form(tmp_path, forms, kind):
     place = folder if kind == "folder" else packed(folder, tmp_path / "data.tar")
     data = find(place)
     assert data.class_names == ("blue", unicodedata.normalize("NFC", "café"), "green")
-    assert [s.label for s in data.splits["val"]] == [s.label for s in data.splits["train"]]
+    assert [s.target for s in data.splits["val"]] == [s.target for s in data.splits["train"]]
     assert data.notes == ()
 
 
@@ -489,7 +489,7 @@ def test_two_folders_whose_names_look_the_same_are_one_class(photos):
         (photos / color).rename(photos / unicodedata.normalize(form, "é"))
     data = find(photos)
     assert data.class_names == ("blue", "é")
-    assert [s.label for s in data.splits["train"]].count(1) == 16
+    assert [s.target for s in data.splits["train"]].count(1) == 16
     assert any("one class each: é" in note for note in data.notes)
 
 
@@ -786,7 +786,7 @@ def test_a_dataset_of_timm_is_recognized_by_its_name(memorized, tmp_path):
     chosen = splits.choose(data, str(tmp_path), None, "torch/x")
     assert sorted(s.index for s in chosen.samples) == sorted(s.index for s in run.splits["val"])
     other = Data(
-        ("a", "b"), {"train": tuple(TimmSample(s.name, s.label, dataset, s.index, "torch/y") for s in samples)}
+        ("a", "b"), {"train": tuple(TimmSample(s.name, s.target, dataset, s.index, "torch/y") for s in samples)}
     )
     assert len(splits.choose(other, str(tmp_path), None, "torch/y").samples) == 8
 

@@ -30,7 +30,7 @@ from mnv2zoo.errors import (
 from mnv2zoo.features import BottleneckTaps
 from mnv2zoo.model_dir import files, from_checkpoint, packaging
 from mnv2zoo.models import names, pretrained
-from mnv2zoo.training import initialization, recipe
+from mnv2zoo.tasks import initialization, recipe
 from tests.conftest import random_state_dict
 
 SMALL = "mnv2zoo_035"

@@ -19,8 +19,8 @@ import mnv2zoo
 from mnv2zoo.errors import DataError, RecipeError, RunError, UnknownArgumentError, UnknownModelError, ZooError
 from mnv2zoo.model_dir import files, packaging
 from mnv2zoo.system.files import whole_folder
+from mnv2zoo.tasks.recipe import Recipe
 from mnv2zoo.training import accelerate_settings, builders, trainer
-from mnv2zoo.training.recipe import Recipe
 from tests.conftest import ROOT, random_state_dict
 from tests.photos import QUICK, fill, photo
 
@@ -65,7 +65,7 @@ def save_run(folder, seed=0, labels=LABELS, **arguments):
 @contextlib.contextmanager
 def interrupted_after(monkeypatch, epoch, step):
     """Interrupts the training, as Ctrl-C does, after a checkpoint."""
-    real = trainer.Training.save
+    real = trainer.Trainer.save
 
     def save(self):
         real(self)
@@ -73,7 +73,7 @@ def interrupted_after(monkeypatch, epoch, step):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-        patch.setattr(trainer.Training, "save", save)
+        patch.setattr(trainer.Trainer, "save", save)
         yield
         pytest.fail("nothing was interrupted")
 
@@ -297,13 +297,13 @@ def test_changes_of_the_data_in_mid_run_are_one_clear_line(photos, stopped):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_photo_that_vanishes_while_the_run_reads_it_is_one_clear_error(photos, tmp_path, monkeypatch, workers):
-    real = trainer.Training.begin
+    real = trainer.Trainer.begin
 
     def begin(self):
         real(self)
         next(sample.place for sample in self.data.splits["train"]).unlink()
 
-    monkeypatch.setattr(trainer.Training, "begin", begin)
+    monkeypatch.setattr(trainer.Trainer, "begin", begin)
     with pytest.raises(ZooError) as error:
         mnv2zoo.finetune(photos, MODEL, tmp_path / "run", **{**ONE, "workers": workers})
     assert "Traceback" not in str(error.value)
@@ -394,7 +394,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(photos, tmp_path,
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(trainer.RunFolder, "discard", lambda self: None)  # as a kill leaves it
-        patch.setattr(trainer.Training, "build_batches", lambda self: 1 / 0)
+        patch.setattr(trainer.Trainer, "setup_batches", lambda self: 1 / 0)
         for _ in range(2):  # the second time over the remains of the first
             with pytest.raises(ZeroDivisionError):
                 mnv2zoo.finetune(photos, MODEL, run, **{**ONE, "epochs": 3})
@@ -402,7 +402,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(photos, tmp_path,
     assert len(mnv2zoo.finetune(photos, out=run, resume=True).history) == 3
     with monkeypatch.context() as patch:
         patch.setattr(trainer.RunFolder, "discard", lambda self: None)
-        patch.setattr(trainer.Training, "build_batches", lambda self: 1 / 0)
+        patch.setattr(trainer.Trainer, "setup_batches", lambda self: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             mnv2zoo.finetune(photos, MODEL, tmp_path / "second", **{**ONE, "epochs": 3})
     corrected = mnv2zoo.finetune(photos, MODEL, tmp_path / "second", **ONE)

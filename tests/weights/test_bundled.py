@@ -60,7 +60,7 @@ def test_a_thousand_test_images_give_the_indexs_figure(tmp_path):
         assert len(members) == 1000
         for member in members:
             new.addfile(member, old.extractfile(member))
-    scores = mnv2zoo.training.evaluate(tmp_path, name)
+    scores = mnv2zoo.evaluate(tmp_path, name)
     # 1.4 points is the standard deviation of a share of 75 % among 1,000.
     assert scores.top1 == pytest.approx(BUNDLED[name].metrics["top1"], abs=4.5)
     assert scores.top5 == pytest.approx(BUNDLED[name].metrics["top5"], abs=2.5)

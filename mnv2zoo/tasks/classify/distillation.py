@@ -15,8 +15,8 @@ from mnv2zoo.data.layout import composed
 from mnv2zoo.deploy.fold import fold
 from mnv2zoo.errors import RecipeError
 from mnv2zoo.models import pretrained
-from mnv2zoo.training.initialization import fingerprint
-from mnv2zoo.training.recipe import Recipe
+from mnv2zoo.tasks.initialization import fingerprint
+from mnv2zoo.tasks.recipe import Recipe
 
 
 class Teacher(nn.Module):

@@ -6,8 +6,8 @@ import re
 import pytest
 
 from mnv2zoo.errors import RecipeError, UnknownArgumentError
-from mnv2zoo.training import recipe
-from mnv2zoo.training.recipe import Recipe
+from mnv2zoo.tasks import recipe
+from mnv2zoo.tasks.recipe import Recipe
 
 
 def test_an_unknown_value_is_an_error_that_names_the_nearest():

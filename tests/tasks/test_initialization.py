@@ -9,7 +9,7 @@ from timm.data import create_transform
 import mnv2zoo
 from mnv2zoo.data import decode
 from mnv2zoo.errors import ConversionError, RecipeError, UnknownModelError, WeightsUnavailableError
-from mnv2zoo.training import initialization, recipe
+from mnv2zoo.tasks import initialization, recipe
 from tests.conftest import GOOGLE, SAMPLES, as_bytes, needs_google, needs_samples, random_state_dict
 
 CLASSES = ("blue", "green", "red")

@@ -1,4 +1,4 @@
-"""The network that a training starts from, and which part of it is trained."""
+"""The network that a training starts from, and the part of it that is trained."""
 
 from __future__ import annotations
 
@@ -13,16 +13,14 @@ import torch
 from timm.data import create_transform
 from torch import Tensor, nn
 
-from mnv2zoo import architecture, features
-from mnv2zoo.data.datasets import Sample
+from mnv2zoo import features
+from mnv2zoo.data.datasets import AnySample
 from mnv2zoo.data.layout import composed
-from mnv2zoo.data.timm_datasets import TimmSample
 from mnv2zoo.errors import RecipeError, UnknownModelError, nearest
 from mnv2zoo.models import checkpoint, config_file, names, pretrained
 from mnv2zoo.models.mobilenetv2 import CLASSIFIER_KEYS, MobileNetV2
 from mnv2zoo.models.names import Description
-from mnv2zoo.training import recipe as recipes
-from mnv2zoo.training.recipe import Recipe
+from mnv2zoo.tasks.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Start:
     """A network ready to be trained.
 
     Attributes:
-        model: The network, with a classifier for the classes of the data.
+        model: The network, with a head for the data.
         origin: Where its weights come from, in words.
         preprocessing: `input_size`, `mean`, `std`, `interpolation` and `crop_pct`, as timm names them, for
             the training images.
@@ -66,52 +64,6 @@ def find(name: str, recipe: Recipe) -> tuple[Description, Description | Path | N
     return target, _source(recipe.init, target)
 
 
-def resumed(recorded: dict[str, Any], given: Mapping[str, Any], model: str | None) -> tuple[Recipe, str]:
-    """What a run that is resumed was told to do.
-
-    Args:
-        recorded: Its `recipe.json`.
-        given: Fields of `Recipe` that were given now.
-        model: The network that was given now, if any.
-
-    Returns:
-        The recipe, and the network's name.
-
-    Raises:
-        RecipeError: If what is given now contradicts the run.
-        UnknownArgumentError: If there is no such field.
-    """
-    places = recorded.get("places", {})
-    own = {name: place for name, place in places.items() if name in recipes.PLACES}
-    recipe = recipes.resumed(recorded["recipe"] | own, dict(given))
-    was = places.get("model", recorded["model"])
-    if model is None or model in (was, recorded["model"]):
-        return recipe, was
-    if recipes.may_have_moved(model, was):
-        return recipe, model
-    if names.describe(model).name != names.describe(was).name:
-        raise recipes.contradiction("model", recorded["model"], model)
-    return recipe, was
-
-
-def places(model: str, recipe: Recipe) -> dict[str, str]:
-    """Where the files and folders are that a run starts from, for a run that is resumed from elsewhere.
-
-    Args:
-        model: The network's name.
-        recipe: The recipe.
-
-    Returns:
-        Absolute paths by `model`, `init` and `teacher`, of those that are a file or a folder.
-    """
-    found = {}
-    for name, value in (("model", model), ("init", recipe.init), ("teacher", recipe.teacher or "")):
-        is_name = value in ("", "pretrained", "random") or value.partition(".")[0] in architecture.CONFIGS
-        if not is_name and (Path(value).is_dir() or (name == "init" and Path(value).is_file())):
-            found[name] = str(Path(value).resolve())
-    return found
-
-
 def _check_colors(description: Description, where: str) -> None:
     if description.in_chans != 3:
         raise RecipeError(
@@ -128,19 +80,21 @@ def build(
     source: Description | Path | None,
     recipe: Recipe,
     class_names: Sequence[str],
-    samples: Sequence[Sample | TimmSample],
+    samples: Sequence[AnySample],
+    num_outputs: int | None = None,
 ) -> Start:
     """Builds the network that a training starts from.
 
-    Its classifier is kept where its classes are those of the data, as for a run folder of the same data,
-    and made anew otherwise.
+    The classifier of the weights is kept if its classes are those of the data, as in a run folder of the same data. It
+    is initialized at random otherwise.
 
     Args:
         target: The network, as `find` gives it.
-        source: What it starts from, as `find` gives it.
-        recipe: Says what changes about it.
-        class_names: The classes of the data.
+        source: The weights, as `find` gives them.
+        recipe: The recipe.
+        class_names: The classes of the data; none where outputs are not classes.
         samples: Training images, to measure activations on where `tutorial_from_paper` needs them.
+        num_outputs: The number of outputs; by default one per class.
 
     Returns:
         The network, in training mode.
@@ -153,6 +107,29 @@ def build(
         DataError: If the name of a class has a line end in it.
     """
     config_file.check_labels(class_names, "data")
+    num_outputs = len(class_names) if num_outputs is None else num_outputs
+    arguments = _arguments(target, source, recipe, num_outputs)
+    torch.manual_seed(recipe.seed)
+
+    described = source if isinstance(source, Description) else target
+    preprocessing = _preprocessing(described.cfg, recipe, test=False)
+    test_preprocessing = _preprocessing(described.cfg, recipe, test=True)
+    _check_growth(recipe, preprocessing["input_size"][-1])
+    model, tensors, origin = _with_weights(target, source, arguments, samples, test_preprocessing)
+    new_classifier = source is None or not _fits_classes(described, class_names, num_outputs)
+    kept = {k: t for k, t in tensors.items() if not (new_classifier and k.startswith(CLASSIFIER_KEYS))}
+    mark = fingerprint(kept, target.config.name, arguments)
+    if new_classifier:
+        # PyTorch's own initialization: that of the configuration is the wider the fewer classes there are, which
+        # remains in whatever few photos do not teach.
+        model.reset_classifier(num_outputs)
+    return Start(model, origin, preprocessing, test_preprocessing, mark)
+
+
+def _arguments(
+    target: Description, source: Description | Path | None, recipe: Recipe, num_outputs: int
+) -> dict[str, Any]:
+    """The arguments that the network is built with."""
     arguments = dict(target.arguments)
     for key in ("pad_type", "classifier"):
         value = getattr(recipe, key)
@@ -160,14 +137,11 @@ def build(
             value = source.arguments.get(key)
         if value is not None:
             arguments[key] = value
-    arguments |= {"num_classes": len(class_names), "in_chans": 3}
-    arguments |= {key: value for key in ("drop_rate", "drop_path_rate") if (value := getattr(recipe, key))}
-    torch.manual_seed(recipe.seed)
+    arguments |= {"num_classes": num_outputs, "in_chans": 3}
+    return arguments | {key: value for key in ("drop_rate", "drop_path_rate") if (value := getattr(recipe, key))}
 
-    described = source if isinstance(source, Description) else target
-    preprocessing = _preprocessing(described.cfg, recipe, test=False)
-    test_preprocessing = _preprocessing(described.cfg, recipe, test=True)
-    side = preprocessing["input_size"][-1]
+
+def _check_growth(recipe: Recipe, side: int) -> None:
     if recipe.start_input_size is not None and recipe.start_input_size >= side:
         raise RecipeError(
             "images cannot grow to less than they began with",
@@ -176,39 +150,44 @@ def build(
             where="start_input_size",
             fix="Choose a smaller --start-input-size, or a larger --input-size.",
         )
-    model: Any
-    tensors: dict[str, Tensor] = {}  # those that it starts from
+
+
+def _with_weights(
+    target: Description,
+    source: Description | Path | None,
+    arguments: dict[str, Any],
+    samples: Sequence[AnySample],
+    preprocessing: dict[str, Any],
+) -> tuple[MobileNetV2, dict[str, Tensor], str]:
+    """Builds the network with its weights; returns it, the tensors that it starts from, and where these come from."""
     if source is None:
-        model, origin = target.build(pretrained=False, **arguments), "random initialisation"
-    elif isinstance(source, Path):
+        return target.build(pretrained=False, **arguments), {}, "random initialisation"
+    if isinstance(source, Path):
         own: dict[str, Any] = {"pretrained_cfg_overlay": {"file": str(source)}}
-        model, origin = target.build(**{**arguments, **own}), str(source)
-        tensors = model.state_dict()
-    elif source.config == target.config:
-        model, origin = Description(source.name, source.config, source.cfg).build(**arguments), source.name
-        tensors = model.state_dict()
-    elif target.config.expand_first and not source.config.expand_first and source.config.width == target.config.width:
+        model = target.build(**{**arguments, **own})
+        return model, model.state_dict(), str(source)
+    if source.config == target.config:
+        model = Description(source.name, source.config, source.cfg).build(**arguments)
+        return model, model.state_dict(), source.name
+    if target.config.expand_first and not source.config.expand_first and source.config.width == target.config.width:
         model = target.build(pretrained=False, **arguments)
         tensors = checkpoint.source_tensors(source.config, _resolved(source))
-        images = torch.stack([create_transform(**test_preprocessing)(s.read()) for s in samples[:64]])
+        images = torch.stack([create_transform(**preprocessing)(s.read()) for s in samples[:64]])
         tutorial_from_paper(model, tensors, images)
-        origin = source.name
-    else:
-        raise RecipeError(
-            "weights of another architecture",
-            expected=f"weights of {target.config.name}, or the paper's of the same width for a 20-class network",
-            found=source.config.name,
-            where="init",
-            fix="Choose other weights with --init, or another --model.",
-        )
-    new_classifier = source is None or [*map(composed, described.label_names)] != list(class_names)
-    kept = {k: t for k, t in tensors.items() if not (new_classifier and k.startswith(CLASSIFIER_KEYS))}
-    mark = fingerprint(kept, target.config.name, arguments)
-    if new_classifier:
-        # PyTorch's own initialisation: that of the config is the wider the fewer classes there are, which
-        # stays in what few photos do not teach.
-        model.reset_classifier(len(class_names))
-    return Start(model, origin, preprocessing, test_preprocessing, mark)
+        return model, tensors, source.name
+    raise RecipeError(
+        "weights of another architecture",
+        expected=f"weights of {target.config.name}, or the paper's of the same width for a 20-class network",
+        found=source.config.name,
+        where="init",
+        fix="Choose other weights with --init, or another --model.",
+    )
+
+
+def _fits_classes(described: Description, class_names: Sequence[str], num_outputs: int) -> bool:
+    """Whether weights have a classifier for these classes or, where there are none, for as many unnamed outputs."""
+    names = class_names or [str(number) for number in range(num_outputs)]
+    return [*map(composed, described.label_names)] == list(names)
 
 
 def fingerprint(tensors: Mapping[str, Tensor], *facts: Any) -> str:

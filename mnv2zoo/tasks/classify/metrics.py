@@ -6,18 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
 
 from mnv2zoo.errors import DataError, RunError
+from mnv2zoo.tasks import base
 
 CALIBRATION_BINS = 15  # as in Guo et al.
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Figures of a network on a set of images, C classes.
+class Scores(base.Scores):
+    """The metrics of a classifier on a set of images, C classes.
 
     Attributes:
         images: Number of images, at least one.
@@ -35,14 +37,12 @@ class Scores:
             had to choose.
     """
 
-    images: int
     loss: float
     top1: float
     top5: float
     calibration_error: float
     label_names: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...]
-    measured: str = ""
 
     @property
     def per_class(self) -> list[dict[str, Any]]:
@@ -52,8 +52,12 @@ class Scores:
             for number, (label, row) in enumerate(zip(self.label_names, self.confusion, strict=True))
         ]
 
+    def metrics(self) -> dict[str, float]:
+        """The metrics that the history of a training records."""
+        return {"loss": self.loss, "top1": self.top1, "top5": self.top5}
+
     def to_json(self) -> dict[str, Any]:
-        """Gives the figures, rounded, and those of the classes as what `json.dumps` takes."""
+        """The metrics, rounded, and those of each class, as `json.dumps` takes them."""
         return ({"measured": self.measured} if self.measured else {}) | {
             "images": self.images,
             "loss": round(self.loss, 6),
@@ -64,6 +68,57 @@ class Scores:
                 row | {"top1": None if row["top1"] is None else round(row["top1"], 4)} for row in self.per_class
             ],
         }
+
+    def epoch_line(self) -> list[str]:
+        """The parts of the line that training prints after each epoch."""
+        return [f"val loss {self.loss:.4f}", f"val top-1 {self.top1:.2f} %"]
+
+    def summary(self) -> str:
+        """The metrics in one line, as training prints them at its end."""
+        return f"top-1 {self.top1:.2f} %, top-5 {self.top5:.2f} %, of {self.images} images"
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """The classes that have images, as `mnv2zoo evaluate` prints them."""
+        rows = [[row["label"], str(row["images"]), f"{row['top1']:.2f}"] for row in self.per_class if row["images"]]
+        return ["class", " images", " top-1 (%)"], rows
+
+    def last_line(self) -> str:
+        """The last line that `mnv2zoo evaluate` prints."""
+        return (
+            f"{self.images} images: top-1 {self.top1:.2f} %, top-5 {self.top5:.2f} %, "
+            f"calibration error {self.calibration_error:.2f} %, loss {self.loss:.4f}"
+        )
+
+
+class Accuracy(base.Metric):
+    """Accumulates logits and classes.
+
+    Args:
+        label_names: Names of the C classes.
+    """
+
+    def __init__(self, label_names: Sequence[str]) -> None:
+        self._label_names = tuple(label_names)
+        self._logits: list[Tensor] = []
+        self._targets: list[Tensor] = []
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Adds a batch of logits (N, C) and classes (N,)."""
+        self._logits.append(outputs)
+        self._targets.append(targets)
+
+    def compute(self) -> Scores:
+        """Computes the metrics of all batches.
+
+        Raises:
+            DataError: If an image is of a class that the network does not have.
+            RunError: If a logit is not finite.
+        """
+        return score(torch.cat(self._logits), torch.cat(self._targets), self._label_names)
+
+    def worst_mistakes(self) -> list[Mistake]:
+        """The wrong predictions of highest probability; see the function of that name."""
+        return worst_mistakes(torch.cat(self._logits), torch.cat(self._targets))
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from mnv2zoo.errors import ImageReadError
-from mnv2zoo.evaluation import report
-from mnv2zoo.evaluation.metrics import Mistake, Scores
+from mnv2zoo.tasks.classify import report
+from mnv2zoo.tasks.classify.metrics import Mistake, Scores
 
 pytestmark = pytest.mark.filterwarnings("error")
 NAN = math.nan

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 
 from mnv2zoo.errors import RecipeError, UnknownModelError
 from mnv2zoo.model_dir import files
-from mnv2zoo.training import recipe
-from mnv2zoo.training.distillation import Teacher
+from mnv2zoo.tasks import recipe
+from mnv2zoo.tasks.classify.distillation import Teacher
 from tests.photos import QUICK
 
 CLASSES = ("blue", "green", "red")
