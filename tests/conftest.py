@@ -9,11 +9,14 @@ from tests import environment  # first, because the Hub's client reads its envir
 
 # isort: split
 import json
+import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
 import huggingface_hub
 import numpy as np
 import pytest
@@ -118,6 +121,25 @@ def overlay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     yield lay
     monkeypatch.undo()
     register()
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Gives a folder that one of pytest's processes fills for all of them. Tests only read it."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder(name: str, make: Callable[[Path], object]) -> Path:
+        place, made = base / name, base / f"{name}.made"
+        with filelock.FileLock(base / f"{name}.lock"):
+            if not made.exists():
+                shutil.rmtree(place, ignore_errors=True)  # what a failure left there
+                place.mkdir()
+                make(place)
+                made.touch()
+        return place
+
+    return folder
 
 
 @pytest.fixture(params=sorted(mnv2zoo.architecture.CONFIGS))

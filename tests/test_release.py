@@ -23,8 +23,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    return release.build(tmp_path_factory.mktemp("dist"))
+def wheel(made_once):
+    return next(made_once("dist", release.build).glob("*.whl"))
 
 
 def test_the_wheel_made_of_the_sdist_holds_what_it_should(wheel):

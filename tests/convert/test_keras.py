@@ -37,15 +37,17 @@ ALPHAS = {0.35: "mnv2zoo_035", 0.5: "mnv2zoo_050", 0.75: "mnv2zoo_075", 1.0: "mn
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory) -> Path:
+def models(made_once) -> Path:
     """The folder that `keras_models.py` fills."""
-    folder = tmp_path_factory.mktemp("keras")
+    return made_once("keras", make_models)
+
+
+def make_models(folder: Path) -> None:
     state = convert.from_native(ours(NAME, "keras").state_dict(), NAME, "keras")
     np.savez(folder / "native.npz", **{key: value.numpy() for key, value in state.items()})
     env = os.environ | {"KERAS_BACKEND": "torch", "KERAS_HOME": str(folder)}
     done = subprocess.run([sys.executable, SCRIPT, folder], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return folder
 
 
 def network(file: Path, out: Path, **arguments) -> torch.nn.Module:

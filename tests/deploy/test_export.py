@@ -133,6 +133,7 @@ def test_what_a_bundle_holds(small, format, tmp_path):
     torch.testing.assert_close(torch.from_numpy(run(images[:1].numpy())), wanted[:1], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_onnx_tells_its_opset(small, tmp_path):
     import onnx
 

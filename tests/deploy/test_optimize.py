@@ -73,6 +73,7 @@ def test_torch_computes_large_batches_in_parts_and_in_order(small):
     torch.testing.assert_close(fast(images), expected(small, images), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2, 4])
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_images_spread_over_threads_come_back_in_order(small, engine, threads):
@@ -82,6 +83,7 @@ def test_images_spread_over_threads_come_back_in_order(small, engine, threads):
         torch.testing.assert_close(fast(images[:number]), expected(small, images[:number]), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", QUICK)
 def test_many_threads_may_ask_at_once(small, engine):
     optimized = deploy.optimize(small, torch.randn(2, 3, 32, 32), engine)
@@ -129,6 +131,7 @@ def test_an_engine_that_is_let_go_leaves_no_weights_in_memory(small, x):
     assert sizes[-1] - sizes[2] < 12 * weights / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", QUICK)
 def test_taps_stay_an_ordered_dict(small, engine, x):
     taps = mnv2zoo.features.BottleneckTaps(small, ["C2", "Bottleneck_3"], location="expansion")
