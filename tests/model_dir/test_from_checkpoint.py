@@ -11,7 +11,7 @@ from mnv2zoo.errors import ConversionError
 from mnv2zoo.model_dir import from_checkpoint
 from mnv2zoo.models import names, pretrained
 from mnv2zoo.tasks import initialization, recipe
-from tests.conftest import GOOGLE, SAMPLES, needs_google, needs_samples
+from tests.conftest import GOOGLE, SAMPLES, needs_google, needs_samples, random_state_dict
 from tests.convert.networks import logits, theirs
 
 
@@ -90,3 +90,30 @@ def test_real_weights_need_their_padding_and_normalisation(tmp_path):
         right[padding] = sum(c == int(photo.name[:3]) for c, photo in zip(found, photos, strict=True))
     assert right["same"] >= 15
     assert right["same"] >= right[""]
+
+
+@pytest.mark.parametrize(
+    ("given", "mean"),
+    [
+        ({}, (0.485, 0.456, 0.406, 0.485)),  # in turn, as timm repeats the stem
+        ({"mean": (0.3, 0.3, 0.3)}, (0.3, 0.3, 0.3, 0.3)),
+        ({"mean": (0.1, 0.2, 0.3, 0.4)}, (0.1, 0.2, 0.3, 0.4)),
+    ],
+    ids=str,
+)
+def test_statistics_are_for_the_channels_of_the_weights(tmp_path, given, mean):
+    tensors = random_state_dict("mnv2zoo_035", num_classes=2, in_chans=4)
+    safetensors.torch.save_file(tensors, tmp_path / "file.safetensors")
+    made = from_checkpoint.convert_checkpoint(tmp_path / "file.safetensors", tmp_path / "out", preprocessing=given)
+    assert made.preprocessing["mean"] == pytest.approx(mean)
+
+
+def test_given_statistics_for_other_channels_are_refused(tmp_path):
+    tensors = random_state_dict("mnv2zoo_035", num_classes=2, in_chans=4)
+    safetensors.torch.save_file(tensors, tmp_path / "file.safetensors")
+    with pytest.raises(ConversionError) as failure:
+        from_checkpoint.convert_checkpoint(
+            tmp_path / "file.safetensors", tmp_path / "out", preprocessing={"std": (0.1, 0.2, 0.3)}
+        )
+    assert (failure.value.where, failure.value.found) == ("std", (0.1, 0.2, 0.3))
+    assert not (tmp_path / "out").exists()
