@@ -47,7 +47,7 @@ def zoo() -> str:
                 else ("none yet", "", "", "")
             )
             rows.append((f"`{config.name}`", *figures(config, entry), *published))
-    return table("name | params (M): | GMAC: | weights | top-1 (%): | pinned | licence of the weights", rows)
+    return table("name | params (M): | GMACs: | weights | top-1 (%): | pinned | license of the weights", rows)
 
 
 def variables() -> str:

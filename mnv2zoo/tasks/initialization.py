@@ -93,7 +93,7 @@ def build(
         source: The weights, as `find` gives them.
         recipe: The recipe.
         class_names: The classes of the data; none where outputs are not classes.
-        samples: Training images, to measure activations on where `tutorial_from_paper` needs them.
+        samples: Training images, to measure activations on where `c20_from_paper` needs them.
         num_outputs: The number of outputs; by default one per class.
 
     Returns:
@@ -173,7 +173,7 @@ def _with_weights(
         model = target.build(pretrained=False, **arguments)
         tensors = checkpoint.source_tensors(source.config, _resolved(source))
         images = torch.stack([create_transform(**preprocessing)(s.read()) for s in samples[:64]])
-        tutorial_from_paper(model, tensors, images)
+        c20_from_paper(model, tensors, images)
         return model, tensors, source.name
     raise RecipeError(
         "weights of another architecture",
@@ -244,7 +244,7 @@ def _preprocessing(cfg: dict[str, Any], recipe: Recipe, test: bool) -> dict[str,
     return {key: data[key] for key in ("input_size", "mean", "std", "interpolation", "crop_pct")}
 
 
-def tutorial_from_paper(model: MobileNetV2, state_dict: dict[str, Tensor], images: Tensor) -> None:
+def c20_from_paper(model: MobileNetV2, state_dict: dict[str, Tensor], images: Tensor) -> None:
     """Puts the weights of the paper's network into a 20-class network of the same width.
 
     Layers that both have are copied. The expansion that only the 20-class network has in its first

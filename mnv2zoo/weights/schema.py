@@ -64,7 +64,7 @@ class WeightsEntry:
         std: Standard deviation of each channel.
         own_label_names: Names of the classes in class order, where the entry has its own.
         labels: Name of a known label set, or None where `label_names` are the entry's own.
-        license: Licence of the weights, as SPDX names it where it can.
+        license: License of the weights, as SPDX names it where it can.
         metrics: Figures in percent, such as `top1`.
         origin: Address of those who made the weights.
         description: What they are.

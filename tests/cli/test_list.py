@@ -22,7 +22,7 @@ def test_list_has_every_name_once(run, zoo, options):
 
 def test_the_table_tells_what_one_chooses_by(run, zoo):
     rows = [line.split() for line in run("list").out.splitlines()]
-    assert rows[0] == ["name", "params", "GMAC", "input", "weights", "trust", "top-1", "licence"]
+    assert rows[0] == ["name", "params", "GMACs", "input", "weights", "trust", "top-1", "license"]
     first = next(index for index, row in enumerate(rows) if row[0] == "mnv2zoo_035")
     assert " ".join(rows[first]) == "mnv2zoo_035 1.68 M 0.0593 224 pinned pinned 70.00 Apache-2.0"
     assert " ".join(rows[first + 1]) == "unpinned on first use 70.00 MIT"

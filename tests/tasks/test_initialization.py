@@ -142,7 +142,7 @@ def test_the_20_class_network_starts_from_the_papers_weights():
     model = timm.create_model("mnv2zoo_100_c20", pad_type="same")
     transform = create_transform((3, 224, 224), mean=(0.5,) * 3, std=(0.5,) * 3)
     photos = torch.stack([transform(decode.read(file)) for file in sorted(SAMPLES.iterdir())[:24]])
-    initialization.tutorial_from_paper(model, state, photos)
+    initialization.c20_from_paper(model, state, photos)
     paper = timm.create_model("mnv2zoo_100", pad_type="same", act_layer="relu")
     paper.load_state_dict(state)
 
