@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mnv2zoo.system import files
+from mnv2zoo.system.files import whole_folder
 
 
 def names(folder):
@@ -116,3 +117,16 @@ def test_a_held_lock_keeps_others_out_until_it_is_released(tmp_path):
         assert failure.value.filename == str(file)
     with files.locked(file, seconds=0):
         pass
+
+
+def half_a_folder(path):
+    with whole_folder(path) as aside:
+        (aside / "half").touch()
+        raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_not_finished_leaves_none_above_it(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        half_a_folder(tmp_path / "a" / "b" / "c")
+    assert list(tmp_path.iterdir()) == []
