@@ -323,7 +323,7 @@ def test_figures_that_are_no_percents_are_refused(flowers, results):
         ("mnv2zoo_035.", "MIT", {}, r"expected: architecture\.tag"),
         ("mnv2zoo_035.a/../b", "MIT", {}, r"expected: architecture\.tag"),
         ("mnv2zoo_035.tulpe ü", "MIT", {}, r"expected: architecture\.tag"),
-        (NAME, " ", {}, "expected: the name of a licence"),
+        (NAME, " ", {}, "expected: the name of a license"),
         (NAME, "MIT", {"repo_id": "flowers"}, "expected: owner/name"),
         (NAME, "MIT", {"repo_id": "../flowers"}, "expected: owner/name"),
         (NAME, "MIT", {"description": "two\nlines"}, "expected: one line of text"),
