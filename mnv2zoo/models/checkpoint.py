@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
-
 import torch
 from timm.models import PretrainedCfg, adapt_input_conv
 from torch import Tensor
@@ -126,8 +124,8 @@ def fill(model: MobileNetV2, state_dict: dict[str, Tensor], cfg: PretrainedCfg) 
     _fit_stem(state_dict, model)
     keeps_classifier = _fit_classifier(state_dict, model, cfg)
 
-    # Making a state dict, or a model on the meta device that `load_state_dict(assign=True)` fills, takes longer.
-    own: dict[str, Tensor] = dict(chain(model.named_parameters(), model.named_buffers()))
+    # A model on the meta device, filled by `load_state_dict(assign=True)`, would take longer.
+    own: dict[str, Tensor] = model.state_dict(keep_vars=True)
     # Counters of batches are younger than some checkpoints, and nothing depends on them.
     wanted = {name for name in own if not name.endswith("num_batches_tracked")}
     if not keeps_classifier and model.num_classes != cfg.num_classes:
