@@ -7,12 +7,16 @@ import sys
 import unicodedata
 
 import pytest
+import timm
 import torch
+import torch.nn.functional as F
+from PIL import Image
+from timm.data import create_transform, resolve_data_config
 
 import mnv2zoo
 from mnv2zoo.errors import DataError
 from tests.conftest import ROOT
-from tests.photos import QUICK, fill
+from tests.photos import COLORS, QUICK, fill
 
 MODEL = "mnv2zoo_035"
 
@@ -58,3 +62,20 @@ def test_labels_of_an_older_run_in_another_unicode_form_are_its_classes_still(tm
     values = {**QUICK, "init": "pretrained", "lr": 1e-9, "keep": "last"}
     second = mnv2zoo.finetune(photos, str(tmp_path / "run"), tmp_path / "second", **values)
     assert torch.allclose(second.model.classifier.weight, first.model.classifier.weight, atol=1e-6)
+
+
+def test_scores_are_those_of_timms_transform_and_pytorchs_loss(tiny, tmp_path):
+    colors = dict(zip("abc", COLORS, strict=True))
+    for name, color in colors.items():
+        fill(tmp_path, 3, [color])
+        (tmp_path / color).rename(tmp_path / name)
+    model = timm.create_model(f"local-dir:{tiny}", pretrained=True).eval()
+    transform = create_transform(**resolve_data_config(pretrained_cfg=model.pretrained_cfg, use_test_size=True))
+    files = sorted(tmp_path.glob("*/*.png"))
+    with torch.inference_mode():
+        logits = model(torch.stack([transform(Image.open(file)) for file in files]))
+    targets = torch.arange(3).repeat_interleave(3)
+    scores = mnv2zoo.evaluate(tmp_path, tiny, batch_size=4)
+    assert (scores.images, scores.measured[:13]) == (9, "all 9 images,")
+    assert scores.top1 == pytest.approx(100 * (logits.argmax(1) == targets).double().mean().item())
+    assert scores.loss == pytest.approx(F.cross_entropy(logits, targets).item(), rel=1e-4)
