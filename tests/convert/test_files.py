@@ -21,15 +21,6 @@ def test_safetensors_are_read(tmp_path):
     assert (found.preprocessing, found.taken) == ({}, "")
 
 
-@pytest.mark.parametrize("ending", [".pt", ".pth", ".bin", ".ckpt", ".tar", ".PTH"])
-@pytest.mark.parametrize("taken", ["", "state_dict", "state_dict_ema"])
-def test_pytorch_files_are_read_whatever_holds_the_state_dict(tmp_path, ending, taken):
-    torch.save({"epoch": 3, taken: TENSORS} if taken else TENSORS, tmp_path / f"file{ending}")
-    found = files.read(tmp_path / f"file{ending}")
-    assert same(found.tensors)
-    assert found.taken == taken
-
-
 def nothing(file):
     pass
 

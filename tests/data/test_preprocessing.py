@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from timm.data import create_transform
 
-from mnv2zoo.data import preprocessing
+from mnv2zoo.data import decode, preprocessing
 from mnv2zoo.data.preprocessing import Exact, Fast
+from tests.conftest import SAMPLES, needs_samples
 
 CFG = {
     "input_size": (3, 32, 32),
@@ -66,3 +68,40 @@ def test_a_white_image_is_normalized_by_mean_and_std():
     fast = preprocessing.from_cfg(CFG)
     (image,) = fast.array([fast.prepare(Image.new("RGB", (50, 40), "white"))])
     np.testing.assert_allclose(image[:, 0, 0], [2, 1, 0.5])
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"crop_mode": "squash"}, {"input_size": (3, 32, 40)}, {"input_size": (1, 32, 32)}, {"test_crop_pct": 1.0}],
+    ids=str,
+)
+def test_what_only_timm_knows_is_left_to_timm(changed):
+    cfg = {"input_size": (3, 32, 32), "crop_pct": 0.875, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [1] * 3}
+    assert preprocessing.from_cfg(cfg) == preprocessing.Fast(32, 0.875, "bicubic", (0.5,) * 3, (1,) * 3)
+    assert preprocessing.from_cfg(cfg | changed) is None
+
+
+@needs_samples
+@pytest.mark.parametrize("side", [64, 224])
+def test_fast_preprocessing_is_nearly_timms(side):
+    cfg = {"input_size": (3, side, side), "crop_pct": 0.875, "interpolation": "bicubic"}
+    normal = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    fast = preprocessing.from_cfg(cfg | normal)
+    timms = timm.data.create_transform(**cfg, **normal)
+    for file in sorted(SAMPLES.iterdir())[:8]:
+        photo, whole = decode.read(file, at_least=fast.at_least), decode.read(file)
+        halved = min(whole.size) >= 2 * fast.at_least
+        assert (photo.size == whole.size) != halved
+        found = fast.batch([fast.prepare(photo)], torch.device("cpu"))[0]
+        levels = (found - timms(whole)).abs() * torch.tensor(normal["std"]).view(3, 1, 1) * 255
+        assert levels.mean() < (5 if halved else 0.5)
+
+
+@pytest.mark.parametrize("size", [(40, 32), (32, 41), (333, 500), (37, 36)])
+def test_flat_colours_are_prepared_as_timm_does(size):
+    cfg = {"input_size": (3, 32, 32), "crop_pct": 0.875, "interpolation": "bilinear"}
+    normal = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    photo = Image.new("RGB", size, (10, 100, 250))
+    fast = preprocessing.from_cfg(cfg | normal)
+    found = fast.batch([fast.prepare(photo)], torch.device("cpu"))[0]
+    assert torch.equal(found, timm.data.create_transform(**cfg, **normal)(photo))

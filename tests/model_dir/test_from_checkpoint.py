@@ -64,12 +64,6 @@ def test_training_starts_from_the_folder(tmp_path):
     assert list(built.preprocessing["mean"]) == [0.5, 0.5, 0.5]
 
 
-def test_a_pickled_object_is_not_brought_to_life(tmp_path):
-    torch.save(theirs("torchvision", "mnv2zoo_035"), tmp_path / "file.pt")
-    with pytest.raises(ConversionError, match=r"found: the class torchvision\.models\.mobilenetv2\.MobileNetV2\n"):
-        convert.read(tmp_path / "file.pt")
-
-
 def test_weights_are_identified():
     for layout, name in (("seed", "mnv2zoo_140_c20"), ("torchvision", "mnv2zoo_110d"), ("timm", "mnv2zoo_120d")):
         assert convert.identify(theirs(layout, name).state_dict()) == (name, layout)

@@ -94,3 +94,31 @@ def test_augmentations_of_timm_are_taken(name):
 def test_optimizers_of_timm_are_taken():
     for name in ("sgd", "momentum", "adamw", "lamb", "lion", "lookahead_adamw", "nadamw", "rmsproptf", "muon"):
         builders.check(Recipe(opt=name))
+
+
+def test_the_default_learning_rate_grows_with_the_batch():
+    assert builders.learning_rate(Recipe(batch_size=32)) == pytest.approx(0.02)
+    assert builders.learning_rate(Recipe(batch_size=128)) == pytest.approx(0.08)
+    assert builders.learning_rate(Recipe(batch_size=128, lr=0.5)) == 0.5
+
+
+@pytest.mark.parametrize(("epochs", "sides"), [(4, [64, 88, 104, 128]), (2, [64, 128]), (1, [128])])
+def test_the_side_grows_by_the_quarter_in_multiples_of_8(epochs, sides):
+    recipe = Recipe(epochs=epochs, start_input_size=64)
+    assert [builders.side_of_epoch(recipe, epoch, 128) for epoch in range(epochs)] == sides
+    assert builders.side_of_epoch(Recipe(epochs=epochs), 0, 128) == 128
+
+
+def test_the_learning_rate_warms_up_and_falls_to_its_lowest():
+    recipe = Recipe(epochs=4, warmup_epochs=1.0, min_lr=0.1, sched="cosine")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    scheduler = builders.make_scheduler(optimizer, recipe, 0.5, steps=10)
+    rates = []
+    for step in range(41):
+        scheduler.step_update(step)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[0] == pytest.approx(0.005)
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert max(rates) <= 0.5
+    assert rates[-1] == pytest.approx(0.05)

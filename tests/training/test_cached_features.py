@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import mnv2zoo
+from mnv2zoo.training.cached_features import Features
 from tests.photos import QUICK
 from tests.training.runs import (
     MODEL,
@@ -43,3 +44,17 @@ def test_head_only_is_the_same_with_and_without_the_cache(photos, tmp_path):
     assert set(different) <= {"classifier.weight", "classifier.bias"}
     # Cutting out the whole of an image and cutting its middle round its sides differently.
     assert torch.nn.functional.cosine_similarity(one["classifier.weight"], other["classifier.weight"]).min() > 0.9
+
+
+def test_cached_features_give_each_image_its_own_targets():
+    batches = [
+        (torch.arange(4.0).reshape(2, 2), {"label": torch.tensor([5, 6]), "box": torch.tensor([[1], [2]])}),
+        (torch.full((1, 2), 9.0), {"label": torch.tensor([7]), "box": torch.tensor([[3]])}),
+    ]
+    features = Features(batches)
+    assert len(features) == 3
+    for key in (1, (1, 12345)):  # a key of `Batches` has a seed
+        values, targets = features[key]
+        assert values.tolist() == [2.0, 3.0]
+        assert (targets["label"].item(), targets["box"].tolist()) == (6, [2])
+    assert features[2][1]["label"] == 7

@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 import mnv2zoo
-from mnv2zoo.errors import ZooError
-from mnv2zoo.training import trainer
+from mnv2zoo.errors import DataError, RunError, ZooError
+from mnv2zoo.training import distributed, trainer
 from tests.conftest import GOOGLE, needs_google
 from tests.photos import fill
 from tests.training.runs import (
@@ -95,3 +95,14 @@ def test_more_batches_than_open_files(tmp_path, train):
     assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert results["val"]["images"] == 270
+
+
+def test_an_error_of_a_worker_is_the_error_that_was_raised_there():
+    wrapped = DataError(
+        "Caught DataError in DataLoader worker process 0.\nOriginal Traceback:\n  File x\n"
+        "mnv2zoo.errors.DataError: no file\n  found: none\n  where: a.png\n"
+    )
+    error = distributed.of_worker(wrapped)
+    assert (type(error), error.problem, error.found, error.where) == (DataError, "no file", "none", "a.png")
+    own = RunError("no longer finite")
+    assert distributed.of_worker(own) is own

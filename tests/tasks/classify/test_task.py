@@ -5,14 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 import mnv2zoo
-from mnv2zoo.data.datasets import Data, find
+from mnv2zoo.data.datasets import find
 from mnv2zoo.errors import DataError
 from mnv2zoo.tasks import find_task
 from mnv2zoo.tasks.classify import Classify
-from mnv2zoo.tasks.recipe import Recipe
 from tests.photos import QUICK, fill
 
 LABELS = ("ant", "bee", "cat")
@@ -41,23 +39,6 @@ def test_a_row_as_text_and_as_cells():
     assert task.describe(row) == "a.jpg\n  0.6000     1  bee\n  0.3000     2  cat"
     assert task.csv_columns(2) == ["class_1", "label_1", "score_1", "class_2", "label_2", "score_2"]
     assert task.csv_cells(row) == [1, "bee", 0.6, 2, "cat", 0.3]
-
-
-def step(recipe, inputs, targets):
-    task = Classify()
-    task.setup(recipe, Data(LABELS, {}), None, torch.device("cpu"))
-    assert task.fingerprints() == {"teacher": None}
-    return task.training_step(lambda images: images.flatten(1)[:, :3], inputs, targets)
-
-
-def test_the_loss_is_smoothed_cross_entropy():
-    inputs, targets = torch.randn(4, 3, 1, 1), torch.tensor([0, 1, 2, 1])
-    wanted = F.cross_entropy(inputs.flatten(1), targets, label_smoothing=0.1)
-    assert torch.equal(step(Recipe(), inputs, targets), wanted)
-    bce = step(Recipe(loss="bce", smoothing=0.0), inputs, targets)
-    torch.testing.assert_close(
-        bce, F.binary_cross_entropy_with_logits(inputs.flatten(1), F.one_hot(targets, 3).float())
-    )
 
 
 def test_the_classes_of_other_data_are_numbered_as_the_networks(tmp_path):
