@@ -161,3 +161,14 @@ def test_a_fork_of_timm_that_changed_is_one_error_at_import(tmp_path: Path, chan
     told = run("-m", "mnv2zoo", "export", "mnv2zoo_100_c20", "--out", "bundle")
     assert told.startswith(f"error: {expected}")
     assert told.endswith("(`pip install -U mnv2zoo timm`).\n")
+
+
+def test_public_names_are_imported_at_their_first_use() -> None:
+    script = (
+        "import sys, mnv2zoo\n"
+        "assert not {'mnv2zoo.deploy', 'mnv2zoo.detection', 'mnv2zoo.training'} & sys.modules.keys()\n"
+        "print(all(getattr(mnv2zoo, name).__name__.endswith(name) for name in mnv2zoo.__all__))\n"
+        "print(set(mnv2zoo.__all__) <= set(dir(mnv2zoo)), hasattr(mnv2zoo, 'models_of_others'))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "True\nTrue False\n"
