@@ -149,6 +149,7 @@ class TestOtherMachinery:
         for name in expected:
             torch.testing.assert_close(found[name].float(), expected[name], rtol=rtol, atol=rtol)
 
+    @pytest.mark.slow
     def test_compile(self, taps, x):
         torch._dynamo.reset()
         self.check(taps, torch.compile(taps, fullgraph=True, backend="aot_eager"), x)
@@ -163,6 +164,7 @@ class TestOtherMachinery:
     def test_fx(self, taps, x):
         self.check(taps, fx.symbolic_trace(taps), x)
 
+    @pytest.mark.slow
     def test_onnx(self, taps, x, tmp_path):
         onnxruntime = pytest.importorskip("onnxruntime")
         path = tmp_path / "taps.onnx"

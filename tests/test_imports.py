@@ -163,6 +163,7 @@ def test_a_fork_of_timm_that_changed_is_one_error_at_import(tmp_path: Path, chan
     assert told.endswith("(`pip install -U mnv2zoo timm`).\n")
 
 
+@pytest.mark.slow
 def test_public_names_are_imported_at_their_first_use() -> None:
     script = (
         "import sys, mnv2zoo\n"

@@ -97,6 +97,7 @@ def test_it_does_so_under_torchrun(arguments):
     assert "exitcode  : 3" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_script_that_is_not_there_is_bad_usage(tmp_path):
     done = run("mnv2zoo.run", str(tmp_path / "none.py"))
     assert done.returncode == 2

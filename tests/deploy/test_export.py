@@ -142,6 +142,7 @@ def test_onnx_tells_its_opset(small, tmp_path):
     assert {prop.key: prop.value for prop in document.metadata_props}["opset"] == str(document.opset_import[0].version)
 
 
+@pytest.mark.slow
 def test_a_run_folder_by_its_name(small, tmp_path, capsys):
     from timm.models import save_for_hf
 

@@ -193,6 +193,7 @@ print(*map(fingerprint, (network(), *others)))
 """
 
 
+@pytest.mark.slow
 def test_another_process_finds_the_same_fingerprints():
     found = {
         subprocess.run(

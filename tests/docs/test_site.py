@@ -208,6 +208,7 @@ def test_accuracy_against_time_is_drawn_once_it_is_measured(
     assert drawing.count('class="point"') == 3, "one for each, and the legend's"
 
 
+@pytest.mark.slow
 def test_what_is_generated_is_current() -> None:
     command = [sys.executable, ROOT / "scripts" / "generate.py", "--check"]
     checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -33,6 +33,7 @@ def test_all_and_split_cannot_be_combined(tmp_path):
     assert "--split" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_with_a_class_called_train_is_evaluated_as_it_was_trained(tmp_path):
     photos = fill(tmp_path / "photos", 6)
     (photos / "red").rename(photos / "train")
@@ -49,6 +50,7 @@ def test_a_run_with_a_class_called_train_is_evaluated_as_it_was_trained(tmp_path
     assert (tmp_path / "run/labels.txt").read_text() == "blue\ngreen\ntrain\n"
 
 
+@pytest.mark.slow
 def test_labels_of_an_older_run_in_another_unicode_form_are_its_classes_still(tmp_path):
     photos = fill(tmp_path / "photos", 6)
     (photos / "red").rename(photos / unicodedata.normalize("NFD", "café"))

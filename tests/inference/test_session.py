@@ -61,6 +61,7 @@ def test_the_second_process_needs_neither_pytorch_nor_timm(tiny, photos, tmp_pat
     assert "torch was imported" in alone.stderr + alone.stdout or "timm was imported" in alone.stderr + alone.stdout
 
 
+@pytest.mark.slow
 def test_another_network_or_preprocessing_is_another_entry(tiny, photos, tmp_path):
     folder = Path(shutil.copytree(tiny, tmp_path / "run"))
     cache = tmp_path / "engines"
@@ -78,6 +79,7 @@ def test_another_network_or_preprocessing_is_another_entry(tiny, photos, tmp_pat
     assert len(entries(cache)) == 2
 
 
+@pytest.mark.slow
 def test_what_was_altered_is_made_anew(tiny, tmp_path):
     first = session.load(tiny, "onnxruntime", "fp32", None, tmp_path)
     (file,) = entries(tmp_path)
@@ -100,6 +102,7 @@ def test_an_engine_that_is_not_there_is_told(tiny, tmp_path, monkeypatch):
         session.load(tiny, "onnxruntime", "fp32", None, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exact", [False, True])
 def test_exact_images_and_all_engines_take_a_cache_too(tiny, photos, tmp_path, exact):
     wanted = list(mnv2zoo.predict(photos, tiny, exact=exact))

@@ -68,6 +68,7 @@ def held_out(run):
     return json.loads((Path(run) / "split.json").read_text())["val"]
 
 
+@pytest.mark.slow
 def test_the_readme_sequence_measures_what_was_learned_and_not_what_was_memorized(memorized):
     photos, run, val = memorized
     done = command("evaluate", photos, "--model", run, "--json")
@@ -235,6 +236,7 @@ def test_the_hashes_of_a_run_are_those_of_the_files(memorized):
     }
 
 
+@pytest.mark.slow
 def test_validation_images_that_were_trained_on_too_are_not_measured(tmp_path):
     data = tmp_path / "data"
     fill(data / "train", 6)
@@ -274,6 +276,7 @@ def test_a_dataset_of_timm_is_recognized_by_its_name(memorized, tmp_path):
     assert len(splits.choose(other, str(tmp_path), None, "torch/y").samples) == 8
 
 
+@pytest.mark.slow
 def test_a_run_that_starts_from_another_does_not_validate_on_what_that_one_learned(copied, tmp_path):
     photos, run, _ = copied
     for label in "abcd":

@@ -77,6 +77,7 @@ def test_an_altered_cache_never_loads_and_is_replaced(published, hub):
     assert any(request.method == "GET" for request in hub.requests)
 
 
+@pytest.mark.slow
 def test_a_hub_that_serves_other_bytes_is_refused(published, hub):
     hub.fail(wrong_bytes=b"x" * 100, match="model.safetensors")
     with pytest.raises(WeightsError) as caught:
@@ -93,6 +94,7 @@ def test_other_bytes_of_the_right_size_are_refused(published, hub):
         timm.create_model("mnv2zoo_050", pretrained=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault", [{"status": 503}, {"status": 403}, {"status": 404, "error_code": "RepoNotFound"}, {"cut_after": 1000}]
 )
@@ -157,6 +159,7 @@ def test_a_bad_further_index_is_an_error_at_the_first_use(tmp_path, monkeypatch)
             use()
 
 
+@pytest.mark.slow
 @needs_google
 @needs_samples
 def test_real_weights_classify_real_photos_as_timm_does(hub, overlay):

@@ -288,6 +288,7 @@ class TestSizes:
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 
+    @pytest.mark.slow
     def test_arrays_that_a_file_does_not_hold_are_refused(self, tmp_path):
         shapes = [
             (2**45,),  # 128 TiB
@@ -302,6 +303,7 @@ class TestSizes:
         assert len(told) == len(cases)
         assert all("and the file holds fewer" in line or "arrays of more than" in line for line in told), told
 
+    @pytest.mark.slow
     def test_what_unpacks_to_more_than_is_read_is_refused(self, tmp_path):
         with (
             zipfile.ZipFile(tmp_path / "file.pt", "w", zipfile.ZIP_DEFLATED) as archive,

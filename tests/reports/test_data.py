@@ -114,6 +114,7 @@ def test_predict_takes_a_hidden_file_that_is_named(photos):
     assert list(discover.walk(map(str, places))) == [photos / ".one.png", photos / ".trash/a.png"]
 
 
+@pytest.mark.slow
 def test_predict_says_on_stderr_what_it_did_not_use(tiny, photos):
     (photos / "red/a.heic").write_bytes(b"ftypheic")
     done = command("predict", photos, "--model", tiny, "--json")

@@ -96,6 +96,7 @@ def test_a_proxy_that_cannot_be_resolved_is_named_in_place_of_the_hub(failure):
     assert "HTTPS_PROXY" in error.fix
 
 
+@pytest.mark.slow
 def test_nobody_listening_is_named_in_seconds(failure):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -216,6 +217,7 @@ def test_a_repository_that_is_not_there_is_named(hub, overlay):
     assert "zoo/absent" in error.value.fix
 
 
+@pytest.mark.slow
 def test_a_hub_that_is_asked_too_often_says_so(failure, hub, monkeypatch):
     hub.fail(status=429, retry_after=0)
     error = failure(seconds=40)

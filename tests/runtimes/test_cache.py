@@ -47,6 +47,7 @@ def refuse(*args, **kwargs):
     raise AssertionError("made again")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", KEPT)
 def test_a_second_process_makes_nothing_again(engine, x, tmp_path, monkeypatch):
     first = deploy.optimize(network(), x, engine, cache=tmp_path)
@@ -59,6 +60,7 @@ def test_a_second_process_makes_nothing_again(engine, x, tmp_path, monkeypatch):
     assert file.stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", KEPT)
 def test_int8_keeps_what_was_measured_and_reads_no_image_again(engine, tmp_path, monkeypatch):
     model = network("mnv2zoo_050_c20", num_classes=2)
@@ -83,6 +85,7 @@ def test_int8_keeps_what_was_measured_and_reads_no_image_again(engine, tmp_path,
         optimize()
 
 
+@pytest.mark.slow
 def test_auto_keeps_what_it_tries(x, tmp_path, monkeypatch):
     deploy.optimize(network(), x, cache=tmp_path)
     assert len(entries(tmp_path)) == len(KEPT)
@@ -120,6 +123,7 @@ def test_an_entry_under_another_name_is_not_used(kept):
         assert kept.fetch({"engine": "two"}, lambda: {"model": b"two"}, dict) == {"model": b"two"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", KEPT)
 @pytest.mark.parametrize("other", ["another network", "no network"])
 def test_an_entry_whose_hash_was_altered_too_must_compute_what_the_model_computes(engine, other, x, tmp_path):

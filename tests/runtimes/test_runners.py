@@ -55,6 +55,7 @@ print("alive")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="OpenVINO sets an alternate signal stack on Linux alone")
 @pytest.mark.parametrize("faulthandler", ["faulthandler", "none"])
 def test_a_process_survives_signals_after_openvino_models_are_destroyed_out_of_order(tmp_path, faulthandler):

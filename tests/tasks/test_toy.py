@@ -108,6 +108,7 @@ def test_its_report_shows_its_metrics(trained):
     assert f"| val | 10 | {result.scores['val'].loss:.4g} | {result.scores['val'].mae:.4g} |" in card
 
 
+@pytest.mark.slow
 def test_evaluate_measures_the_held_out_part(trained):
     photos, run, result = trained
     scores = mnv2zoo.evaluate(photos, run, task=MeanColor)
@@ -142,6 +143,7 @@ def test_predict_writes_its_rows(trained, tmp_path, ending):
         assert parquet.read_table(text).to_pylist() == rows
 
 
+@pytest.mark.slow
 def test_the_command_line_predicts(trained):
     photos, run, _ = trained
     file = held_out(photos, run)[0]
@@ -217,6 +219,7 @@ def test_values_that_it_does_not_use_are_refused(tmp_path, values):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_in_mid_epoch_resumes_bit_for_bit(tmp_path):
     photos = fill(tmp_path / "photos", 48)
     options = {"task": NAME, "checkpoint_steps": 1, "ema_decay": 0.9, **QUICK, "epochs": 4, "workers": 1}
@@ -250,6 +253,7 @@ def test_a_run_that_is_killed_in_mid_epoch_resumes_bit_for_bit(tmp_path):
     assert histories[0] == histories[1]
 
 
+@pytest.mark.slow
 def test_two_processes_measure_every_image_once(tmp_path):
     photos = fill(tmp_path / "photos", 33)
     options = {**QUICK, **HEAD, "epochs": 2, "val_fraction": 0.3, "workers": 0, "cache_features": None}

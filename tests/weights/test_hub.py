@@ -6,6 +6,7 @@ from mnv2zoo import weights
 from tests.weights.conftest import NAME
 
 
+@pytest.mark.slow
 def test_a_hub_that_never_ends_its_answer_is_left_in_time(pinned, monkeypatch):
     monkeypatch.setenv("MNV2ZOO_DOWNLOAD_TIMEOUT", "3")
     pinned.fail(status=429, retry_after=3600)

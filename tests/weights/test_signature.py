@@ -176,6 +176,7 @@ def test_the_shipped_index_needs_a_signature_too_and_the_import_succeeds(keys, t
     assert imported() == f"{len(schema.parse((ROOT / 'weights_index.json').read_text(), ROOT))}\n"
 
 
+@pytest.mark.slow
 def test_without_the_variable_signatures_are_not_looked_at_and_nothing_is_imported(signed, monkeypatch):
     no_signature(signed, None)
     monkeypatch.delenv(VARIABLE)

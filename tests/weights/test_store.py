@@ -59,6 +59,7 @@ def test_a_folder_with_content_in_the_place_of_a_copy_is_left_alone(pinned):
     assert (path / "notes.txt").exists()
 
 
+@pytest.mark.slow
 def test_a_bad_copy_and_no_hub_is_an_integrity_error(pinned, data):
     path = weights.fetch(NAME)
     path.write_bytes(data[:-1] + b"\1")

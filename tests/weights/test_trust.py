@@ -34,6 +34,7 @@ def test_the_first_use_is_recorded_and_holds(unpinned, data):
     assert not trust.forget(index.entry(NAME).location)
 
 
+@pytest.mark.slow
 def test_a_mirror_without_a_hub_is_trusted_on_first_use_and_says_so(unpinned, data, tmp_path, monkeypatch):
     path = tmp_path / "mirror/zoo/w/model.safetensors"
     path.parent.mkdir(parents=True)

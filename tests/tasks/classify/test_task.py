@@ -61,6 +61,7 @@ def test_accuracy_accumulates_batches():
     assert [mistake.index for mistake in metric.worst_mistakes()] == [1]
 
 
+@pytest.mark.slow
 def test_a_run_records_it_and_runs_without_a_record_are_it(tmp_path):
     photos = fill(tmp_path / "photos")
     run = tmp_path / "run"
