@@ -12,7 +12,7 @@ IMAGENET ?= ../shared/data/imagenet_samples
 RUN ?= runs/grocery-head
 WEIGHTS ?= ../shared/weights/google_mobilenet_v2_1.0_224/model.safetensors
 
-.PHONY: help demo test attack browser-test docs docs-serve generate check lint types release scan fuzz lock audit bench detection segmentation elsewhere clean
+.PHONY: help demo test quick attack browser-test docs docs-serve generate check lint types release scan fuzz lock audit bench detection segmentation elsewhere clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -51,6 +51,10 @@ test: $(VENV)/.dev  ## run timm's own model tests on our models, then our tests
 	$(BIN)/python scripts/timm_suite.py
 	$(AS) $(BIN)/python -m pytest -n 2
 
+quick: export OMP_NUM_THREADS ?= 1
+quick: $(VENV)/.dev  ## run the tests that are not slow, in under three minutes on two cores
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
 browser-test: $(VENV)/.dev  ## look at the documentation in Chromium, which `make test` does too where there is one
 	$(BIN)/python -m pytest tests/docs/test_browser.py
 
@@ -70,9 +74,10 @@ generate: $(VENV)/.dev  ## write what is generated in README.md and docs/
 check: $(VENV)/.dev  ## fail if what is generated is out of date
 	$(BIN)/python scripts/generate.py --check
 
-lint: $(VENV)/.dev  ## check style and format
+lint: $(VENV)/.dev  ## check style, format and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --cache-dir .import_linter_cache
 
 types: $(VENV)/.dev  ## check types
 	$(BIN)/mypy

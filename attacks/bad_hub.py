@@ -111,112 +111,138 @@ def _size(folder: Path) -> int:
 
 
 def _faults(place: Zoo, thief: HostileHub) -> Iterator[Fault]:
-    commit, other = place.commit, "f" * 40
     thief.add("zoo/pinned", "model.safetensors", zoo.data(3))
+    yield from _false_metadata(place)
+    yield from _redirects(thief)
+    yield from _errors()
+    yield from _false_bodies()
+    yield from _stalls()
 
-    def metadata(**changed: object) -> Trick:
-        """The right answer to a question about the file, with some headers changed, or gone where None."""
 
-        def trick(request: Handler) -> bool:
-            if not request.wants_metadata:
-                return False
-            seed = 0 if "pinned/resolve" in request.path and "unpinned" not in request.path else 1
-            repo_id = "zoo/pinned" if seed == 0 else "zoo/unpinned"
-            right, files = request.hub.commit(repo_id)
-            file = files["model.safetensors"]
-            headers = {
-                "Location": f"{request.hub.cdn}/cdn/{repo_id}/{file.sha256}/model.safetensors",
-                "X-Repo-Commit": right,
-                "X-Linked-ETag": f'"{file.sha256}"',
-                "X-Linked-Size": len(file.data),
-                "ETag": f'"{file.blob_id}"',
-                "Content-Length": 0,
-            }
-            headers |= {name.replace("_", "-"): value for name, value in changed.items()}
-            return request.answer(302, {name: value for name, value in headers.items() if value is not None})
+def _metadata(**changed: object) -> Trick:
+    """The right answer to a question about the file, with some headers changed, or gone where None."""
 
-        return trick
-
-    def body(status: int, headers: dict[str, object], content: bytes = b"") -> Trick:
-        return lambda request: request.wants_body and request.answer(status, headers, content)
-
-    def once(trick: Trick, times: int = 1) -> Trick:
-        left = [times]
-
-        def limited(request: Handler) -> bool:
-            if left[0] and trick(request):
-                left[0] -= 1
-                return True
+    def trick(request: Handler) -> bool:
+        if not request.wants_metadata:
             return False
+        seed = 0 if "pinned/resolve" in request.path and "unpinned" not in request.path else 1
+        repo_id = "zoo/pinned" if seed == 0 else "zoo/unpinned"
+        right, files = request.hub.commit(repo_id)
+        file = files["model.safetensors"]
+        headers = {
+            "Location": f"{request.hub.cdn}/cdn/{repo_id}/{file.sha256}/model.safetensors",
+            "X-Repo-Commit": right,
+            "X-Linked-ETag": f'"{file.sha256}"',
+            "X-Linked-Size": len(file.data),
+            "ETag": f'"{file.blob_id}"',
+            "Content-Length": 0,
+        }
+        headers |= {name.replace("_", "-"): value for name, value in changed.items()}
+        return request.answer(302, {name: value for name, value in headers.items() if value is not None})
 
-        return limited
+    return trick
 
-    def any_path(status: int, **headers: object) -> Trick:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return lambda request: request.answer(status, {"Content-Length": 0, **named})
 
-    yield Fault("another SHA-256 as ETag", metadata(X_Linked_ETag=f'"{"0" * 64}"'))
-    yield Fault("no ETag", metadata(X_Linked_ETag=None, ETag=None))
-    yield Fault("a weak ETag that is no hash", metadata(X_Linked_ETag='W/"abc"'))
-    yield Fault("no commit", metadata(X_Repo_Commit=None))
-    yield Fault("no size", metadata(X_Linked_Size=None))
-    yield Fault("no headers at all", any_path(302), refuses=True)
-    yield Fault("another commit than asked for", metadata(X_Repo_Commit=other))
-    yield Fault("a size that is too small", metadata(X_Linked_Size=1000))
-    yield Fault("a size that is too large", metadata(X_Linked_Size=10**6 * 3))
-    yield Fault("a size of 10^18", metadata(X_Linked_Size=10**18))
-    yield Fault("a negative size", metadata(X_Linked_Size=-1))
-    yield Fault("a size that is no number", metadata(X_Linked_Size="many"))
+def _body(status: int, headers: dict[str, object], content: bytes = b"") -> Trick:
+    return lambda request: request.wants_body and request.answer(status, headers, content)
+
+
+def _once(trick: Trick, times: int = 1) -> Trick:
+    left = [times]
+
+    def limited(request: Handler) -> bool:
+        if left[0] and trick(request):
+            left[0] -= 1
+            return True
+        return False
+
+    return limited
+
+
+def _any_path(status: int, **headers: object) -> Trick:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return lambda request: request.answer(status, {"Content-Length": 0, **named})
+
+
+def _false_metadata(place: Zoo) -> Iterator[Fault]:
+    assert place.commit != "f" * 40
+    yield Fault("another SHA-256 as ETag", _metadata(X_Linked_ETag=f'"{"0" * 64}"'))
+    yield Fault("no ETag", _metadata(X_Linked_ETag=None, ETag=None))
+    yield Fault("a weak ETag that is no hash", _metadata(X_Linked_ETag='W/"abc"'))
+    yield Fault("no commit", _metadata(X_Repo_Commit=None))
+    yield Fault("no size", _metadata(X_Linked_Size=None))
+    yield Fault("no headers at all", _any_path(302), refuses=True)
+    yield Fault("another commit than asked for", _metadata(X_Repo_Commit="f" * 40))
+    yield Fault("a size that is too small", _metadata(X_Linked_Size=1000))
+    yield Fault("a size that is too large", _metadata(X_Linked_Size=10**6 * 3))
+    yield Fault("a size of 10^18", _metadata(X_Linked_Size=10**18))
+    yield Fault("a negative size", _metadata(X_Linked_Size=-1))
+    yield Fault("a size that is no number", _metadata(X_Linked_Size="many"))
     for path in ("../../../../outside", f"{place.folder.parent}/outside", "..", ".", "a/b", "a\\..\\b", "%2e%2e%2fx"):
-        yield Fault(f"the ETag {path}", metadata(X_Linked_ETag=f'"{path}"'), refuses=path != "%2e%2e%2fx")
-        yield Fault(f"the commit {path}", metadata(X_Repo_Commit=path), refuses=True)
-    yield Fault("a header of 1 MB", metadata(X_Long="x" * 10**6))
+        yield Fault(f"the ETag {path}", _metadata(X_Linked_ETag=f'"{path}"'), refuses=path != "%2e%2e%2fx")
+        yield Fault(f"the commit {path}", _metadata(X_Repo_Commit=path), refuses=True)
+    yield Fault("a header of 1 MB", _metadata(X_Long="x" * 10**6))
+
+
+def _redirects(thief: HostileHub) -> Iterator[Fault]:
     yield Fault("a loop of redirects", lambda request: request.answer(302, {"Location": request.path}), refuses=True)
     yield Fault("a loop of redirects of the body", _loop, refuses=True)
-    yield Fault("the file of another host", metadata(Location=f"{thief.cdn}/cdn/zoo/pinned/x"), refuses=True)
-    yield Fault("the metadata of another host", any_path(302, Location=f"{thief.endpoint}/zoo/pinned"), refuses=True)
-    yield Fault("redirect of the body to another host", body(302, {"Location": f"{thief.endpoint}/x"}), refuses=True)
+    yield Fault("the file of another host", _metadata(Location=f"{thief.cdn}/cdn/zoo/pinned/x"), refuses=True)
+    yield Fault("the metadata of another host", _any_path(302, Location=f"{thief.endpoint}/zoo/pinned"), refuses=True)
+    yield Fault("redirect of the body to another host", _body(302, {"Location": f"{thief.endpoint}/x"}), refuses=True)
     for target in ("file:///etc/passwd", "ftp://127.0.0.1/x", "data:,x", "//", "http://[", "gopher://x", "http:///x"):
-        yield Fault(f"the file at {target}", metadata(Location=target), refuses=True)
-        yield Fault(f"redirect of the body to {target}", body(302, {"Location": target}), refuses=True)
+        yield Fault(f"the file at {target}", _metadata(Location=target), refuses=True)
+        yield Fault(f"redirect of the body to {target}", _body(302, {"Location": target}), refuses=True)
+
+
+def _errors() -> Iterator[Fault]:
     for status in (400, 401, 403, 404, 416, 418, 429, 500, 502, 503):
-        yield Fault(f"always {status}", any_path(status), refuses=True, stalls=status in (429, 500, 502, 503))
-        yield Fault(f"{status} for the body", body(status, {"Content-Length": 0}), refuses=True, stalls=status >= 429)
+        yield Fault(f"always {status}", _any_path(status), refuses=True, stalls=status in (429, 500, 502, 503))
+        yield Fault(f"{status} for the body", _body(status, {"Content-Length": 0}), refuses=True, stalls=status >= 429)
     for status in (429, 500, 503):
-        yield Fault(f"{status} for the body, once", once(body(status, {"Content-Length": 0})), survives=True)
-        yield Fault(f"{status}, once", once(any_path(status)), survives=status != 429)
-    yield Fault("429 with Retry-After 1, once", once(any_path(429, Retry_After=1)))
-    yield Fault("429 with Retry-After 1 for the body", once(body(429, {"Retry-After": 1, "Content-Length": 0})), True)
-    yield Fault("429 with Retry-After 10^6", any_path(429, Retry_After=10**6), refuses=True, stalls=True)
-    yield Fault("429, later, for the body", body(429, {"Retry-After": 9**9, "Content-Length": 0}), False, True, True)
+        yield Fault(f"{status} for the body, once", _once(_body(status, {"Content-Length": 0})), survives=True)
+        yield Fault(f"{status}, once", _once(_any_path(status)), survives=status != 429)
+    yield Fault("429 with Retry-After 1, once", _once(_any_path(429, Retry_After=1)))
+    yield Fault("429 with Retry-After 1 for the body", _once(_body(429, {"Retry-After": 1, "Content-Length": 0})), True)
+    yield Fault("429 with Retry-After 10^6", _any_path(429, Retry_After=10**6), refuses=True, stalls=True)
+    yield Fault("429, later, for the body", _body(429, {"Retry-After": 9**9, "Content-Length": 0}), False, True, True)
+
+
+def _false_bodies() -> Iterator[Fault]:
     whole = zoo.data()
-    yield Fault("every body is cut", body(200, {"Content-Length": len(whole)}, whole[:2000]), refuses=True, stalls=True)
-    yield Fault("a body of half its Content-Length", once(body(200, {"Content-Length": 2 * len(whole)}, whole)))
-    yield Fault("a Content-Length of half the body", body(200, {"Content-Length": 1000}, whole), refuses=True)
-    yield Fault("a negative Content-Length", body(200, {"Content-Length": -1}, whole))
-    yield Fault("two Content-Lengths", body(200, {"Content-Length": 1, "content-length": 2}, whole))
-    yield Fault("an empty body", body(200, {"Content-Length": 0}), refuses=True)
-    yield Fault("206 for another range", body(206, {"Content-Range": "bytes 5-9/10", "Content-Length": 5}, b"other"))
+    yield Fault(
+        "every body is cut", _body(200, {"Content-Length": len(whole)}, whole[:2000]), refuses=True, stalls=True
+    )
+    yield Fault("a body of half its Content-Length", _once(_body(200, {"Content-Length": 2 * len(whole)}, whole)))
+    yield Fault("a Content-Length of half the body", _body(200, {"Content-Length": 1000}, whole), refuses=True)
+    yield Fault("a negative Content-Length", _body(200, {"Content-Length": -1}, whole))
+    yield Fault("two Content-Lengths", _body(200, {"Content-Length": 1, "content-length": 2}, whole))
+    yield Fault("an empty body", _body(200, {"Content-Length": 0}), refuses=True)
+    yield Fault("206 for another range", _body(206, {"Content-Range": "bytes 5-9/10", "Content-Length": 5}, b"other"))
     bomb = gzip.compress(bytes(2**27))
     bombed = {"Content-Encoding": "gzip", "Content-Length": len(bomb)}
-    yield Fault("a gzip bomb", body(200, bombed, bomb), refuses=True)
-    yield Fault("a gzip bomb as an error", body(500, bombed, bomb), refuses=True, stalls=True)
+    yield Fault("a gzip bomb", _body(200, bombed, bomb), refuses=True)
+    yield Fault("a gzip bomb as an error", _body(500, bombed, bomb), refuses=True, stalls=True)
     yield Fault("a gzip bomb as an answer", lambda r: r.answer(200, {**bombed, "ETag": '"abc"'}, bomb), refuses=True)
     yield Fault(
-        "a deflated body", body(200, {"Content-Encoding": "br", "Content-Length": 9}, b"012345678"), False, True
+        "a deflated body", _body(200, {"Content-Encoding": "br", "Content-Length": 9}, b"012345678"), False, True
     )
+
+
+def _stalls() -> Iterator[Fault]:
     yield Fault("a body without end", lambda r: r.wants_body and _endless(r, 200), refuses=True, stalls=True)
     yield Fault("an error without end", lambda r: r.wants_body and _endless(r, 404), refuses=True, stalls=True)
     yield Fault("garbage for HTTP", lambda r: r.drip(os.urandom(64), 0), refuses=True, stalls=True)
     yield Fault("garbage JSON", lambda r: r.answer(200, {"Content-Length": 9}, b'{"a": [[['), refuses=True)
     page = b"HTTP/1.1 200 OK\r\n" + b"X-Slow: " + b"x" * 1000
     yield Fault("a byte at a time of the headers", lambda r: r.drip(page), refuses=True, stalls=True)
-    yield Fault("a byte at a time of the body", lambda r: r.wants_body and _slow(r, whole), refuses=True, stalls=True)
+    yield Fault(
+        "a byte at a time of the body", lambda r: r.wants_body and _slow(r, zoo.data()), refuses=True, stalls=True
+    )
     yield Fault("no answer", lambda r: bool(time.sleep(SECONDS)) or True, refuses=True, stalls=True)
     yield Fault("no answer about the body", lambda r: r.wants_body and (time.sleep(SECONDS) or True), False, True, True)
-    yield Fault("cut before any answer, once", once(lambda r: _hang_up(r)), survives=True)
+    yield Fault("cut before any answer, once", _once(lambda r: _hang_up(r)), survives=True)
     yield Fault("cut before any answer", _hang_up, refuses=True, stalls=True)
-    assert commit != other
 
 
 def _loop(request: Handler) -> bool:

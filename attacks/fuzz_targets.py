@@ -118,7 +118,7 @@ def _config_seeds() -> list[bytes]:
     made = []
     for names in ([], [f"class {number}" for number in range(zoo.CLASSES)]):
         model = timm.create_model(CLASSIFIER, num_classes=zoo.CLASSES)
-        made.append(files.files(model, data_config, names)["config.json"])
+        made.append(files.model_files(model, data_config, names)["config.json"])
     document = json.loads(made[0]) | {"model_args": {"pad_type": "same", "act_layer": "relu", "bn_eps": 1e-3}}
     return [*made, json.dumps(document).encode()]
 

@@ -1,10 +1,13 @@
 """A zoo to attack: one small network with weights on a Hub of our own, pinned and not.
 
-Importing `tests.conftest` sets up an environment in which neither the user's token nor their cache is in reach.
+Importing `tests.environment` sets up an environment in which neither the user's token nor their cache is in reach.
 """
 
 from __future__ import annotations
 
+import tests.environment  # noqa: F401  # first, because the Hub's client reads its environment when it is imported
+
+# isort: split
 import contextlib
 import hashlib
 import json
@@ -16,16 +19,15 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import huggingface_hub
 import torch
 from torch import Tensor
 
 from attacks.hostile_hub import HostileHub
-from tests.conftest import as_bytes, random_state_dict, raw_entry
-
-import huggingface_hub  # isort: skip  # after conftest, which sets what it reads when it is imported
 from mnv2zoo import weights
 from mnv2zoo.models import registry
 from mnv2zoo.weights import index
+from tests.conftest import as_bytes, random_state_dict, raw_entry
 
 PINNED, UNPINNED, BUNDLED = "mnv2zoo_035.pinned", "mnv2zoo_035.unpinned", "mnv2zoo_035.bundled"
 TOKEN = "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"

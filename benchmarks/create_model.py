@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -74,7 +73,7 @@ def measure(file: str, rounds: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument(
         "--weights", type=Path, help="a safetensors file of timm's mobilenetv2_100; else random numbers"
     )
@@ -93,17 +92,15 @@ def main() -> None:
         env = {name: value for name, value in os.environ.items() if not name.startswith(("MNV2ZOO_", "HF_"))}
         env |= {"HF_HOME": scratch, "HF_HUB_OFFLINE": "1", "MNV2ZOO_WEIGHTS_INDEX": str(home / "index.json")}
         env |= {"MNV2ZOO_HOME": scratch, "MNV2ZOO_REQUIRE_PINNED": "1", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, __file__, "--measure", str(file), "--rounds", str(args.rounds)]
-        done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
-    series: dict[str, list[float]] = json.loads(done.stdout)
+        series = report.in_process(__file__, "--measure", str(file), "--rounds", str(args.rounds), env=env)
 
     ratio = statistics.median(series["mnv2zoo"]) / statistics.median(series["timm"])
     results = {name: report.summary(values) for name, values in series.items()}
     facts = {"weights_bytes": len(data), "random_weights": weights is None, "threads": 1}
-    path = report.write("create_model", {**facts, **results, "ratio": round(ratio, 3), "goal": GOAL})
+    report.write("create_model", {**facts, **results, "ratio": round(ratio, 3), "goal": GOAL})
     for name, values in series.items():
         print(f"{name}: {statistics.median(values) * 1000:.1f} ms (median of {args.rounds})")
-    print(f"mnv2zoo takes {ratio:.2f} of timm's time; the goal is at most {GOAL}. Written to {path}")
+    print(f"mnv2zoo takes {ratio:.2f} of timm's time; the goal is at most {GOAL}.")
 
 
 if __name__ == "__main__":

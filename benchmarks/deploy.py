@@ -22,7 +22,6 @@ import timm
 import torch
 import torchvision
 from report import GOOGLE, SAMPLES
-from safetensors.torch import load_file
 
 from mnv2zoo import deploy
 from mnv2zoo.data import decode
@@ -57,27 +56,16 @@ def photos(count: int) -> torch.Tensor:
     return torch.stack([transform(decode.read(files[n % len(files)])) for n in range(count)])
 
 
-def timms() -> torch.nn.Module:
-    """timm's own network, with the weights that all have; random ones are the same in every process."""
-    torch.manual_seed(0)
-    network = timm.create_model("mobilenetv2_100").eval()
-    if GOOGLE.is_file():
-        network.load_state_dict(load_file(GOOGLE))
-    return network
-
-
 def build(name: str, images: torch.Tensor, cache: str) -> Network:
     """What is measured against timm on images."""
     if name == "torchvision":
         return torchvision.models.mobilenet_v2().eval()
     if name == "timm, channels last":
-        last = timms().to(memory_format=torch.channels_last)
+        last = report.network("mobilenetv2_100").to(memory_format=torch.channels_last)
         return lambda images: last(images.to(memory_format=torch.channels_last))
     engine, precision = name.split()
-    ours = timm.create_model("mnv2zoo_100").eval()
-    ours.load_state_dict(timms().state_dict())
     calibration = photos(100) if precision == "int8" else None
-    return deploy.optimize(ours, images, engine, precision, calibration=calibration, cache=cache)
+    return deploy.optimize(report.network(), images, engine, precision, calibration=calibration, cache=cache)
 
 
 def measure(name: str, batches: list[int], rounds: int, cache: str) -> None:
@@ -86,7 +74,7 @@ def measure(name: str, batches: list[int], rounds: int, cache: str) -> None:
     with torch.inference_mode():
         for batch in batches:
             images = photos(batch)
-            pair = {"timm": timms(), name: build(name, images, cache)}
+            pair = {"timm": report.network("mobilenetv2_100"), name: build(name, images, cache)}
             functions = {who: partial(network, images) for who, network in pair.items()}
             turns = rounds if batch == 1 else max(5, rounds // 3)
             found[batch] = report.take_turns(functions, turns, warm_up=1, settle=SETTLE)
@@ -94,7 +82,7 @@ def measure(name: str, batches: list[int], rounds: int, cache: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 32], help="images at once (1 and 32 by default)")
     parser.add_argument("--rounds", type=int, default=30, help="turns of each at batch 1, a third of it at others")
     parser.add_argument("--skip", nargs="*", default=[], help="engines, or engine and precision in one word")
@@ -129,7 +117,7 @@ def main() -> None:
     runtimes = [package for package in ("onnxruntime", "openvino", "nncf") if not missing([package])]
     weights = "Google's" if GOOGLE.is_file() else "random"
     facts = {"threads": torch.get_num_threads(), "versions": versions(runtimes), "weights": weights}
-    print(f"Written to {report.write('deploy', {**facts, **results})}")
+    report.write("deploy", {**facts, **results})
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ point of top-1, bf16 at most 0.3.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 
 import report
@@ -27,7 +26,7 @@ BATCH = 32
 
 def spread(samples: Sequence[datasets.Sample], number: int) -> list[datasets.Sample]:
     """Some of the samples, in order of their classes, as far apart as can be."""
-    ordered = sorted(samples, key=lambda sample: (sample.label, sample.name))
+    ordered = sorted(samples, key=lambda sample: (sample.target, sample.name))
     number = min(number, len(ordered))
     return [ordered[place * len(ordered) // number] for place in range(number)]
 
@@ -37,7 +36,7 @@ def read(samples: Sequence[datasets.Sample], prepare: Callable[..., torch.Tensor
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("run", help="a run folder, or another name of a network")
     parser.add_argument("data", help="photos, laid out as for `mnv2zoo finetune`")
     parser.add_argument("--split", default="test")
@@ -57,7 +56,7 @@ def main() -> None:
     run: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"original": ours.model}
     for engine, about in ENGINES.items():
         for precision in about.precisions:
-            if about.patient or missing(about.packages(precision)):
+            if about.slow_to_compile or missing(about.packages(precision)):
                 continue
             seen = calibration if precision == "int8" else None
             run[f"{engine} {precision}"] = deploy.optimize(
@@ -69,7 +68,7 @@ def main() -> None:
     with torch.inference_mode():
         for start in range(0, len(photos), BATCH):
             part = photos[start : start + BATCH]
-            images, truth = read(part, ours.transform), torch.tensor([sample.label for sample in part])
+            images, truth = read(part, ours.transform), torch.tensor([sample.target for sample in part])
             original = ours.model(images).argmax(1)
             for name, function in run.items():
                 classes = function(images).argmax(1)
@@ -87,7 +86,7 @@ def main() -> None:
     for name, row in rows.items():
         print(f"{name}: {row}")
     facts = {"photos": len(photos), "split": args.split, "calibration": len(calibration), "engines": rows}
-    print(f"Written to {report.write('deploy_accuracy', facts)}")
+    report.write("deploy_accuracy", facts)
 
 
 if __name__ == "__main__":

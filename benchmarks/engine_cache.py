@@ -11,49 +11,37 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
-import sys
 import tempfile
+import time
 
 import report
 from report import GOOGLE, SAMPLES
 
 from mnv2zoo.deploy.engines import ENGINES
 
-MEASURE = """
-import sys
-import time
 
-import timm
-import torch
-from safetensors.torch import load_file
+def measure(engine: str, precision: str, cache: str) -> None:
+    """Runs in the measured process; prints the seconds of one call."""
+    import torch
 
-from mnv2zoo import deploy
+    from mnv2zoo import deploy
 
-engine, precision, weights, photos, cache = sys.argv[1:]
-torch.manual_seed(0)
-model = timm.create_model("mnv2zoo_100").eval()
-if weights:
-    model.load_state_dict(load_file(weights))
-example = torch.randn(1, 3, 224, 224)
-seen = photos if precision == "int8" else None
-model(example)
-started = time.perf_counter()
-deploy.optimize(model, example, engine, precision, seen, cache=cache)
-print(time.perf_counter() - started)
-"""
-
-
-def seconds(engine: str, precision: str, cache: str) -> float:
-    weights = str(GOOGLE) if GOOGLE.is_file() else ""
-    command = [sys.executable, "-c", MEASURE, engine, precision, weights, str(SAMPLES), cache]
-    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
+    model, example = report.network(), torch.randn(1, 3, 224, 224)
+    calibration = SAMPLES if precision == "int8" else None
+    model(example)
+    started = time.perf_counter()
+    deploy.optimize(model, example, engine, precision, calibration, cache=cache)
+    print(time.perf_counter() - started)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="pairs of processes for each engine (3 by default)")
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        measure(*args.measure)
+        return
 
     results: dict[str, object] = {}
     for engine, about in ENGINES.items():
@@ -62,10 +50,10 @@ def main() -> None:
                 print(f"{engine} int8 is left out: it takes {GOOGLE} and {SAMPLES}")
                 continue
             made, kept = [], []
-            for _ in range(rounds):
+            for _ in range(args.rounds):
                 with tempfile.TemporaryDirectory() as cache:
-                    made.append(seconds(engine, precision, cache))
-                    kept.append(seconds(engine, precision, cache))
+                    for seconds in (made, kept):
+                        seconds.append(report.in_process(__file__, "--measure", engine, precision, cache))
             ratio = statistics.median(made) / statistics.median(kept)
             name = f"{engine} {precision}"
             results[name] = {
@@ -74,7 +62,7 @@ def main() -> None:
                 "times_faster": round(ratio, 1),
             }
             print(f"{name}: {statistics.median(made):.1f} s, kept {statistics.median(kept):.2f} s, {ratio:.0f} times")
-    print(f"Written to {report.write('engine_cache', results)}")
+    report.write("engine_cache", results)
 
 
 if __name__ == "__main__":

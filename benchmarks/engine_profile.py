@@ -8,15 +8,13 @@ sizes, one product a layer, with nothing between them: less time than that needs
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections import Counter
 from collections.abc import Callable
 
 import report
-import timm
 import torch
-from deploy import photos, timms
+from deploy import photos
 from torch import nn
 
 from mnv2zoo import architecture
@@ -68,18 +66,17 @@ def products(precision: str, rounds: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=60, help="images of each (60 by default)")
     args = parser.parse_args()
     threads = torch.get_num_threads()
-    model = timm.create_model("mnv2zoo_100").eval()
-    model.load_state_dict(timms().state_dict())
+    model = report.network()
     rows = {precision: profile(model, precision, args.rounds, threads) for precision in ("fp32", "bf16", "int8")}
     bare = {precision: products(precision, args.rounds) for precision in ("fp32", "bf16")}
     for precision, row in rows.items():
         print(precision, row, "bare products:", bare.get(precision, "not measured"))
     results = {"threads": threads, "versions": versions(["openvino"]), "profile": rows, "products": bare}
-    print(f"Written to {report.write('engine_profile', results)}")
+    report.write("engine_profile", results)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ at most a tenth. Weights are Google's where they lie beside the repository, othe
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -18,9 +17,8 @@ from functools import partial
 from pathlib import Path
 
 import report
-import timm
-from report import GOOGLE, ROOT
-from safetensors.torch import load_file, save_file
+from report import ROOT
+from safetensors.torch import save_file
 
 from mnv2zoo import deploy
 
@@ -50,15 +48,13 @@ def run(command: list[str]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="processes of each (9 by default)")
     rounds = parser.parse_args().rounds
 
     with tempfile.TemporaryDirectory() as folder:
         checkpoint, script = Path(folder) / "model.safetensors", Path(folder) / "theirs.py"
-        model = timm.create_model("mnv2zoo_100").eval()
-        if GOOGLE.is_file():
-            model.load_state_dict(load_file(GOOGLE))
+        model = report.network()
         save_file(model.state_dict(), checkpoint)
         script.write_text(THEIRS, encoding="utf-8")
         bundle = deploy.export(model, Path(folder) / "bundle", "onnx")
@@ -70,11 +66,10 @@ def main() -> None:
 
     ratio = statistics.median(series["timm"]) / statistics.median(series["predict.py"])
     results = {name: report.summary(seconds) for name, seconds in series.items()}
-    path = report.write("first_prediction", {**results, "times_faster": round(ratio, 1), "goal": GOAL})
+    report.write("first_prediction", {**results, "times_faster": round(ratio, 1), "goal": GOAL})
     for name, seconds in series.items():
         print(f"{name}: {1000 * statistics.median(seconds):.0f} ms (median of {rounds})")
     print(f"predict.py is {ratio:.1f} times faster; the goal is {GOAL}.")
-    print(f"Written to {path}")
 
 
 if __name__ == "__main__":

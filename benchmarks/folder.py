@@ -11,7 +11,6 @@ goals: 6 times faster than the one, 3.5 times faster than the other.
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import subprocess
@@ -76,7 +75,7 @@ def run(command: list[str], env: dict[str, str], count: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("--images", type=int, default=1000, help="photos in the folder")
     parser.add_argument(
         "--rounds", type=int, default=3, help="processes of each kind that count, after one that does not"
@@ -116,7 +115,7 @@ def main() -> None:
             **times,
         }
         print(f"{name}: {results[name]}")
-    print(f"Written to {report.write('folder', results)}")
+    report.write("folder", results)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Both are whole `finetune` calls on the same photos, from looking for images to t
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -41,7 +40,7 @@ def seconds(photos: Path, run: Path, epochs: int, cache: bool) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("--photos", type=int, default=600, help="how many photos (600 by default)")
     parser.add_argument("--epochs", type=int, default=20, help="epochs of each training (20 by default)")
     args = parser.parse_args()
@@ -57,9 +56,8 @@ def main() -> None:
         "cached_s": round(cached, 1),
         "uncached_s": round(uncached, 1),
     }
-    path = report.write("head_cache", {**facts, "ratio": round(ratio, 1), "goal": GOAL})
+    report.write("head_cache", {**facts, "ratio": round(ratio, 1), "goal": GOAL})
     print(f"with the cache {cached:.1f} s, without {uncached:.1f} s: {ratio:.1f} times faster; the goal is {GOAL:.0f}")
-    print(f"Written to {path}")
 
 
 if __name__ == "__main__":

@@ -8,10 +8,7 @@ timm first and then measures `import mnv2zoo` alone, which is what the package a
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import subprocess
-import sys
 
 import report
 
@@ -22,28 +19,26 @@ start = time.perf_counter()
 import timm
 between = time.perf_counter()
 import mnv2zoo
-print(between - start, time.perf_counter() - between)
+print([between - start, time.perf_counter() - between])
 """
 
 
 def seconds_to_import() -> tuple[float, float]:
-    done = subprocess.run([sys.executable, "-c", MEASURE], check=True, capture_output=True, text=True)
-    timm, more = done.stdout.split()
-    return float(timm), float(more)
+    timm, more = report.in_process("-c", MEASURE)
+    return timm, more
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="processes to measure in (9 by default)")
     rounds = parser.parse_args().rounds
 
     seconds_to_import()  # fills the disk's cache
     timm, more = (list(series) for series in zip(*(seconds_to_import() for _ in range(rounds)), strict=True))
     results = {"timm": report.summary(timm), "more": report.summary(more), "goal_ms": GOAL_MS}
-    path = report.write("import_time", results)
+    report.write("import_time", results)
     print(f"import timm: {statistics.median(timm) * 1000:.0f} ms (median of {rounds})")
     print(f"import mnv2zoo then takes {statistics.median(more) * 1000:.1f} ms; the goal is at most {GOAL_MS}.")
-    print(f"Written to {path}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ process. Weights and images are random, which the time does not depend on. The z
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from functools import partial
 
@@ -23,7 +22,7 @@ THREADS = 2
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=100, help="passes of each (100 by default)")
     args = parser.parse_args()
     torch.set_num_threads(THREADS)
@@ -42,7 +41,7 @@ def main() -> None:
         name, kind = case.split()
         networks.setdefault(name, {})[kind] = report.summary(seconds)
         print(f"{case}: {networks[name][kind]}")
-    print(f"Written to {report.write('latency', {'threads': THREADS, 'batch': 1, 'networks': networks})}")
+    report.write("latency", {"threads": THREADS, "batch": 1, "networks": networks})
 
 
 if __name__ == "__main__":

@@ -9,17 +9,14 @@ Google's, which lie beside the repository.
 
 from __future__ import annotations
 
-import argparse
 import tarfile
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
 import report
-import timm
 import torch
 from report import GOOGLE, SAMPLES, SHARED
-from safetensors.torch import load_file
 from timm.data import create_transform
 
 from mnv2zoo import deploy
@@ -66,21 +63,20 @@ def compare(model: torch.nn.Module, place: Path, side: int, most: int) -> dict[s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     places = [SAMPLES, SHARED / "data/grocery/test.tar"]
     parser.add_argument("--photos", type=Path, nargs="+", default=places, help="folders or tar files of photos")
     parser.add_argument("--sides", type=int, nargs="+", default=[224, 32], help="sizes that the network sees")
     parser.add_argument("--most", type=int, default=1000, help="photos of each place, at most")
     args = parser.parse_args()
-    model = timm.create_model("mnv2zoo_100").eval()
-    model.load_state_dict(load_file(GOOGLE))
+    model = report.network()
     results = {}
     for place in args.photos:
         for side in args.sides:
             name = f"{place.parent.name}/{place.name} at {side}"
             results[name] = compare(model, place, side, args.most)
             print(f"{name}: {results[name]}")
-    print(f"Written to {report.write('preprocessing', {'weights': GOOGLE.parent.name, **results})}")
+    report.write("preprocessing", {"weights": GOOGLE.parent.name, **results})
 
 
 if __name__ == "__main__":

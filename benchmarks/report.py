@@ -1,7 +1,8 @@
-"""What the benchmarks share: facts about the machine, and the form of their results."""
+"""What the benchmarks share: arguments, processes, weights, facts about the machine, and the form of their results."""
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import hashlib
 import json
@@ -9,10 +10,16 @@ import os
 import platform
 import re
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results"
@@ -20,6 +27,32 @@ RESULTS = ROOT / "benchmarks/results"
 SHARED = ROOT.parent / "shared"
 SAMPLES = SHARED / "data/imagenet_samples"
 GOOGLE = SHARED / "weights/google_mobilenet_v2_1.0_224/model.safetensors"
+
+
+def parser(documentation: str | None) -> argparse.ArgumentParser:
+    """A parser whose help is the documentation of a benchmark."""
+    return argparse.ArgumentParser(description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def in_process(*words: str, env: Mapping[str, str] | None = None) -> Any:
+    """Runs Python with these words in a process of its own, and returns the JSON on the last line that it prints."""
+    done = subprocess.run([sys.executable, *words], env=env, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def network(name: str = "mnv2zoo_100") -> nn.Module:
+    """A MobileNetV2 of width 1.0 with Google's weights, or with random ones that are the same in every process."""
+    import timm
+    import torch
+    from safetensors.torch import load_file
+
+    import mnv2zoo  # noqa: F401  # registers the models
+
+    torch.manual_seed(0)
+    weights = load_file(GOOGLE) if GOOGLE.is_file() else timm.create_model("mobilenetv2_100").state_dict()
+    model: nn.Module = timm.create_model(name).eval()
+    model.load_state_dict(weights)
+    return model
 
 
 def cpu_name() -> str:
@@ -125,9 +158,10 @@ def summary(seconds: list[float]) -> dict[str, object]:
     return {"rounds": len(seconds), **{name: round(1000 * value, 2) for name, value in values.items()}}
 
 
-def write(name: str, results: dict[str, object]) -> Path:
+def write(name: str, results: Mapping[str, object]) -> None:
+    """Writes results with the machine they were measured on, and prints where."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     about = {"benchmark": name, "date": datetime.date.today().isoformat(), "machine": machine()}
     path.write_text(json.dumps({**about, **results}, indent=2) + "\n", encoding="utf-8")
-    return path
+    print(f"Written to {path}")

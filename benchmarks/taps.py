@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from functools import partial
 from typing import Any
 
@@ -62,7 +60,7 @@ def peak(kind: str, names: list[str]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=100, help="passes of each kind (100 by default)")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -85,21 +83,12 @@ def main() -> None:
             series = report.take_turns(
                 {kind: partial(network, x) for kind, network in networks.items()}, args.rounds, 10
             )
-        memory = {
-            kind: round(
-                float(
-                    subprocess.run(
-                        [sys.executable, __file__, "--measure", kind, case], capture_output=True, check=True
-                    ).stdout
-                )
-            )
-            for kind in networks
-        }
+        memory = {kind: round(report.in_process(__file__, "--measure", kind, case)) for kind in networks}
         ratios = {kind: round(report.ratio(series["mnv2zoo"], series[kind]), 3) for kind in rivals}
         times = {kind: report.summary(values) for kind, values in series.items()}
         results[case] = {"time": times, "ratio_to": ratios, "peak_mb_of_64_images": memory}
         print(f"{case}: {json.dumps(results[case])}")
-    print(f"Written to {report.write('taps', {'threads': 1, **results})}")
+    report.write("taps", {"threads": 1, **results})
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -64,13 +62,12 @@ def peaks(processes: int) -> dict[str, float]:
     grown: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for _ in range(processes):
         for kind, values in grown.items():
-            command = [sys.executable, __file__, "--memory", kind]
-            values.append(float(subprocess.run(command, capture_output=True, check=True).stdout))
+            values.append(report.in_process(__file__, "--memory", kind))
     return {kind: statistics.median(values) for kind, values in grown.items()}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=15, help="steps of each kind (15 by default)")
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -97,7 +94,7 @@ def main() -> None:
         }
         print(f"{kind}: {json.dumps(results[kind])}")
     settings = {"threads": torch.get_num_threads(), "batch": BATCH, "side": SIDE}
-    print(f"Written to {report.write('training', {**settings, 'steps': results})}")
+    report.write("training", {**settings, "steps": results})
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ import argparse
 import contextlib
 import json
 import statistics
-import subprocess
-import sys
 import time
 
 import report
@@ -45,7 +43,7 @@ def measure(kind: str, name: str, side: int, batch: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = report.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="processes of each kind (5 by default)")
     parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -59,13 +57,12 @@ def main() -> None:
         series: dict[str, list[float]] = {"plain": [], "kept": []}
         for _ in range(args.rounds):
             for kind, values in series.items():
-                command = [sys.executable, __file__, "--measure", kind, name, str(side), str(batch)]
-                values.append(json.loads(subprocess.run(command, capture_output=True, check=True).stdout))
+                values.append(report.in_process(__file__, "--measure", kind, name, str(side), str(batch)))
         medians = {kind: round(statistics.median(values), 2) for kind, values in series.items()}
         ratio = round(medians["plain"] / medians["kept"], 2)
         results[f"{name} at {side} pixels"] = {"ms_an_image": medians, "times_faster": ratio}
         print(f"{name} at {side} pixels, ms an image: {medians}, {ratio} times faster with memory kept")
-    print(f"Written to {report.write('training_step', {'rounds': args.rounds, **results})}")
+    report.write("training_step", {"rounds": args.rounds, **results})
 
 
 if __name__ == "__main__":

@@ -37,7 +37,9 @@ WAYS = {
 def classify(weights: Path, photos: list[Path], pad_type: str, preprocessing: dict[str, Any]) -> list[int]:
     """The class that each photo is taken for."""
     with tempfile.TemporaryDirectory() as scratch:
-        from_checkpoint.bring(weights, Path(scratch) / "net", pad_type=pad_type, preprocessing=preprocessing)
+        from_checkpoint.convert_checkpoint(
+            weights, Path(scratch) / "net", pad_type=pad_type, preprocessing=preprocessing
+        )
         net = pretrained.load(f"{scratch}/net", "cpu")
     found = []
     with torch.inference_mode():

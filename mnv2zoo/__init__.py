@@ -4,6 +4,8 @@ Importing the package registers the models with timm and does nothing else.
 """
 
 import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from mnv2zoo import architecture, environment, errors
 from mnv2zoo.version import __version__ as __version__
@@ -40,7 +42,32 @@ def _is_command_line() -> bool:
 # import what they need.
 if not _is_command_line():
     import mnv2zoo.models.registry  # noqa: F401  # registers the models
+
+if TYPE_CHECKING:
     from mnv2zoo import convert, deploy, detection, features, segmentation, weights
+    from mnv2zoo.evaluation import evaluate
     from mnv2zoo.inference.predict import predict
     from mnv2zoo.models.zoo import list_models, model_info, transforms
-    from mnv2zoo.training import evaluate, finetune
+    from mnv2zoo.training import finetune
+
+# Every other public name is imported at its first use, so that importing the package takes little longer than timm.
+_HOMES = {
+    "evaluate": "mnv2zoo.evaluation",
+    "finetune": "mnv2zoo.training",
+    "list_models": "mnv2zoo.models.zoo",
+    "model_info": "mnv2zoo.models.zoo",
+    "predict": "mnv2zoo.inference.predict",
+    "transforms": "mnv2zoo.models.zoo",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name) if name in _HOMES else import_module(f"{__name__}.{name}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *architecture.CONFIGS, *(name for name in globals() if name.startswith("__"))})

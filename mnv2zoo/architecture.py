@@ -350,7 +350,7 @@ PAPER_STAGES = (
 )
 
 # The tutorial network halves the resolution before the 96-channel stage instead of the 64-channel one.
-TUTORIAL_STAGES = (
+C20_STAGES = (
     Stage(t=1, c=16, n=1, s=1),
     Stage(t=6, c=24, n=2, s=2),
     Stage(t=6, c=32, n=3, s=2),
@@ -372,10 +372,10 @@ def _deeper(name: str, width: float, repeats: tuple[int, ...]) -> Config:
     return Config(name, stages, width, fix_stem_head=True, source="https://github.com/huggingface/pytorch-image-models")
 
 
-def _tutorial(name: str, width: float) -> Config:
+def _c20(name: str, width: float) -> Config:
     return Config(
         name,
-        TUTORIAL_STAGES,
+        C20_STAGES,
         width,
         activation="relu",
         expand_first=True,
@@ -397,9 +397,9 @@ CONFIGS: dict[str, Config] = {
         _deeper("mnv2zoo_110d", 1.10, (1, 3, 4, 5, 4, 4, 1)),
         _deeper("mnv2zoo_120d", 1.20, (1, 3, 5, 6, 5, 5, 1)),
         _paper("mnv2zoo_140", 1.40),
-        _tutorial("mnv2zoo_050_c20", 0.50),
-        _tutorial("mnv2zoo_100_c20", 1.00),
-        _tutorial("mnv2zoo_140_c20", 1.40),
+        _c20("mnv2zoo_050_c20", 0.50),
+        _c20("mnv2zoo_100_c20", 1.00),
+        _c20("mnv2zoo_140_c20", 1.40),
     )
 }
 

@@ -169,6 +169,10 @@ class RecipeError(ZooError, ValueError):
     """A value in a recipe that is of the wrong kind or out of bounds."""
 
 
+class TaskError(ZooError, ValueError):
+    """A task that cannot be found or created, or that does not support what was asked of it."""
+
+
 class RunError(ZooError, RuntimeError):
     """A run folder that cannot be used, or cannot be written."""
 

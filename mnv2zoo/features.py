@@ -1,13 +1,15 @@
-"""Every bottleneck's output by name, for a head of one's own.
+"""Every bottleneck's output by name, for your own head.
 
-timm's `features_only=True` gives the last map at each resolution; here any level can be had, before or
-behind a bottleneck's depthwise step, and nothing behind the deepest one is computed.
+timm's `features_only=True` gives the last map at each resolution. Here you get the map at any level, before or
+after a bottleneck's depthwise convolution, and no layer after the deepest one runs.
 """
 
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import torch
+from timm.models import FeatureInfo, checkpoint
 from torch import Tensor, nn
 
 from mnv2zoo import architecture
@@ -94,6 +96,7 @@ class BottleneckTaps(nn.Module):
         location: The location.
         channels: Channels of each map, by name.
         reductions: Image pixels a side for one pixel of each map, by name.
+        feature_info: timm's `FeatureInfo` of the maps, in the order of the names.
 
     Raises:
         TapError: If there are no names, one comes twice or is none of the network's (the message lists the
@@ -123,23 +126,15 @@ class BottleneckTaps(nn.Module):
 
         deepest = max(map(known.index, names))
         blocks = [block for block in bottlenecks(model) if block.number <= deepest]
-        reductions = {STEM: 2, HEAD: bottlenecks(model)[-1].reduction} | {
-            block.name: self._reduction(block) for block in blocks
-        }
-        channels = {STEM: model.arch_config.stem_channels, HEAD: model.num_features} | {
-            block.name: self._channels(block) for block in blocks
-        }
-        self.channels = OrderedDict((name, channels[name]) for name in names)
-        self.reductions = OrderedDict((name, reductions[name]) for name in names)
+        info = self._info(model, blocks)
+        place = {level["level"]: number for number, level in enumerate(info)}
+        self.feature_info = FeatureInfo(info, tuple(place[name] for name in names))
+        self.channels = OrderedDict(zip(names, self.feature_info.channels(), strict=True))
+        self.reductions = OrderedDict(zip(names, self.feature_info.reduction(), strict=True))
+        self.grad_checkpointing = False
 
         self.conv_stem, self.bn1 = model.conv_stem, model.bn1
-        stages: list[list[nn.Module]] = [[] for _ in range(blocks[-1].stage + 1)] if blocks else []
-        for block in blocks:
-            module: nn.Module = model.blocks[block.stage][block.index]  # type: ignore[index]
-            if self.wide and block.number == deepest:
-                module = _Expansion(module)
-            stages[block.stage].append(module)
-        self.blocks = nn.Sequential(*(nn.Sequential(*stage) for stage in stages))
+        self.blocks = self._stages(model, blocks, deepest)
         self.has_stem = STEM in names
         self.has_head = HEAD in names
         self.conv_head = model.conv_head if self.has_head else nn.Identity()
@@ -150,13 +145,39 @@ class BottleneckTaps(nn.Module):
         for module in set(self.modules()) - shared:
             module.training = model.training
 
-    def _channels(self, block: Bottleneck) -> int:
-        if not self.wide:
-            return block.out_channels
-        return block.hidden if block.expand else block.in_channels
+    def _info(self, model: MobileNetV2, blocks: list[Bottleneck]) -> list[dict[str, Any]]:
+        """What timm's `FeatureInfo` holds for each level, from fine to coarse."""
+        info = [_fact(STEM, model.arch_config.stem_channels, 2, "bn1")]
+        before = "bn1"
+        for block in blocks:
+            module = f"blocks.{block.stage}.{block.index}"
+            if not self.wide:
+                info.append(_fact(block.name, block.out_channels, block.reduction, module))
+            elif block.expand:
+                info.append(_fact(block.name, block.hidden, block.reduction // block.stride, f"{module}.bn1"))
+            else:  # the map is the bottleneck's input
+                info.append(_fact(block.name, block.in_channels, block.reduction // block.stride, before))
+            before = module
+        return [*info, _fact(HEAD, model.num_features, bottlenecks(model)[-1].reduction, "bn2")]
 
-    def _reduction(self, block: Bottleneck) -> int:
-        return block.reduction // block.stride if self.wide else block.reduction
+    def _stages(self, model: MobileNetV2, blocks: list[Bottleneck], deepest: int) -> nn.Sequential:
+        """The model's bottlenecks up to the deepest level, of which only the first half may be needed."""
+        stages: list[list[nn.Module]] = [[] for _ in range(blocks[-1].stage + 1)] if blocks else []
+        for block in blocks:
+            module: nn.Module = model.blocks[block.stage][block.index]  # type: ignore[index]
+            if self.wide and block.number == deepest:
+                module = _Expansion(module)
+            stages[block.stage].append(module)
+        return nn.Sequential(*(nn.Sequential(*stage) for stage in stages))
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Switches recomputation of activations in the backward pass on or off, for each bottleneck.
+
+        Args:
+            enable: Recompute them, which takes time and saves memory.
+        """
+        self.grad_checkpointing = enable
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Maps images (N, C, H, W) to an ordered dict of maps (N, channels, H/reduction, W/reduction)."""
@@ -171,10 +192,17 @@ class BottleneckTaps(nn.Module):
                 name = self.levels[number]
                 number += 1
                 if name and self.wide:
-                    found[name] = block.expand(x)
-                    x = block.reduce(found[name], x)
+                    if self.grad_checkpointing and not torch.jit.is_scripting():
+                        found[name] = checkpoint(block.expand, x)
+                        x = checkpoint(block.reduce, found[name], x)
+                    else:
+                        found[name] = block.expand(x)
+                        x = block.reduce(found[name], x)
                 else:
-                    x = block(x)
+                    if self.grad_checkpointing and not torch.jit.is_scripting():
+                        x = checkpoint(block, x)
+                    else:
+                        x = block(x)
                     if name:
                         found[name] = x
         if self.has_head:
@@ -183,6 +211,10 @@ class BottleneckTaps(nn.Module):
         for name in self.names:
             maps[name] = found[name]
         return maps
+
+
+def _fact(level: str, channels: int, reduction: int, module: str) -> dict[str, Any]:
+    return {"num_chs": channels, "reduction": reduction, "module": module, "level": level}
 
 
 class _Expansion(nn.Module):

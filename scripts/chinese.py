@@ -8,7 +8,7 @@ WORDS = {
     "params (M)": "参数（百万）",
     "weights": "权重",
     "pinned": "已固定哈希",
-    "licence of the weights": "权重的许可证",
+    "license of the weights": "权重的许可证",
     "photos": "照片",
     "epochs": "轮数",
     "minutes": "分钟",

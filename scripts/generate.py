@@ -26,7 +26,7 @@ from catalogue import ROOT, WEIGHTS, figures, measured, pinned, recorded, table,
 
 from mnv2zoo import architecture, environment
 from mnv2zoo.convert import LAYOUTS
-from mnv2zoo.training.recipe import Recipe
+from mnv2zoo.tasks.recipe import Recipe
 
 PART = re.compile(r"(?P<start><!-- generated: (?P<name>\S+) -->\n)(?P<body>.*?)(?P<end><!-- end: (?P=name) -->)", re.S)
 
@@ -47,7 +47,7 @@ def zoo() -> str:
                 else ("none yet", "", "", "")
             )
             rows.append((f"`{config.name}`", *figures(config, entry), *published))
-    return table("name | params (M): | GMAC: | weights | top-1 (%): | pinned | licence of the weights", rows)
+    return table("name | params (M): | GMACs: | weights | top-1 (%): | pinned | license of the weights", rows)
 
 
 def variables() -> str:

@@ -41,8 +41,8 @@ def models() -> str:
             rows.append((f"[`{config.name}`]({page})", weights, family(config), params, macs, side, *terms))
     choice, most, least = ("{ data-filter=" + kind + " }" for kind in ("choice", "most", "least"))
     return table(
-        f"model | weights | family {choice} | params (M) {most}: | GMAC {most}: | pixels | top-1 (%) {least}: | "
-        f"licence {choice} | source {choice} | pinned {choice}",
+        f"model | weights | family {choice} | params (M) {most}: | GMACs {most}: | pixels | top-1 (%) {least}: | "
+        f"license {choice} | source {choice} | pinned {choice}",
         rows,
     )
 
@@ -160,7 +160,7 @@ def facts(entry: WeightsEntry) -> str:
             ("name", f"`{entry.name}`"),
             ("what they are", entry.description or "unknown"),
             ("metrics", metrics or "unknown"),
-            ("licence", entry.license),
+            ("license", entry.license),
             ("origin", f"<{entry.origin}>" if entry.origin else "this project"),
             ("file", file),
             *([] if entry.bundled else [("revision", f"`{entry.revision}`" if entry.revision else "not pinned yet")]),

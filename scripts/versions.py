@@ -18,16 +18,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 EXTRAS = ("signing",)
-TOOLS = ("hypothesis", "pytest", "pytest-timeout")
+TOOLS = ("hypothesis", "import-linter", "pytest", "pytest-timeout")
 # What meets timm, the Hub's client and PyTorch; tests that need an extra that is not installed are skipped.
 TESTS = (
     "tests/test_architecture.py",
     "tests/test_imports.py",
-    "tests/test_model.py",
-    "tests/test_registry.py",
+    "tests/models",
     "tests/test_features.py",
-    "tests/convert/test_errors.py",
+    "tests/convert/test_conversion.py",
+    "tests/convert/test_fit.py",
     "tests/convert/test_layouts.py",
+    "tests/convert/test_recognize.py",
+    "tests/convert/test_state_dict.py",
     "tests/weights",
     "tests/cli/test_list.py",
     "tests/cli/test_weights.py",

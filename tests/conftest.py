@@ -1,52 +1,35 @@
-"""A loopback Hub for the whole run, and indexes of weights laid over the shipped one.
+"""A loopback Hub for the session, and indexes of weights laid over the shipped one.
 
-The Hub's client reads its environment when it is imported, so that is set here, before any test module
-is. Nothing is mocked: the client fetches over HTTP from `tests/hub_server.py`.
+Nothing is mocked: the client fetches over HTTP from `tests/hub_server.py`.
 """
 
 from __future__ import annotations
 
-import atexit
-import ctypes
+from tests import environment  # first, because the Hub's client reads its environment when it is imported
+
+# isort: split
 import json
 import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
+import huggingface_hub
+import numpy as np
 import pytest
+import safetensors.torch
+import timm
+import torch
+from PIL import Image
 
+import mnv2zoo
+from mnv2zoo.models import registry
+from mnv2zoo.weights import index
 from tests.hub_server import HubServer
 from tests.photos import fill
-
-_HUB = HubServer().__enter__()
-_HOME = tempfile.mkdtemp(prefix="mnv2zoo-tests-")
-atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
-for _name in [name for name in os.environ if name.startswith("MNV2ZOO_") or name in ("HF_TOKEN", "HF_HUB_OFFLINE")]:
-    del os.environ[_name]
-if os.environ.pop("TESTS_READ_ONLY_CACHE", ""):
-    Path(_HOME, "hf").mkdir(mode=0o500)
-os.environ |= {
-    "HF_ENDPOINT": _HUB.endpoint,
-    "HF_HOME": f"{_HOME}/hf",
-    "MNV2ZOO_HOME": f"{_HOME}/mnv2zoo",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-}
-
-import huggingface_hub  # noqa: E402
-import numpy as np  # noqa: E402
-import safetensors.torch  # noqa: E402
-import timm  # noqa: E402
-import torch  # noqa: E402
-from PIL import Image  # noqa: E402
-
-import mnv2zoo  # noqa: E402
-from mnv2zoo.models import registry  # noqa: E402
-from mnv2zoo.weights import index  # noqa: E402
 
 torch.set_num_threads(1)
 # An error on stderr: a line for the problem, and at most four facts below it.
@@ -101,36 +84,22 @@ def as_bytes(state_dict: dict[str, torch.Tensor]) -> bytes:
     return safetensors.torch.save({key: tensor.contiguous() for key, tensor in state_dict.items()})
 
 
-class _SignalStack(ctypes.Structure):
-    _fields_ = (("memory", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
-
-
-@pytest.fixture(autouse=True)
-def own_signal_stack() -> Iterator[None]:
-    """Takes away the alternate signal stack that OpenVINO leaves behind.
-
-    It gives the thread one, and where several models are alive, the thread may end with one whose memory was
-    freed. The next signal with a handler then ends the process without a word.
-    """
-    _drop_signal_stack()
-    yield
-    _drop_signal_stack()
-
-
-def _drop_signal_stack() -> None:
-    if hasattr(libc := ctypes.CDLL(None), "sigaltstack"):
-        libc.sigaltstack(ctypes.byref(_SignalStack(None, 2, 0)), None)  # SS_DISABLE
+@pytest.fixture(scope="session", autouse=True)
+def hub_server() -> Iterator[HubServer]:
+    """The Hub at the address in HF_ENDPOINT. It serves every test, because any test may come to ask it."""
+    with environment.HUB as hub:
+        yield hub
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+def hub(hub_server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """The Hub, whole and asked nothing yet, with an empty cache and an empty record of first use."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MNV2ZOO_HOME", str(tmp_path / "home"))
-    _HUB.heal()
-    _HUB.clear()
-    yield _HUB
-    _HUB.heal()
+    hub_server.heal()
+    hub_server.clear()
+    yield hub_server
+    hub_server.heal()
 
 
 @pytest.fixture
@@ -152,6 +121,25 @@ def overlay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     yield lay
     monkeypatch.undo()
     register()
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Gives a folder that one of pytest's processes fills for all of them. Tests only read it."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder(name: str, make: Callable[[Path], object]) -> Path:
+        place, made = base / name, base / f"{name}.made"
+        with filelock.FileLock(base / f"{name}.lock"):
+            if not made.exists():
+                shutil.rmtree(place, ignore_errors=True)  # what a failure left there
+                place.mkdir()
+                make(place)
+                made.touch()
+        return place
+
+    return folder
 
 
 @pytest.fixture(params=sorted(mnv2zoo.architecture.CONFIGS))

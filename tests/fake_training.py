@@ -42,22 +42,22 @@ def train(data: str, start: str, out: Path, values: dict) -> dict[str, torch.Ten
 
 def interrupted(data: str, model: str, out: Path, values: dict) -> None:
     """Leaves a run as an interruption in its second epoch does."""
-    from mnv2zoo.training.trainer import Training
+    from mnv2zoo.training.trainer import Trainer
 
-    real = Training.save
+    real = Trainer.save
 
-    def stop(self: Training) -> None:
+    def stop(self: Trainer) -> None:
         real(self)
         if self.progress.epoch == 1 and self.progress.step == 1:
             raise KeyboardInterrupt
 
-    Training.save = stop
+    Trainer.save = stop
     try:
         mnv2zoo.finetune(data, model, out, **values, checkpoint_steps=1)
     except KeyboardInterrupt:
         pass
     finally:
-        Training.save = real
+        Trainer.save = real
 
 
 def main(data: str, start: str, folder: str) -> None:

@@ -75,7 +75,8 @@ class NotFound(Exception):
 class HubServer:
     """A Hub with the repositories that a test puts into it.
 
-    `endpoint` is its address, `requests` what it was asked since the start or the last `clear()`.
+    `endpoint` is its address, reserved from the beginning and served within a `with` block. `requests` lists the
+    requests since the start or the last `clear()`.
     """
 
     def __init__(self) -> None:
@@ -83,13 +84,15 @@ class HubServer:
         self._repos: dict[str, dict[str, dict[str, File]]] = {}  # repository -> commit -> file name -> file
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
+        handler = type("Handler", (_Handler,), {"hub": self})
+        hub, cdn = self._servers = [_Server(("127.0.0.1", 0), handler, bind_and_activate=False) for _ in range(2)]
+        for server in self._servers:
+            server.server_bind()
+        self.endpoint, self.cdn = f"http://127.0.0.1:{hub.server_port}", f"http://localhost:{cdn.server_port}"
 
     def __enter__(self) -> HubServer:
-        handler = type("Handler", (_Handler,), {"hub": self})
-        self._servers = [ThreadingHTTPServer(("127.0.0.1", 0), handler) for _ in range(2)]
-        hub, cdn = self._servers
-        self.endpoint, self.cdn = f"http://127.0.0.1:{hub.server_port}", f"http://localhost:{cdn.server_port}"
         for server in self._servers:
+            server.server_activate()
             threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         return self
 
@@ -156,6 +159,10 @@ class HubServer:
                 if file.sha256 == sha256:
                     return file
         raise NotFound("EntryNotFound")
+
+
+class _Server(ThreadingHTTPServer):
+    allow_reuse_address = False  # else another process may be given the address before this one listens there
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -14,6 +14,7 @@ from mnv2zoo.errors import WeightsError
 from tests.conftest import ROOT, raw_entry
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_nothing_is_lost(name):
     # In a process of its own: attacks fork, and set timers and limits.
@@ -27,6 +28,7 @@ def raise_(error):
     raise error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("action", "sound", "errors"),
     [
@@ -50,6 +52,7 @@ def test_what_holds_is_counted():
     assert (tally.survived, tally.refused, tally.losses) == (1, 1, [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", fuzz.TARGETS)
 def test_what_is_fuzzed_takes_its_seeds(name):
     target = fuzz_targets.TARGETS[name]

@@ -16,7 +16,10 @@ from tests.conftest import GOOGLE, SHARED, needs_google
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 GROCERY = SHARED / "data/grocery"
-pytestmark = pytest.mark.skipif(not GROCERY.is_dir(), reason="needs the Grocery Store photos in ../shared/data/grocery")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not GROCERY.is_dir(), reason="needs the Grocery Store photos in ../shared/data/grocery"),
+]
 
 
 @pytest.fixture(scope="module")

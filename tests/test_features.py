@@ -149,6 +149,7 @@ class TestOtherMachinery:
         for name in expected:
             torch.testing.assert_close(found[name].float(), expected[name], rtol=rtol, atol=rtol)
 
+    @pytest.mark.slow
     def test_compile(self, taps, x):
         torch._dynamo.reset()
         self.check(taps, torch.compile(taps, fullgraph=True, backend="aot_eager"), x)
@@ -163,6 +164,7 @@ class TestOtherMachinery:
     def test_fx(self, taps, x):
         self.check(taps, fx.symbolic_trace(taps), x)
 
+    @pytest.mark.slow
     def test_onnx(self, taps, x, tmp_path):
         onnxruntime = pytest.importorskip("onnxruntime")
         path = tmp_path / "taps.onnx"
@@ -246,3 +248,47 @@ def test_odd_images(in_chans, size, batch):
 def test_half_precision(small):
     taps = BottleneckTaps(copy.deepcopy(small).to(torch.bfloat16), ["Bottleneck_7"])
     assert taps(torch.randn(1, 3, 64, 64, dtype=torch.bfloat16))["Bottleneck_7"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("location", ["output", "expansion"])
+def test_feature_info_is_that_of_the_maps_in_their_order(small, location):
+    names = ["C2", "Bottleneck_1", "C1", "Bottleneck_7"]
+    taps = BottleneckTaps(small, names, location)
+    maps = taps(torch.randn(1, 3, 64, 64))
+    info = taps.feature_info
+    assert isinstance(info, timm.models.FeatureInfo)
+    assert info.channels() == [x.shape[1] for x in maps.values()] == list(taps.channels.values())
+    assert info.reduction() == [64 // x.shape[-1] for x in maps.values()] == list(taps.reductions.values())
+    assert info.get("level") == names
+    assert [fact["num_chs"] for fact in info.get_dicts()] == info.channels()
+    found = {}
+    for name, module in zip(names, info.module_name(), strict=True):
+        model = copy.deepcopy(small)
+        model.get_submodule(module).register_forward_hook(lambda *args, name=name: found.update({name: args[2]}))
+        model(torch.zeros(1, 3, 64, 64))
+    assert {name: x.shape for name, x in found.items()} == {name: x.shape for name, x in maps.items()}
+
+
+@pytest.mark.parametrize("location", ["output", "expansion"])
+def test_gradient_checkpointing_computes_again_and_changes_no_gradient(small, location):
+    x = torch.randn(2, 3, 64, 64)
+    names = ["Bottleneck_3", "Bottleneck_9"]
+    gradients, calls, saved = [], [], []
+    for enable in (False, True):
+        taps = BottleneckTaps(copy.deepcopy(small).train(), names, location)
+        taps.set_grad_checkpointing(enable)
+        counted = []
+        taps.blocks[2][0].conv_dw.register_forward_hook(lambda *args, counted=counted: counted.append(args))
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: sizes.append(t.numel()) or t, lambda t: t):
+            loss = sum(m.square().mean() for m in taps(x).values())
+        saved.append(sum(sizes))
+        loss.backward()
+        gradients.append([p.grad for p in taps.parameters()])
+        calls.append(len(counted))
+    assert calls == [1, 2]
+    assert saved[1] < saved[0] / 2
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+    taps.set_grad_checkpointing(False)
+    assert not taps.grad_checkpointing

@@ -4,6 +4,7 @@ import hashlib
 import http.client
 import json
 import random
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -234,3 +235,17 @@ def test_the_environment_of_a_client_is_free_of_the_callers_settings(hub, tmp_pa
     env = hub_env(hub, tmp_path)
     assert not {"HF_TOKEN", "HF_HUB_OFFLINE", "MNV2ZOO_WEIGHTS_DIR", "https_proxy", "HTTP_PROXY"} & env.keys()
     assert env["HF_ENDPOINT"] == hub.endpoint
+
+
+def test_a_hub_answers_only_while_it_serves():
+    hub = HubServer()
+    address = "127.0.0.1", int(hub.endpoint.rpartition(":")[2])
+
+    def refused():
+        with socket.socket() as client:
+            return client.connect_ex(address) != 0
+
+    assert refused()
+    with hub:
+        assert not refused()
+    assert refused()

@@ -15,14 +15,16 @@ from packaging.utils import canonicalize_name
 from scripts import lock, release, versions
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("hatchling", reason="the build needs the extra: pip install 'mnv2zoo[dev]'")
 pytest.importorskip("cyclonedx_py", reason="the bill of materials needs the extra: pip install 'mnv2zoo[dev]'")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    return release.build(tmp_path_factory.mktemp("dist"))
+def wheel(made_once):
+    return next(made_once("dist", release.build).glob("*.whl"))
 
 
 def test_the_wheel_made_of_the_sdist_holds_what_it_should(wheel):

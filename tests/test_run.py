@@ -82,12 +82,14 @@ def run(*words):
     return subprocess.run([sys.executable, "-m", *words], env=env, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_a_training_script_takes_our_names(arguments):
     done = run("mnv2zoo.run", *arguments)
     assert "rank 0 of 1 mnv2zoo_050 batches 4 hello" in done.stdout, done.stderr
     assert done.returncode == 3
 
 
+@pytest.mark.slow
 def test_it_does_so_under_torchrun(arguments):
     done = run("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "mnv2zoo.run", *arguments)
     for rank in (0, 1):
@@ -95,6 +97,7 @@ def test_it_does_so_under_torchrun(arguments):
     assert "exitcode  : 3" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_script_that_is_not_there_is_bad_usage(tmp_path):
     done = run("mnv2zoo.run", str(tmp_path / "none.py"))
     assert done.returncode == 2

@@ -46,7 +46,7 @@ def replace_once(text: str, pattern: str, new: str) -> str:
 def main(runs: Path, news: str) -> None:
     """Measures the last run on all test images, and releases its weights."""
     last = runs / RUNS[-1]
-    scores = mnv2zoo.training.evaluate(runs / "data/coarse", str(last), split="test")
+    scores = mnv2zoo.evaluate(runs / "data/coarse", str(last), split="test")
     metrics = {"top1": round(scores.top1, 2), "top5": round(scores.top5, 2)}
     data = (last / "model.safetensors").read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import mnv2zoo
-from mnv2zoo.evaluation.metrics import Scores
+from mnv2zoo.tasks.classify.metrics import Scores
 
 TRAIN = 2640  # photos in the dataset's own training split
 RESULTS = Path(__file__).resolve().parents[2] / "docs/results/grocery.json"
@@ -37,7 +37,7 @@ def measure(run: Path, data: Path, coarse: dict[str, str]) -> dict[str, Any]:
     photos = len(json.loads((run / "split.json").read_text(encoding="utf-8"))["train"])
     row: dict[str, Any] = {"photos": photos}
     for split in ("val", "test") if photos == TRAIN else ("test",):
-        scores = mnv2zoo.training.evaluate(data, str(run), split=split)
+        scores = mnv2zoo.evaluate(data, str(run), split=split)
         row[split] = {"images": scores.images, "top1": round(scores.top1, 2), "top5": round(scores.top5, 2)}
         row[split] |= {"coarse": round(coarse_top1(scores, coarse), 2)}
     epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -1,10 +1,10 @@
-"""`mnv2zoo weights convert`: take over weights from another library."""
+"""`mnv2zoo weights convert`: convert weights of another library."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,12 +12,15 @@ from mnv2zoo.cli.options import Debug, Json
 from mnv2zoo.cli.output import print_json
 from mnv2zoo.errors import ConversionError
 
+if TYPE_CHECKING:
+    from mnv2zoo.model_dir.from_checkpoint import Converted
+
 EXAMPLE = """\b
 Examples:
   mnv2zoo weights convert flowers.keras --out flowers
   mnv2zoo weights convert model.safetensors --pad-type same --mean 0.5 0.5 0.5 --std 0.5 0.5 0.5
 """
-Colours = tuple[float, float, float]
+Colors = tuple[float, float, float]
 
 
 class Padding(StrEnum):
@@ -39,7 +42,7 @@ def command(
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", help="The folder, new or empty; by default of the file's name, here.", show_default=False
+            metavar="FOLDER", help="The folder, new or empty; by default named after the file.", show_default=False
         ),
     ] = None,
     model: Annotated[
@@ -50,7 +53,7 @@ def command(
         bool, typer.Option("--backbone", help="Leave out the classifier, or whatever other head there is.")
     ] = False,
     labels: Annotated[
-        Path | None, typer.Option(metavar="TEXT", help="A file with the names of the classes, one a line, in order.")
+        Path | None, typer.Option(metavar="TEXT", help="A file with the class names in order, one per line.")
     ] = None,
     pad_type: Annotated[
         Padding | None,
@@ -58,9 +61,9 @@ def command(
     ] = None,
     input_size: Annotated[int | None, typer.Option(min=32, help="Side of the images in pixels.")] = None,
     mean: Annotated[
-        Colours | None, typer.Option(help="Mean of the colours, from 0 to 1, that images are normalised by.")
+        Colors | None, typer.Option(help="Mean of each color, from 0 to 1, for normalizing images.")
     ] = None,
-    std: Annotated[Colours | None, typer.Option(help="Standard deviation of the colours, likewise.")] = None,
+    std: Annotated[Colors | None, typer.Option(help="Standard deviation of each color, from 0 to 1.")] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -71,9 +74,8 @@ def command(
     """
     from mnv2zoo.model_dir import from_checkpoint
 
-    preprocessing: dict[str, Any] = {"mean": mean, "std": std}
-    preprocessing["input_size"] = input_size
-    made = from_checkpoint.bring(
+    preprocessing: dict[str, Any] = {"mean": mean, "std": std, "input_size": input_size}
+    made = from_checkpoint.convert_checkpoint(
         file,
         out or Path(file.name.partition(".")[0]),
         model,
@@ -88,7 +90,11 @@ def command(
             | {"taken": made.taken or None}
             | {"arguments": made.arguments, "preprocessing": made.preprocessing, "assumed": made.assumed}
         )
-        return
+    else:
+        _print(made)
+
+
+def _print(made: Converted) -> None:
     padding = "as TensorFlow does" if made.arguments["pad_type"] == "same" else "symmetrically"
     print(f"wrote {made.directory}: {made.architecture} from the layout {made.layout}, padding {padding}")
     if made.taken:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mnv2zoo.cli.options import BatchSize, Debug, Device, Json
+from mnv2zoo.cli.options import BatchSize, Debug, Device, Json, Task
 from mnv2zoo.cli.output import print_json, print_table, progress
 
 EXAMPLE = """\b
@@ -25,6 +25,7 @@ def command(
     model: Annotated[
         str, typer.Option(metavar="NAME|RUN", help="A name of the zoo, or a run folder or hf-hub: name.")
     ] = "mnv2zoo_100",
+    task: Task = None,
     split: Annotated[
         str | None,
         typer.Option(
@@ -59,11 +60,11 @@ def command(
     Folder names must match the model's class names: for ImageNet's 1000 classes their names or synsets, such as
     n01440764.
     """
-    from mnv2zoo.training import evaluate
+    from mnv2zoo.evaluation import evaluate
 
     @contextlib.contextmanager
     def show(total: int) -> Iterator[Callable[[int], None]]:
-        with progress("classifying", total) as (_, advance):
+        with progress("evaluating", total) as (_, advance):
             yield advance
 
     if every and split is not None:
@@ -72,6 +73,7 @@ def command(
         data,
         model,
         split="all" if every else split,
+        task=task,
         layout=layout,
         train_dir=train_dir,
         val_dir=val_dir,
@@ -85,7 +87,8 @@ def command(
     if as_json:
         print_json({"model": model, "data": data} | scores.to_json())
         return
-    rows = [[row["label"], str(row["images"]), f"{row['top1']:.2f}"] for row in scores.per_class if row["images"]]
-    print_table(["class", " images", " top-1 (%)"], rows)
-    print(f"\n{scores.images} images: top-1 {scores.top1:.2f} %, top-5 {scores.top5:.2f} %, ", end="")
-    print(f"calibration error {scores.calibration_error:.2f} %, loss {scores.loss:.4f}")
+    columns, rows = scores.table()
+    if columns:
+        print_table(columns, rows)
+        print()
+    print(scores.last_line())

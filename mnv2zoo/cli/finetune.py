@@ -10,9 +10,9 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from mnv2zoo.cli.options import Debug
+from mnv2zoo.cli.options import Debug, Task
 from mnv2zoo.cli.output import print_json
-from mnv2zoo.training.recipe import CHOICES, FIELDS, MODEL, Recipe, read
+from mnv2zoo.tasks.recipe import CHOICES, FIELDS, MODEL, Recipe, read
 
 EXAMPLE = """\b
 Examples:
@@ -29,7 +29,7 @@ def _with_recipe(function: Callable[..., None]) -> Callable[..., None]:
     kinds = get_type_hints(Recipe)
     options = []
     for field in dataclasses.fields(Recipe):
-        kind, default = kinds[field.name], field.default
+        kind, default = str if field.name in CHOICES else kinds[field.name], field.default
         flag = "--" + field.name.replace("_", "-")
         if kind is bool:
             flag += "/--no-" + flag.removeprefix("--")
@@ -87,6 +87,7 @@ def command(
             show_default=False,
         ),
     ] = None,
+    task: Task = None,
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder, which is made.")] = Path("run"),
     recipe: Annotated[
         Path | None,
@@ -110,7 +111,7 @@ def command(
     given = {name: value for name in FIELDS if (value := values[name]) is not None}
     written = read(recipe) if recipe is not None else {}
     log = Log(stream=sys.stderr if as_json else sys.stdout)
-    result = finetune(data, model, out, resume=resume, log=log, **{**written, **given})
+    result = finetune(data, model, out, task=task, resume=resume, log=log, **{**written, **given})
     if as_json:
         print_json(
             {"run": str(result.run), "epoch": result.epoch}

@@ -38,7 +38,7 @@ def command(name: Name, as_json: Json = False, debug: Debug = False) -> None:
             f"\nweights {key}",
             {
                 "description": entry["description"],
-                "licence": entry["license"],
+                "license": entry["license"],
                 "origin": entry["origin"],
                 "metrics": ", ".join(f"{name} {percent(value)} %" for name, value in entry["metrics"].items()),
                 "file": entry.get("bundled") or f"{entry['filename']} of {entry['repo_id']}",

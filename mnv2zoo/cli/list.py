@@ -30,7 +30,7 @@ def command(
     if as_json:
         print_json(models)
         return
-    columns = ["name", " params", " GMAC", " input", "weights", "trust", " top-1", "licence"]
+    columns = ["name", " params", " GMACs", " input", "weights", "trust", " top-1", "license"]
     print_table(columns, [row for model in models for row in _rows(model)])
 
 

@@ -1,8 +1,18 @@
 """Options that several commands have."""
 
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+def _with_own_folder(task: str | None) -> str | None:
+    """Lets Python import a task's module from the working folder, as `python -m` does."""
+    if task is not None and ":" in task and (folder := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, folder)
+    return task
+
 
 Debug = Annotated[bool, typer.Option("--debug", help="Print a traceback where something fails.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -10,4 +20,13 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="An architecture or ar
 BatchSize = Annotated[int, typer.Option(min=1, help="Images that go through the network at once.")]
 Device = Annotated[
     str | None, typer.Option(help="Where to compute, such as 'cpu' or 'cuda:1'; by default a GPU if there is one.")
+]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|MODULE:CLASS",
+        help="What the network learns: 'classify', or a task of yours, which is imported. By default that of the run.",
+        show_default=False,
+        callback=_with_own_folder,
+    ),
 ]

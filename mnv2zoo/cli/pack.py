@@ -28,7 +28,7 @@ def command(
         str,
         typer.Option(metavar="ARCH.TAG", help="What to call the weights: the run's architecture and a tag of yours."),
     ],
-    license: Annotated[str, typer.Option(metavar="LICENSE", help="Their licence, such as Apache-2.0 or CC-BY-4.0.")],
+    license: Annotated[str, typer.Option(metavar="LICENSE", help="Their license, such as Apache-2.0 or CC-BY-4.0.")],
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="The package: a new folder, or a former package. RUN/package by default."),

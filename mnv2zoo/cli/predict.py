@@ -1,18 +1,21 @@
-"""`mnv2zoo predict`: the classes of images; `mnv2zoo.inference.predict` finds them."""
+"""`mnv2zoo predict`: predictions for images; `mnv2zoo.inference.predict` makes them."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from mnv2zoo.cli import errors
-from mnv2zoo.cli.options import BatchSize, Debug, Device
+from mnv2zoo.cli.options import BatchSize, Debug, Device, Task
 from mnv2zoo.cli.output import progress
 from mnv2zoo.errors import ImageReadError
+
+if TYPE_CHECKING:
+    from mnv2zoo.inference.predict import Settings
 
 EXAMPLE = """\b
 Examples:
@@ -23,100 +26,118 @@ Examples:
 """
 
 
+Paths = Annotated[
+    list[str],
+    typer.Argument(metavar="PATH", help="Images, folders (with all below them) and globs.", show_default=False),
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME|RUN",
+        help="An architecture, architecture.tag, a folder with config.json and model.safetensors, or an hf-hub: name.",
+    ),
+]
+TopK = Annotated[int, typer.Option(min=1, help="Number of classes per image.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one line per image.")]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Write the rows to this file too: '.csv', '.parquet', or else JSON lines. A killed run resumes.",
+    ),
+]
+Engine = Annotated[
+    Literal["auto", "torch", "inductor", "onnxruntime", "openvino"] | None,
+    typer.Option(help="The inference engine; by default 'torch' on the CPU, and plain PyTorch on a GPU."),
+]
+Precision = Annotated[Literal["fp32", "bf16", "int8"], typer.Option(help="The engine's precision.")]
+Calibration = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Images to calibrate int8 on.", show_default=False)
+]
+Exact = Annotated[
+    bool, typer.Option("--exact", help="Preprocess images as timm does, bit for bit, which takes longer.")
+]
+Ray = Annotated[
+    bool, typer.Option("--ray", help="Run on a Ray cluster, or on Ray here; --output is a folder for Parquet files.")
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes that Ray runs; by default one for each core.")]
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Cache for compiled onnxruntime and openvino engines; with it, the next run starts without PyTorch.",
+        show_default=False,
+    ),
+]
+Files = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Folder for the files of a task that writes some, such as masks.", show_default=False
+    ),
+]
+
+
 def command(
-    paths: Annotated[
-        list[str],
-        typer.Argument(metavar="PATH", help="Images, folders (with all below them) and globs.", show_default=False),
-    ],
-    model: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME|RUN",
-            help="An architecture, architecture.tag, a folder with config.json and model.safetensors, "
-            "or an hf-hub: name.",
-        ),
-    ] = "mnv2zoo_100",
-    topk: Annotated[int, typer.Option(min=1, help="Classes to tell for each image.")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, a line each image.")] = False,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write the rows to this file too: '.csv', '.parquet', or else JSON lines. A killed run resumes.",
-        ),
-    ] = None,
-    engine: Annotated[
-        Literal["auto", "torch", "inductor", "onnxruntime", "openvino"] | None,
-        typer.Option(help="What runs the network; by default 'torch' on the CPU, and PyTorch as it is on a GPU."),
-    ] = None,
-    precision: Annotated[Literal["fp32", "bf16", "int8"], typer.Option(help="What the engine computes in.")] = "fp32",
-    calibration: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Images that int8 is quantised on.", show_default=False)
-    ] = None,
-    exact: Annotated[
-        bool, typer.Option("--exact", help="Prepare images as timm does, bit for bit, which takes longer.")
-    ] = False,
+    paths: Paths,
+    model: Model = "mnv2zoo_100",
+    task: Task = None,
+    topk: TopK = 5,
+    as_json: AsJson = False,
+    output: Output = None,
+    engine: Engine = None,
+    precision: Precision = "fp32",
+    calibration: Calibration = None,
+    exact: Exact = False,
     batch_size: BatchSize = 32,
     device: Device = None,
-    ray: Annotated[
-        bool,
-        typer.Option("--ray", help="Run on a Ray cluster, or on Ray here; --output is a folder for Parquet files."),
-    ] = False,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that Ray runs; by default one for each core.")
-    ] = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Keep here what onnxruntime and openvino start from; with it, the next run starts without PyTorch.",
-            show_default=False,
-        ),
-    ] = None,
+    ray: Ray = False,
+    workers: Workers = None,
+    cache: Cache = None,
+    files: Files = None,
     debug: Debug = False,
 ) -> None:
-    """Classify images.
+    """Classify images, or predict what else the network was trained for.
 
     For each image the most probable classes are printed, with scores from 0 to 1. Unreadable images are reported
     on stderr and skipped, and the exit status is 1. If a run with --output is killed, run the same command again
     to resume.
     """
-    from mnv2zoo.inference.predict import Settings, predict
+    from mnv2zoo.inference.predict import Settings, run
 
-    status = 0
+    settings = Settings(
+        model,
+        topk,
+        engine,
+        precision,
+        calibration=str(calibration) if calibration else None,
+        exact=exact,
+        task=task,
+        files=str(files) if files else None,
+    )
     if ray:
         if output is None or device is not None or cache is not None:
             raise typer.BadParameter("needs --output, chooses devices itself and keeps nothing", param_hint="--ray")
-        from mnv2zoo.inference import ray_data as on_ray
-
-        settings = Settings(model, topk, engine, precision, str(calibration) if calibration else None, exact)
-        for error in on_ray.predict(paths, output, settings, batch_size=batch_size, workers=workers):
-            status = errors.report(error, debug)
-        print(output)
-        raise typer.Exit(status)
-    rows = predict(
-        paths,
-        model,
-        topk=topk,
-        engine=engine,
-        precision=precision,
-        calibration=calibration,
-        exact=exact,
-        batch_size=batch_size,
-        device=device,
-        output=output,
-        cache=cache,
-    )
-    with progress("classifying", None) as (show, advance), contextlib.closing(rows):
+        raise typer.Exit(_on_ray(paths, output, settings, batch_size, workers, debug))
+    describe, status = settings.find_task().describe, 0
+    rows = run(paths, settings, batch_size=batch_size, device=device, output=output, cache=cache)
+    with progress("predicting", None) as (show, advance), contextlib.closing(rows):
         for row in rows:
             if isinstance(row, ImageReadError):
                 status = errors.report(row, debug)
             else:
-                show(json.dumps(row, allow_nan=False) if as_json else _describe(row))
+                show(json.dumps(row, allow_nan=False) if as_json else describe(row))
             advance(1)
     raise typer.Exit(status)
 
 
-def _describe(row: dict[str, Any]) -> str:
-    lines = [f"  {p['score']:.4f}  {p['class']:>4}  {p['label']}" for p in row["predictions"]]
-    return "\n".join([row["image"], *lines])
+def _on_ray(
+    paths: list[str], output: str, settings: Settings, batch_size: int, workers: int | None, debug: bool
+) -> int:
+    """Predicts on Ray, and returns the exit status."""
+    from mnv2zoo.inference import ray_data
+
+    status = 0
+    for error in ray_data.predict(paths, output, settings, batch_size=batch_size, workers=workers):
+        status = errors.report(error, debug)
+    print(output)
+    return status

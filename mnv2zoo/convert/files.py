@@ -67,7 +67,7 @@ def read(path: str | Path, backbone: bool = False) -> Checkpoint:
         raise
     except Exception as error:  # whatever the parsers raise for a malformed file
         found = f"{type(error).__name__}: {one_line(error)}".rstrip(".")
-        raise _unreadable(path, f"a sound {path.suffix} file", found, "Save it anew where it comes from.") from error
+        raise _unreadable(path, f"a sound {path.suffix} file", found, "Save it again where it comes from.") from error
 
 
 def in_folder(folder: str | Path) -> Path:

@@ -69,7 +69,7 @@ def read(data: bytes, backbone: bool = False) -> tuple[Tensors, dict[str, Any]]:
         backbone: Whether only the backbone is wanted, so that what follows it does not matter.
 
     Returns:
-        The tensors under the keys of `convert/keras.py`, and the `input_size`, `mean` and `std` that the
+        The tensors under the keys of `convert/layouts/keras.py`, and the `input_size`, `mean` and `std` that the
         configuration tells of.
 
     Raises:

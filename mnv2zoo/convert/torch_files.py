@@ -138,5 +138,5 @@ def _refusal(error: Exception) -> ConversionError:
         "the file is not a sound checkpoint of PyTorch",
         expected="a file that `torch.save` wrote, whole",
         found=f"{type(inner).__name__}: {sentences[0] if sentences else 'it cannot be unpickled'}".rstrip(".: "),
-        fix="Save it anew where it comes from.",
+        fix="Save it again where it comes from.",
     )

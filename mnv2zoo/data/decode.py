@@ -16,6 +16,7 @@ from mnv2zoo.data.pixels import FORMATS as FORMATS
 from mnv2zoo.errors import ImageReadError
 
 S = TypeVar("S")
+R = TypeVar("R")
 T = TypeVar("T")
 
 
@@ -88,9 +89,9 @@ def _decode(
 
 def read_all(
     sources: Iterable[S],
-    prepare: Callable[[Image.Image], T],
+    prepare: Callable[[R], T],
     ahead: int = 64,
-    read: Callable[[S], Image.Image] = read,  # type: ignore[assignment]
+    read: Callable[[S], R] = read,  # type: ignore[assignment]
 ) -> Generator[tuple[S, T | ImageReadError], None, None]:
     """Reads images in a pool of threads, a limited number of them ahead of who takes them.
 

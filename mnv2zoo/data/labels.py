@@ -6,8 +6,6 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from timm.data import ImageNetInfo
-
 from mnv2zoo.data.layout import composed
 from mnv2zoo.errors import DataError
 
@@ -32,6 +30,8 @@ def match_classes(names: Sequence[str], label_names: Sequence[str]) -> list[int]
     Raises:
         DataError: If a folder's name is none of them, or is the name of two; the message names the nearest.
     """
+    from timm.data import ImageNetInfo  # takes seconds to import, and `names_in` does without
+
     synsets = ImageNetInfo().label_names() if len(label_names) == 1000 else ()
     known: dict[str, set[int]] = {}
     for labels in (synsets, label_names):

@@ -6,23 +6,18 @@ what can wait for its turn, and `batch` makes the network's input of some of the
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from mnv2zoo import architecture
-
 if TYPE_CHECKING:
     import torch
 
     from mnv2zoo.runtimes.runners import Array
-    from mnv2zoo.weights import WeightsEntry
 
 # How many times larger than wanted a JPEG is decoded at least, so that the filter that resizes has the last word. From
 # 3 on, Pillow's documentation of `Image.resize` finds the result hard to tell from that of the whole photo.
@@ -183,67 +178,3 @@ def from_cfg(cfg: Mapping[str, Any]) -> Fast | None:
         return None
     mean, std = (per_channel(cfg[key], channels) for key in ("mean", "std"))
     return Fast(height, cfg["crop_pct"], cfg["interpolation"], mean, std)
-
-
-def source(name: str) -> Path | WeightsEntry | None:
-    """Finds out where a network comes from, without timm, whose import takes as long as some hundreds of photos.
-
-    Args:
-        name: As `network.describe` takes it.
-
-    Returns:
-        Its folder, or its entry in the index; None where only the network can tell.
-
-    Raises:
-        UnknownModelError: If there is no network of that name.
-        WeightsIndexError: If an index file is bad.
-    """
-    kind, _, place = name.partition(":")
-    if kind == "hf-hub":
-        return None
-    if kind == "local-dir" or (name.partition(".")[0] not in architecture.CONFIGS and Path(name).is_dir()):
-        return Path(place if kind == "local-dir" else name)
-    from mnv2zoo.weights import index
-
-    config = architecture.get(name)
-    return index.entry(name) if "." in name or index.entries_of(config.name) else None
-
-
-def find(name: str) -> Fast | None:
-    """Finds a network's fast preprocessing without timm.
-
-    Args:
-        name: As `network.describe` takes it.
-
-    Returns:
-        The preprocessing; None where only the network can tell.
-
-    Raises:
-        UnknownModelError: If there is no network of that name.
-        WeightsIndexError: If an index file is bad.
-    """
-    return of(source(name))
-
-
-def of(found: Path | WeightsEntry | None) -> Fast | None:
-    """Makes the fast preprocessing of a network from where it comes from.
-
-    Args:
-        found: What `source` found.
-
-    Returns:
-        The preprocessing; None where only the network can tell.
-    """
-    if isinstance(found, Path):
-        return _in_folder(found)
-    return from_cfg({field: getattr(found, field) for field in FIELDS}) if found else None
-
-
-def _in_folder(folder: Path) -> Fast | None:
-    try:
-        document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        cfg = document["pretrained_cfg"]
-        channels = (document.get("model_args") or {}).get("in_chans") or cfg["input_size"][0]
-        return from_cfg(cfg) if channels == cfg["input_size"][0] else None
-    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
-        return None  # whoever loads the network tells what is wrong

@@ -1,7 +1,7 @@
-"""Networks made fast for the machine at hand, and checked against what they were made from."""
+"""Fast inference on this machine, and bundles for others."""
 
 from mnv2zoo.deploy.export import export
 from mnv2zoo.deploy.fold import fold
-from mnv2zoo.deploy.optimize import Attempt, EngineName, Optimized, Precision, optimize
+from mnv2zoo.deploy.optimize import Attempt, Optimized, optimize
 
-__all__ = ["Attempt", "EngineName", "Optimized", "Precision", "export", "fold", "optimize"]
+__all__ = ["Attempt", "Optimized", "export", "fold", "optimize"]

@@ -32,9 +32,9 @@ class Calibration:
     """Images, and their classes where those are known.
 
     Attributes:
-        read: Reads them and prepares them for the network.
-        fingerprint: What tells them from others.
-        classes: Class of each image; none where they are not known.
+        read: Reads and preprocesses them.
+        fingerprint: A hash of them, for the cache key.
+        classes: The class of each image; empty if unknown.
     """
 
     read: Callable[[], Tensor]
@@ -43,7 +43,7 @@ class Calibration:
 
     @functools.cached_property
     def images(self) -> Tensor:
-        """The images (n, C, H, W); read when first asked for, which a kept engine never does."""
+        """The images (n, C, H, W); read on first use, which a cached engine never needs."""
         return self.read()
 
 

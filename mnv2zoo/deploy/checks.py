@@ -1,4 +1,4 @@
-"""What engines and exports ask of a network and of this machine, and how near to the original is near enough."""
+"""What engines and exports require of a model and of this machine, and how outputs are compared."""
 
 from __future__ import annotations
 
@@ -19,20 +19,25 @@ def missing(packages: Iterable[str]) -> list[str]:
 
 
 def require(packages: Iterable[str], what: str, extra: str = "deploy") -> None:
-    """Refuses to go on without packages.
+    """Requires packages to be installed.
+
+    Args:
+        packages: Their import names.
+        what: The feature that needs them.
+        extra: The project's extra that installs them.
 
     Raises:
-        MissingExtraError: If one is not installed; `what` says what needs it, `extra` what installs it.
+        MissingExtraError: If one is not installed.
     """
     if absent := missing(packages):
         raise MissingExtraError(f"{what} needs {', '.join(absent)}", fix=f'Run: pip install "mnv2zoo[{extra}]"')
 
 
 def require_network(model: object) -> None:
-    """Refuses what is no network, in training mode, or not on the CPU, for which all here is made.
+    """Requires a model in evaluation mode on the CPU.
 
     Raises:
-        DeployError: If any part of it is.
+        DeployError: If it is not a module, or any part of it is in training mode or on another device.
     """
     if not isinstance(model, nn.Module):
         raise DeployError("no network", expected="a torch.nn.Module", found=describe(model))
@@ -44,7 +49,7 @@ def require_network(model: object) -> None:
 
 
 def are_images(value: object) -> TypeGuard[Tensor]:
-    """Whether something is a batch of prepared images (N, C, H, W) on the CPU."""
+    """Whether something is a batch of preprocessed images (N, C, H, W) on the CPU."""
     return isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point() and value.device.type == "cpu"
 
 

@@ -1,7 +1,7 @@
-"""What can run a network: each engine makes a function of it, from images to a list of outputs.
+"""The engines that can run a model: each turns it into a function from images to a list of outputs.
 
-Those of other runtimes take the network as ONNX, so there is one way out of PyTorch. It takes seconds, and
-int8 takes a minute; what comes of it is bytes, from which a runtime starts at once, so those can be kept.
+Other runtimes take the model as ONNX, so there is one way out of PyTorch. An export takes seconds, and quantization
+a minute. The result is bytes from which the runtime starts at once, so these can be cached.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils import _pytree as pytree
 
 from mnv2zoo.deploy.calibration import Calibration
+from mnv2zoo.models.timm_compat import inductor_settings, pytree
 from mnv2zoo.runtimes import runners
 from mnv2zoo.runtimes.runners import INPUT, Parts
+from mnv2zoo.system import posix
 
 Runner = Callable[[Tensor], list[Tensor]]
 T = TypeVar("T")
@@ -79,25 +80,25 @@ class Plan:
 
 @dataclass(frozen=True)
 class Engine:
-    """A way to run a network.
+    """A way to run a model.
 
     Attributes:
-        needs: Packages that it imports beyond the project's own dependencies.
-        precisions: What it can compute in.
-        patient: Whether it compiles for a minute before the first image.
-        prepare: From the source and a precision to bytes that can be kept; None where the engine starts from
-            the network itself.
         start: From a plan to a function.
+        precisions: The precisions that it supports.
+        prepare: From the source and a precision to bytes that can be cached; None for an engine that starts from the
+            PyTorch module itself.
+        needs: Packages that it imports beyond the project's own dependencies.
+        slow_to_compile: Whether it compiles for a minute before the first image.
     """
 
-    needs: tuple[str, ...]
-    precisions: tuple[str, ...]
-    patient: bool
-    prepare: Callable[[Source, str], Parts] | None
     start: Callable[[Plan], Runner]
+    precisions: tuple[str, ...]
+    prepare: Callable[[Source, str], Parts] | None = None
+    needs: tuple[str, ...] = ()
+    slow_to_compile: bool = False
 
     def packages(self, precision: str) -> tuple[str, ...]:
-        """What it imports for a precision: int8 is quantised for by NNCF."""
+        """The packages that it imports for a precision: NNCF quantizes for int8."""
         return (*self.needs, "nncf") if precision == "int8" else self.needs
 
 
@@ -214,14 +215,12 @@ def _torch(plan: Plan) -> Runner:
 
 
 def _inductor(plan: Plan) -> Runner:
-    from torch._inductor import config
-
     assert plan.network is not None
     compiled = torch.compile(plan.network, dynamic=False)
     part, dtype = min(plan.shape[0], _part(plan)), _dtype(plan.precision)
 
     def run(x: Tensor) -> list[Tensor]:
-        with torch.no_grad(), _threads(plan.threads), config.patch(freezing=True):
+        with torch.no_grad(), _threads(plan.threads), inductor_settings(freezing=True):
             # Every part is of the one size that is compiled for: each other would take a minute of its own.
             whole = functional.pad(x, (0, 0, 0, 0, 0, 0, 0, -len(x) % part))
             images = whole.to(memory_format=torch.channels_last, dtype=dtype).split(part)
@@ -245,13 +244,13 @@ def _for_onnxruntime(source: Source, precision: str) -> Parts:
 
 
 def _quantize(network: Any, source: Source, feed: Callable[[Any], Any], advanced: Any = None) -> Any:
-    """NNCF's post-training quantisation of an ONNX or OpenVINO network."""
+    """Quantizes an ONNX or OpenVINO model with NNCF, after training."""
     import nncf
 
     assert source.calibration is not None
     nncf.set_log_level(logging.ERROR)
     rows = [row[None].contiguous().numpy() for row in source.calibration.images]
-    with contextlib.redirect_stdout(sys.stderr):  # where its progress is in nobody's way
+    with contextlib.redirect_stdout(sys.stderr), posix.preserved_signal_stack():  # NNCF compiles with OpenVINO
         return nncf.quantize(network, nncf.Dataset(rows, feed), subset_size=len(rows), advanced_parameters=advanced)
 
 
@@ -263,8 +262,8 @@ def _for_openvino(source: Source, precision: str) -> Parts:
 
     network = openvino.Core().read_model(source.onnx)
     network.reshape([1, *source.example.shape[1:]])
-    # From ONNX, weights of depthwise convolutions come with a reshape, behind which NNCF does not see them. They would
-    # be computed in floating point, and each step there and back be a step more.
+    # From ONNX, weights of depthwise convolutions come with a reshape that hides them from NNCF. They would be computed
+    # in floating point, with a conversion before and after each.
     folding = passes.Manager()
     folding.register_pass(passes.ConstantFolding())
     folding.run_passes(network)
@@ -286,20 +285,18 @@ def _dtype(precision: str) -> torch.dtype:
 
 
 ENGINES = {
-    "torch": Engine((), ("fp32", "bf16"), False, None, _torch),
-    "inductor": Engine((), ("fp32", "bf16"), True, None, _inductor),
+    "torch": Engine(start=_torch, precisions=("fp32", "bf16")),
+    "inductor": Engine(start=_inductor, precisions=("fp32", "bf16"), slow_to_compile=True),
     "onnxruntime": Engine(
-        needs=("onnx", "onnxscript", "onnxruntime"),
-        precisions=("fp32", "int8"),
-        patient=False,
-        prepare=_for_onnxruntime,
         start=functools.partial(_runtime, "onnxruntime"),
+        precisions=("fp32", "int8"),
+        prepare=_for_onnxruntime,
+        needs=("onnx", "onnxscript", "onnxruntime"),
     ),
     "openvino": Engine(
-        needs=("onnx", "onnxscript", "openvino"),
-        precisions=("fp32", "bf16", "int8"),
-        patient=False,
-        prepare=_for_openvino,
         start=functools.partial(_runtime, "openvino"),
+        precisions=("fp32", "bf16", "int8"),
+        prepare=_for_openvino,
+        needs=("onnx", "onnxscript", "openvino"),
     ),
 }

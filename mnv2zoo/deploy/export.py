@@ -1,10 +1,9 @@
-"""A folder with all that it takes to classify photos elsewhere: model, preprocessing, labels, a script and a card."""
+"""Exports a bundle that classifies photos on its own: model, preprocessing, labels, a script and a card."""
 
 from __future__ import annotations
 
 import ast
 import contextlib
-import hashlib
 import json
 import sys
 import tempfile
@@ -22,8 +21,10 @@ from mnv2zoo.data import decode, pixels
 from mnv2zoo.deploy import checks, engines, generated_images
 from mnv2zoo.deploy.fold import fold
 from mnv2zoo.errors import DeployError, nearest
+from mnv2zoo.model_dir import cards
 from mnv2zoo.models import config_file, names, pretrained
 from mnv2zoo.models.names import Description
+from mnv2zoo.system import posix
 from mnv2zoo.system.files import vacant, whole_folder
 from mnv2zoo.version import __version__
 
@@ -33,14 +34,14 @@ SCRIPT = Path(__file__).parent / "bundle/predict.py"
 
 @dataclass(frozen=True)
 class Target:
-    """What a bundle's format takes.
+    """A bundle's format.
 
     Attributes:
-        write: Writes the model into the bundle, from the folded network and an example (1, C, H, W), and
-            returns the names of its files.
-        needs: Packages that it takes to write it, by the names that they are imported by.
+        write: Writes the model into the bundle, from the folded model and an example (1, C, H, W), and returns the
+            names of its files.
+        needs: The packages that it needs, by their import names.
         extra: The project's extra that installs them.
-        runtime: What `predict.py` needs beside numpy and pillow, by the names that pip knows.
+        runtime: The packages that `predict.py` needs besides numpy and pillow, as pip knows them.
     """
 
     write: Callable[[nn.Module, torch.Tensor, Path], list[str]]
@@ -54,29 +55,27 @@ PIXEL_TOLERANCE = 1e-5  # of a normalized value
 
 
 def export(model: nn.Module | str, directory: str | Path, format: Format = "onnx", name: str | None = None) -> Path:
-    """Makes a bundle that needs neither this package nor timm.
+    """Exports a bundle that needs neither this package nor timm.
 
     It holds the model, `preprocess.json`, `labels.txt`, `predict.py` and the card `README.md`. Before the folder
-    appears, the script reads a few image files of many kinds, and its pixels and outputs are compared with the
-    model's.
+    appears, the script reads image files of many kinds, and its pixels and outputs are compared with the model's.
 
     Args:
-        model: A classifier of the zoo in evaluation mode; or its name: an architecture,
-            `architecture.tag`, a run folder or an `hf-hub:` name.
-        directory: The bundle: a folder that is not there yet, or empty.
-        format: For batches of any size, `onnx` for ONNX Runtime, `openvino`, or `torch-export` for PyTorch
-            (`.pt2`). For one image at a time, as telephones take them, `executorch` (`.pte`, with XNNPACK)
-            or `litert` (`.tflite`).
-        name: What the card calls it; by default what the model was called.
+        model: A zoo classifier in evaluation mode; or its name: an architecture, `architecture.tag`, a run folder or an
+            `hf-hub:` name.
+        directory: The bundle: a new or empty folder.
+        format: For batches of any size, `onnx` for ONNX Runtime, `openvino`, or `torch-export` for PyTorch (`.pt2`).
+            For one image at a time, as on mobile devices, `executorch` (`.pte`, with XNNPACK) or `litert` (`.tflite`).
+        name: The model's name on the card; its own by default.
 
     Returns:
         The bundle.
 
     Raises:
-        DeployError: If the model is none that can be exported, the folder holds something or cannot be
-            written, or the bundle does not prepare or compute what the model does.
-        MissingExtraError: If what the format needs is not installed.
-        UnknownModelError: If there is no network of that name.
+        DeployError: If the model cannot be exported, the folder is not empty or cannot be written, or the bundle's
+            pixels or outputs differ from the model's.
+        MissingExtraError: If a package that the format needs is not installed.
+        UnknownModelError: If there is no model of that name.
         WeightsError: If its weights cannot be found, fetched or verified.
     """
     directory = Path(directory)
@@ -94,8 +93,18 @@ def export(model: nn.Module | str, directory: str | Path, format: Format = "onnx
             (bundle / "preprocess.json").write_text(json.dumps(preprocessing, indent=2) + "\n", encoding="utf-8")
             (bundle / "labels.txt").write_bytes("".join(f"{label}\n" for label in labels).encode())
             (bundle / SCRIPT.name).write_text(script(), encoding="utf-8")
-            error = _compare(classifier, bundle, preprocessing)
-            card = _card(name or description.name, description, format, bundle, files, preprocessing, error)
+            difference = _compare(classifier, bundle, preprocessing)
+            card = cards.bundle_card(
+                name or description.name,
+                architecture=description.config.name,
+                format=format,
+                runtime=TARGETS[format].runtime,
+                side=preprocessing["input_size"][1],
+                license=description.cfg.get("license"),
+                difference=difference,
+                compared=generated_images.COUNT,
+                files={file: (bundle / file).read_bytes() for file in files},
+            )
             (bundle / "README.md").write_text(card, encoding="utf-8")
     except OSError as error:
         raise DeployError("cannot write the bundle", found=error.strerror or error, where=directory) from error
@@ -111,7 +120,7 @@ def _check(directory: Path, format: str) -> None:
 
 
 def _description(model: nn.Module) -> Description:
-    """What a network that was built already is, as far as it tells."""
+    """Describes a model that was built already."""
     config, cfg = getattr(model, "arch_config", None), getattr(model, "pretrained_cfg", None)
     if config is None or cfg is None or not getattr(model, "num_classes", 0):
         raise DeployError(
@@ -184,7 +193,7 @@ def _to_executorch(model: nn.Module, example: torch.Tensor, bundle: Path) -> lis
 def _to_litert(model: nn.Module, example: torch.Tensor, bundle: Path) -> list[str]:
     import litert_torch
 
-    with contextlib.redirect_stdout(sys.stderr):  # it tells of its progress there
+    with contextlib.redirect_stdout(sys.stderr):  # its progress goes to stdout
         litert_torch.convert(engines.Flat(model).eval(), (example,)).export(str(bundle / "model.tflite"))
     return ["model.tflite"]
 
@@ -217,7 +226,7 @@ def _load(bundle: Path) -> Any:
 
 
 def _compare(model: nn.Module, bundle: Path, preprocessing: Mapping[str, Any]) -> float:
-    """The largest difference of a logit, between the bundle's script and the model, from image files on."""
+    """Compares the bundle's script with the model on image files, and returns the largest difference of a logit."""
     module = _load(bundle)
     config = json.loads((bundle / "preprocess.json").read_text(encoding="utf-8"))
     transform = pretrained.image_transform({**preprocessing, "input_size": tuple(preprocessing["input_size"])})
@@ -235,7 +244,8 @@ def _compare(model: nn.Module, bundle: Path, preprocessing: Mapping[str, Any]) -
                 fix="Report this, with the model's pretrained_cfg.",
             )
     images = torch.stack(prepared)
-    found = torch.from_numpy(module.load(bundle)(images.numpy()))
+    with posix.preserved_signal_stack():
+        found = torch.from_numpy(module.load(bundle)(images.numpy()))
     with torch.inference_mode():
         wanted = model(torch.stack(wanted_pixels))
     rows = [checks.distances([ours], [theirs]) for ours, theirs in zip(found, wanted, strict=True)]
@@ -248,33 +258,3 @@ def _compare(model: nn.Module, bundle: Path, preprocessing: Mapping[str, Any]) -
             fix="Try another format, and report this one.",
         )
     return max(difference for _, difference in rows)
-
-
-def _card(
-    name: str,
-    description: Description,
-    format: str,
-    bundle: Path,
-    files: list[str],
-    preprocessing: Mapping[str, Any],
-    error: float,
-) -> str:
-    hashes = "".join(f"- `{file}`: `{hashlib.sha256((bundle / file).read_bytes()).hexdigest()}`\n" for file in files)
-    side = preprocessing["input_size"][1]
-    return f"""# {name}
-
-{description.config.name}, exported by mnv2zoo {__version__} as {format}.
-
-```sh
-pip install numpy pillow {TARGETS[format].runtime}
-python predict.py photo.jpg
-```
-
-Images of {side} x {side} pixels, prepared as `preprocess.json` says, give a logit for each line of `labels.txt`.
-
-- Licence of the weights: {description.cfg.get("license") or "not known"}
-- Largest difference of a logit from PyTorch's, on {generated_images.COUNT} image files of many kinds: {error:.1e}
-
-SHA-256:
-
-{hashes}"""

@@ -1,12 +1,14 @@
-"""What a network on an engine depends on, so that another is never taken for it."""
+"""The cache key of a model on an engine, so that one model is never taken for another."""
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import pickle
 import platform
-from collections import OrderedDict
-from io import BytesIO
+import sys
+from collections.abc import Iterable, Mapping
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -16,23 +18,33 @@ from mnv2zoo.errors import DeployError
 from mnv2zoo.runtimes.cache import versions
 from mnv2zoo.version import __version__
 
+VERSIONED = ("mnv2zoo", "timm", "torch")  # the key has their versions, so it needs no source of theirs
+PLAIN = (type(None), bool, int, float, complex, str, bytes)
+HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+# What `nn.Module` keeps beside its attributes: flags of the hooks, and hooks of training, saving and loading.
+BOOKKEEPING = (
+    *(f"{hooks}_{flag}" for hooks in HOOKS for flag in ("with_kwargs", "always_called")),
+    *("_backward_pre_hooks", "_backward_hooks", "_is_full_backward_hook", "_non_persistent_buffers_set"),
+    *("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
+)
 
-def facts_about(model: nn.Module, example: Tensor, calibration: str = "") -> dict[str, str]:
-    """What any entry depends on: the network, the images' kind, versions and the processor.
+
+def cache_key(model: nn.Module, example: Tensor, calibration: str = "") -> dict[str, str]:
+    """Lists what every cache entry of a model depends on: the model, the images' kind, versions and the CPU.
 
     Args:
-        model: The network.
+        model: The model.
         example: Images (N, C, H, W).
         calibration: A hash of the images that int8 ranges are measured on, if any.
 
     Returns:
-        The facts.
+        The key's parts by name.
 
     Raises:
-        DeployError: If the model holds something that cannot be pickled, such as a lambda.
+        DeployError: If the model holds something that cannot be told from something else, such as a lambda.
     """
     return {
-        "model": _fingerprint(model),
+        "model": fingerprint(model),
         "calibration": calibration,
         "images": f"{example.dtype} {tuple(example.shape[1:])}",
         "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
@@ -41,31 +53,109 @@ def facts_about(model: nn.Module, example: Tensor, calibration: str = "") -> dic
     }
 
 
-class _Pickler(pickle.Pickler):
-    """Pickles tensors as the hash of their numbers, and hooks without the numbers that this process gave them."""
+def fingerprint(model: nn.Module) -> str:
+    """Hashes everything that decides what a model computes.
 
-    def reducer_override(self, value: object) -> Any:
-        if isinstance(value, OrderedDict) and all(isinstance(key, int) for key in value):
-            return OrderedDict, (list(enumerate(value.values())),)
-        return NotImplemented
+    That is every tensor (its name, dtype, shape and bytes), and for each module its class, its attributes and its
+    forward hooks, in their order. Of a zoo model these hold its config and the arguments that it was built with. A
+    class or function counts by its name, and by its source text where no package version in the key vouches for it.
 
-    def persistent_id(self, value: object) -> object:
-        if not isinstance(value, Tensor):
-            return None
-        numbers = value.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
-        return str(value.dtype), tuple(value.shape), hashlib.sha256(numbers.data).hexdigest()
+    Args:
+        model: The model.
 
+    Returns:
+        A SHA-256 in hexadecimal. Models that were built alike have the same one in every process.
 
-def _fingerprint(model: nn.Module) -> str:
-    """A hash of all that a network holds: its weights, and what its modules are and how they are set."""
-    pickled = BytesIO()
+    Raises:
+        DeployError: If the model holds something that cannot be told from something else, such as a lambda.
+    """
     try:
-        _Pickler(pickled, protocol=4).dump(model)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        return _Digests().of(model)
+    except (TypeError, ValueError, AttributeError, RuntimeError, pickle.PicklingError) as error:
         raise DeployError(
             "the model's content cannot be told from another's",
-            expected="a model that can be pickled",
+            expected="attributes and hooks without lambdas, local functions and open files",
             found=str(error),
             fix="Leave out the cache.",
         ) from error
-    return hashlib.sha256(pickled.getvalue()).hexdigest()
+
+
+class _Digests:
+    """Hashes of values by what they hold, whichever process holds them."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, str] = {}
+        self._alive: list[Any] = []  # while a value lives, no other has its identity
+        self._open: list[int] = []  # the values that are being hashed, each within the one before
+
+    def of(self, value: Any) -> str:
+        if type(value) in PLAIN:
+            return _hash(type(value).__name__, repr(value))
+        number = id(value)
+        if number in self._open:  # a value that holds itself
+            return _hash("outer", str(self._open.index(number)))
+        if number not in self._known:
+            self._open.append(number)
+            self._known[number] = self._of_content(value)
+            self._alive.append(value)
+            self._open.pop()
+        return self._known[number]
+
+    def _of_all(self, kind: str, values: Iterable[Any]) -> str:
+        return _hash(kind, *map(self.of, values))
+
+    def _of_content(self, value: Any) -> str:
+        if isinstance(value, type | FunctionType):
+            return self._of_name(value)
+        if isinstance(value, Tensor):
+            numbers = value.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+            return _hash("tensor", str(value.dtype), str(tuple(value.shape)), hashlib.sha256(numbers.data).hexdigest())
+        if type(value) in (list, tuple):
+            return self._of_all(type(value).__name__, value)
+        if type(value) is dict:
+            return self._of_all("dict", (part for item in value.items() for part in item))
+        if type(value) in (set, frozenset):
+            return _hash("set", *sorted(map(self.of, value)))
+        # The protocol of `pickle` and `copy`, by which any other object says what it is made of.
+        reduced = value.__reduce_ex__(4)
+        if isinstance(reduced, str):
+            return _hash("name", type(value).__qualname__, str(getattr(value, "__module__", "")), reduced)
+        make, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
+        if isinstance(value, nn.Module) and isinstance(state, Mapping):
+            state = _computing(state)
+        return self._of_all("object", (make, arguments, state, list(items or ()), [*(pairs or ())]))
+
+    def _of_name(self, value: type | FunctionType) -> str:
+        """The hash of a class or function, which has to be found under its name in any process."""
+        name = f"{value.__module__}.{value.__qualname__}"
+        found: Any = sys.modules.get(value.__module__)
+        for part in value.__qualname__.split("."):
+            found = getattr(found, part, None)
+        if found is not value:
+            raise TypeError(f"{name} cannot be found by its name")
+        bases = value.__mro__[:-1] if isinstance(value, type) else (value,)
+        return _hash("name", name, *map(_source, bases))
+
+
+def _computing(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a module's state its forward pass depends on, without the numbers that a process gives to hooks."""
+    computing = {name: value for name, value in state.items() if name not in (*BOOKKEEPING, *HOOKS)}
+    for hooks in HOOKS:
+        flags = [state.get(f"{hooks}_{flag}", {}) for flag in ("with_kwargs", "always_called")]
+        own = state.get(hooks, {})
+        computing[hooks] = [(hook, *(number in flag for flag in flags)) for number, hook in own.items()]
+    return computing
+
+
+def _source(value: type | FunctionType) -> str:
+    package = value.__module__.partition(".")[0]
+    if package in VERSIONED or package in sys.stdlib_module_names:
+        return f"{value.__module__}.{value.__qualname__}"
+    try:
+        return inspect.getsource(value)
+    except (OSError, TypeError):  # typed at a prompt, or compiled
+        return f"{value.__module__}.{value.__qualname__}"
+
+
+def _hash(*parts: str) -> str:
+    return hashlib.sha256("".join(f"{len(part)}:{part}" for part in parts).encode(errors="surrogatepass")).hexdigest()

@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions before them, which need no work of their own then."""
+"""Folds batch norms into the convolutions before them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 def fold(model: nn.Module) -> nn.Module:
-    """Copies a network with its batch norms folded into its convolutions.
+    """Copies a model with its batch norms folded into its convolutions.
 
     Args:
-        model: A network in evaluation mode whose modules define each batch norm right behind its
-            convolution, as those of the zoo do; activations within the norms stay.
+        model: A model in evaluation mode whose modules define each batch norm right after its convolution, as zoo
+            models do. Activations within the norms stay.
 
     Returns:
-        The copy, which computes the same but for rounding.
+        The copy, which computes the same up to rounding.
 
     Examples:
         >>> import timm, torch, mnv2zoo

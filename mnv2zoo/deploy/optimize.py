@@ -1,4 +1,4 @@
-"""Networks made fast for the machine at hand, and checked against what they were made from."""
+"""Runs a model on the fastest engine of this machine, and checks its outputs against PyTorch's."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from mnv2zoo.deploy import checks
 from mnv2zoo.deploy.calibration import Calibration, Images, prepare
 from mnv2zoo.deploy.engines import ENGINES, Plan, Runner, Source, fork_safe
-from mnv2zoo.deploy.fingerprint import facts_about
+from mnv2zoo.deploy.fingerprint import cache_key
 from mnv2zoo.deploy.fold import fold
 from mnv2zoo.errors import DeployError, nearest
+from mnv2zoo.models.timm_compat import pytree
 from mnv2zoo.runtimes.cache import Cache, versions
 from mnv2zoo.runtimes.runners import Parts, PerProcess, require_near
 
 EngineName = Literal["auto", "torch", "inductor", "onnxruntime", "openvino"]
 Precision = Literal["fp32", "bf16", "int8"]
-TIMED_SECONDS, TIMED_RUNS = 0.5, 20  # how long `auto` tries an engine, whichever ends first
+TIMED_SECONDS, TIMED_RUNS = 0.5, 20  # how long `auto` times an engine, whichever ends first
 
 
 @dataclass(frozen=True)
@@ -122,40 +122,36 @@ def optimize(
     threads: int | None = None,
     cache: str | Path | None = None,
 ) -> Optimized:
-    """Makes a network fast for this machine's processor.
+    """Makes a model fast on this machine's CPU.
 
-    Batch norms are folded into convolutions; the engine does the rest. What it computes is compared with
-    the original on the example.
+    Batch norms are folded into convolutions, and the engine does the rest. Its outputs on the example are compared
+    with the model's.
 
     Args:
-        model: A network of the zoo in evaluation mode: a classifier, a feature extractor, taps or a segmenter.
-            Detectors cannot be optimized as a whole, because the number of their boxes depends on the image.
-        example: Images (N, C, H, W) such as it will see, with the batch size that shall be fast.
-        engine: `torch` needs no other package; `inductor` compiles with a C++ compiler, for a minute;
-            `onnxruntime` and `openvino` come with the extra `deploy`. `auto` tries those that are there
-            but for `inductor`, and keeps the fastest.
-        precision: `fp32`; `bf16`, for processors that can multiply it; or `int8`, which NNCF quantises
-            for on calibration images.
-        calibration: For `int8`, some hundred images such as the network will see: preprocessed images
-            (n, C, H, W) as a tensor or numpy array; an iterable of such batches, or of pairs of a batch and its
-            labels, such as a `DataLoader`, whose first 300 images are taken; a `Dataset`; or a folder of images.
-            Accuracy is reported too where the labels are given, or where each folder in the folder has the name of
-            one of the network's classes.
-        threads: Threads that it computes with; PyTorch's number by default.
-        cache: A folder where what `onnxruntime` and `openvino` start from is kept, and taken from when the
-            same is asked for again: the same weights and settings of the model, example's height and width,
-            calibration images, versions and processor. What it holds is compared with its SHA-256 and with
-            the model's outputs before it is used, and made anew if it differs. This tells damage, not
-            malice: a folder or file that other users may write is not used. It may be deleted at any time.
+        model: A zoo model in evaluation mode: a classifier, a feature extractor, taps or a segmenter. A detector
+            cannot be optimized as a whole, because the number of its boxes depends on the image.
+        example: Images (N, C, H, W) like those it will see, with the batch size to be fast at.
+        engine: `torch` needs no other package. `inductor` compiles for a minute, with a C++ compiler. `onnxruntime` and
+            `openvino` come with the extra `deploy`. `auto` times all installed ones but `inductor`, and picks the
+            fastest.
+        precision: `fp32`; `bf16`, for CPUs that can multiply it; or `int8`, for which NNCF quantizes.
+        calibration: For `int8`, a few hundred representative images: preprocessed (n, C, H, W), as a tensor or numpy
+            array; an iterable of such batches, or of pairs of a batch and its labels, such as a `DataLoader`, of which
+            the first 300 images are used; a `Dataset`; or a folder. With labels, or with one folder per class, the
+            accuracy is reported too.
+        threads: Number of threads; PyTorch's by default.
+        cache: A folder in which to cache what `onnxruntime` and `openvino` start from. An entry is used only for the
+            same weights, settings, image size, calibration images, versions and CPU, after its SHA-256 and its outputs
+            were checked; otherwise it is rebuilt. A folder that other users may write is refused. You may delete it at
+            any time.
 
     Returns:
-        The network, as a function, which several threads may call at once (of `inductor` that is not tested).
+        The model as a function, which several threads may call at once (not tested for `inductor`).
 
     Raises:
-        DeployError: If the model is in training mode, the example is unfit, the engine does not know the
-            precision, an output is further from the original's than the precision allows, or the cache
-            cannot be written or is not the user's own.
-        ImageReadError: If there are no calibration images in the folder, or one cannot be read.
+        DeployError: If the model or the example is unfit, the engine does not support the precision, the outputs
+            differ by more than the precision explains, or the cache cannot be used.
+        ImageReadError: If the calibration folder has no images, or one cannot be read.
         MissingExtraError: If the engine is not installed.
 
     Examples:
@@ -168,28 +164,28 @@ def optimize(
     """
     _check(model, example, engine, precision, calibration, threads)
     threads = threads or torch.get_num_threads()
-    seen = prepare(calibration, model, example) if calibration is not None else None
+    images = prepare(calibration, model, example) if calibration is not None else None
     expected = _expected(model, example)
-    kept = Cache()
+    entries = Cache()
     if cache is not None:
-        kept = Cache(Path(cache), facts_about(model, example, seen.fingerprint if seen else ""))
-    source = Source(fold(model), example, seen)
+        entries = Cache(Path(cache), cache_key(model, example, images.fingerprint if images else ""))
+    source = Source(fold(model), example, images)
     if engine == "auto":
-        optimized = _fastest(source, precision, threads, expected, kept)
+        optimized = _fastest(source, precision, threads, expected, entries)
     else:
-        optimized, _ = _built(engine, source, precision, threads, expected, kept)
-    if seen and isinstance(expected, Tensor) and expected.ndim == 2:
-        _report(optimized, model, seen, kept)
+        optimized, _ = _build(engine, source, precision, threads, expected, entries)
+    if images and isinstance(expected, Tensor) and expected.ndim == 2:
+        _measure_agreement(optimized, model, images, entries)
     return optimized
 
 
 def for_runtime(
     model: nn.Module, side: int, engine: str, precision: str, calibration: str | Path | None = None
 ) -> Parts:
-    """Makes what a runtime starts from without PyTorch, and what it is checked with then.
+    """Makes what a runtime starts from without PyTorch, and what its outputs are checked with.
 
     Args:
-        model: A classifier of the zoo in evaluation mode.
+        model: A zoo classifier in evaluation mode.
         side: Height and width of its images.
         engine: `onnxruntime` or `openvino`.
         precision: As for `optimize`.
@@ -206,12 +202,12 @@ def for_runtime(
     """
     example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     _check(model, example, engine, precision, calibration, None)
-    seen = prepare(calibration, model, example) if calibration is not None else None
-    if seen:
-        example = seen.images[:2]  # in the range that it is quantised for
+    images = prepare(calibration, model, example) if calibration is not None else None
+    if images:
+        example = images.images[:2]  # in the range that it is quantized for
     make = ENGINES[engine].prepare
     assert make is not None  # engines of other runtimes have one
-    parts = make(Source(fold(model), example, seen), precision)
+    parts = make(Source(fold(model), example, images), precision)
     checked = {"example": example, "expected": _expected(model, example)}
     return {**parts, **{name: tensor.float().contiguous().numpy().tobytes() for name, tensor in checked.items()}}
 
@@ -244,25 +240,26 @@ def _expected(model: nn.Module, example: Tensor) -> Any:
     return expected
 
 
-def _report(optimized: Optimized, model: nn.Module, seen: Calibration, cache: Cache) -> None:
-    """Sets how well a classifier keeps its classes on the calibration images."""
+def _measure_agreement(optimized: Optimized, model: nn.Module, calibration: Calibration, cache: Cache) -> None:
+    """Sets the agreement of a quantized classifier with the original, and both accuracies where labels are known."""
 
     def measure() -> Parts:
         with torch.inference_mode():
-            before = torch.cat([model(part) for part in seen.images.split(32)]).argmax(1)
-        after = optimized(seen.images).argmax(1)
-        truth = torch.tensor(seen.classes)
-        accuracy = (_percent(before == truth), _percent(after == truth)) if seen.classes else None
+            before = torch.cat([model(part) for part in calibration.images.split(32)]).argmax(1)
+        after = optimized(calibration.images).argmax(1)
+        truth = torch.tensor(calibration.classes)
+        accuracy = (_percent(before == truth), _percent(after == truth)) if calibration.classes else None
         return {"json": json.dumps({"agreement": _percent(before == after), "accuracy": accuracy}).encode()}
 
-    facts = {**_facts(optimized.engine, optimized.precision), "kept": "agreement", "classes": str(seen.classes)}
-    found = cache.fetch(facts, measure, lambda parts: json.loads(parts["json"]))
+    key = {**_engine_key(optimized.engine, optimized.precision), "entry": "agreement"}
+    key["classes"] = str(calibration.classes)
+    found = cache.fetch(key, measure, lambda parts: json.loads(parts["json"]))
     optimized.agreement = found["agreement"]
     optimized.accuracy = found["accuracy"] and tuple(found["accuracy"])
 
 
-def _facts(engine: str, precision: str) -> dict[str, str]:
-    """What an engine's entry in the cache depends on, beyond what every entry does."""
+def _engine_key(engine: str, precision: str) -> dict[str, str]:
+    """The part of the cache key that differs between the engines of a model."""
     return {"engine": engine, "precision": precision, **versions(ENGINES[engine].packages(precision))}
 
 
@@ -274,11 +271,11 @@ def _fastest(source: Source, precision: str, threads: int, expected: Any, cache:
     best: Optimized | None = None
     attempts: dict[str, Attempt] = {}
     for name in ENGINES:
-        if reason := _left_out(name, precision):
+        if reason := _reason_to_skip(name, precision):
             attempts[name] = Attempt(name, None, None, reason)
             continue
         try:
-            optimized, error = _built(name, source, precision, threads, expected, cache)
+            optimized, error = _build(name, source, precision, threads, expected, cache)
             attempts[name] = Attempt(name, _milliseconds(optimized, source.example), error, "slower")
         except DeployError as failure:
             attempts[name] = Attempt(name, None, None, failure.summary)
@@ -298,22 +295,22 @@ def _fastest(source: Source, precision: str, threads: int, expected: Any, cache:
     return best
 
 
-def _left_out(name: str, precision: str) -> str:
-    """Why `auto` does not try an engine; empty if it does."""
+def _reason_to_skip(name: str, precision: str) -> str:
+    """Why `auto` skips an engine; empty if it does not."""
     engine = ENGINES[name]
     if precision not in engine.precisions:
         return f"knows no {precision}"
     if missing := checks.missing(engine.packages(precision)):
         return f"not installed: {', '.join(missing)}"
-    if engine.patient:
+    if engine.slow_to_compile:
         return "compiles for a minute; ask for it by name"
     return ""
 
 
-def _built(
+def _build(
     name: str, source: Source, precision: str, threads: int, expected: Any, cache: Cache
 ) -> tuple[Optimized, float]:
-    """A network on an engine, and how far its outputs are from what is expected, as a part of their norm."""
+    """Starts a model on an engine, and returns it with the relative error of its outputs."""
     engine = ENGINES[name]
 
     def start(parts: Parts) -> tuple[Optimized, float]:
@@ -328,7 +325,7 @@ def _built(
 
     if engine.prepare is None:
         return start({})
-    return cache.fetch(_facts(name, precision), functools.partial(engine.prepare, source, precision), start)
+    return cache.fetch(_engine_key(name, precision), functools.partial(engine.prepare, source, precision), start)
 
 
 def _milliseconds(run: Callable[[Tensor], Any], example: Tensor) -> float:

@@ -1,28 +1,31 @@
-"""How good a network is on a folder of photos."""
+"""Evaluation of a network on a folder of photos."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import default_collate
 
-from mnv2zoo.data import datasets as data_module
 from mnv2zoo.data import decode
-from mnv2zoo.data.datasets import Data
-from mnv2zoo.data.labels import match_classes
+from mnv2zoo.data.datasets import AnySample, Data
 from mnv2zoo.data.layout import LAYOUT_FIELDS, Layout
 from mnv2zoo.errors import DataError, ImageReadError, RecipeError
-from mnv2zoo.evaluation.metrics import Scores, score
+from mnv2zoo.model_dir import records
 from mnv2zoo.model_dir import split as splits
 from mnv2zoo.models import pretrained
+from mnv2zoo.models.pretrained import Network
 from mnv2zoo.system import memory
-from mnv2zoo.training import recipe as recipes
+from mnv2zoo.tasks import Metric, Task, find_task
+from mnv2zoo.tasks.tensors import in_single_precision, map_tensors, to_cpu
+
+Showing = Callable[[int], contextlib.AbstractContextManager[Callable[[int], Any]]]
 
 
 def evaluate(
@@ -30,6 +33,7 @@ def evaluate(
     model: str | Path,
     *,
     split: str | None = None,
+    task: str | Task | type[Task] | None = None,
     layout: str | None = None,
     train_dir: str | None = None,
     val_dir: str | None = None,
@@ -37,8 +41,8 @@ def evaluate(
     skip_bad_images: bool = False,
     batch_size: int = 32,
     device: str | None = None,
-    progress: Callable[[int], contextlib.AbstractContextManager[Callable[[int], Any]]] | None = None,
-) -> Scores:
+    progress: Showing | None = None,
+) -> Any:
     """Measures a network on photos.
 
     On the photos that a run trained on, its held-out part is measured: its test images if it has some, or else its
@@ -51,6 +55,7 @@ def evaluate(
         split: `train`, `val` or `test`: of the run, where the photos are the run's, and of the data otherwise. `all`
             for all photos. By default the run's held-out part; on other photos the last split that is there, or all
             photos where there are none.
+        task: The task, as for `mnv2zoo.evaluate`.
         layout: `classes` if each folder is a class, `splits` if the folders are splits; by default what the folders'
             names and contents say, or what the run was told.
         train_dir: Folder of the training images, within the data or anywhere.
@@ -59,10 +64,10 @@ def evaluate(
         skip_bad_images: Leave out images that cannot be read.
         batch_size: Images that go through the network at once.
         device: Where to compute; by default the first GPU if there is one.
-        progress: Told how many images there are, gives a function that is told of images done.
+        progress: Takes the number of images, and gives a context whose function takes the number of images done.
 
     Returns:
-        The figures. Their `measured` says in words which images they are of.
+        The scores. Their `measured` says in words which images they are of.
 
     Raises:
         DataError: If the images are not laid out as they must be, a folder's name is none of the network's
@@ -70,51 +75,68 @@ def evaluate(
         ImageReadError: If an image cannot be read and is not to be skipped.
         WeightsError: If the network's weights cannot be found, fetched or verified.
         DeviceError: If the device cannot be used.
+        TaskError: If there is no such task, or the run's task is not built in and none is given.
 
     Warns:
-        UserWarning: In one line, of what was found in the data and not used.
+        UserWarning: In one line, about files in the data that are not used.
     """
     model = str(model)
-    found = _find(data, model, Layout(layout, train_dir, val_dir, test_dir))
+    task = find_task(task, records.task_name(model), model)
+    found = _find(task, data, model, Layout(layout, train_dir, val_dir, test_dir))
     for note in found.notes:
         warnings.warn(note, stacklevel=3)
     chosen = splits.choose(found, model, split, data)
-    samples = chosen.samples
-    net = pretrained.load(model, device)
-    present = sorted({sample.label for sample in samples})
-    named = match_classes([found.class_names[label] for label in present], net.label_names)
-    classes = dict(zip(present, named, strict=True))
-
-    logits: list[torch.Tensor] = []
-    targets: list[int] = []
-    read = decode.read_all(samples, net.transform, ahead=2 * batch_size, read=lambda sample: sample.read())
+    net = task.load_model(model, device)
+    samples = task.align(chosen.samples, found, net.label_names)
+    metric = task.metrics(net.label_names)
     showing = progress(len(samples)) if progress else contextlib.nullcontext(lambda images: None)
-    with contextlib.closing(read), torch.inference_mode(), memory.kept(), showing as done:
-        while batch := list(itertools.islice(read, batch_size)):
-            tensors = []
-            for sample, image in batch:
-                if not isinstance(image, ImageReadError):
-                    tensors.append(image)
-                    targets.append(classes[sample.label])
-                elif not skip_bad_images:
-                    raise image
-            if tensors:
-                logits.append(net.model(torch.stack(tensors).to(net.device)).float().cpu())
-            done(len(batch))
-    if not logits:
+    with torch.inference_mode(), memory.kept(), showing as done:
+        measured = _run_network(task, net, samples, metric, batch_size, skip_bad_images, done)
+    if not measured:
         raise DataError("no image can be read", where=data, fix="Check that the files are images.")
-    scores = score(torch.cat(logits), torch.tensor(targets), tuple(net.label_names))
-    left_out = len(samples) - scores.images
+    left_out = len(samples) - measured
     skipped = f"; {left_out} that cannot be read left out" if left_out else ""
-    return replace(scores, measured=chosen.measured + skipped)
+    return replace(metric.compute(), measured=chosen.measured + skipped)
 
 
-def _find(data: str | Path, model: str, given: Layout) -> Data:
-    """Finds the images, laid out as the run was told where nothing else is given."""
-    recipe = splits.run_folder(model) / "recipe.json"
-    if given == Layout() and recipe.is_file():
+def _run_network(
+    task: Task,
+    net: Network,
+    samples: Sequence[AnySample],
+    metric: Metric,
+    batch_size: int,
+    skip_bad_images: bool,
+    done: Callable[[int], Any],
+) -> int:
+    """Adds the outputs for all images to the metric, and returns the number of images."""
+    preprocessing = pretrained.image_config(net.model.pretrained_cfg, net.model.in_chans)  # type: ignore[arg-type]
+    transforms, collate = task.transforms(preprocessing), task.collate or default_collate
+    measured = 0
+    read = decode.read_all(
+        samples,
+        lambda pair: transforms(*pair),
+        ahead=2 * batch_size,
+        read=lambda sample: (sample.read(), sample.target),
+    )
+    with contextlib.closing(read):
+        while batch := list(itertools.islice(read, batch_size)):
+            ready = [pair for _, pair in batch if not isinstance(pair, ImageReadError)]
+            if len(ready) < len(batch) and not skip_bad_images:
+                raise next(error for _, error in batch if isinstance(error, ImageReadError))
+            if ready:
+                inputs, targets = collate(ready)
+                outputs = net.model(map_tensors(lambda tensor: tensor.to(net.device), inputs))
+                metric.update(to_cpu(in_single_precision(outputs)), targets)
+            measured += len(ready)
+            done(len(batch))
+    return measured
+
+
+def _find(task: Task, data: str | Path, model: str, given: Layout) -> Data:
+    """Finds the images. Where nothing else is given, they are laid out as the run recorded."""
+    recorded = records.recorded(model)
+    recipe = recorded.get("recipe", recorded)
+    if given == Layout() and isinstance(recipe, dict):
         with contextlib.suppress(DataError, RecipeError):  # other data may have other folders
-            values = recipes.read(recipe)
-            told = Layout(**{name: values.get(name) for name in LAYOUT_FIELDS})
-            return data_module.find(data, layout=told)
-    return data_module.find(data, layout=given)
+            return task.find_data(data, Layout(**{name: recipe.get(name) for name in LAYOUT_FIELDS}))
+    return task.find_data(data, given)

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from mnv2zoo.errors import MissingExtraError, OutputError
 from mnv2zoo.system import files
+from mnv2zoo.tasks import Task
 
 Row = dict[str, Any]
 PARQUET_ROWS = 10_000  # that are in memory at once, and in a row group
@@ -48,6 +49,7 @@ class Journal:
             raise MissingExtraError("Parquet needs pyarrow", fix='Run: pip install "mnv2zoo[parquet]"')
         self.path = self.output.with_name(f".{self.output.name}.partial")
         self._settings: dict[str, Any] = {}
+        self._task: Task | None = None
         self._finished = False
         with self._errors():
             self._database = sqlite3.connect(self.path, timeout=0, isolation_level=None)
@@ -72,17 +74,18 @@ class Journal:
         if useless:
             self.path.unlink(missing_ok=True)
 
-    def begin(self, settings: Mapping[str, Any]) -> None:
-        """Says what the rows are made with.
+    def begin(self, settings: Mapping[str, Any], task: Task) -> None:
+        """Records the settings of the rows.
 
         Args:
-            settings: All that decides what a row says, as JSON can hold it. `topk` is the number of predictions
-                of each.
+            settings: Everything that decides the content of a row, as JSON can hold it. `topk` is the number of
+                predictions of each.
+            task: The task, which knows the columns of a table of rows.
 
         Raises:
             OutputError: If the rows that are there were made with others.
         """
-        self._settings = dict(settings)
+        self._settings, self._task = dict(settings), task
         with self._errors():
             before = self._database.execute("SELECT document FROM settings").fetchone()
             if self.done and before and (earlier := json.loads(before[0])) != self._settings:
@@ -126,10 +129,11 @@ class Journal:
         Raises:
             OSError: If the file cannot be written; the rows stay in the database.
         """
+        assert self._task is not None, "begin comes first"
         write = WRITERS.get(self.output.suffix.lower(), write_json_lines)
         with self._errors(), files.whole_file(self.output) as file:
             found = self._database.execute("SELECT document FROM rows ORDER BY number")
-            write(file, (json.loads(document) for (document,) in found), self._settings["topk"])
+            write(file, (json.loads(document) for (document,) in found), self._task, self._settings["topk"])
         self._finished = True
 
     @contextlib.contextmanager
@@ -145,46 +149,63 @@ class Journal:
             ) from error
 
 
-def write_json_lines(file: BinaryIO, rows: Iterable[Row], topk: int) -> None:
-    """Writes rows as JSON, a line each."""
+def write_json_lines(file: BinaryIO, rows: Iterable[Row], task: Task, topk: int) -> None:
+    """Writes rows as JSON, one per line."""
     for row in rows:
         file.write(f"{json.dumps(row, allow_nan=False)}\n".encode())
 
 
-def write_csv(file: BinaryIO, rows: Iterable[Row], topk: int) -> None:
-    """Writes rows as CSV: `image`, `model`, and `class_1`, `label_1`, `score_1` and so on up to `topk`."""
-    fields = ("class", "label", "score")
+def write_csv(file: BinaryIO, rows: Iterable[Row], task: Task, topk: int) -> None:
+    """Writes rows as CSV: `image`, `model`, and the columns of the task.
+
+    A classifier has `class_1`, `label_1`, `score_1` and so on up to `topk`.
+    """
+    rows = iter(rows)
+    first = list(itertools.islice(rows, 1))
+    columns = task.csv_columns(topk)
+    if columns is None:
+        columns = [name for row in first for name in row if name not in ("image", "model")]
     # Names of files may be no valid text; they are written as the bytes that they are.
     text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="", write_through=True)
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "model", *(f"{field}_{rank + 1}" for rank in range(topk) for field in fields)])
-    for row in rows:
-        best = [prediction[field] for prediction in row["predictions"] for field in fields]
-        writer.writerow([row["image"], row["model"], *best])
+    writer.writerow(["image", "model", *columns])
+    for row in itertools.chain(first, rows):
+        writer.writerow([row["image"], row["model"], *task.csv_cells(row)])
     text.detach()
 
 
-def write_parquet(file: BinaryIO, rows: Iterable[Row], topk: int) -> None:
-    """Writes rows as Parquet, with `predictions` a list of structures.
+def write_parquet(file: BinaryIO, rows: Iterable[Row], task: Task, topk: int) -> None:
+    """Writes rows as Parquet, with a classifier's `predictions` a list of structures.
 
-    What is no valid text in a file's name is written with a backslash.
+    Bytes of a file's name that are no valid text are written with a backslash.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = parquet_schema()
-    rows = iter(rows)
+    def tables() -> Iterator[list[Row]]:
+        rest = iter(rows)
+        while part := list(itertools.islice(rest, PARQUET_ROWS)):
+            yield [{**row, "image": as_text(row["image"])} for row in part]
+
+    parts = tables()
+    first = next(parts, [])
+    schema = parquet_schema(task)
+    if schema is None:
+        schema = pa.Table.from_pylist(first).schema if first else pa.schema(_NAMES)
     with pq.ParquetWriter(file, schema) as writer:
-        while part := list(itertools.islice(rows, PARQUET_ROWS)):
-            writer.write_table(pa.Table.from_pylist([{**row, "image": as_text(row["image"])} for row in part], schema))
+        for part in itertools.chain([first] if first else [], parts):
+            writer.write_table(pa.Table.from_pylist(part, schema))
 
 
-def parquet_schema() -> Any:
-    """The columns of a Parquet file of rows, as pyarrow has them."""
+_NAMES = (("image", "string"), ("model", "string"))
+
+
+def parquet_schema(task: Task) -> Any:
+    """The columns of a Parquet file of rows, as pyarrow has them; None if the task leaves them to the rows."""
     import pyarrow as pa
 
-    prediction = pa.struct([("class", pa.int64()), ("label", pa.string()), ("score", pa.float32())])
-    return pa.schema([("image", pa.string()), ("model", pa.string()), ("predictions", pa.list_(prediction))])
+    own = task.parquet_fields()
+    return None if own is None else pa.schema([*_NAMES, *own])
 
 
 def as_text(name: str) -> str:
@@ -192,7 +213,7 @@ def as_text(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-WRITERS: Mapping[str, Callable[[BinaryIO, Iterable[Row], int], None]] = {
+WRITERS: Mapping[str, Callable[[BinaryIO, Iterable[Row], Task, int], None]] = {
     ".csv": write_csv,
     ".parquet": write_parquet,
 }

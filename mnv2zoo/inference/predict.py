@@ -1,6 +1,6 @@
-"""The classes of images, of one or of a million: found, read, classified and kept, each while the next are at it.
+"""Prediction for any number of images, which are found, read, run through the network and recorded at the same time.
 
-Threads read images some hundreds ahead of the network, from before PyTorch and timm are imported, which takes
+Threads read images some hundreds ahead of the network, and begin before PyTorch and timm are imported, which takes
 seconds where they are needed; nothing else piles up.
 """
 
@@ -11,42 +11,42 @@ import itertools
 import os
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from PIL import Image
 
-from mnv2zoo.data import decode, discover, preprocessing
-from mnv2zoo.data.preprocessing import Exact, Preprocessing
-from mnv2zoo.errors import DeviceError, ImageReadError
+from mnv2zoo.data import decode, discover
+from mnv2zoo.data.preprocessing import Preprocessing
+from mnv2zoo.errors import ImageReadError, TaskError
 from mnv2zoo.inference import session
 from mnv2zoo.inference.journal import Journal, Row
-from mnv2zoo.inference.session import Standalone
-from mnv2zoo.runtimes.runners import Array
+from mnv2zoo.model_dir import records
+from mnv2zoo.models import names
+from mnv2zoo.tasks import Task, find_task
+from mnv2zoo.tasks.base import DEFAULT
 
 if TYPE_CHECKING:
-    import torch
-
-    from mnv2zoo.deploy import EngineName, Precision
-    from mnv2zoo.models.pretrained import Network
+    from mnv2zoo.deploy.optimize import EngineName, Precision
 
 AHEAD = 512  # images that are read while timm is being imported: as 8-bit pixels of 224 x 224, 77 MB
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the rows of given images.
+    """Everything that decides the rows of given images.
 
     Attributes:
         model: Name of the network, as for `predict`.
-        topk: Classes to tell for each image.
-        engine: As for `deploy.optimize`; None for `torch` on the CPU and PyTorch as it is on a GPU.
+        topk: Number of classes per image.
+        engine: As for `deploy.optimize`; None for `torch` on the CPU and plain PyTorch on a GPU.
         precision: As for `deploy.optimize`.
         calibration: Folder of images for `int8`.
-        exact: Prepare images as timm does, bit for bit.
+        exact: Preprocess images as timm does, bit for bit.
+        task: The task, as for `predict`.
+        files: Folder for files alongside the rows, as for `predict`.
     """
 
     model: str = "mnv2zoo_100"
@@ -55,118 +55,95 @@ class Settings:
     precision: Precision = "fp32"
     calibration: str | None = None
     exact: bool = False
+    task: str | Task | type[Task] | None = None
+    files: str | None = None
+
+    def find_task(self) -> Task:
+        """Finds the task.
+
+        Raises:
+            TaskError: If there is none, or it writes no files and a folder for them is given.
+        """
+        task = find_task(self.task, records.task_name(self.model), self.model)
+        if self.files is not None and not task.writes_files:
+            raise TaskError(
+                f"the task {task.name} writes no files alongside its rows",
+                expected="no folder for files",
+                found=self.files,
+                where="files",
+                fix="Leave out --files.",
+            )
+        return task
 
 
-class Classifier:
-    """A network that classifies batches.
+class Predictor:
+    """Turns batches of images into rows.
 
     Args:
-        settings: What to make.
-        device: Where to compute, as for `predict`.
-        cache: Folder for what engines start from, as for `predict`.
+        settings: Everything that decides the rows.
+        device: The device, as for `predict`.
+        cache: Folder for compiled engines, as for `predict`.
 
     Attributes:
-        settings: What it was made with.
-        name: What rows call the network.
-        label_names: Names of its classes in class order.
-        preprocessing: How its images are prepared.
+        settings: The settings.
+        task: The task.
+        session: The loaded network.
 
     Raises:
+        TaskError: If the task cannot be found.
         DeviceError: If the device cannot be used, or not by the engine.
         UnknownModelError: If there is no network of that name.
         WeightsError: If its weights cannot be found, fetched or verified.
-        DeployError: If what is kept in the cache cannot be made or used.
+        DeployError: If the cache cannot be filled or used.
     """
 
     def __init__(self, settings: Settings, device: str | None = None, cache: Path | None = None) -> None:
-        asked = settings.engine is not None or settings.precision != "fp32"  # for what computes on the CPU
-        if asked and device not in (None, "cpu"):
-            raise DeviceError("engines and their precisions are for the CPU", expected="device cpu", found=device)
-        self.settings = settings
-        self._cache = cache
-        kept = self._kept()
-        if kept:
-            self.name, self.label_names = kept.name, kept.label_names
-            self._fingerprint: Callable[[], str] = lambda: kept.fingerprint
-            self.preprocessing: Preprocessing = kept.preprocessing
-            self._logits = lambda prepared: kept.run(kept.preprocessing.array(prepared))
-            return
-        from mnv2zoo.models import pretrained
-
-        loaded = pretrained.load(settings.model, "cpu" if asked else device)
-        self.name, self.label_names = loaded.name, loaded.label_names
-        self._fingerprint = partial(session.fingerprint, loaded.model)  # takes a while, and few ask
-        fast = None if settings.exact else loaded.fast
-        self.preprocessing = fast or Exact(loaded.transform)
-        self._logits = partial(self._computed, loaded)
-        self._run: Any = None if loaded.device.type == "cpu" else loaded.model
+        self.settings, self.task = settings, settings.find_task()
+        self.session = session.start(
+            self.task,
+            settings.model,
+            settings.engine,
+            settings.precision,
+            settings.calibration,
+            settings.exact,
+            device,
+            cache,
+        )
+        self._folder = Path(settings.files) if settings.files is not None else None
 
     def __call__(self, files: Sequence[str | Path], prepared: Sequence[Any]) -> list[Row]:
-        """Classifies a batch.
+        """Predicts a batch.
 
         Args:
-            files: What the rows call the images.
-            prepared: What the preprocessing prepared of each.
+            files: The names of the images in the rows.
+            prepared: The images as the session's preprocessing prepares them.
 
         Returns:
-            A row for each, its predictions from the most probable on.
+            A row per image.
 
         Raises:
             DeployError: If the engine cannot run the network, or computes something else.
             MissingExtraError: If the engine is not installed.
         """
-        logits = self._logits(prepared)
-        scores = np.exp(logits - logits.max(1, keepdims=True))
-        scores /= scores.sum(1, keepdims=True)
-        best = np.argsort(-logits, axis=1, kind="stable")[:, : self.settings.topk]
-        return [
-            {
-                "image": str(file),
-                "model": self.name,
-                "predictions": [
-                    # A float32 has no further digits to tell.
-                    {"class": index, "label": self.label_names[index], "score": round(score, 6)}
-                    for index, score in zip(indices, values, strict=True)
-                ],
-            }
-            for file, indices, values in zip(
-                files, best.tolist(), np.take_along_axis(scores, best, 1).tolist(), strict=True
-            )
-        ]
-
-    def _kept(self) -> Standalone | None:
-        chosen = self.settings
-        if self._cache is None or chosen.engine is None or chosen.exact:
-            return None
-        return session.load(chosen.model, chosen.engine, chosen.precision, chosen.calibration, self._cache)
-
-    def _computed(self, network: Network, prepared: Sequence[Any]) -> Array:
-        import torch
-
-        batch = self.preprocessing.batch(prepared, network.device)
-        if self._run is None:
-            self._run = self._optimized(network, batch)
-        with torch.inference_mode():
-            return self._run(batch).float().cpu().numpy()
-
-    def _optimized(self, network: Network, batch: torch.Tensor) -> Any:
-        from mnv2zoo.deploy import optimize
-
-        chosen = self.settings
-        engine = chosen.engine or "torch"
-        # Those that choose or compile by the size of the batch need a whole one; others are checked as well on one.
-        example = batch if engine in ("auto", "inductor") else batch[:1]
-        return optimize(
-            network.model, example, engine, chosen.precision, calibration=chosen.calibration, cache=self._cache
-        )
+        images = [str(file) for file in files]
+        outputs = self.session(prepared)
+        rows = self.task.rows(outputs, images, self.session.label_names, self.settings.topk, self._folder)
+        return [{"image": name, "model": self.session.name, **row} for name, row in zip(images, rows, strict=True)]
 
     def facts(self) -> dict[str, Any]:
-        """All that decides what its rows say, as JSON can hold it."""
+        """Everything that decides its rows, as JSON can hold it."""
+        given = {f.name: getattr(self.settings, f.name) for f in fields(self.settings) if f.name not in _LATER}
+        later = {"task": self.task.name, "files": self.settings.files}
         return {
-            **asdict(self.settings),
-            "topk": min(self.settings.topk, len(self.label_names)),
-            "weights": self._fingerprint(),
+            **given,
+            "topk": min(self.settings.topk, len(self.session.label_names)),
+            "weights": self.session.fingerprint,
+            # Journals of classification from before there were other tasks are continued.
+            **({} if self.task.name == DEFAULT else later),
         }
+
+
+_LATER = ("task", "files")
 
 
 def predict(
@@ -182,10 +159,12 @@ def predict(
     device: str | None = None,
     output: str | Path | None = None,
     cache: str | Path | None = None,
+    task: str | Task | type[Task] | None = None,
+    files: str | Path | None = None,
 ) -> Generator[Row | ImageReadError, None, None]:
-    """Classifies images.
+    """Predicts the classes of images, or whatever else the network was trained for.
 
-    Images are found and read while others are being classified, so there may be any number of them.
+    Images are found and read while others go through the network, so there may be any number of them.
 
     Args:
         paths: Files, folders with all below them, and globs.
@@ -205,12 +184,16 @@ def predict(
             killed, the same call goes on from there and yields what was missing.
         cache: A folder where what `onnxruntime` and `openvino` start from is kept, as for `deploy.optimize`. With
             it there, neither PyTorch nor timm is imported, unless images are prepared by timm.
+        task: The task, as for `finetune`; by default that of the run. A run for a task of your own needs it: code is
+            never imported because a run folder names it.
+        files: Folder for files alongside the rows, for tasks that write some, such as masks.
 
     Yields:
-        For each image its row, `{"image": ..., "model": ..., "predictions": [{"class": int, "label": str,
-        "score": float}, ...]}`, or why it cannot be read.
+        For each image its row, or the reason why it cannot be read. A classifier's row is `{"image": ..., "model": ...,
+        "predictions": [{"class": int, "label": str, "score": float}, ...]}`.
 
     Raises:
+        TaskError: If there is no such task, or the run's task is not built in and none is given.
         UnknownModelError: If there is no network of that name.
         WeightsError: If its weights cannot be found, fetched or verified.
         DeviceError: If the device cannot be used.
@@ -220,8 +203,44 @@ def predict(
         OutputError: If the output cannot be gone on with: another process is at work on it, or an unfinished
             run was made with other arguments.
     """
+    settings = Settings(
+        model,
+        topk,
+        engine,
+        precision,
+        calibration=str(calibration) if calibration else None,
+        exact=exact,
+        task=task,
+        files=str(files) if files else None,
+    )
+    yield from run(paths, settings, batch_size=batch_size, device=device, output=output, cache=cache)
+
+
+def run(
+    paths: str | Path | Iterable[str | Path],
+    settings: Settings,
+    *,
+    batch_size: int = 32,
+    device: str | None = None,
+    output: str | Path | None = None,
+    cache: str | Path | None = None,
+) -> Generator[Row | ImageReadError, None, None]:
+    """Predicts images as `predict` does, with its arguments in one value.
+
+    Args:
+        paths: As for `predict`.
+        settings: Everything that decides the rows.
+        batch_size: As for `predict`.
+        device: As for `predict`.
+        output: As for `predict`.
+        cache: As for `predict`.
+
+    Yields:
+        For each image its row, or the reason why it cannot be read.
+    """
+    task = settings.find_task()
+    settings = replace(settings, task=task)
     places = [os.fspath(paths)] if isinstance(paths, str | Path) else [os.fspath(path) for path in paths]
-    settings = Settings(model, topk, engine, precision, str(calibration) if calibration else None, exact)
     sources = discover.walk(places)
     for source in sources:  # without any image, no network is loaded
         if isinstance(source, Path):
@@ -231,41 +250,45 @@ def predict(
         return
     sources = itertools.chain([source], sources)
 
-    classifier = partial(Classifier, settings, device, Path(cache) if cache else None)
+    predictor = partial(Predictor, settings, device, Path(cache) if cache else None)
     if output is None:
-        yield from _classified(sources, settings, batch_size, classifier, None, places)
+        yield from _predicted(sources, settings, task, batch_size, predictor, None, places)
         return
     with Journal(Path(output)) as journal:
-        yield from _classified(sources, settings, batch_size, classifier, journal, places)
+        yield from _predicted(sources, settings, task, batch_size, predictor, journal, places)
         journal.finish()
 
 
-def _classified(
+def _predicted(
     sources: Iterator[Path | ImageReadError],
     settings: Settings,
+    task: Task,
     batch_size: int,
-    load: Callable[[], Classifier],
+    load: Callable[[], Predictor],
     journal: Journal | None,
     places: Sequence[str],
 ) -> Iterator[Row | ImageReadError]:
     if journal and journal.done:
-        warnings.warn(f"{journal.output}: going on after {journal.done} images of an unfinished run", stacklevel=3)
+        warnings.warn(f"{journal.output}: going on after {journal.done} images of an unfinished run", stacklevel=4)
         sources = (source for source in sources if isinstance(source, ImageReadError) or source not in journal)
-    classifier: Classifier | None = None
-    how: Preprocessing | None = None if settings.exact else preprocessing.find(settings.model)
+    predictor: Predictor | None = None
+    how: Preprocessing | None = None
+    if task.loads_from_zoo and not settings.exact:
+        described = names.describe_local(settings.model)
+        how = described.preprocessing if described else None
     ahead = max(AHEAD, 2 * batch_size)
     if how is None:
-        classifier = load()
-        how, ahead = classifier.preprocessing, 2 * batch_size
+        predictor = load()
+        how, ahead = predictor.session.preprocessing, 2 * batch_size
     with contextlib.closing(decode.read_all(sources, how.prepare, ahead, partial(_open, at_least=how.at_least))) as all:
         # Asked for the first, threads begin to read, and go on while the network is being loaded.
         read = itertools.chain(list(itertools.islice(all, 1)), all)
-        classifier = classifier or load()
+        predictor = predictor or load()
         if journal:
-            journal.begin({"paths": places, **classifier.facts()})
+            journal.begin({"paths": places, **predictor.facts()}, task)
         while batch := list(itertools.islice(read, batch_size)):
             ready = [(source, prepared) for source, prepared in batch if not isinstance(prepared, ImageReadError)]
-            rows = classifier(*zip(*ready, strict=True)) if ready else []
+            rows = predictor(*zip(*ready, strict=True)) if ready else []
             if journal:
                 journal.add(rows)
             rest = iter(rows)

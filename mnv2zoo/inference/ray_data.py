@@ -13,10 +13,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from mnv2zoo.data import decode, discover, preprocessing
-from mnv2zoo.errors import ImageReadError, MissingExtraError, OutputError
+from mnv2zoo.data import decode, discover
+from mnv2zoo.errors import ImageReadError, MissingExtraError, OutputError, TaskError
 from mnv2zoo.inference.journal import as_text, parquet_schema
-from mnv2zoo.inference.predict import Classifier, Settings
+from mnv2zoo.inference.predict import Predictor, Settings
+from mnv2zoo.models import names
 from mnv2zoo.system import files
 
 try:
@@ -39,7 +40,7 @@ def predict(
     batch_size: int = 32,
     workers: int | None = None,
 ) -> list[ImageReadError]:
-    """Classifies images on all machines of a Ray cluster.
+    """Predicts images on all machines of a Ray cluster.
 
     Ray is started on this machine unless it runs already, or `RAY_ADDRESS` names a cluster.
 
@@ -48,7 +49,7 @@ def predict(
             or in a store that Ray reads, such as `s3://bucket/photos`.
         output: Folder for Parquet files: a new one or, on this machine, an empty one. A local one appears when
             all rows are there.
-        settings: What to classify with.
+        settings: The network, the task and everything else that decides the rows.
         batch_size: Images that go through the network at once.
         workers: Processes that hold the network; by default one for each core of the cluster.
 
@@ -58,11 +59,12 @@ def predict(
 
     Raises:
         UnknownModelError: If there is no network of that name.
+        TaskError: If the task cannot be found, or does not name its columns.
         ImageReadError: If there are no images.
         OutputError: If the folder holds something.
         ray.exceptions.RayError: If a worker fails. One that dies is started anew, and its batches are repeated.
     """
-    preprocessing.find(settings.model)  # a wrong name is told of before Ray starts
+    _check(settings)
     remote = "://" in output
     folder = output if remote else str(Path(output).absolute().with_name(f".{Path(output).name}.partial"))
     if not remote:
@@ -79,6 +81,24 @@ def predict(
     if not remote:
         Path(folder).replace(output)
     return [*missed, *_errors(output)]
+
+
+def _check(settings: Settings) -> None:
+    """Finds the task and the network before Ray starts.
+
+    Raises:
+        TaskError: If the task names no columns: each worker has to give the same ones.
+    """
+    task = settings.find_task()
+    if task.parquet_fields() is None:
+        raise TaskError(
+            f"the task {task.name} does not name its columns, which Ray needs",
+            expected="names and types",
+            found="None",
+            where="parquet_fields",
+            fix="Define the task's method `parquet_fields`, or predict without --ray.",
+        )
+    names.describe_local(settings.model)
 
 
 def _sources(paths: Sequence[str]) -> tuple[ray.data.Dataset, list[ImageReadError]]:
@@ -112,7 +132,7 @@ def classify(
 
     Args:
         sources: Images, as columns `path` with their names and `bytes` with their files' content.
-        settings: What to classify with.
+        settings: The network, the task and everything else that decides the rows.
         batch_size: Images that go through the network at once.
         workers: As for `predict`.
 
@@ -131,13 +151,16 @@ def classify(
 
 
 class Worker:
-    """A process that loads the network once, and classifies batches."""
+    """A process that loads the network once, and predicts batches."""
 
     def __init__(self, settings: Settings) -> None:
-        self.classifier = Classifier(settings)
+        self.predictor = Predictor(settings)
+        self.schema = parquet_schema(self.predictor.task).append(pa.field("error", pa.string()))
+        own = [pa.field(*names) for names in self.predictor.task.parquet_fields() or ()]
+        self.empty: dict[str, Any] = {field.name: [] if pa.types.is_list(field.type) else None for field in own}
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Classifies images.
+        """Predicts a batch.
 
         Args:
             batch: Columns `path` and `bytes`.
@@ -145,7 +168,7 @@ class Worker:
         Returns:
             The rows.
         """
-        how = self.classifier.preprocessing
+        how = self.predictor.session.preprocessing
         sources = list(zip(*(batch[name].to_pylist() for name in ("path", "bytes")), strict=True))
 
         def read(source: tuple[str, bytes]) -> Any:
@@ -153,15 +176,14 @@ class Worker:
 
         found = [(path, prepared) for (path, _), prepared in decode.read_all(sources, how.prepare, read=read)]
         ready = [(path, prepared) for path, prepared in found if not isinstance(prepared, ImageReadError)]
-        classified = iter(self.classifier(*zip(*ready, strict=True)) if ready else [])
+        classified = iter(self.predictor(*zip(*ready, strict=True)) if ready else [])
         rows = [
-            {"image": path, "model": self.classifier.name, "predictions": [], "error": prepared.summary}
+            {"image": path, "model": self.predictor.session.name, **self.empty, "error": prepared.summary}
             if isinstance(prepared, ImageReadError)
             else next(classified)
             for path, prepared in found
         ]
-        schema = parquet_schema().append(pa.field("error", pa.string()))
-        return pa.Table.from_pylist([{**row, "image": as_text(row["image"])} for row in rows], schema)
+        return pa.Table.from_pylist([{**row, "image": as_text(row["image"])} for row in rows], self.schema)
 
 
 def _errors(output: str) -> list[ImageReadError]:

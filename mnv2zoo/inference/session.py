@@ -1,7 +1,7 @@
-"""Classifiers that start without PyTorch and timm, whose import takes as long as some hundreds of photos.
+"""A loaded network that runs batches of images: with PyTorch, or on a runtime alone.
 
-One is made once, with both, and kept in a cache: what a runtime starts from, and all that belongs to it. From then on
-it starts from there.
+Importing PyTorch and timm takes as long as classifying hundreds of photos. A `RuntimeSession` needs neither: it starts
+from a cache, which is filled once, with both.
 """
 
 from __future__ import annotations
@@ -13,32 +13,177 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from mnv2zoo.data import discover, preprocessing
-from mnv2zoo.data.preprocessing import Fast
+from mnv2zoo.data import discover
+from mnv2zoo.data.preprocessing import Exact, Fast, Preprocessing
+from mnv2zoo.errors import DeviceError
+from mnv2zoo.models import names
 from mnv2zoo.runtimes.cache import Cache, versions
 from mnv2zoo.runtimes.runners import CALIBRATED, RUNTIMES, Array, Parts, PerProcess, Runner, cores, require_near
+from mnv2zoo.tasks import Task
 from mnv2zoo.version import __version__
 
 if TYPE_CHECKING:
     import torch
 
+    from mnv2zoo.deploy.optimize import EngineName, Precision
+    from mnv2zoo.models.pretrained import Network
     from mnv2zoo.weights import WeightsEntry
 
 
-@dataclass(frozen=True)
-class Standalone:
-    """A classifier on a runtime.
+class Session(Protocol):
+    """A loaded network.
 
     Attributes:
         name: As in `names.Description`.
-        preprocessing: How its images are prepared.
-        label_names: Names of its classes in class order.
+        preprocessing: The preprocessing of its images.
+        label_names: Names of its outputs.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102  # an attribute
+
+    @property
+    def preprocessing(self) -> Preprocessing: ...  # noqa: D102
+
+    @property
+    def label_names(self) -> Sequence[str]: ...  # noqa: D102
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of its weights."""
+
+    def __call__(self, prepared: Sequence[Any]) -> Any:
+        """Runs a batch.
+
+        Args:
+            prepared: The images as `preprocessing.prepare` gives them.
+
+        Returns:
+            The outputs as NumPy arrays, such as logits (N, classes).
+
+        Raises:
+            DeployError: If the engine cannot run the network, or computes something else.
+            MissingExtraError: If the engine is not installed.
+        """
+
+
+def start(
+    task: Task,
+    model: str,
+    engine: EngineName | None = None,
+    precision: Precision = "fp32",
+    calibration: str | None = None,
+    exact: bool = False,
+    device: str | None = None,
+    cache: Path | None = None,
+) -> Session:
+    """Loads a network.
+
+    Args:
+        task: The task, which loads networks of its own.
+        model: Name of the network, as for `predict`.
+        engine: As for `deploy.optimize`; None for `torch` on the CPU and plain PyTorch on a GPU.
+        precision: As for `deploy.optimize`.
+        calibration: Folder of images for `int8`.
+        exact: Preprocess images as timm does, bit for bit.
+        device: The device; by default the first GPU if there is one.
+        cache: Folder for compiled engines, as for `predict`.
+
+    Returns:
+        The network, without PyTorch where the cache has it.
+
+    Raises:
+        DeviceError: If the device cannot be used, or not by the engine.
+        UnknownModelError: If there is no network of that name.
+        WeightsError: If its weights cannot be found, fetched or verified.
+        DeployError: If the cache cannot be filled or used.
+    """
+    on_cpu = engine is not None or precision != "fp32"  # engines compute on the CPU
+    if on_cpu and device not in (None, "cpu"):
+        raise DeviceError("engines and their precisions are for the CPU", expected="device cpu", found=device)
+    if cache is not None and engine is not None and not exact and task.loads_from_zoo:
+        cached = load(model, engine, precision, calibration, cache)
+        if cached is not None:
+            return cached
+    network = task.load_model(model, "cpu" if on_cpu else device)
+    return TorchSession(network, engine, precision, calibration, exact, cache)
+
+
+class TorchSession:
+    """A network that PyTorch runs, or an engine that needs PyTorch to start.
+
+    Args:
+        network: The network.
+        engine: As for `start`, and so are the others.
+        precision: The precision.
+        calibration: Folder of images for `int8`.
+        exact: Whether timm preprocesses the images.
+        cache: Folder for compiled engines.
+
+    Attributes:
+        name: As in `names.Description`.
+        preprocessing: The preprocessing of its images.
+        label_names: Names of its outputs.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        engine: EngineName | None = None,
+        precision: Precision = "fp32",
+        calibration: str | None = None,
+        exact: bool = False,
+        cache: Path | None = None,
+    ) -> None:
+        self.name, self.label_names = network.name, network.label_names
+        fast = None if exact else network.fast
+        self.preprocessing: Preprocessing = fast or Exact(network.transform)
+        self._network, self._engine, self._precision = network, engine, precision
+        self._calibration, self._cache = calibration, cache
+        self._run: Any = None if network.device.type == "cpu" else network.model
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of its weights, which takes a while."""
+        return fingerprint(self._network.model)
+
+    def __call__(self, prepared: Sequence[Any]) -> Any:
+        """Runs a batch; see `Session`."""
+        import torch
+
+        from mnv2zoo.tasks.tensors import in_single_precision, map_tensors
+
+        batch = self.preprocessing.batch(prepared, self._network.device)
+        if self._run is None:
+            self._run = self._optimized(batch)
+        with torch.inference_mode():
+            return map_tensors(lambda tensor: tensor.cpu().numpy(), in_single_precision(self._run(batch)))
+
+    def _optimized(self, batch: torch.Tensor) -> Any:
+        from mnv2zoo.deploy import optimize
+
+        engine = self._engine or "torch"
+        # Engines that choose or compile by the size of the batch need a whole one; one image is enough to check others.
+        example = batch if engine in ("auto", "inductor") else batch[:1]
+        return optimize(
+            self._network.model, example, engine, self._precision, calibration=self._calibration, cache=self._cache
+        )
+
+
+@dataclass(frozen=True)
+class RuntimeSession:
+    """A network on a runtime, without PyTorch.
+
+    Attributes:
+        name: As in `names.Description`.
+        preprocessing: The preprocessing of its images.
+        label_names: Names of its outputs.
         fingerprint: A hash of its weights.
-        run: From images (N, 3, height, width) to logits (N, classes).
+        run: From images (N, 3, height, width) to outputs (N, K).
     """
 
     name: str
@@ -47,9 +192,13 @@ class Standalone:
     fingerprint: str
     run: Callable[[Array], Array]
 
+    def __call__(self, prepared: Sequence[bytes]) -> Array:
+        """Runs a batch; see `Session`."""
+        return self.run(self.preprocessing.array(prepared))
 
-def load(model: str, engine: str, precision: str, calibration: str | None, folder: Path) -> Standalone | None:
-    """Starts a classifier from what is kept of it; the first time it is made, which takes seconds or a minute.
+
+def load(model: str, engine: str, precision: str, calibration: str | None, folder: Path) -> RuntimeSession | None:
+    """Starts a runtime from the cache, which is filled the first time; that takes seconds or a minute.
 
     Args:
         model: Name of the network, as for `names.describe`.
@@ -59,8 +208,8 @@ def load(model: str, engine: str, precision: str, calibration: str | None, folde
         folder: The cache.
 
     Returns:
-        The classifier; None where it takes PyTorch: for an engine that is PyTorch's own, for weights whose hash
-        only the Hub could tell, and for images that only timm can prepare.
+        The session; None where PyTorch is needed: for PyTorch's own engines, for weights whose hash only the Hub knows,
+        and for images that only timm can preprocess.
 
     Raises:
         UnknownModelError: If there is no network of that name.
@@ -69,9 +218,9 @@ def load(model: str, engine: str, precision: str, calibration: str | None, folde
             written or is not the user's own.
         MissingExtraError: If the engine is not installed.
     """
-    source = preprocessing.source(model)
-    weights = _weights(source) if engine in RUNTIMES else None
-    how = preprocessing.of(source)
+    described = names.describe_local(model)
+    weights = _weights(described.source) if described and engine in RUNTIMES else None
+    how = described.preprocessing if described else None
     if weights is None or how is None:
         return None
     packages = ["timm", "torch", "onnx", "onnxscript", engine, *(["nncf", "PIL"] if precision == "int8" else [])]
@@ -116,14 +265,14 @@ def _make(model: str, how: Fast, engine: str, precision: str, calibration: str |
     return {**parts, "about": json.dumps(about).encode()}
 
 
-def _start(how: Fast, engine: str, precision: str, parts: Parts) -> Standalone:
+def _start(how: Fast, engine: str, precision: str, parts: Parts) -> RuntimeSession:
     about = json.loads(parts["about"])
     outputs = PerProcess(partial(RUNTIMES[engine], parts, (3, how.side, how.side), precision, cores()))
     run = partial(_logits, outputs)
     example = np.frombuffer(parts["example"], np.float32).reshape(-1, 3, how.side, how.side)
     expected = np.frombuffer(parts["expected"], np.float32).reshape(len(example), -1)
     require_near(engine, precision, float(np.linalg.norm(run(example) - expected) / np.linalg.norm(expected)))
-    return Standalone(about["name"], how, about["label_names"], about["fingerprint"], run)
+    return RuntimeSession(about["name"], how, about["label_names"], about["fingerprint"], run)
 
 
 def _logits(outputs: Runner, batch: Array) -> Array:

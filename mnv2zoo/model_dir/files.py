@@ -1,4 +1,4 @@
-"""The files of a folder with a network, as timm and the command line read them."""
+"""The files of a model directory, which timm and the command line read."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ from mnv2zoo.models.mobilenetv2 import MobileNetV2
 from mnv2zoo.models.timm_compat import save_config_for_hf
 
 
-def files(model: MobileNetV2, data_config: Mapping[str, Any], label_names: Sequence[str] = ()) -> dict[str, bytes]:
-    """Makes the files of a folder that `describe` and timm's `local-dir:` read.
+def model_files(
+    model: MobileNetV2, data_config: Mapping[str, Any], label_names: Sequence[str] = ()
+) -> dict[str, bytes]:
+    """Builds the files of a model directory, which timm reads as `local-dir:`.
 
     Args:
-        model: A network as timm builds it.
-        data_config: Its preprocessing as timm names it: `input_size`, `mean`, `std` and so on.
-        label_names: Names of its classes in class order, if they are known.
+        model: A model as timm builds it.
+        data_config: Its preprocessing in timm's terms: `input_size`, `mean`, `std` and so on.
+        label_names: The class names in class order, if they are known.
 
     Returns:
-        The content of `model.safetensors`, `config.json` and, with names, `labels.txt`, by these names.
+        The content of `model.safetensors`, `config.json` and, with class names, `labels.txt`, by these names.
 
     Raises:
-        DataError: If the name of a class has a line end in it.
+        DataError: If a class name contains a line break.
     """
     check_labels(label_names)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    # What the weights' origin says of its licence, labels and tag is not said of these.
+    # The license, labels and tag of the weights that these started from do not apply to them.
     cfg: dict[str, Any] = dict.fromkeys(("tag", "license", "origin_url", "description"), "")
     cfg |= {"num_classes": model.num_classes, "label_names": list(label_names) or None, "label_descriptions": None}
     data_config = dict(data_config)
@@ -42,10 +44,10 @@ def files(model: MobileNetV2, data_config: Mapping[str, Any], label_names: Seque
     with tempfile.TemporaryDirectory() as scratch:
         config = Path(scratch) / "config.json"
         save_config_for_hf(model, str(config), model_config={"pretrained_cfg": cfg}, data_config=data_config)
-        made = {
+        contents = {
             "model.safetensors": safetensors.torch.save(tensors, {"format": "pt"}),
             "config.json": config.read_bytes(),
         }
     if label_names:
-        made["labels.txt"] = "".join(f"{name}\n" for name in label_names).encode()
-    return made
+        contents["labels.txt"] = "".join(f"{name}\n" for name in label_names).encode()
+    return contents

@@ -1,4 +1,4 @@
-"""From a file of another library's weights to a folder that timm and the command line take as a network."""
+"""Converts a checkpoint of another library to a model directory, which timm and the command line read."""
 
 from __future__ import annotations
 
@@ -8,22 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from mnv2zoo import architecture, convert
+from mnv2zoo.convert.fit import as_built
+from mnv2zoo.convert.layouts.native import Tensors
+from mnv2zoo.data.preprocessing import per_channel
 from mnv2zoo.errors import ConversionError, RunError
 from mnv2zoo.system.files import vacant, whole_file, whole_folder
 
 
 @dataclass(frozen=True)
 class Converted:
-    """A folder with a network that came from elsewhere.
+    """A model directory that was converted from a checkpoint.
 
     Attributes:
-        directory: The folder.
-        architecture: What the network is.
-        layout: The layout that its weights came in.
-        arguments: What it is built with: `num_classes`, `pad_type` and so on.
-        preprocessing: What it expects of images, as timm names it.
-        assumed: What of that neither the file tells nor the caller said.
-        taken: The checkpoint's entry that the weights were, such as `state_dict_ema`; empty if the file held only them.
+        directory: The directory.
+        architecture: The architecture's name.
+        layout: The layout of the checkpoint.
+        arguments: The arguments that build the model: `num_classes`, `pad_type` and so on.
+        preprocessing: The preprocessing, in timm's terms.
+        assumed: The keys of `preprocessing` that neither the file nor the caller gave.
+        taken: The checkpoint's entry that the weights came from, such as `state_dict_ema`; empty if the file held
+            only them.
     """
 
     directory: Path
@@ -35,7 +39,7 @@ class Converted:
     taken: str = ""
 
 
-def bring(
+def convert_checkpoint(
     file: str | Path,
     out: str | Path,
     model_name: str | None = None,
@@ -45,68 +49,88 @@ def bring(
     label_names: Sequence[str] = (),
     preprocessing: Mapping[str, Any] | None = None,
 ) -> Converted:
-    """Converts a file of weights in any layout that `convert` knows.
+    """Converts a checkpoint in any layout that `convert` knows to a model directory.
 
     Args:
         file: A file as for `convert.read`.
-        out: The folder to make: one that is not there yet, or empty. Afterwards
-            `timm.create_model(f"local-dir:{out}", pretrained=True)` gives the network.
-        model_name: The architecture; found by the shapes of the weights if None.
+        out: The directory, new or empty. Afterwards `timm.create_model(f"local-dir:{out}", pretrained=True)` loads it.
+        model_name: The architecture; found from the shapes of the weights if None.
         backbone: Leave out the classifier, or whatever other head there is.
         pad_type: Padding as `MobileNetV2` names it; that of the layout's library if None.
-        label_names: Names of the classes in class order, if they are known.
-        preprocessing: What the network expects of images, as timm names it, where it is not what the
-            file tells or what the library's own networks expect. `input_size` may be the side alone.
+        label_names: The class names in class order, if they are known.
+        preprocessing: Preprocessing in timm's terms, which overrides the file's and the library's own. `input_size` may
+            be the side alone.
 
     Returns:
-        What was made.
+        The model directory and what was found.
 
     Raises:
-        ConversionError: If the file cannot be read or is of no network of the zoo, or the names are not
-            as many as the classes.
+        ConversionError: If the file cannot be read or fits no zoo model, or there are not as many names as classes.
         UnknownModelError: If there is no such architecture.
-        MissingExtraError: If it is a file of Keras and `h5py` is not installed.
-        RunError: If the folder is something else or cannot be written.
+        MissingExtraError: If it is a Keras file and `h5py` is not installed.
+        RunError: If the directory is not empty or cannot be written.
     """
     out = Path(out)
     if not vacant(out):
         raise RunError("the folder must be new or empty", found="something else", where=out, fix="Choose another.")
     checkpoint = convert.read(file, backbone)
-    import timm
-
-    from mnv2zoo.model_dir import files
-    from mnv2zoo.models import pretrained, registry
-
-    try:
-        given = convert.without_head(checkpoint.tensors) if backbone else checkpoint.tensors
-        name, layout = convert.identify(given)
-        if model_name is not None:
-            name = architecture.get(model_name).name
-        tensors = convert.to_native(given, name, layout)
-    except ConversionError as error:
-        error.where = ", ".join(str(place) for place in (file, error.where) if place is not None)
-        raise
+    name, layout, tensors = _native(checkpoint.tensors, file, model_name, backbone)
     arguments = _arguments(tensors, name)
     arguments["pad_type"] = convert.LAYOUTS[layout].pad_type if pad_type is None else pad_type
     classes = arguments["num_classes"]
     if label_names and len(label_names) != classes:
         raise ConversionError("names of other classes", expected=f"{classes} names", found=f"{len(label_names)}")
-    told = {**checkpoint.preprocessing, **(preprocessing or {})}
-    size = (arguments["in_chans"], 224, 224)
-    if "input_size" in told:
-        told["input_size"] = _size(told["input_size"], arguments["in_chans"])
-    expected = {"input_size": size, **convert.LAYOUTS[layout].preprocessing, **told}
-    published = registry.pretrained_cfg(architecture.get(name))
+    given = {**checkpoint.preprocessing, **(preprocessing or {})}
+    contents, data_config = _build(name, layout, tensors, arguments, given, label_names)
+    _write(out, contents)
+    assumed = tuple(key for key in data_config if key not in given)
+    return Converted(out, name, layout, arguments, data_config, assumed, checkpoint.taken)
+
+
+def _native(
+    state_dict: Mapping[str, Any], file: str | Path, model_name: str | None, backbone: bool
+) -> tuple[str, str, Tensors]:
+    """The architecture, the layout, and the tensors in the native layout."""
+    try:
+        theirs = convert.without_head(state_dict) if backbone else state_dict
+        name, layout = convert.identify(theirs)
+        if model_name is not None:
+            name = architecture.get(model_name).name
+        return name, layout, convert.to_native(theirs, name, layout)
+    except ConversionError as error:
+        error.where = ", ".join(str(place) for place in (file, error.where) if place is not None)
+        raise
+
+
+def _build(
+    name: str,
+    layout: str,
+    tensors: Tensors,
+    arguments: Mapping[str, Any],
+    given: dict[str, Any],
+    label_names: Sequence[str],
+) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """The files of the model directory, and the preprocessing in them."""
+    import timm
+
+    from mnv2zoo.model_dir import files
+    from mnv2zoo.models import pretrained
+    from mnv2zoo.models.cfg import pretrained_cfg
+
+    channels = arguments["in_chans"]
+    if "input_size" in given:
+        given["input_size"] = _size(given["input_size"], channels)
+    settings = {"input_size": (channels, 224, 224), **convert.LAYOUTS[layout].preprocessing, **given}
+    published = timm.models.PretrainedCfg(**pretrained_cfg(architecture.get(name)))
     for key in ("mean", "std"):
-        given = told.get(key, ())
-        expected[key] = _colours(key, given or expected.get(key, getattr(published, key)), arguments["in_chans"], given)
-    cfg = replace(published, num_classes=classes, pool_size=None, state_dict=tensors, **expected)
+        own = given.get(key, ())
+        settings[key] = _statistics(key, own or settings.get(key, getattr(published, key)), channels, own)
+    classes = arguments["num_classes"]
+    cfg = replace(published, num_classes=classes, pool_size=None, state_dict=tensors, **settings)
     model: Any = timm.create_model(name, pretrained=True, pretrained_cfg=cfg, **arguments)
-    fitted = pretrained.image_config(cfg.to_dict(), arguments["in_chans"], test=False)
-    expected = {key: fitted[key] for key in ("input_size", "mean", "std", "interpolation", "crop_pct")}
-    _write(out, files.files(model, expected, label_names))
-    assumed = tuple(key for key in expected if key not in told)
-    return Converted(out, name, layout, arguments, expected, assumed, checkpoint.taken)
+    fitted = pretrained.image_config(cfg.to_dict(), channels, test=False)
+    data_config = {key: fitted[key] for key in ("input_size", "mean", "std", "interpolation", "crop_pct")}
+    return files.model_files(model, data_config, label_names), data_config
 
 
 def _size(given: Any, channels: int) -> tuple[int, int, int]:
@@ -122,29 +146,27 @@ def _size(given: Any, channels: int) -> tuple[int, int, int]:
     return size
 
 
-def _colours(key: str, values: Sequence[float], channels: int, given: Sequence[float]) -> tuple[float, ...]:
-    """Values for each channel: those of RGB stand for other channels by their average, unless they were given."""
-    if len(values) == channels:
-        return tuple(values)
-    if given and len(set(given)) > 1:
+def _statistics(key: str, values: Sequence[float], channels: int, given: Sequence[float]) -> tuple[float, ...]:
+    """A value per channel; given values must be as many as the channels, or all the same."""
+    if len(values) != channels and len(set(given)) > 1:
         raise ConversionError(
             f"{key} has values for other channels than the weights",
             expected=f"{channels} values, or one value for all channels",
             found=tuple(given),
             where=key,
-            fix="Give the same number for each colour; it is taken for every channel.",
+            fix="Give the same number for each color; it is used for every channel.",
         )
-    return (round(sum(values) / len(values), 6),) * channels
+    return per_channel(values, channels)
 
 
-def _arguments(tensors: convert.native.Tensors, name: str) -> dict[str, Any]:
-    """What a network is built with to hold the tensors."""
+def _arguments(tensors: Tensors, name: str) -> dict[str, Any]:
+    """The arguments that build a model for the tensors."""
     weight = tensors.get("classifier.weight")
     arguments = {
         "num_classes": 0 if weight is None else weight.shape[0],
         "in_chans": tensors["conv_stem.weight"].shape[1],
     }
-    form = convert.as_built(architecture.get(name), tensors).classifier
+    form = as_built(architecture.get(name), tensors).classifier
     return arguments if form == architecture.get(name).classifier else arguments | {"classifier": form}
 
 

@@ -1,7 +1,7 @@
-"""From a finished run to a folder for the Hub, and to the entry that an index of weights takes.
+"""Packages a finished run for the Hub, with the entry that adds its weights to an index.
 
-A package holds `model.safetensors` and `config.json`, which timm's `hf-hub:` and `local-dir:` read, the
-model card `README.md`, and `index_entry.json`. Nothing is written before all of it is known to be sound.
+A package holds `model.safetensors` and `config.json`, which timm reads as `hf-hub:` and `local-dir:`, the model card
+`README.md`, and `index_entry.json`. Nothing is written before all of it has been checked.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import huggingface_hub
-from huggingface_hub import EvalResult, ModelCard, ModelCardData, constants
+from huggingface_hub import constants
 
 from mnv2zoo import architecture
 from mnv2zoo.architecture import Config
 from mnv2zoo.convert.layouts import native
 from mnv2zoo.errors import ConversionError, WeightsError, WeightsIndexError
+from mnv2zoo.model_dir import cards
+from mnv2zoo.model_dir.cards import METRICS, SPLITS
 from mnv2zoo.models import arguments
 from mnv2zoo.system.files import whole_file
+from mnv2zoo.system.hub_failures import Failure, explain
 from mnv2zoo.weights import schema, store
-from mnv2zoo.weights.hub_failures import Failure, explain
 from mnv2zoo.weights.schema import WeightsEntry
 from mnv2zoo.weights.store import Verified
 
@@ -34,9 +36,6 @@ WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 RESULTS, ENTRY = "results.json", "index_entry.json"
 PUSHED = (WEIGHTS, CONFIG, CARD)  # the entry needs the commit that these make
 
-SPLITS = {"val": "validation", "test": "test"}  # by their names in results.json
-METRICS = {"top1": "top-1 accuracy (%)", "top5": "top-5 accuracy (%)"}
-
 # What a name from the index builds where timm's `model_args` could say otherwise; an entry cannot.
 AS_PUBLISHED = {"in_chans": 3, "global_pool": "avg", "output_stride": 32, "pad_type": "symmetric", "bn_eps": 1e-5}
 FROM_CONFIG = {"classifier": "classifier", "act_layer": "activation"}  # an argument, and the config's field for it
@@ -45,16 +44,6 @@ NOT_COMPUTED = ("num_classes", "bn_momentum", "drop_rate", "drop_path_rate")  # 
 
 # What timm's cfg says of the weights that a run started from, and where those are.
 ELSEWHERE = ("url", "file", "hf_hub_id", "hf_hub_filename", "source", "state_dict", "origin_url", "description")
-
-# https://huggingface.co/docs/hub/repositories-licenses; a card names any other licence as `license_name`.
-HUB_LICENSES = """
-afl-3.0 agpl-3.0 apache-2.0 artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0 bigscience-openrail-m bsd
-bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-nc-2.0
-cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0
-cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 cdla-permissive-1.0 cdla-permissive-2.0 cdla-sharing-1.0 creativeml-openrail-m
-ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 gfdl gpl gpl-2.0 gpl-3.0 isc lgpl lgpl-2.1 lgpl-3.0 lppl-1.3c mit mpl-2.0
-ms-pl ncsa odbl odc-by ofl-1.1 openrail openrail++ osl-3.0 pddl postgresql unlicense wtfpl zlib
-"""
 
 
 @dataclass(frozen=True)
@@ -85,28 +74,28 @@ def pack(
     repo_id: str | None = None,
     description: str | None = None,
 ) -> Package:
-    """Makes a package of a run after checking that its parts belong together.
+    """Makes a package of a run, after checking that its parts belong together.
 
     Args:
-        run: Folder of a run, with `model.safetensors` in the native layout and timm's `config.json`;
-            the card and `results.json` may be missing.
-        name: What the weights are to be called, `architecture.tag`.
-        license: Their licence, as SPDX names it where it can.
-        directory: The package: a new or empty folder, or a former package. `package` in the run by default.
-        repo_id: The repository that they are meant for, `owner/name`. Without one the entry tells of a
-            file `<name>.safetensors` beside the index.
-        description: What they are, in a line.
+        run: A run folder with `model.safetensors` in the native layout and timm's `config.json`; the card and
+            `results.json` may be missing.
+        name: The name of the weights, `architecture.tag`.
+        license: Their license, as an SPDX identifier where there is one.
+        directory: The package: a new or empty folder, or a former package; `package` in the run by default.
+        repo_id: The repository that they are meant for, `owner/name`. Without one, the entry is for a file
+            `<name>.safetensors` next to the index.
+        description: What the weights are, in one line.
 
     Returns:
         The package. Its entry has no revision yet.
 
     Raises:
-        WeightsError: If the run is not whole or contradicts itself, a weight is not finite, or the folder
-            is something else or cannot be written.
-        IntegrityError: If the weights are no safetensors file.
-        ConversionError: If they are not those of the network that `config.json` tells of.
-        WeightsIndexError: If an index would refuse the entry, its name included.
-        UnknownModelError: If the name is of no architecture.
+        WeightsError: If the run is incomplete or contradicts itself, a weight is not finite, or the folder holds
+            something else or cannot be written.
+        IntegrityError: If the weights are not a safetensors file.
+        ConversionError: If they are not those of the model in `config.json`.
+        WeightsIndexError: If an index would refuse the entry, including its name.
+        UnknownModelError: If there is no such architecture.
     """
     config = architecture.get(name)
     directory = run / "package" if directory is None else directory
@@ -115,18 +104,32 @@ def pack(
     _check_tensors(weights, run / WEIGHTS, config, document)
     results = _results(run)
 
-    _, _, tag = name.partition(".")
     cfg = {key: value for key, value in document["pretrained_cfg"].items() if key not in ELSEWHERE}
-    cfg |= {"tag": tag, "license": license} | ({"description": description} if description else {})
+    cfg |= {"tag": name.partition(".")[2], "license": license}
+    cfg |= {"description": description} if description else {}
     document = document | {"pretrained_cfg": cfg}
     location = {"repo_id": repo_id, "revision": None, "filename": WEIGHTS}
     if repo_id is None:
         location = {"bundled": f"{name}.safetensors"}
-    scores = results.get("test") or results.get("val") or {}  # validation images may have chosen the weights
     fields = {
         **location,
         "sha256": hashlib.sha256(weights).hexdigest(),
         "size": len(weights),
+        "license": license,
+        "description": description,
+        **_entry_fields(document, results),
+    }
+    package = Package(directory, _validated(name, fields, directory), _beyond(config, document))
+    card = cards.package_card(run / CARD, package.entry, results)
+    _write(package, {WEIGHTS: weights, CONFIG: _json(document), CARD: card.encode()})
+    return package
+
+
+def _entry_fields(document: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The fields of an index entry that a run's `config.json` and `results.json` decide."""
+    cfg = document["pretrained_cfg"]
+    scores = results.get("test") or results.get("val") or {}  # validation images may have chosen the weights
+    return {
         "layout": "timm",
         "num_classes": document["num_classes"],
         "input_size": cfg.get("test_input_size") or cfg.get("input_size"),
@@ -135,15 +138,8 @@ def pack(
         "mean": cfg.get("mean"),
         "std": cfg.get("std"),
         "label_names": document.get("label_names", cfg.get("label_names")),
-        "license": license,
         "metrics": {metric: scores[metric] for metric in METRICS if metric in scores} or None,
-        "description": description,
     }
-    entry = _validated(name, fields, directory)
-    package = Package(directory, entry, _beyond(config, document))
-    card = _card(run, entry, results)
-    _write(package, {WEIGHTS: weights, CONFIG: _json(document), CARD: str(card).encode()})
-    return package
 
 
 def push(package: Package, private: bool = False) -> Package:
@@ -337,67 +333,6 @@ def _validated(name: str, fields: Mapping[str, Any], directory: Path) -> Weights
         error.problem = "an index would refuse these weights"
         error.fix = "Correct what you gave, or the run's config.json or results.json."
         raise
-
-
-def _card(run: Path, entry: WeightsEntry, results: Mapping[str, Mapping[str, Any]]) -> ModelCard:
-    """Fills in the run's card, or makes one."""
-    path = run / CARD
-    try:
-        card = ModelCard.load(path) if path.exists() else ModelCard(_page(entry))
-    except Exception as error:  # of many classes, PyYAML's among them
-        raise WeightsError(
-            "cannot read the model card",
-            expected="Markdown under a block of YAML",
-            found=f"{type(error).__name__}: {' '.join(str(error).split())}"[:200],
-            where=path,
-            fix="Correct it, or delete it to have one made.",
-        ) from error
-    data: Any = card.data
-    data.model_name = entry.name
-    known = entry.license.lower() in HUB_LICENSES.split()
-    data.license = entry.license.lower() if known else "other"
-    data.license_name = None if known else entry.license
-    data.library_name = data.library_name or "timm"
-    data.pipeline_tag = data.pipeline_tag or "image-classification"
-    data.tags = list(dict.fromkeys([*(data.tags or []), "image-classification", "timm", "mnv2zoo"]))
-    former = data.eval_results or [EvalResult("image-classification", "imagefolder", "unnamed", "accuracy", None)]
-    evaluations = [
-        replace(
-            former[0],
-            dataset_split=SPLITS[split],
-            metric_type="accuracy",
-            metric_name=METRICS[metric],
-            metric_value=figures[metric],
-        )
-        for split, figures in results.items()
-        for metric in METRICS
-        if metric in figures
-    ]
-    data.eval_results = evaluations or data.eval_results
-    return card
-
-
-def _page(entry: WeightsEntry) -> str:
-    """Writes a card that has yet to be filled in."""
-    _, height, width = entry.input_size
-    labels = ", ".join(entry.label_names[:20]) + (", ..." if entry.num_classes > 20 else "")
-    return f"""---
-{ModelCardData(library_name="timm").to_yaml()}
----
-
-# {entry.name}
-
-{entry.description or f"Weights of {entry.architecture}."}
-
-An image is resized and cropped to {height} x {width} pixels. There are {entry.num_classes} classes: {labels}.
-
-```python
-import mnv2zoo  # timm learns the architecture
-import timm
-
-model = timm.create_model("hf-hub:{entry.repo_id or "OWNER/NAME"}", pretrained=True)
-```
-"""
 
 
 def _json(document: object) -> bytes:

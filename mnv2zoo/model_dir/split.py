@@ -12,18 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mnv2zoo.data.datasets import Data, Sample, TimmSample
+from mnv2zoo.data.datasets import AnySample, Data
 from mnv2zoo.data.discover import SPLITS
 from mnv2zoo.errors import DataError, RunError
-from mnv2zoo.training.run_dir import RunFolder
+from mnv2zoo.model_dir import records
+from mnv2zoo.model_dir.records import SPLIT, run_folder
 
 ALL = "all"
 HOW = "Pass --split val, test or train for what is there of the run's split, or --all for all images."
-
-
-def run_folder(model: str) -> Path:
-    """The folder that a run's name means, whether there is one or not."""
-    return Path(model.removeprefix("local-dir:"))
 
 
 def record(data: Data) -> dict[str, Any]:
@@ -66,10 +62,10 @@ class Record:
             RunError: If `split.json` is damaged.
         """
         folder = run_folder(model)
-        file = folder / "split.json"
+        file = folder / SPLIT
         if not file.is_file():
             return None
-        document = RunFolder(folder).read_json(file.name)
+        document = records.read_json(folder, SPLIT)
         if not isinstance(document, dict) or not all(_names(own) for name, own in document.items() if name in SPLITS):
             raise RunError(
                 "cannot read the run's split",
@@ -85,7 +81,7 @@ class Record:
         keys = {split: frozenset(str(images[n]) for n in names if images.get(n)) for split, names in splits.items()}
         return Record(keys, hashed=True)
 
-    def identify(self, samples: Sequence[Sample | TimmSample]) -> list[str]:
+    def identify(self, samples: Sequence[AnySample]) -> list[str]:
         """What the images would be called in this record; an empty text where they cannot be read."""
         if not self.hashed:
             return [sample.name for sample in samples]
@@ -138,7 +134,7 @@ class Choice:
         measured: What they are, in words such as `37 val images that the run held out`.
     """
 
-    samples: tuple[Sample | TimmSample, ...]
+    samples: tuple[AnySample, ...]
     measured: str
 
 
@@ -206,9 +202,7 @@ def _note(run: Record | None, model: str) -> str:
     return "which may include training images: no split.json tells" if run_folder(model).is_dir() else ""
 
 
-def _of_data(
-    data: Data, everything: tuple[Sample | TimmSample, ...], split: str | None, place: str | Path, note: str
-) -> Choice:
+def _of_data(data: Data, everything: tuple[AnySample, ...], split: str | None, place: str | Path, note: str) -> Choice:
     """Images that are not the run's, by the splits of their own."""
     tail = f", {note}" if note else ""
     if split == ALL or (split is None and list(data.splits) == ["train"]):
@@ -221,7 +215,7 @@ def _of_data(
 
 def _of_run(
     data: Data,
-    everything: Sequence[Sample | TimmSample],
+    everything: Sequence[AnySample],
     keys: Sequence[str],
     run: Record,
     split: str,
@@ -255,7 +249,7 @@ def _of_run(
 
 
 def _held_out(
-    everything: Sequence[Sample | TimmSample],
+    everything: Sequence[AnySample],
     keys: Sequence[str],
     run: Record,
     split: str,

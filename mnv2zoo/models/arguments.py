@@ -112,7 +112,7 @@ def checked(values: Mapping[str, Any]) -> dict[str, Any]:
         ArgumentError: If an argument has a value that it cannot have; a ValueError. The error names the nearest.
 
     Examples:
-        >>> from mnv2zoo import arguments
+        >>> from mnv2zoo.models import arguments
         >>> arguments.checked({"pad_type": "", "num_classes": 5})
         {'pad_type': 'symmetric', 'num_classes': 5}
         >>> arguments.checked({"pad_type": "smae"})

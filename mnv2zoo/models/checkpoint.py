@@ -1,13 +1,10 @@
-"""Where a network's tensors come from, and how they get into it."""
+"""Where a model's tensors come from, and how they get into it."""
 
 from __future__ import annotations
 
 import torch
-from timm.models import (
-    PretrainedCfg,
-    adapt_input_conv,
-)
-from torch import Tensor, nn
+from timm.models import PretrainedCfg, adapt_input_conv
+from torch import Tensor
 
 from mnv2zoo import convert
 from mnv2zoo.architecture import Config
@@ -109,25 +106,26 @@ def _read_file(cfg: PretrainedCfg) -> dict[str, Tensor]:
 
 
 def fill(model: MobileNetV2, state_dict: dict[str, Tensor], cfg: PretrainedCfg) -> None:
-    """Puts a checkpoint into a network that may not be initialised yet, and initialises the rest.
+    """Puts a checkpoint into a model that need not be initialized yet, and initializes the rest.
 
-    The rest is the classifier, where the network was asked for with another number of classes than the
-    weights', and counters. A stem for other channels is adapted as timm does it.
+    The rest is the classifier, if the model has another number of classes than the weights, and counters. A stem
+    for other channels is adapted as timm does it.
 
     Args:
-        model: The network.
+        model: The model.
         state_dict: The checkpoint in the native layout.
-        cfg: The resolved cfg, which tells the number of classes of the weights.
+        cfg: The resolved cfg, which gives the number of classes of the weights.
 
     Raises:
-        ConversionError: If it would leave a part of the network random that nobody asked to be new, or
-            holds something that the network has no place for.
+        ConversionError: If the checkpoint lacks a tensor that was not meant to be new, or has one that the model
+            has no place for.
     """
     state_dict = dict(state_dict)
     _fit_stem(state_dict, model)
     keeps_classifier = _fit_classifier(state_dict, model, cfg)
 
-    own = _tensors(model)
+    # A model on the meta device, filled by `load_state_dict(assign=True)`, would take longer.
+    own: dict[str, Tensor] = model.state_dict(keep_vars=True)
     # Counters of batches are younger than some checkpoints, and nothing depends on them.
     wanted = {name for name in own if not name.endswith("num_batches_tracked")}
     if not keeps_classifier and model.num_classes != cfg.num_classes:
@@ -161,23 +159,22 @@ def _misfit(config: Config, classes: int, cfg: PretrainedCfg, expected: str, fou
     )
 
 
-def _check_classes(config: Config, tensors: dict[str, Tensor], cfg: PretrainedCfg, classes: int) -> None:
-    """Refuses a wrong number of classes before memory is taken for a classifier that nothing could fill."""
+def check_classes(config: Config, tensors: dict[str, Tensor], cfg: PretrainedCfg, classes: int) -> None:
+    """Refuses a wrong number of classes before memory is allocated for a classifier that nothing could fill.
+
+    Args:
+        config: The architecture.
+        tensors: The checkpoint in the native layout.
+        cfg: The resolved cfg, which gives the number of classes of the weights.
+        classes: Classes of the model to build.
+
+    Raises:
+        ConversionError: If the checkpoint should have a classifier for as many classes, and has not.
+    """
     weight = tensors.get("classifier.weight")
     found = 0 if weight is None else len(weight)
     if classes == cfg.num_classes > 0 and found - (cfg.label_offset or 0) != classes:
         raise _misfit(config, classes, cfg, f"a classifier for {classes} classes", f"one for {found}")
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """A model's own tensors by their names in its state dict, which would take longer to make."""
-    return {
-        f"{name}.{key}": tensor
-        for name, module in model.named_modules()
-        for own in (module._parameters, module._buffers)
-        for key, tensor in own.items()
-        if tensor is not None
-    }
 
 
 def _fit_stem(state_dict: dict[str, Tensor], model: MobileNetV2) -> None:

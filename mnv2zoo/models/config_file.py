@@ -1,35 +1,235 @@
-"""What a config.json, as timm writes it, may say of a network and its weights."""
+"""What a `config.json`, as timm writes it, may say about a model and its weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import fields
-from functools import partial
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from timm.models import PretrainedCfg
-
+from mnv2zoo import architecture
 from mnv2zoo.data import labels
-from mnv2zoo.errors import ArgumentError, DataError, WeightsUnavailableError
+from mnv2zoo.errors import ArgumentError, DataError, UnknownModelError, WeightsUnavailableError
 from mnv2zoo.models import arguments
+from mnv2zoo.system.validation import bounded, fits, list_of, one_of
 from mnv2zoo.weights import schema
 
+# The bounds keep a file from others from making anything huge. Any field may be null too.
+MAX_SIDE = 4096
+_SIZE = list_of(bounded(int, 1, MAX_SIDE), 3, 3)
+CFG_RULES: dict[str, Any] = {
+    "architecture": str,
+    "tag": str,
+    "input_size": _SIZE,
+    "test_input_size": _SIZE,
+    "min_input_size": _SIZE,
+    "fixed_input_size": bool,
+    "crop_pct": bounded(float, 0.01, 10),
+    "test_crop_pct": bounded(float, 0.01, 10),
+    "crop_mode": one_of(("center", "squash", "border")),
+    "interpolation": one_of(schema.INTERPOLATIONS),
+    "mean": list_of(bounded(float, -1e6, 1e6), 1, MAX_SIDE),
+    "std": list_of(bounded(float, 1e-9, 1e6), 1, MAX_SIDE),
+    "num_classes": bounded(int, 0, 10**6),
+    "label_offset": bounded(int, 0, 1000),
+    "label_names": list[str],
+    "label_descriptions": dict[str, str],
+    "hf_hub_filename": schema.KINDS["filename"],
+}
+# timm's other fields, which nothing is built from. A later timm may have more; see `_timm_knows`.
+_FREE = (
+    *("url", "file", "state_dict", "hf_hub_id", "source", "custom_load"),
+    *("pool_size", "test_pool_size", "first_conv", "classifier"),
+    *("license", "description", "origin_url", "paper_name", "paper_ids", "notes"),
+)
+# The others have no bounds but those of `mnv2zoo.models.arguments`.
+ARGUMENT_RULES: dict[str, Any] = {
+    **{name: Any for name in arguments.CHECKS if name != "feature_cls"},
+    "num_classes": bounded(int, 0, 10**6),
+    "in_chans": bounded(int, 1, MAX_SIDE),
+}
 
-def _number(value: object, low: float, high: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high  # no NaN is
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """The content of a `config.json`, checked.
+
+    Attributes:
+        architecture: The architecture's name.
+        cfg: timm's description of the weights and their preprocessing.
+        arguments: Arguments that the model is built with.
+        label_names: Names of the classes in class order.
+    """
+
+    architecture: str
+    cfg: dict[str, Any]
+    arguments: dict[str, Any]
+    label_names: list[str]
 
 
-def _integer(value: object, low: int, high: int) -> bool:
-    return isinstance(value, int) and _number(value, low, high)
+def read(folder: Path, name: str, repository: str | None = None) -> ConfigFile:
+    """Reads and checks the `config.json` of a folder.
+
+    Args:
+        folder: The folder.
+        name: The model's name, for errors.
+        repository: The Hub repository that the folder is a copy of, if it is.
+
+    Returns:
+        The content. A field that is null is left out, so that it has its default.
+
+    Raises:
+        UnknownModelError: If it is for an architecture that the zoo does not have.
+        WeightsUnavailableError: If it cannot be read, or breaks a rule.
+    """
+    try:
+        size = (folder / "config.json").stat().st_size
+        if size > schema.MAX_BYTES:
+            raise ValueError(f"{size} bytes, where {schema.MAX_BYTES} are the most")
+        document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        check_origin(document, name, folder, repository)
+        cfg, given = _parts(document)
+        config = architecture.get(document["architecture"])  # nothing here would verify other weights
+        check_config(cfg, given)
+        given = arguments.checked(given)
+        cfg, given = ({k: v for k, v in values.items() if v is not None} for values in (cfg, given))
+        # The number of classes of the weights must be one number.
+        classes = cfg.setdefault("num_classes", given.get("num_classes", config.num_classes))
+        if given.get("num_classes", classes) != classes:
+            raise ValueError(f"model_args with num_classes = {given['num_classes']} for weights with {classes}")
+        return ConfigFile(config.name, cfg, given, check_label_names(cfg, classes))
+    except (UnknownModelError, WeightsUnavailableError):
+        raise
+    except Exception as error:  # whatever a broken file causes
+        raise WeightsUnavailableError(
+            "cannot tell what the model is",
+            expected="a config.json as timm writes it",
+            found=f"{type(error).__name__}: {error}"[:400],
+            where=name,
+            fix="Restore the config.json, or name another network.",
+        ) from error
 
 
-def _size(value: object) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 3 and all(_integer(side, 1, MAX_SIDE) for side in value)
+def _parts(document: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Takes `pretrained_cfg` and `model_args` from a document, as timm does."""
+    if "pretrained_cfg" in document:
+        cfg = dict(document["pretrained_cfg"])
+        cfg |= {key: document[key] for key in ("num_classes", "label_names", "label_descriptions") if key in document}
+    else:  # old files hold the description itself
+        cfg = {key: value for key, value in document.items() if key not in ("architecture", "num_features")}
+        if "labels" in cfg:
+            cfg["label_names"] = cfg.pop("labels")
+    given = dict(document.get("model_args", {})) if "pretrained_cfg" in document else {}
+    if given.get("in_chans") is not None:
+        cfg["input_size"] = (given["in_chans"], *cfg.get("input_size", (3, 224, 224))[1:])
+        for key in ("test_input_size", "min_input_size"):
+            if cfg.get(key):
+                cfg[key] = (given["in_chans"], *cfg[key][1:])
+    return cfg, given
 
 
-def _numbers(value: object, low: float) -> bool:
-    return isinstance(value, list | tuple) and 0 < len(value) <= MAX_SIDE and all(_number(v, low, 1e6) for v in value)
+def check_origin(document: Any, name: str, folder: Path, repository: str | None) -> None:
+    """Refuses a `config.json` that another library wrote, or whose parts are of another kind than in timm's.
+
+    Args:
+        document: Its content.
+        name: The model's name, for the error.
+        folder: The folder that it is in.
+        repository: The Hub repository that the folder is a copy of, if it is.
+
+    Raises:
+        ValueError: If a part is of another kind.
+        WeightsUnavailableError: If transformers wrote it.
+    """
+    if not isinstance(document, dict):
+        raise ValueError(f"a JSON {type(document).__name__} at its top")
+    for key in ("pretrained_cfg", "model_args"):
+        if not isinstance(document.get(key, {}), dict):
+            raise ValueError(f"{key} = {document[key]!r}"[:200])
+    kind = document.get("model_type", document.get("architectures"))
+    if "architecture" not in document and kind is not None:
+        files = [file.name for file in folder.glob("*") if file.name in ("model.safetensors", "pytorch_model.bin")]
+        file = max(files, default="model.safetensors") if repository is None else "model.safetensors"
+        fetch = f"Run `hf download {repository} {file} --local-dir .`, then" if repository else "Run"
+        path = file if repository else folder / file
+        raise WeightsUnavailableError(
+            f"{name} is a transformers checkpoint, which has to be converted first",
+            expected="a config.json as timm writes it",
+            found=f"one for model_type {kind!r}"[:200],
+            where=name,
+            fix=f"{fetch} `mnv2zoo weights convert {path} --out converted`, and use --model converted.",
+        )
+    if not isinstance(document.get("architecture"), str):
+        raise ValueError(f"architecture = {document.get('architecture')!r}"[:200])
+
+
+def check_config(cfg: dict[str, Any], built_with: dict[str, Any]) -> None:
+    """Refuses values that a `config.json` may not hold.
+
+    Args:
+        cfg: Its `pretrained_cfg`.
+        built_with: Its `model_args`.
+
+    Raises:
+        ValueError: If a value breaks a rule; the message names it.
+    """
+    for name, value in cfg.items():
+        known = name in CFG_RULES or name in _FREE or _timm_knows(name)
+        if not known or (value is not None and not fits(value, CFG_RULES.get(name, Any))) or _is_fixed(name, value):
+            raise ValueError(f"pretrained_cfg with {name} = {value!r}"[:200])
+    for name, value in built_with.items():
+        if name not in ARGUMENT_RULES or (value is not None and not _buildable(name, value)):
+            raise ValueError(f"model_args with {name} = {value!r}"[:200])
+    # One number counts for all channels, those of the weights or those of the network.
+    counts = {1, (cfg.get("input_size") or (3,))[0], built_with.get("in_chans") or 1}
+    for name in ("mean", "std"):
+        if cfg.get(name) and len(cfg[name]) not in counts:
+            raise ValueError(f"pretrained_cfg with {len(cfg[name])} numbers as {name} for {max(counts)} channels")
+    for size, crop in (("input_size", "crop_pct"), ("test_input_size", "test_crop_pct")):
+        # Images are enlarged to that side before they are cropped.
+        if (side := max(cfg.get(size) or (1,)) / (cfg.get(crop) or cfg.get("crop_pct") or 1)) > 2 * MAX_SIDE:
+            raise ValueError(f"pretrained_cfg with {size} and {crop} for images of {side:.0f} pixels a side")
+
+
+def _timm_knows(name: str) -> bool:
+    from timm.models import PretrainedCfg  # takes seconds to import
+
+    return name in PretrainedCfg.__dataclass_fields__
+
+
+def _is_fixed(name: str, value: object) -> bool:
+    return name == "fixed_input_size" and value is True  # the model takes images of any size
+
+
+def _buildable(name: str, value: object) -> bool:
+    try:
+        arguments.checked({name: value})
+    except ArgumentError:
+        return False
+    return fits(value, ARGUMENT_RULES[name])
+
+
+def check_label_names(cfg: dict[str, Any], count: int) -> list[str]:
+    """Takes the names of the classes from a `config.json`.
+
+    Args:
+        cfg: Its `pretrained_cfg`.
+        count: How many classes there are.
+
+    Returns:
+        The names in class order; the classes' numbers where it has no names.
+
+    Raises:
+        ValueError: If there are more or fewer names, or a name has a line end in it.
+    """
+    names = list(labels.names_in(cfg)) or [str(index) for index in range(count)]
+    if len(names) != count:
+        raise ValueError(f"{len(names)} label_names for {count} classes")
+    for label in names:
+        if not _one_line(label):
+            raise ValueError(f"label_names with a line end in {label!r}"[:200])
+    return names
 
 
 def check_labels(names: Sequence[str], where: object = None) -> None:
@@ -55,115 +255,3 @@ def check_labels(names: Sequence[str], where: object = None) -> None:
 
 def _one_line(name: str) -> bool:
     return len(f"{name}.".splitlines()) == 1  # line feeds, and all else that ends a line when a text is split
-
-
-def _texts(value: object) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(text, str) for text in value)
-
-
-def check_origin(document: Any, name: str, place: str, source: str, folder: Path) -> None:
-    """Refuses a `config.json` that another library wrote, or that is not built as timm's are."""
-    if not isinstance(document, dict):
-        raise ValueError(f"a JSON {type(document).__name__} at its top")
-    for key in ("pretrained_cfg", "model_args"):
-        if not isinstance(document.get(key, {}), dict):
-            raise ValueError(f"{key} = {document[key]!r}"[:200])
-    kind = document.get("model_type", document.get("architectures"))
-    if "architecture" not in document and kind is not None:
-        files = [file.name for file in folder.glob("*") if file.name in ("model.safetensors", "pytorch_model.bin")]
-        file = max(files, default="model.safetensors") if source != "hf-hub" else "model.safetensors"
-        fetch = f"Run `hf download {place} {file} --local-dir .`, then" if source == "hf-hub" else "Run"
-        path = file if source == "hf-hub" else folder / file
-        raise WeightsUnavailableError(
-            f"{name} is a transformers checkpoint, which has to be converted first",
-            expected="a config.json as timm writes it",
-            found=f"one for model_type {kind!r}"[:200],
-            where=name,
-            fix=f"{fetch} `mnv2zoo weights convert {path} --out converted`, and use --model converted.",
-        )
-    if not isinstance(document.get("architecture"), str):
-        raise ValueError(f"architecture = {document.get('architecture')!r}"[:200])
-
-
-def _buildable(name: str, value: object) -> bool:
-    try:
-        arguments.checked({name: value})
-    except ArgumentError:
-        return False
-    return True
-
-
-# What a config.json may say, so that nothing is built, allocated or asked for by the word of a stranger.
-MAX_SIDE = 4096
-CFG_RULES: dict[str, Callable[[Any], bool]] = {
-    "architecture": lambda value: isinstance(value, str),
-    "tag": lambda value: isinstance(value, str),
-    "input_size": _size,
-    "test_input_size": _size,
-    "min_input_size": _size,
-    "fixed_input_size": lambda value: value is False,  # the network takes images of any size
-    "crop_pct": lambda value: _number(value, 0.01, 10),
-    "test_crop_pct": lambda value: _number(value, 0.01, 10),
-    "crop_mode": lambda value: value in ("center", "squash", "border"),
-    "interpolation": lambda value: value in schema.INTERPOLATIONS,
-    "mean": lambda value: _numbers(value, -1e6),
-    "std": lambda value: _numbers(value, 1e-9),
-    "num_classes": lambda value: _integer(value, 0, 10**6),
-    "label_offset": lambda value: _integer(value, 0, 1000),
-    "label_names": _texts,
-    "label_descriptions": lambda value: isinstance(value, dict) and _texts([*value, *value.values()]),
-    "hf_hub_filename": lambda value: not [*schema.location_is_one_file("", {"repo_id": "a/b", "filename": value})],
-}
-ARGUMENT_RULES: dict[str, Callable[[Any], bool]] = {
-    **{name: partial(_buildable, name) for name in arguments.CHECKS if name != "feature_cls"},
-    "num_classes": lambda value: _integer(value, 0, 10**6),
-    "in_chans": lambda value: _integer(value, 1, MAX_SIDE),
-}
-
-
-def check_config(cfg: dict[str, Any], built_with: dict[str, Any]) -> None:
-    """Refuses values that a `config.json` may not hold.
-
-    Args:
-        cfg: Its `pretrained_cfg`.
-        built_with: Its `model_args`.
-
-    Raises:
-        ValueError: If a value breaks a rule; the message names it.
-    """
-    known = {field.name: CFG_RULES.get(field.name, lambda value: True) for field in fields(PretrainedCfg)}
-    for what, values, rules in (("pretrained_cfg", cfg, known), ("model_args", built_with, ARGUMENT_RULES)):
-        for name, value in values.items():
-            if name not in rules or (value is not None and not rules[name](value)):
-                raise ValueError(f"{what} with {name} = {value!r}"[:200])
-    # One number counts for all channels, those of the weights or those of the network.
-    counts = {1, (cfg.get("input_size") or (3,))[0], built_with.get("in_chans") or 1}
-    for name in ("mean", "std"):
-        if cfg.get(name) and len(cfg[name]) not in counts:
-            raise ValueError(f"pretrained_cfg with {len(cfg[name])} numbers as {name} for {max(counts)} channels")
-    for size, crop in (("input_size", "crop_pct"), ("test_input_size", "test_crop_pct")):
-        # Images are enlarged to that side before they are cropped.
-        if (side := max(cfg.get(size) or (1,)) / (cfg.get(crop) or cfg.get("crop_pct") or 1)) > 2 * MAX_SIDE:
-            raise ValueError(f"pretrained_cfg with {size} and {crop} for images of {side:.0f} pixels a side")
-
-
-def check_label_names(cfg: dict[str, Any], count: int) -> list[str]:
-    """Takes the names of the classes from a `config.json`.
-
-    Args:
-        cfg: Its `pretrained_cfg`.
-        count: How many classes there are.
-
-    Returns:
-        The names in class order; the classes' numbers where it has no names.
-
-    Raises:
-        ValueError: If there are more or fewer names, or a name has a line end in it.
-    """
-    names = list(labels.names_in(cfg)) or [str(index) for index in range(count)]
-    if len(names) != count:
-        raise ValueError(f"{len(names)} label_names for {count} classes")
-    for label in names:
-        if not _one_line(label):
-            raise ValueError(f"label_names with a line end in {label!r}"[:200])
-    return names

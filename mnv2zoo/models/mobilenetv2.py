@@ -243,12 +243,7 @@ class MobileNetV2(_KeepsNames):
 
         self.output_stride = output_stride
         blocks = architecture.bottlenecks(config, output_stride)
-        stages: list[list[nn.Module]] = [[] for _ in config.stages]
-        for block in blocks:
-            kind = InvertedResidual if block.expand else DepthwiseSeparable
-            drop_path = drop_path_rate * (block.number - 1) / len(blocks)
-            stages[block.stage].append(kind(block, conv, norm_act, drop_path))
-        self.blocks = nn.Sequential(*(nn.Sequential(*stage) for stage in stages))
+        self.blocks = _stages(blocks, conv, norm_act, drop_path_rate)
         maps = architecture.features(config, output_stride)
         self.stage_ends = [m.stage for m in maps]
         self.feature_info: list[dict[str, Any]] = [
@@ -370,10 +365,9 @@ class MobileNetV2(_KeepsNames):
 
         Args:
             x: Images (N, C, H, W).
-            indices: Which maps: the last n for an int, those of a list in its order (negative from the end), or
-                all.
-            norm: For timm's contract; the maps are normalised as they are.
-            stop_early: Do not run what lies behind the last map asked for.
+            indices: Which maps: the last n for an int, those of a list in its order (negative from the end), or all.
+            norm: For timm's contract; the maps are normalized as they are.
+            stop_early: Do not run the layers after the last map asked for.
             output_fmt: `NCHW`, the only one there is.
             intermediates_only: Return the maps alone.
             extra_blocks: Index all stages, 0 being the stem, instead of the maps in `feature_info`.
@@ -485,6 +479,15 @@ class MobileNetV2(_KeepsNames):
     def forward(self, x: Tensor) -> Tensor:
         """Maps images (N, C, H, W) to logits (N, num_classes)."""
         return self.forward_head(self.forward_features(x))
+
+
+def _stages(blocks: Sequence[Bottleneck], conv: Conv, norm_act: NormAct, drop_path_rate: float) -> nn.Sequential:
+    stages: list[list[nn.Module]] = [[] for _ in range(blocks[-1].stage + 1)]
+    for block in blocks:
+        kind = InvertedResidual if block.expand else DepthwiseSeparable
+        drop_path = drop_path_rate * (block.number - 1) / len(blocks)
+        stages[block.stage].append(kind(block, conv, norm_act, drop_path))
+    return nn.Sequential(*(nn.Sequential(*stage) for stage in stages))
 
 
 class Conv2dSame(TimmConv2dSame):

@@ -1,62 +1,82 @@
-"""A name, and what it stands for: one of the zoo's, or a folder or Hub repository with timm's config.json."""
+"""A name becomes a description here, and nowhere else: a name of the zoo, a folder, or a Hub repository.
+
+Neither PyTorch nor timm is imported, which takes as long as classifying hundreds of images, until a model is built.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import timm
-
 from mnv2zoo import architecture
 from mnv2zoo.architecture import Config
-from mnv2zoo.errors import UnknownModelError, WeightsUnavailableError
-from mnv2zoo.models import arguments, registry
-from mnv2zoo.models.config_file import check_config, check_label_names, check_origin
-from mnv2zoo.models.timm_compat import load_model_config_from_path
-from mnv2zoo.weights import index, schema
+from mnv2zoo.data import preprocessing
+from mnv2zoo.data.preprocessing import Fast
+from mnv2zoo.models import config_file
+from mnv2zoo.models.cfg import pretrained_cfg
+from mnv2zoo.weights import index
 from mnv2zoo.weights.hub import Hub, HubFile
+from mnv2zoo.weights.schema import WeightsEntry
+
+HUB, FOLDER = "hf-hub", "local-dir"  # what timm puts before a repository and a folder
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a network is, before it is built.
+    """A model before it is built.
 
     Attributes:
-        name: The weights' name in the index; where they are in none, what was asked for.
+        name: The name of its weights in the index, or the name that was given if no index lists them.
         config: Its architecture.
         cfg: timm's description of its weights and their preprocessing.
         arguments: Arguments that it is built with, such as `pad_type`.
-        label_names: Names of its weights' classes in class order.
+        source: Where its weights come from: an index entry or a folder. None for the Hub and for random weights.
+        own_label_names: Names of the classes in class order, where a `config.json` has them.
     """
 
     name: str
     config: Config
     cfg: dict[str, Any]
     arguments: dict[str, Any] = field(default_factory=dict)
-    label_names: Sequence[str] = ()
+    source: WeightsEntry | Path | None = None
+    own_label_names: Sequence[str] = ()
+
+    @property
+    def label_names(self) -> Sequence[str]:
+        """Names of the weights' classes in class order."""
+        return self.source.label_names if isinstance(self.source, WeightsEntry) else self.own_label_names
 
     @property
     def in_chans(self) -> int:
         """Channels of the images that it takes."""
         return self.arguments.get("in_chans") or self.cfg.get("input_size", (3,))[0]
 
+    @property
+    def preprocessing(self) -> Fast | None:
+        """The fast preprocessing of its images; None if only the built model can tell."""
+        same_channels = self.in_chans == self.cfg.get("input_size", (3,))[0]
+        return preprocessing.from_cfg(self.cfg) if self.source and same_channels else None
+
     def build(self, pretrained: bool = True, **arguments: Any) -> Any:
-        """Builds the network.
+        """Builds the model.
 
         Args:
-            pretrained: With its weights, not random ones.
-            **arguments: Arguments of `timm.create_model` that come before its own.
+            pretrained: Load its weights. Otherwise they are random.
+            **arguments: Arguments of `timm.create_model` that override its own.
 
         Returns:
-            The network, in training mode as timm leaves it.
+            The model, in training mode as timm leaves it.
 
         Raises:
             WeightsError: If its weights cannot be found, fetched or verified.
             ConversionError: If they do not fit.
         """
+        import timm
+
+        import mnv2zoo.models.registry  # noqa: F401  # registers the architectures with timm
+
         own = {name: value for name, value in self.arguments.items() if name != "pretrained_cfg"}
         return timm.create_model(
             self.config.name, pretrained=pretrained, pretrained_cfg=self.cfg, **{**own, **arguments}
@@ -64,66 +84,74 @@ class Description:
 
 
 def describe(name: str) -> Description:
-    """Finds out what a network is.
+    """Finds out what a name stands for.
 
     Args:
         name: An architecture, `architecture.tag`, a folder with timm's `config.json` and
             `model.safetensors`, or such a repository as `hf-hub:owner/name`.
 
     Returns:
-        Its description.
+        The description.
 
     Raises:
-        UnknownModelError: If there is none of that name.
+        UnknownModelError: If there is no model of that name.
         WeightsUnavailableError: If its `config.json` cannot be read.
+        WeightsIndexError: If an index file is bad.
     """
-    source, _, place = name.partition(":")
-    if source in ("hf-hub", "local-dir"):
-        return _from_config_file(name, source, place)
-    if name.partition(".")[0] not in architecture.CONFIGS and Path(name).is_dir():
-        return _from_config_file(name, "local-dir", name)
-    config = architecture.get(name)
-    if "." not in name and not index.entries_of(config.name):
-        return Description(name, config, registry.pretrained_cfg(config).to_dict())
-    entry = index.entry(name)
-    return Description(
-        entry.name, config, registry.pretrained_cfg(config, entry).to_dict(), label_names=entry.label_names
-    )
-
-
-def _from_config_file(name: str, source: str, place: str) -> Description:
-    if source == "hf-hub":
+    kind, _, place = name.partition(":")
+    if kind == HUB:
         file = HubFile.of_hub_id(place, filename="config.json")
-        folder = Hub().download(file, file.revision).parent
-    else:
-        folder = Path(place)
-    try:
-        size = (folder / "config.json").stat().st_size
-        if size > schema.MAX_BYTES:
-            raise ValueError(f"{size} bytes, where {schema.MAX_BYTES} are the most")
-        check_origin(json.loads((folder / "config.json").read_text(encoding="utf-8")), name, place, source, folder)
-        cfg, architecture_name, built_with = load_model_config_from_path(folder)
-        config = architecture.get(architecture_name)  # nothing here would verify the weights of others
-        check_config(cfg, built_with)
-        built_with = arguments.checked(built_with)
-        # What is null has timm's default, but for the classes: of how many the weights are must be one number.
-        cfg, built_with = ({k: v for k, v in values.items() if v is not None} for values in (cfg, built_with))
-        classes = cfg.setdefault("num_classes", built_with.get("num_classes", config.num_classes))
-        if built_with.get("num_classes", classes) != classes:
-            raise ValueError(f"model_args with num_classes = {built_with['num_classes']} for weights with {classes}")
-        label_names = check_label_names(cfg, classes)
-    except (UnknownModelError, WeightsUnavailableError):
-        raise
-    except Exception as error:  # whatever a broken file causes
-        raise WeightsUnavailableError(
-            "cannot tell what the model is",
-            expected="a config.json as timm writes it",
-            found=f"{type(error).__name__}: {error}"[:400],
-            where=name,
-            fix="Restore the config.json, or name another network.",
-        ) from error
+        return _from_folder(name, Hub().download(file, file.revision).parent, repository=place)
+    if kind == FOLDER:
+        return _from_folder(name, Path(place))
+    if name.partition(".")[0] not in architecture.CONFIGS and Path(name).is_dir():
+        return _from_folder(name, Path(name))
+    config, entry = architecture.get(name), weights_of(name)
+    return Description(entry.name if entry else name, config, pretrained_cfg(config, entry), source=entry)
+
+
+def describe_local(name: str) -> Description | None:
+    """Finds out what a name stands for, without network access.
+
+    Args:
+        name: As for `describe`.
+
+    Returns:
+        The description; None for a repository on the Hub.
+
+    Raises:
+        UnknownModelError: If there is no model of that name.
+        WeightsUnavailableError: If its `config.json` cannot be read.
+        WeightsIndexError: If an index file is bad.
+    """
+    return None if name.startswith(f"{HUB}:") else describe(name)
+
+
+def weights_of(name: str) -> WeightsEntry | None:
+    """Looks up the weights that a name of the zoo means.
+
+    Args:
+        name: An architecture, whose default weights are meant, or `architecture.tag`.
+
+    Returns:
+        Their index entry; None for an architecture that has no weights.
+
+    Raises:
+        UnknownModelError: If there is no architecture or there are no weights of that name.
+        WeightsIndexError: If an index file is bad.
+    """
+    config = architecture.get(name)
+    return index.entry(name) if "." in name or index.entries_of(config.name) else None
+
+
+def _from_folder(name: str, folder: Path, repository: str | None = None) -> Description:
+    found = config_file.read(folder, name, repository)
     # Where its weights are is not for the file to say.
-    cfg |= {"url": None, "state_dict": None, "hf_hub_id": None, "custom_load": False}
-    if source == "hf-hub":
-        cfg |= {"file": None, "source": "hf-hub", "hf_hub_id": place}
-    return Description(name, config, cfg, built_with, label_names)
+    cfg = found.cfg | {"url": None, "state_dict": None, "hf_hub_id": None, "custom_load": False}
+    if repository is None:
+        cfg |= {"file": str(folder), "source": FOLDER}
+    else:
+        cfg |= {"file": None, "source": HUB, "hf_hub_id": repository}
+    config = architecture.get(found.architecture)
+    source = folder if repository is None else None
+    return Description(name, config, cfg, found.arguments, source, found.label_names)

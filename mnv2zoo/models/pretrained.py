@@ -5,17 +5,17 @@ A name is one of the zoo's, or a folder or Hub repository with timm's `config.js
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image
-from timm.data import create_transform, resolve_data_config
 
-from mnv2zoo.data import decode, labels, preprocessing
+from mnv2zoo.data import labels, preprocessing
 from mnv2zoo.data.preprocessing import Fast
-from mnv2zoo.errors import DataError, DeviceError, WeightsUnavailableError
+from mnv2zoo.data.transforms import check_channels, image_config, image_transform
+from mnv2zoo.errors import DeviceError, WeightsUnavailableError
 from mnv2zoo.models.names import describe
 from mnv2zoo.weights import index
 
@@ -78,7 +78,7 @@ def load(name: str, device: str | None = None) -> Network:
     """
     where = find_device(device)
     description = describe(name)
-    _check_channels(description.in_chans, name)
+    check_channels(description.in_chans, name)
     model = description.build()
     if not model.num_classes:
         raise WeightsUnavailableError(
@@ -93,71 +93,6 @@ def load(name: str, device: str | None = None) -> Network:
     return Network(
         description.name, model.eval().to(where), where, image_transform(data), fast, description.label_names
     )
-
-
-def _check_channels(channels: int, name: str | None = None) -> None:
-    if channels not in (1, 3):
-        raise DataError(
-            f"the network takes images with {channels} channels, which photos do not have",
-            expected="a network for 1 channel (gray) or 3 (RGB)",
-            found=f"in_chans={channels}",
-            where=name,
-            fix="Build it with timm.create_model(..., pretrained=True), and call it with your own tensors.",
-        )
-
-
-def image_config(cfg: Mapping[str, Any], in_chans: int | None = None, test: bool = True) -> dict[str, Any]:
-    """Finds the preprocessing of images for a network.
-
-    Args:
-        cfg: timm's description of its weights.
-        in_chans: Channels of the images that the network takes; those of its weights if None.
-        test: At the size for evaluation instead of that for training.
-
-    Returns:
-        `input_size`, `mean`, `std`, `interpolation`, `crop_pct` and `crop_mode`, as timm names them. Mean and
-        standard deviation have one number per channel; see `preprocessing.per_channel`.
-    """
-    data: dict[str, Any] = resolve_data_config(pretrained_cfg=cfg, use_test_size=test)
-    channels = in_chans or data["input_size"][0]
-    fitted = {key: preprocessing.per_channel(data[key], channels) for key in ("mean", "std")}
-    return {**data, **fitted, "input_size": (channels, *data["input_size"][1:])}
-
-
-def image_transform(data: Mapping[str, Any], **options: Any) -> Callable[[Image.Image], torch.Tensor]:
-    """Makes timm's transform for a network, also for one that takes gray images.
-
-    Args:
-        data: The preprocessing, as `image_config` gives it.
-        **options: Further arguments of `timm.data.create_transform`, which come before the preprocessing.
-
-    Returns:
-        A function from an RGB image to a tensor (channels, height, width).
-
-    Raises:
-        DataError: If the network takes images that are neither gray nor RGB.
-    """
-    channels, *size = data["input_size"]
-    _check_channels(channels)
-    colors = {key: preprocessing.per_channel(data[key], 3) for key in ("mean", "std")} if channels == 1 else {}
-    own = {**data, **colors, "input_size": (3, *size)} if channels == 1 else data
-    made = create_transform(**{**own, **options})
-    return Gray(made) if channels == 1 else made
-
-
-@dataclass(frozen=True)
-class Gray:
-    """A transform for networks that take one channel: the luminance.
-
-    Attributes:
-        transform: The same transform for RGB images, with equal values for the three channels.
-    """
-
-    transform: Callable[[Image.Image], torch.Tensor]
-
-    def __call__(self, image: Image.Image) -> torch.Tensor:
-        """Transforms an image of any mode to a tensor (1, height, width)."""
-        return self.transform(decode.to_rgb(image).convert("L").convert("RGB"))[:1]
 
 
 def find_device(name: str | None) -> torch.device:

@@ -28,10 +28,10 @@ from mnv2zoo import architecture
 from mnv2zoo.architecture import Config
 from mnv2zoo.errors import ArgumentError, UnknownArgumentError
 from mnv2zoo.models import arguments
-from mnv2zoo.models.checkpoint import _check_classes, fill, source_tensors
+from mnv2zoo.models.cfg import pretrained_cfg
+from mnv2zoo.models.checkpoint import check_classes, fill, source_tensors
 from mnv2zoo.models.mobilenetv2 import MobileNetV2, MobileNetV2Features, take_indices
-from mnv2zoo.weights import index, store
-from mnv2zoo.weights.schema import WeightsEntry
+from mnv2zoo.weights import index
 
 # timm's name for the module of the models: the last part of the entry points' `__module__`.
 PACKAGE = "mnv2zoo"
@@ -48,49 +48,6 @@ TIMM_ARGUMENTS = (
     "feature_cls",
     "feature_cfg",
 )
-
-
-def pretrained_cfg(config: Config, entry: WeightsEntry | None = None) -> PretrainedCfg:
-    """Makes timm's description of weights and their preprocessing.
-
-    Args:
-        config: The architecture.
-        entry: Its weights, None for none.
-
-    Returns:
-        The cfg. Its `hf_hub_id` carries the pinned revision.
-    """
-    cfg = PretrainedCfg(
-        architecture=config.name,
-        num_classes=config.num_classes,
-        pool_size=(7, 7),
-        first_conv="conv_stem",
-        classifier="classifier",
-        paper_ids="arXiv:1801.04381",
-        license="Apache-2.0",
-    )
-    if entry is None:
-        return cfg
-    _, height, width = entry.input_size
-    cfg = replace(
-        cfg,
-        tag=entry.tag,
-        num_classes=entry.num_classes,
-        input_size=entry.input_size,
-        pool_size=(-(-height // 32), -(-width // 32)),
-        crop_pct=entry.crop_pct,
-        interpolation=entry.interpolation,
-        mean=entry.mean,
-        std=entry.std,
-        label_names=entry.own_label_names,  # type: ignore[arg-type]  # timm means tuple[str, ...]
-        license=entry.license,
-        origin_url=entry.origin,
-        description=entry.description,
-    )
-    if entry.bundled is not None:
-        return replace(cfg, file=str(store.bundled_path(entry)))
-    hub_id = f"{entry.repo_id}@{entry.revision}" if entry.revision else entry.repo_id
-    return replace(cfg, hf_hub_id=hub_id, hf_hub_filename=entry.filename)
 
 
 def create(config: Config, pretrained: bool = False, **kwargs: Any) -> nn.Module:
@@ -131,7 +88,7 @@ def create(config: Config, pretrained: bool = False, **kwargs: Any) -> nn.Module
     def build(**arguments: Any) -> MobileNetV2:
         if tensors is None:
             return MobileNetV2(config, **arguments)
-        _check_classes(config, tensors, cfg, arguments["num_classes"])
+        check_classes(config, tensors, cfg, arguments["num_classes"])
         model = MobileNetV2(config, init_weights=False, **arguments)
         fill(model, tensors, cfg)
         return model
@@ -183,11 +140,13 @@ def register() -> None:
     `mnv2zoo.mnv2zoo_100(pretrained=True)`.
     """
     # With a bad index file the names are there all the same, and using one raises.
-    known = list(index.INDEX.readable().values())
+    known = list(index.in_use().readable().values())
     cfgs: dict[str, dict[str, Any] | PretrainedCfg] = {}
     for config in architecture.CONFIGS.values():
         own = [entry for entry in known if entry.architecture == config.name]
-        cfgs |= {entry.name: pretrained_cfg(config, entry) for entry in own} or {config.name: pretrained_cfg(config)}
+        cfgs |= {entry.name: PretrainedCfg(**pretrained_cfg(config, entry)) for entry in own} or {
+            config.name: PretrainedCfg(**pretrained_cfg(config))
+        }
     package = sys.modules[PACKAGE]
     package.default_cfgs = generate_default_cfgs(cfgs)  # type: ignore[attr-defined]  # where timm looks for them
     for config in architecture.CONFIGS.values():

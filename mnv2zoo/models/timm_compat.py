@@ -1,6 +1,7 @@
-"""The functions of timm that are used though timm does not export them: all of them, and nowhere else.
+"""Everything that the package uses of other libraries and that is private there.
 
-A release or a fork of timm in which one is gone or takes other arguments fails here, when the package is imported.
+A release or a fork of timm in which a function is gone or takes other arguments fails here, when the package is
+imported. What belongs to the Hub's client is in `weights/hub_private`, which works without PyTorch.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import timm
+from torch.utils import _pytree
 
 from mnv2zoo.errors import IncompatibleVersionError
 
@@ -41,8 +43,29 @@ def _names(module: str, table: str) -> tuple[str, ...]:
     return tuple(getattr(importlib.import_module(f"timm.layers.{module}"), table, ()))
 
 
+def inductor_settings(**settings: Any) -> Any:
+    """Makes a context in which Inductor, the compiler of `torch.compile`, has other settings.
+
+    Args:
+        **settings: Names and values of `torch._inductor.config`.
+
+    Returns:
+        The context manager.
+    """
+    from torch._inductor import config  # takes a second to import
+
+    return config.patch(**settings)
+
+
+def reset_accelerator() -> None:
+    """Lets the next `accelerate.Accelerator` have other settings than an earlier one in this process."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()
+
+
 act_layer_names = _names("create_act", "_ACT_LAYER_DEFAULT")
 norm_layer_names = _names("create_norm_act", "_NORM_ACT_MAP")
 feature_take_indices = _take("_features", "feature_take_indices", "num_features", "indices")
-load_model_config_from_path = _take("_hub", "load_model_config_from_path", "model_path")
 save_config_for_hf = _take("_hub", "save_config_for_hf", "model", "config_path", "model_config", "data_config")
+pytree = _pytree  # nested outputs, as torch.compile and torch.export see them

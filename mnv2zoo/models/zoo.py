@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mnv2zoo import architecture
+from mnv2zoo.models import names
+from mnv2zoo.models.cfg import pretrained_cfg
 from mnv2zoo.weights import index
-from mnv2zoo.weights.schema import WeightsEntry
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def model_info(name: str) -> ModelInfo:
         (3504872, 300774272, (16, 24, 32, 96, 320))
     """
     config = architecture.get(name)
-    entry = _entry(name)
+    entry = names.weights_of(name)
     input_size = entry.input_size if entry else (3, 224, 224)
     num_classes = entry.num_classes if entry else config.num_classes
     maps = architecture.features(config)
@@ -128,25 +129,6 @@ def transforms(name: str, training: bool = False, **options: Any) -> Callable[..
         >>> preprocess(Image.open("examples/coffee.jpg")).shape
         torch.Size([3, 224, 224])
     """
-    from mnv2zoo.models import pretrained, registry
+    from mnv2zoo.data import transforms as made  # imports timm
 
-    config = architecture.get(name)
-    cfg = registry.pretrained_cfg(config, _entry(name))
-    data = pretrained.image_config(cfg.to_dict(), test=not training)
-    made: Any = pretrained.image_transform(data, **{"is_training": training, **options})
-    if hasattr(made, "transforms"):  # not so if options ask for its parts
-        made.transforms.insert(0, _upright_rgb)
-    return made
-
-
-def _upright_rgb(image: Any) -> Any:
-    from PIL import Image
-
-    from mnv2zoo.data import decode
-
-    return decode.to_rgb(image) if isinstance(image, Image.Image) else image
-
-
-def _entry(name: str) -> WeightsEntry | None:
-    """The weights of a name; None for an architecture that has none."""
-    return index.entry(name) if "." in name or index.entries_of(name) else None
+    return made.for_weights(pretrained_cfg(architecture.get(name), names.weights_of(name)), training, **options)

@@ -1,7 +1,7 @@
-"""What engines start from, kept on disk, so that the next process need not make it again.
+"""A cache on disk of what engines start from, so that the next process need not build it again.
 
-An entry is a file of one line with the SHA-256 of all that follows it, and a safetensors document of the
-parts and of the facts that they were made from. It is read once, and what was hashed is what is used.
+An entry is a file: a line with the SHA-256 of all that follows it, and a safetensors document of the entry's parts
+and of its key. It is read once, and the bytes that were hashed are the bytes that are used.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mnv2zoo.system import posix
 from mnv2zoo.system.files import locked, whole_file
 
 T = TypeVar("T")
-FACTS = "facts"
+KEY = "key"
 LOCK_SECONDS = 900  # an engine of int8 takes minutes on a slow machine
 
 
@@ -36,55 +36,55 @@ LOCK_SECONDS = 900  # an engine of int8 takes minutes on a slow machine
 class Cache:
     """A folder of entries.
 
-    A hash beside what it vouches for tells damage, halves and mix-ups; whoever can write both can change
-    both. So nobody else may be able to: a folder that others may write is refused, and such a file not used.
+    The hash in an entry reveals damage, truncation and mix-ups. It does not reveal malice, because whoever can write
+    the entry can write the hash too. So a folder that other users may write is refused, and such a file is not used.
 
     Attributes:
-        folder: Where they are; None where nothing is kept.
-        facts: What all that is fetched depends on.
+        folder: The folder; None to cache nothing.
+        key: The part of the key that all entries have in common.
     """
 
     folder: Path | None = None
-    facts: Mapping[str, str] = field(default_factory=dict)
+    key: Mapping[str, str] = field(default_factory=dict)
 
-    def fetch(self, facts: Mapping[str, str], make: Callable[[], Parts], use: Callable[[Parts], T]) -> T:
-        """Takes an entry if there is a sound one, and makes it otherwise.
+    def fetch(self, key: Mapping[str, str], make: Callable[[], Parts], use: Callable[[Parts], T]) -> T:
+        """Loads an entry if there is a valid one, and builds it otherwise.
 
-        An entry that was altered, is not whole, or that `use` cannot use is made anew, with a warning.
-        While one process makes an entry, others wait for it.
+        An entry that was altered or truncated, or that `use` cannot use, is rebuilt, with a warning. While one process
+        builds an entry, others wait for it.
 
         Args:
-            facts: What this depends on beyond the cache's own facts.
-            make: Makes the parts, as bytes by name.
-            use: Makes of the parts what is wanted. Only what it took without an error is kept.
+            key: What the entry depends on beyond the common part of the key.
+            make: Builds the parts, as bytes by name.
+            use: Turns the parts into the result. They are cached only if it raises no error.
 
         Returns:
             What `use` returned.
 
         Raises:
-            DeployError: If the folder cannot be written, or others may write it.
+            DeployError: If the folder cannot be written, or other users may write it.
         """
         if self.folder is None:
             return use(make())
-        known = json.dumps({**self.facts, **facts}, sort_keys=True).encode()
-        file = self.folder / f"{hashlib.sha256(known).hexdigest()}.engine"
-        with _told(self.folder):
+        whole_key = json.dumps({**self.key, **key}, sort_keys=True).encode()
+        file = self.folder / f"{hashlib.sha256(whole_key).hexdigest()}.engine"
+        with _reported(self.folder):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             _require_private(self.folder, self.folder.stat())
-        # Entries appear whole, so reading needs no lock, and a folder that cannot be written serves too.
+        # Entries appear whole, so reading needs no lock, and a read-only folder works too.
         with contextlib.suppress(Exception):
-            return use(_read(file, known))
-        with _alone(file):
+            return use(_read(file, whole_key))
+        with _locked(file):
             try:
-                return use(_read(file, known))
+                return use(_read(file, whole_key))
             except FileNotFoundError:
                 pass
             except Exception as error:  # runtimes raise nearly anything at what they cannot use
-                warnings.warn(f"{file} is not used but made anew: {one_line(error)}", stacklevel=2)
+                warnings.warn(f"the cache entry {file} cannot be used and is rebuilt: {one_line(error)}", stacklevel=2)
             parts = make()
             used = use(parts)
-            with _told(self.folder):
-                _write(file, known, parts)
+            with _reported(self.folder):
+                _write(file, whole_key, parts)
         return used
 
 
@@ -106,20 +106,20 @@ def _distributions() -> Mapping[str, list[str]]:
     return importlib.metadata.packages_distributions()
 
 
-def _read(file: Path, known: bytes) -> Parts:
+def _read(file: Path, key: bytes) -> Parts:
     with file.open("rb") as opened:
         _require_private(file, os.fstat(opened.fileno()))
         digest, _, content = opened.read().partition(b"\n")
     if hashlib.sha256(content).hexdigest().encode() != digest:
         raise DeployError("its content has another hash than it had when it was written")
     parts = {name: part.tobytes() for name, part in safetensors.numpy.load(content).items()}
-    if parts.pop(FACTS) != known:
+    if parts.pop(KEY) != key:
         raise DeployError("it was made from something else")
     return parts
 
 
-def _write(file: Path, known: bytes, parts: Parts) -> None:
-    arrays = {name: np.frombuffer(part, np.uint8) for name, part in {**parts, FACTS: known}.items()}
+def _write(file: Path, key: bytes, parts: Parts) -> None:
+    arrays = {name: np.frombuffer(part, np.uint8) for name, part in {**parts, KEY: key}.items()}
     content = safetensors.numpy.save(arrays)
     with whole_file(file) as opened:
         posix.forbid_others(opened.fileno())
@@ -139,10 +139,10 @@ def _require_private(path: Path, status: os.stat_result) -> None:
 
 
 @contextlib.contextmanager
-def _alone(file: Path) -> Iterator[None]:
+def _locked(file: Path) -> Iterator[None]:
     lock = file.with_suffix(".lock")
     with contextlib.ExitStack() as stack:
-        with _told(file.parent):
+        with _reported(file.parent):
             try:
                 stack.enter_context(locked(lock, LOCK_SECONDS))
             except TimeoutError as error:
@@ -157,7 +157,7 @@ def _alone(file: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _told(folder: Path) -> Iterator[None]:
+def _reported(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

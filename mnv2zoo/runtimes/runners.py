@@ -23,7 +23,7 @@ Parts = Mapping[str, bytes]
 T = TypeVar("T")
 
 INPUT = "images"  # what a model calls its input
-CALIBRATED = 300  # images that int8 is quantised on, at most: as many as NNCF looks at by default
+CALIBRATED = 300  # most images that int8 is calibrated on: as many as NNCF looks at by default
 # How far outputs may be from the original's, as a part of their norm.
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.1, "int8": 0.4}
 
@@ -159,7 +159,12 @@ def openvino_compiler(parts: Parts, shape: Sequence[int], precision: str, thread
     network.reshape([1, *shape])  # kernels for one known size are faster
     rest = "f32" if precision == "fp32" else "bf16"
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": rest}
-    return lambda **more: core.compile_model(network, "CPU", {**settings, **more})
+
+    def compiled(**more: Any) -> Any:
+        with posix.preserved_signal_stack():
+            return core.compile_model(network, "CPU", {**settings, **more})
+
+    return compiled
 
 
 def openvino(parts: Parts, shape: Sequence[int], precision: str, threads: int) -> Runner:

@@ -6,13 +6,15 @@ is called, so that a test can take the call away.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
 import os
 import re
 import signal
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import FileIO
 from pathlib import Path
 
@@ -112,6 +114,39 @@ def alarm(seconds: float, ring: Callable[[], None]) -> Callable[[], object] | No
     signal.signal(signal.SIGALRM, lambda number, frame: ring())
     signal.setitimer(signal.ITIMER_REAL, seconds)
     return functools.partial(signal.setitimer, signal.ITIMER_REAL, 0)
+
+
+class _SignalStack(ctypes.Structure):
+    """`stack_t` as Linux has it; other systems order its fields differently."""
+
+    _fields_ = (("memory", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+_SS_DISABLE = 2
+
+
+@contextlib.contextmanager
+def preserved_signal_stack() -> Iterator[None]:
+    """Gives this thread its alternate signal stack back after code that may set another.
+
+    OpenVINO's CPU plugin sets one when it is loaded, and frees it with the plugin. It restores the stack before it
+    only if its own is still in place, so with several plugins alive a thread can end up with freed memory. The next
+    signal whose handler uses the alternate stack, as Python's do, then kills the process.
+
+    Does nothing outside Linux, where OpenVINO leaves the stack alone.
+    """
+    call = getattr(ctypes.CDLL(None), "sigaltstack", None) if sys.platform == "linux" else None
+    if call is None:
+        yield
+        return
+    before = _SignalStack()
+    call(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        # The kernel refuses a stack that is too small for registers that have been enabled since (AMX).
+        if call(ctypes.byref(before), None):
+            call(ctypes.byref(_SignalStack(None, _SS_DISABLE, 0)), None)
 
 
 def interpreter() -> str | None:

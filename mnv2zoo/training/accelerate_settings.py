@@ -10,10 +10,10 @@ import os
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.state import AcceleratorState
 
 from mnv2zoo.errors import RecipeError, RunError
-from mnv2zoo.training.recipe import Recipe
+from mnv2zoo.models.timm_compat import reset_accelerator
+from mnv2zoo.tasks.recipe import Recipe
 
 _OFF = ("", "0", "no", "false", "off", "none", "n", "f")
 # Variables that turn on an engine or a feature that the training loop does not support.
@@ -70,7 +70,7 @@ def start(recipe: Recipe) -> Accelerator:
         RunError: If Accelerate cannot start.
     """
     check_environment(recipe)
-    AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
+    reset_accelerator()  # an earlier run in this process may have had another precision
     try:
         accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),  # said aloud, else Accelerate knows no processes on CPUs

@@ -1,23 +1,18 @@
-"""What a recipe's values become: augmentation, loss, and what changes from epoch to epoch."""
+"""The optimizer and the schedules that a recipe describes."""
 
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from PIL import Image
-from timm.data import Mixup, create_transform
-from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 from timm.scheduler import create_scheduler_v2
-from torch import Tensor, nn
+from torch import nn
 
 from mnv2zoo.errors import RecipeError
-from mnv2zoo.training.initialization import Start
-from mnv2zoo.training.recipe import Recipe
+from mnv2zoo.tasks import augmentation
+from mnv2zoo.tasks.recipe import Recipe
 
 
 def check(recipe: Recipe) -> None:
@@ -29,7 +24,7 @@ def check(recipe: Recipe) -> None:
     Raises:
         RecipeError: If timm does not know an optimizer or an augmentation, or if one does not work.
     """
-    _check_augmentation(recipe)
+    augmentation.check(recipe)
     name = recipe.opt.lower().removeprefix("lookahead_")
     known = [str(one) for one in list_optimizers()]
     if name not in known:
@@ -55,30 +50,6 @@ def check(recipe: Recipe) -> None:
             found=f"{type(error).__name__}: {' '.join(str(error).split())}"[:300].rstrip("."),
             where="opt",
             fix="Choose another --opt, such as sgd or adamw.",
-        ) from error
-
-
-def _check_augmentation(recipe: Recipe) -> None:
-    if recipe.auto_augment is None:
-        return
-    first, *sections = recipe.auto_augment.split("-")
-    try:
-        # timm passes over sections without a number, and takes its default for an unknown set of transforms.
-        for section in sections:
-            if not re.search(r"\d", section) and section not in ("tweights", "t3aw", "t3a"):
-                raise ValueError(f"timm ignores {section!r}")
-            if section.startswith("t") and (first != "rand" or section not in ("tweights", "t3aw", "t3a")):
-                raise ValueError(f"timm has no set of transforms {section!r}")
-        transform = _augmentation(recipe, input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
-        for _ in range(8):
-            transform(Image.new("RGB", (48, 40), (120, 60, 30)))
-    except Exception as error:  # assertions among them
-        raise RecipeError(
-            f"timm does not take the augmentation {recipe.auto_augment!r}",
-            expected="such as rand-m7-mstd0.5-inc1, augmix-m3-w3, original or 3a",
-            found=" ".join(str(error).split()) or type(error).__name__,
-            where="auto_augment",
-            fix="Correct --auto-augment, or leave it out.",
         ) from error
 
 
@@ -123,24 +94,6 @@ def make_scheduler(optimizer: Any, recipe: Recipe, lr: float, steps: int) -> Any
     return scheduler
 
 
-def training_transform(start: Start, recipe: Recipe) -> Callable[[Any], Tensor]:
-    """The augmentation, from an RGB image to a tensor (3, H, W)."""
-    return _augmentation(recipe, **{**start.preprocessing, "crop_pct": None})
-
-
-def _augmentation(recipe: Recipe, **preprocessing: Any) -> Callable[[Any], Tensor]:
-    return create_transform(
-        **preprocessing,
-        is_training=True,
-        scale=(recipe.scale, 1.0),
-        hflip=recipe.hflip,
-        vflip=recipe.vflip,
-        color_jitter=recipe.color_jitter,
-        auto_augment=recipe.auto_augment,
-        re_prob=recipe.reprob,
-    )
-
-
 def learning_rate(recipe: Recipe) -> float:
     """The recipe's highest learning rate, or the default one for its batch."""
     if recipe.lr is not None:
@@ -166,17 +119,3 @@ def side_of_epoch(recipe: Recipe, epoch: int, full: int) -> int:
     if recipe.start_input_size is None or quarter == 3 or epoch == recipe.epochs - 1:
         return full
     return round((recipe.start_input_size + (full - recipe.start_input_size) * quarter / 3) / 8) * 8
-
-
-def make_mixup(recipe: Recipe, num_classes: int) -> Mixup | None:
-    """What mixes the images of a batch, if the recipe says so."""
-    if not recipe.mixes:
-        return None
-    return Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.smoothing, num_classes=num_classes)
-
-
-def make_criterion(recipe: Recipe) -> nn.Module:
-    """The training loss."""
-    if recipe.loss == "bce":
-        return BinaryCrossEntropy(smoothing=0.0 if recipe.mixes else recipe.smoothing)
-    return SoftTargetCrossEntropy() if recipe.mixes else nn.CrossEntropyLoss(label_smoothing=recipe.smoothing)

@@ -1,71 +1,64 @@
-"""Training the classifier alone, on features that are computed once."""
+"""Training the head alone, on features that are computed once."""
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
-import torch.nn.functional as F
+import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from mnv2zoo.models.mobilenetv2 import MobileNetV2
-from mnv2zoo.training.distributed import predict, test_loader
+from mnv2zoo.tasks import Task
+from mnv2zoo.tasks.recipe import Recipe
+from mnv2zoo.tasks.tensors import map_tensors
+from mnv2zoo.training.distributed import run_network, test_loader
 from mnv2zoo.training.progress import Log
-from mnv2zoo.training.recipe import Recipe
-
-
-class Head(nn.Module):
-    """A network's classifier as a network of its own, which sees pooled features.
-
-    Args:
-        model: The network; the classifier is shared with it.
-    """
-
-    def __init__(self, model: MobileNetV2) -> None:
-        super().__init__()
-        self.classifier = model.classifier
-        self.classifier_bn = model.classifier_bn if model.normed else nn.Identity()
-        self.drop_rate = model.drop_rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps pooled features (N, C) or (N, C, 1, 1) to logits (N, classes)."""
-        x = F.dropout(x, self.drop_rate, self.training)
-        return self.classifier_bn(self.classifier(x)).flatten(1)
 
 
 def cache_features(
-    accelerator: Accelerator, model: MobileNetV2, photos: Dataset[Any], recipe: Recipe, log: Log
+    accelerator: Accelerator, task: Task, backbone: nn.Module, photos: Dataset[Any], recipe: Recipe, log: Log
 ) -> Dataset[Any]:
-    """Runs images through all of the network but its classifier, once and without augmentation."""
-    loader = accelerator.prepare(test_loader(photos, recipe, recipe.workers))
-    pooled = nn.Sequential(ForwardFeatures(model), model.global_pool)
+    """Computes the features of every image, once and without augmentation.
+
+    Args:
+        accelerator: The device and the processes.
+        task: The task.
+        backbone: The part of the network in front of the head.
+        photos: The images and their targets.
+        recipe: The recipe.
+        log: The log.
+
+    Returns:
+        The features and the targets.
+    """
+    loader = accelerator.prepare(test_loader(photos, task.collate, recipe, recipe.workers))
+    batches: list[tuple[Tensor, Any]] = []
     with log.stage("computing features", len(photos)) as stage:  # type: ignore[arg-type]
-        features, labels = predict(accelerator, pooled, loader, stage.advance)
-    return Features(features, labels)
+        run_network(accelerator, task, backbone, loader, lambda *batch: batches.append(batch), stage.advance)
+    return Features(batches)
 
 
-class ForwardFeatures(nn.Module):
-    """A network's `forward_features` as a module."""
+class Features(Dataset[tuple[Tensor, Any]]):
+    """Cached features; takes the keys of `Batches`, whose seeds decide nothing here.
 
-    def __init__(self, model: MobileNetV2) -> None:
-        super().__init__()
-        self.model = model
+    Args:
+        batches: Features (N, ...) and targets, of which every tensor has N rows.
+    """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps images (N, 3, H, W) to features (N, C, h, w)."""
-        return self.model.forward_features(x)
-
-
-class Features(Dataset[tuple[Tensor, int]]):
-    """Cached features; takes the keys of `Batches`, whose seeds have nothing to decide here."""
-
-    def __init__(self, features: Tensor, labels: Tensor) -> None:
-        self.features, self.labels = features, labels
+    def __init__(self, batches: list[tuple[Tensor, Any]]) -> None:
+        self.features = torch.cat([features for features, _ in batches])
+        self.targets = [row for features, own in batches for row in _rows(own, len(features))]
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.features)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Any]:
         index = key[0] if isinstance(key, tuple) else key
-        return self.features[index], int(self.labels[index])
+        return self.features[index], self.targets[index]
+
+
+def _rows(targets: Any, count: int) -> list[Any]:
+    """The targets of each image of a batch."""
+    return [map_tensors(operator.itemgetter(number), targets) for number in range(count)]

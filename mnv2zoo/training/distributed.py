@@ -8,13 +8,15 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, find_batch_size
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from mnv2zoo.errors import ZooError
 from mnv2zoo.system import posix
-from mnv2zoo.training.recipe import Recipe
+from mnv2zoo.tasks import Task
+from mnv2zoo.tasks.recipe import Recipe
+from mnv2zoo.tasks.tensors import channels_last, in_single_precision, map_tensors
 
 T = TypeVar("T")
 
@@ -61,30 +63,37 @@ def give_way(worker: int) -> None:
     posix.give_way()
 
 
-def test_loader(dataset: Dataset[Any], recipe: Recipe, workers: int) -> DataLoader[Any]:
-    """Batches in the order of the dataset."""
-    return DataLoader(dataset, recipe.batch_size, num_workers=workers)
+def test_loader(dataset: Dataset[Any], collate: Any, recipe: Recipe, workers: int) -> DataLoader[Any]:
+    """Batches in the order of the dataset, made by `collate` or, if it is None, by PyTorch."""
+    return DataLoader(dataset, recipe.batch_size, num_workers=workers, collate_fn=collate)
 
 
-def predict(
-    accelerator: Accelerator, net: nn.Module, loader: Any, advance: Callable[[int], None] = lambda images: None
-) -> tuple[Tensor, Tensor]:
+def run_network(
+    accelerator: Accelerator,
+    task: Task,
+    net: nn.Module,
+    loader: Any,
+    update: Callable[[Any, Any], Any],
+    advance: Callable[[int], None] = lambda images: None,
+) -> None:
     """Runs a dataset through a network in evaluation mode.
 
-    Returns:
-        The network's outputs (N, ...) and the targets (N,), on the CPU, in the order of the dataset.
+    Args:
+        accelerator: The device and the processes.
+        task: The task.
+        net: The network.
+        loader: Batches, prepared by the accelerator.
+        update: Takes the outputs and the targets of each batch, those of all processes, on the CPU and in the order of
+            the dataset.
+        advance: Takes the number of images that are done.
     """
     net.eval()
-    outputs, targets = [], []
     with torch.inference_mode(), accelerator.autocast():
-        for images, labels in loader:
-            if images.ndim == 4:
-                images = images.contiguous(memory_format=torch.channels_last)
-            output, label = accelerator.gather_for_metrics((net(images).float(), labels))
-            outputs.append(_own(output))
-            targets.append(_own(label))
-            advance(len(label))
-    return torch.cat(outputs), torch.cat(targets)
+        for inputs, targets in loader:
+            batch = in_single_precision(net(channels_last(inputs))), targets
+            outputs, targets = accelerator.gather_for_metrics(batch, use_gather_object=task.gather_objects)
+            update(map_tensors(_own, outputs), map_tensors(_own, targets))
+            advance(find_batch_size(targets) or len(targets))
 
 
 def _own(tensor: Tensor) -> Tensor:

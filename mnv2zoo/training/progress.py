@@ -1,10 +1,10 @@
-"""What one sees of a training while it runs."""
+"""The output of a training while it runs: lines, a progress bar and TensorBoard."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -69,11 +69,15 @@ class Log:
 
             self._writer = SummaryWriter(str(folder), purge_step=done_epochs + 1)
 
-    def epoch(self, row: Mapping[str, Any], epochs: int) -> None:
-        """Tells the figures of an epoch."""
-        words = [f"epoch {row['epoch']}/{epochs}", f"loss {row['train_loss']:.4f}"]
-        if "val_top1" in row:
-            words += [f"val loss {row['val_loss']:.4f}", f"val top-1 {row['val_top1']:.2f} %"]
+    def epoch(self, row: Mapping[str, Any], epochs: int, validation: Sequence[str] = ()) -> None:
+        """Reports an epoch.
+
+        Args:
+            row: Its row of the history.
+            epochs: The number of epochs in all.
+            validation: The metrics of the validation, each in a few words.
+        """
+        words = [f"epoch {row['epoch']}/{epochs}", f"loss {row['train_loss']:.4f}", *validation]
         words += [f"lr {row['lr']:.3g}", f"{row['images_per_second']:.0f} images/s", f"{row['seconds']:.1f} s"]
         self.say("  ".join(words))
         if self._writer is not None:

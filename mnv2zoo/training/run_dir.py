@@ -1,14 +1,14 @@
-"""The run folder: what is in it, and that each file in it is whole.
+"""The run folder, in which every file is either complete or absent.
 
-| file | what |
+| file | content |
 | --- | --- |
 | `model.safetensors`, `config.json`, `labels.txt` | the trained network, as timm's `local-dir:` reads it |
 | `README.md` | its model card |
-| `recipe.json` | every value that was used |
+| `recipe.json` | the task and every value that was used |
 | `split.json` | every image that was used, by split, with the hash of its bytes |
-| `metrics.jsonl`, `results.json` | a row an epoch; the figures at the end |
-| `report/`, `tensorboard/` | curves, confusion matrix, worst mistakes |
-| `checkpoints/last.pt` | where `--resume` goes on |
+| `metrics.jsonl`, `results.json` | a row per epoch; the metrics at the end |
+| `report/`, `tensorboard/` | curves and whatever else the task reports |
+| `checkpoints/last.pt` | the state that `--resume` continues from |
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from mnv2zoo.errors import DataError, RunError
-from mnv2zoo.system.files import missing, remove_empty, whole_file
+from mnv2zoo.model_dir import records
+from mnv2zoo.model_dir.records import RECIPE, SPLIT
+from mnv2zoo.system.files import locked, missing, remove_empty, whole_file
 
-RECIPE, SPLIT, CHECKPOINT = "recipe.json", "split.json", "checkpoints/last.pt"
+CHECKPOINT = "checkpoints/last.pt"
 # What a training leaves that was killed before its first checkpoint; hidden files are the lock and half files.
 _OF_A_START = (RECIPE, SPLIT, "tensorboard", "checkpoints")
 
@@ -47,7 +48,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = FileLock(path / ".lock")
+        self._lock = contextlib.ExitStack()
         self._made: list[Path] = []
         self._fresh = False
 
@@ -182,8 +183,8 @@ class RunFolder:
             RunError: If another process is at work in the folder, or if it cannot be written.
         """
         try:
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
+            self._lock.enter_context(locked(self.path / ".lock", seconds=0))
+        except TimeoutError as error:
             raise RunError(
                 "another process is at work in the run folder",
                 where=self.path,
@@ -213,7 +214,7 @@ class RunFolder:
 
     def close(self) -> None:
         """Lets others work in the folder."""
-        self._lock.release()
+        self._lock.close()
 
     def write(self, name: str, data: bytes | str) -> Path:
         """Writes a file, whole or not at all.
@@ -256,17 +257,7 @@ class RunFolder:
         Raises:
             RunError: If it is not there or no JSON.
         """
-        file = self.path / name
-        try:
-            return json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(
-                "cannot read a file of the run",
-                expected="a run folder",
-                found=str(error).rstrip("."),
-                where=file,
-                fix="Restore the file, or start a new run with another --out.",
-            ) from error
+        return records.read_json(self.path, name)
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """Replaces the checkpoint.

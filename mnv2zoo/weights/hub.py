@@ -28,8 +28,8 @@ from mnv2zoo import environment
 from mnv2zoo.errors import IntegrityError, WeightsUnavailableError
 from mnv2zoo.system import posix
 from mnv2zoo.system.files import MAX_BYTES
+from mnv2zoo.system.hub_failures import LOCAL, Failure, explain
 from mnv2zoo.weights import hub_private, hub_process, schema, trust
-from mnv2zoo.weights.hub_failures import LOCAL, Failure, explain
 from mnv2zoo.weights.trust import Record
 
 SPARE_BYTES = 2**26  # what the client may write beside a file whose size is known

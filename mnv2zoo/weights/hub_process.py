@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mnv2zoo.system import posix
-from mnv2zoo.weights.hub_failures import TRIES, UnsoundAnswerError, explain
+from mnv2zoo.system.hub_failures import TRIES, UnsoundAnswerError, explain
 
 # The client makes paths of these headers and accepts any: `../..` and absolute ones too.
 ETAG = r'(W/)?"?\w[\w.-]*"?'

@@ -12,7 +12,7 @@ from pathlib import Path
 from mnv2zoo import architecture, environment
 from mnv2zoo.errors import MissingExtraError, UnknownModelError, WeightsIndexError
 from mnv2zoo.weights import signature
-from mnv2zoo.weights.schema import MAX_BYTES, WeightsEntry, _check_together, parse
+from mnv2zoo.weights.schema import MAX_BYTES, WeightsEntry, check_together, parse
 
 
 def read(path: Path) -> dict[str, WeightsEntry]:
@@ -113,7 +113,7 @@ class Index:
                 further = read(path)
                 # A dict union keeps the left side's order and the right side's values.
                 self._entries = further | self._entries | further
-                _check_together(self._entries, path)
+                check_together(self._entries, path)
         except (WeightsIndexError, MissingExtraError) as error:
             self._error = error
 
@@ -133,8 +133,20 @@ class Index:
         return dict(self._entries)
 
 
-_further = environment.weights_index()
-INDEX = Index(shipped_path(), *([_further] if _further else []))
+INDEX: Index | None = None  # the entries in use, once they have been asked for
+
+
+def in_use() -> Index:
+    """The shipped index with that of `MNV2ZOO_WEIGHTS_INDEX` over it.
+
+    The environment is read at the first call, which `models/registry` makes when the package is imported: timm needs
+    the tags then.
+    """
+    global INDEX
+    if INDEX is None:
+        further = environment.weights_index()
+        INDEX = Index(shipped_path(), *([further] if further else []))
+    return INDEX
 
 
 def entries() -> dict[str, WeightsEntry]:
@@ -151,7 +163,7 @@ def entries() -> dict[str, WeightsEntry]:
         >>> sorted(mnv2zoo.weights.entries())[:2]
         ['mnv2zoo_050.lamb_in1k', 'mnv2zoo_100.ra_in1k']
     """
-    return INDEX.entries()
+    return in_use().entries()
 
 
 def entries_of(architecture_name: str) -> list[WeightsEntry]:

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NoReturn
 
 from mnv2zoo import architecture
 from mnv2zoo.convert import LAYOUTS
 from mnv2zoo.errors import WeightsIndexError
+from mnv2zoo.system.validation import Breach, bounded, breaches, description, fits, list_of, nullable, one_of, text
 
 SCHEMA_VERSION = 1
 MAX_BYTES = 16 * 2**20  # a bound for the parser's memory; the shipped index is a few kilobytes
 LABEL_SETS = ("imagenet-1k",)
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
+TAG = text(r"\w[\w.-]*", "architecture.tag, the tag of letters, digits and _.-")
 LOCATION_FIELDS = ("repo_id", "revision", "filename")
 DESCRIPTIVE_FIELDS = ("metrics", "origin", "description")  # may be left out; null then
 FIELDS = (
@@ -63,7 +64,7 @@ class WeightsEntry:
         std: Standard deviation of each channel.
         own_label_names: Names of the classes in class order, where the entry has its own.
         labels: Name of a known label set, or None where `label_names` are the entry's own.
-        license: Licence of the weights, as SPDX names it where it can.
+        license: License of the weights, as SPDX names it where it can.
         metrics: Figures in percent, such as `top1`.
         origin: Address of those who made the weights.
         description: What they are.
@@ -123,6 +124,30 @@ class WeightsEntry:
         values = {field: getattr(self, field) for field in FIELDS if field not in (*left_out, *labels)}
         return {field: list(value) if isinstance(value, tuple) else value for field, value in values.items()}
 
+    def transforms(self, training: bool = False, **options: Any) -> Callable[..., Any]:
+        """Makes the preprocessing that the weights want, as `mnv2zoo.transforms` does for a name.
+
+        Args:
+            training: Make the augmentation for training instead.
+            **options: Arguments of `timm.data.create_transform` that replace its own.
+
+        Returns:
+            A function from a PIL image of any mode to a float tensor (channels, height, width).
+
+        Raises:
+            DataError: If the weights are for images that are neither gray nor RGB.
+
+        Examples:
+            >>> import mnv2zoo
+            >>> from PIL import Image
+            >>> preprocess = mnv2zoo.weights.entry("mnv2zoo_100_c20").transforms()
+            >>> preprocess(Image.open("examples/coffee.jpg")).shape
+            torch.Size([3, 64, 64])
+        """
+        from mnv2zoo.data import preprocessing, transforms  # imports PyTorch and timm
+
+        return transforms.for_weights({key: getattr(self, key) for key in preprocessing.FIELDS}, training, **options)
+
     @cached_property
     def label_names(self) -> tuple[str, ...]:
         """Names of the classes in class order; their numbers where the names are unknown."""
@@ -150,23 +175,33 @@ def hub_location(repo_id: str | None, revision: str | None, filename: str | None
     return f"{repo_id}@{revision or 'main'}/{filename}"
 
 
+# What each field may hold, on its own. The descriptions are what errors say was expected.
+KINDS: dict[str, Any] = {
+    "repo_id": text(r"\w[\w.-]*/\w[\w.-]*", "owner/name"),
+    "revision": nullable(text(r"[0-9a-f]{40}", "40 lower-case hexadecimal digits")),
+    # Each part of the path has a name, which is neither "." nor "..".
+    "filename": text(r"(?:(?!\.\.?/)[\w.-]+/)*[\w.-]*\.safetensors", "the relative path of a .safetensors file"),
+    "bundled": text(r"\w[\w.-]*\.safetensors", "the plain name of a .safetensors file"),
+    "sha256": nullable(text(r"[0-9a-f]{64}", "64 lower-case hexadecimal digits")),
+    "size": nullable(bounded(int, 1, 2**40, "a positive number of bytes")),
+    "layout": one_of(LAYOUTS),
+    "num_classes": bounded(int, 1, 10**6, "a positive number"),
+    "input_size": list_of(bounded(int, 1, 65536), 3, 3, "[channels, height, width]"),
+    "crop_pct": bounded(float, 0.01, 1, "a number from 0.01 to 1"),
+    "interpolation": one_of(INTERPOLATIONS),
+    "mean": list_of(bounded(float, -1e6, 1e6), text="a number for each channel"),
+    "std": list_of(bounded(float, 1e-9, 1e6), text="a number for each channel, above 0"),
+    "label_names": nullable(list_of(str, text="a list of names"), "a list of names"),
+    "labels": nullable(one_of(LABEL_SETS), " or ".join(LABEL_SETS)),
+    "license": text(".*", "the name of a license"),
+    "metrics": nullable(dict[str, bounded(float, 0, 100)], "numbers from 0 to 100 by name, or null"),  # type: ignore[misc]
+    "origin": nullable(str, "one line of text or null"),
+    "description": nullable(str, "one line of text or null"),
+}
+
 # The rules. Each is a statement about one entry's raw fields, or about all entries together, and yields
 # (field, expected, found) for whatever breaks it.
-Breach = tuple[str, object, object]
 Rule = Callable[[str, Mapping[str, Any]], Iterator[Breach]]
-
-
-def _number(value: object, low: float, high: float) -> bool:
-    # The bounds come first: an integer may be too large for a float. A NaN is within none.
-    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
-
-
-def _integer(value: object, low: int, high: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-def _text(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip()) and value.isprintable()
 
 
 def fields_are_known(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
@@ -189,117 +224,94 @@ def key_names_an_architecture(key: str, raw: Mapping[str, Any]) -> Iterator[Brea
     if name not in architecture.CONFIGS:
         near = difflib.get_close_matches(name, architecture.CONFIGS, n=1)
         yield "key", f"an architecture such as {(near or ['mnv2zoo_100'])[0]}", repr(name)
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", tag):
-        yield "key", "architecture.tag, the tag of letters, digits and _.-", repr(key)
+    if not fits(tag, TAG):
+        yield "key", description(TAG), repr(key)
 
 
 def location_is_one_file(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
     """A location is a file in a Hub repository, or a bundled file, and stays inside its folder."""
-    bundled = raw.get("bundled")
-    if bundled is not None:
-        if any(raw.get(field) is not None for field in LOCATION_FIELDS):
-            yield "bundled", "either a bundled file or a repository", "both"
-        if not isinstance(bundled, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors", bundled):
-            yield "bundled", "the plain name of a .safetensors file", repr(bundled)
+    if raw.get("bundled") is None:
+        yield from breaches(raw, KINDS, "repo_id", "filename")
         return
-    repo_id, filename = raw.get("repo_id"), raw.get("filename")
-    if not isinstance(repo_id, str) or not re.fullmatch(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", repo_id, re.ASCII):
-        yield "repo_id", "owner/name", repr(repo_id)
-    inside = (
-        isinstance(filename, str)
-        and filename.endswith(".safetensors")
-        and re.fullmatch(r"[\w./-]+", filename, re.ASCII)
-        and all(part not in ("", ".", "..") for part in filename.split("/"))
-        and not PurePosixPath(filename).is_absolute()
-    )
-    if not inside:
-        yield "filename", "the relative path of a .safetensors file", repr(filename)
+    if any(raw.get(field) is not None for field in LOCATION_FIELDS):
+        yield "bundled", "either a bundled file or a repository", "both"
+    yield from breaches(raw, KINDS, "bundled")
 
 
 def revision_is_a_commit(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
     """A revision is 40 hexadecimal digits, or unknown."""
-    value = raw.get("revision")
-    if value is not None and not (isinstance(value, str) and re.fullmatch(r"[0-9a-f]{40}", value)):
-        yield "revision", "40 lower-case hexadecimal digits or null", repr(value)
+    yield from breaches(raw, KINDS, "revision")
 
 
 def hash_is_a_sha256(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
     """A hash is 64 hexadecimal digits, or unknown; a bundled file's is known."""
-    value = raw.get("sha256")
-    if value is None and raw.get("bundled") is not None:
+    if raw.get("sha256") is None and raw.get("bundled") is not None:
         yield "sha256", "the hash of the bundled file", "null"
-    if value is not None and not (isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value)):
-        yield "sha256", "64 lower-case hexadecimal digits or null", repr(value)
+    yield from breaches(raw, KINDS, "sha256")
 
 
 def size_is_a_byte_count(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
     """A size is a positive number of bytes, or unknown."""
-    value = raw.get("size")
-    if value is not None and not _integer(value, 1, 2**40):
-        yield "size", "a positive number of bytes or null", repr(value)
+    yield from breaches(raw, KINDS, "size")
 
 
 def layout_is_known(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
     """A layout is one that can be converted."""
-    if raw.get("layout") not in tuple(LAYOUTS):
-        yield "layout", " or ".join(LAYOUTS), repr(raw.get("layout"))
+    yield from breaches(raw, KINDS, "layout")
 
 
 def preprocessing_is_complete(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
     """Preprocessing is given in full and within its bounds."""
-    size = raw.get("input_size")
-    sound = isinstance(size, list) and len(size) == 3 and all(_integer(v, 1, 65536) for v in size)
-    if not sound:
-        yield "input_size", "[channels, height, width]", repr(size)
-    if not _number(raw.get("crop_pct"), 0.01, 1):
-        yield "crop_pct", "a number from 0.01 to 1", repr(raw.get("crop_pct"))
-    if raw.get("interpolation") not in INTERPOLATIONS:
-        yield "interpolation", " or ".join(INTERPOLATIONS), repr(raw.get("interpolation"))
-    for field, low in (("mean", -1e6), ("std", 1e-9)):
-        value = raw.get(field)
-        numbers = isinstance(value, list) and all(_number(v, low, 1e6) for v in value)
-        if not numbers or (sound and len(value) != size[0]):  # type: ignore[arg-type,index]
-            yield field, "a number for each channel" + (", above 0" if field == "std" else ""), repr(value)
+    broken = {}
+    for field, expected, found in breaches(raw, KINDS, "input_size", "crop_pct", "interpolation", "mean", "std"):
+        broken[field] = found
+        yield field, expected, found
+    for field in ("mean", "std"):
+        if not broken.keys() & {field, "input_size"} and len(raw[field]) != raw["input_size"][0]:
+            yield field, description(KINDS[field]), repr(raw[field])
 
 
 def classes_are_named(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
     """The classes are counted, and named by `labels` (a known set) or by `label_names`, or their names are unknown."""
     count, names, labels = raw.get("num_classes"), raw.get("label_names"), raw.get("labels")
-    if not _integer(count, 1, 10**6):
-        yield "num_classes", "a positive number", repr(count)
+    yield from breaches(raw, KINDS, "num_classes")
     if names is not None and labels is not None:
         yield "label_names", "label_names or labels", "both"
     elif labels is not None:
-        if labels not in LABEL_SETS:
-            yield "labels", " or ".join(LABEL_SETS), repr(labels)
-        elif count != 1000:
+        yield from breaches(raw, KINDS, "labels")
+        if count != 1000:
             yield "num_classes", "1000, as many as imagenet-1k has", repr(count)
-    elif names is None:
-        return
-    elif not isinstance(names, list) or not all(_text(name) for name in names):
-        yield "label_names", "a list of names", repr(names)[:80]
-    elif len(names) != count or len(set(names)) != len(names):
-        yield "label_names", f"{count} different names", f"{len(set(names))} different names"
+    elif names is not None:
+        if not fits(names, KINDS["label_names"]) or not all(map(_one_line, names)):
+            yield "label_names", description(KINDS["label_names"]), repr(names)[:80]
+        elif len(names) != count or len(set(names)) != len(names):
+            yield "label_names", f"{count} different names", f"{len(set(names))} different names"
 
 
-def licence_is_named(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
-    """A licence is named."""
-    if not _text(raw.get("license")):
-        yield "license", "the name of a licence", repr(raw.get("license"))
+def license_is_named(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
+    """A license is named."""
+    yield from _lines_of_text(raw, "license")
 
 
 def metrics_are_percents(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
     """Metrics are percents by name, or unknown."""
-    value = raw.get("metrics")
-    if value is not None and not (isinstance(value, dict) and all(_number(v, 0, 100) for v in value.values())):
-        yield "metrics", "numbers from 0 to 100 by name, or null", repr(value)
+    yield from breaches(raw, KINDS, "metrics")
 
 
 def notes_are_text(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
     """Origin and description are text, or unknown."""
-    for field in ("origin", "description"):
-        if raw.get(field) is not None and not _text(raw[field]):
-            yield field, "one line of text or null", repr(raw[field])
+    yield from _lines_of_text(raw, "origin", "description")
+
+
+def _lines_of_text(raw: Mapping[str, Any], *fields: str) -> Iterator[Breach]:
+    yield from breaches(raw, KINDS, *fields)
+    for field in fields:
+        if isinstance(raw.get(field), str) and not _one_line(raw[field]):
+            yield field, description(KINDS[field]), repr(raw[field])
+
+
+def _one_line(text: str) -> bool:
+    return bool(text.strip()) and text.isprintable()
 
 
 RULES: tuple[Rule, ...] = (
@@ -312,7 +324,7 @@ RULES: tuple[Rule, ...] = (
     layout_is_known,
     preprocessing_is_complete,
     classes_are_named,
-    licence_is_named,
+    license_is_named,
     metrics_are_percents,
     notes_are_text,
 )
@@ -341,74 +353,98 @@ def parse(text: str, path: Path) -> dict[str, WeightsEntry]:
 
     Args:
         text: JSON.
-        path: The file it came from; bundled weights lie beside it, and errors name it.
+        path: The file it came from. Bundled weights are in the same folder, and errors name the file.
 
     Returns:
         The entries by name, in the order of the file.
 
     Raises:
-        WeightsIndexError: If it is no JSON of the schema, or an entry breaks a rule.
+        WeightsIndexError: If it is not JSON of the schema, or an entry breaks a rule.
     """
+    weights = _weights(_document(text, path), path)
+    for key, raw in weights.items():
+        if not isinstance(raw, dict):
+            raise _bad(path, "an object of fields", type(raw).__name__, f"entry {key!r}")
+        for rule in RULES:
+            for field, expected, found in rule(key, raw):
+                raise _bad(path, expected, found, f"entry {key!r}, {field}")
+    entries = {key: _entry(key, raw, path.parent) for key, raw in weights.items()}
+    check_together(entries, path)
+    return entries
 
-    def bad(expected: object, found: object, where: str = "") -> NoReturn:
-        raise WeightsIndexError(
-            "bad index of weights",
-            expected=expected,
-            found=found,
-            where=f"{path}, {where}" if where else path,
-            fix="Correct the file, or unset MNV2ZOO_WEIGHTS_INDEX if it is yours.",
-        )
+
+def _document(text: str, path: Path) -> Any:
+    """Parses JSON in which each key comes once and each number is finite."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
             (key, _), *_ = Counter(key for key, _ in pairs).most_common(1)
-            bad("each key once", f"{key!r} twice")
+            raise _bad(path, "each key once", f"{key!r} twice")
         return found
 
     def constant(name: str) -> NoReturn:
-        bad("finite numbers", name)
+        raise _bad(path, "finite numbers", name)
 
     try:
-        document = json.loads(text, object_pairs_hook=unique, parse_constant=constant)
+        return json.loads(text, object_pairs_hook=unique, parse_constant=constant)
     except WeightsIndexError:
         raise
     except (ValueError, RecursionError) as error:
-        bad("JSON", f"{type(error).__name__}: {error}"[:200])
-    if not isinstance(document, dict) or set(document) != {"schema_version", "weights"}:
-        bad('an object with "schema_version" and "weights"', list(document) if isinstance(document, dict) else "none")
-    version = document["schema_version"]
-    if version != SCHEMA_VERSION or isinstance(version, bool):
-        bad(f"schema_version {SCHEMA_VERSION}", repr(version)[:80])
-    if not isinstance(document["weights"], dict):
-        bad("weights by name", type(document["weights"]).__name__)
+        raise _bad(path, "JSON", f"{type(error).__name__}: {error}"[:200]) from error
 
-    entries = {}
-    for key, raw in document["weights"].items():
-        if not isinstance(raw, dict):
-            bad("an object of fields", type(raw).__name__, f"entry {key!r}")
-        for rule in RULES:
-            for field, expected, found in rule(key, raw):
-                bad(expected, found, f"entry {key!r}, {field}")
-        entries[key] = WeightsEntry(
-            name=key,
-            own_label_names=None if raw.get("label_names") is None else tuple(raw["label_names"]),
-            labels=raw.get("labels"),
-            input_size=tuple(raw["input_size"]),
-            mean=tuple(raw["mean"]),
-            std=tuple(raw["std"]),
-            metrics=dict(raw.get("metrics") or {}),
-            folder=path.parent,
-            **{field: raw.get(field) for field in _PLAIN_FIELDS},  # type: ignore[arg-type]  # the rules have checked
-        )
-    _check_together(entries, path)
-    return entries
+
+def _weights(document: Any, path: Path) -> dict[str, Any]:
+    """Takes the entries from a document."""
+    if not isinstance(document, dict) or set(document) != {"schema_version", "weights"}:
+        found = list(document) if isinstance(document, dict) else "none"
+        raise _bad(path, 'an object with "schema_version" and "weights"', found)
+    version, weights = document["schema_version"], document["weights"]
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        raise _bad(path, f"schema_version {SCHEMA_VERSION}", repr(version)[:80])
+    if not isinstance(weights, dict):
+        raise _bad(path, "weights by name", type(weights).__name__)
+    return weights
+
+
+def _entry(key: str, raw: dict[str, Any], folder: Path) -> WeightsEntry:
+    """Makes an entry of fields that the rules have checked."""
+    return WeightsEntry(
+        name=key,
+        own_label_names=None if raw.get("label_names") is None else tuple(raw["label_names"]),
+        labels=raw.get("labels"),
+        input_size=tuple(raw["input_size"]),
+        mean=tuple(raw["mean"]),
+        std=tuple(raw["std"]),
+        metrics=dict(raw.get("metrics") or {}),
+        folder=folder,
+        **{field: raw.get(field) for field in _PLAIN_FIELDS},  # type: ignore[arg-type]  # the rules have checked
+    )
 
 
 _PLAIN_FIELDS = tuple(f for f in FIELDS if f not in ("label_names", "labels", "input_size", "mean", "std", "metrics"))
 
 
-def _check_together(entries: Mapping[str, WeightsEntry], path: Path) -> None:
+def _bad(path: Path, expected: object, found: object, where: str = "") -> WeightsIndexError:
+    return WeightsIndexError(
+        "bad index of weights",
+        expected=expected,
+        found=found,
+        where=f"{path}, {where}" if where else path,
+        fix="Correct the file, or unset MNV2ZOO_WEIGHTS_INDEX if it is yours.",
+    )
+
+
+def check_together(entries: Mapping[str, WeightsEntry], path: Path) -> None:
+    """Refuses entries that share a file.
+
+    Args:
+        entries: All entries in use.
+        path: The index file that was read last, for the error.
+
+    Raises:
+        WeightsIndexError: If two of them do.
+    """
     for one, other, field in no_two_share_a_file(entries.values()):
         raise WeightsIndexError(
             "two entries for one file",

@@ -6,11 +6,7 @@ import sys
 import warnings
 
 import pytest
-import typer
 
-from mnv2zoo import __version__
-from mnv2zoo.cli import errors
-from mnv2zoo.errors import ConversionError, IntegrityError, UnknownArgumentError, UnknownModelError
 from mnv2zoo.models import zoo
 from tests.cli.conftest import process
 from tests.conftest import ROOT
@@ -45,11 +41,6 @@ assert not heavy, heavy
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, stdout=subprocess.DEVNULL, timeout=60)
 
 
-def test_the_module_is_the_command():
-    assert process("--version") == process("--version", "list")
-    assert process("--version").out == f"mnv2zoo {__version__}\n"
-
-
 @pytest.mark.parametrize(
     ("args", "told"),
     [
@@ -75,54 +66,6 @@ def test_bad_usage_is_one_block_and_status_2(run, args, told):
 
 def test_no_arguments_ask_for_help(run):
     assert run() == run("--help")
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "block"),
-    [
-        (typer.BadParameter("no"), 2, "error: Invalid value: no\n  fix: See `mnv2zoo --help`."),
-        (UnknownModelError("unknown", found="x"), 2, "error: unknown\n  found: x"),
-        (UnknownArgumentError("unexpected"), 2, "error: unexpected"),
-        (ConversionError("does not fit"), 1, "error: does not fit"),
-        (
-            IntegrityError("wrong hash", expected="a\nb", where="a  file", fix="Go."),
-            1,
-            "error: wrong hash\n  expected: a b\n  where: a  file\n  fix: Go.",
-        ),
-        (
-            PermissionError(13, "Permission denied", "a.json"),
-            1,
-            "error: Permission denied\n  where: a.json\n  fix: Check who may read and write it.",
-        ),
-        (OSError("no disk"), 1, "error: no disk"),
-        (
-            KeyError("k"),
-            1,
-            "error: unexpected KeyError: 'k'\n  fix: Run the command again with --debug to see where it comes from.",
-        ),
-        (
-            MemoryError(),
-            1,
-            "error: unexpected MemoryError\n  fix: Run the command again with --debug to see where it comes from.",
-        ),
-        (typer.Abort(), 1, "error: aborted"),
-    ],
-)
-def test_every_error_has_its_status_and_is_one_block(capsys, error, status, block):
-    assert errors.report(error, debug=False) == status
-    assert capsys.readouterr() == ("", f"{block}\n")
-
-
-def test_debug_adds_the_traceback(run, monkeypatch):
-    def fail(pretrained):
-        raise RuntimeError("so it is")
-
-    monkeypatch.setattr(zoo, "list_models", fail)
-    plain, debug = run("list"), run("list", "--debug")
-    assert plain.status == debug.status == 1
-    assert len(plain.errors) == 1
-    assert debug.err.startswith("Traceback")
-    assert debug.err.endswith(plain.err)
 
 
 def test_an_interrupt_is_status_130(run, monkeypatch):
@@ -159,6 +102,7 @@ def test_a_bad_index_file_is_one_block(tmp_path):
     assert "index.json" in done.err
 
 
+@pytest.mark.slow
 def test_a_module_that_is_told_our_name_has_the_models(tmp_path):
     # `python -m trainer --plugin mnv2zoo` is not our command line, though our name is among its words.
     (tmp_path / "trainer").mkdir()

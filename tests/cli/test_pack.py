@@ -154,7 +154,7 @@ def test_pack_warns_where_a_name_would_build_another_network(run, tmp_path):
         (["--name", "mnv2zoo_036.flowers"], 2, "mnv2zoo_035"),
         (["--name", "mnv2zoo_050.flowers"], 1, "Call it mnv2zoo_035.flowers"),
         (["--name", "mnv2zoo_035"], 1, "architecture.tag"),
-        (["--license", ""], 1, "the name of a licence"),
+        (["--license", ""], 1, "the name of a license"),
         (["--repo-id", "flowers"], 1, "owner/name"),
         (["--out", "/dev/null"], 1, "/dev/null"),
     ],

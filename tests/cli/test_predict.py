@@ -223,6 +223,7 @@ def test_on_one_terminal_rows_stay_whole_above_the_bar(monkeypatch):
     assert row in terminal.getvalue()
 
 
+@pytest.mark.slow
 @needs_google
 @needs_samples
 def test_real_weights_know_real_photos(tmp_path):

@@ -15,7 +15,7 @@ PAPER = ["mnv2zoo_035", "mnv2zoo_050", "mnv2zoo_075", "mnv2zoo_100", "mnv2zoo_14
 DEEPER = ["mnv2zoo_110d", "mnv2zoo_120d"]
 C20 = ["mnv2zoo_050_c20", "mnv2zoo_100_c20", "mnv2zoo_140_c20"]
 
-# Keras, which needs a process of its own, has its tests in test_keras.py.
+# Keras, which needs a process of its own, has its tests in test_keras_files.py.
 SUPPORTED = {"timm": PAPER + DEEPER, "torchvision": PAPER + DEEPER, "transformers": PAPER, "seed": C20}
 CASES = [pytest.param(layout, name, id=f"{layout}-{name}") for layout, names in SUPPORTED.items() for name in names]
 

@@ -12,7 +12,7 @@ import PIL
 import pytest
 from PIL import Image
 
-from mnv2zoo.data import decode, discover
+from mnv2zoo.data import decode
 from mnv2zoo.errors import ImageReadError
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # about files that are broken on purpose
@@ -184,40 +184,6 @@ def test_a_damaged_file_gives_an_image_or_this_error_and_no_other(tmp_path, seed
         file.write_bytes(data)
         with contextlib.suppress(ImageReadError):
             assert decode.read(file).mode == "RGB"
-
-
-@pytest.fixture
-def tree(tmp_path, monkeypatch):
-    for name in ("b.jpg", "a.PNG", "notes.txt", "sub/c.webp", "sub/deep/d.jpeg", "sub/e.csv", "odd[1].jpg"):
-        file = tmp_path / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("place", "found"),
-    [
-        (".", ["a.PNG", "b.jpg", "odd[1].jpg", "sub/c.webp", "sub/deep/d.jpeg"]),
-        ("sub", ["sub/c.webp", "sub/deep/d.jpeg"]),
-        ("*.jpg", ["b.jpg", "odd[1].jpg"]),
-        ("**/*.jp*g", ["b.jpg", "odd[1].jpg", "sub/deep/d.jpeg"]),
-        ("s*", ["sub/c.webp", "sub/deep/d.jpeg"]),
-        ("*", ["a.PNG", "b.jpg", "odd[1].jpg", "sub/c.webp", "sub/deep/d.jpeg"]),
-        ("odd[1].jpg", ["odd[1].jpg"]),
-        ("notes.txt", ["notes.txt"]),
-    ],
-)
-def test_files_folders_and_globs_are_found(tree, place, found):
-    assert [str(path) for path in discover.find(place)] == found
-
-
-@pytest.mark.parametrize("place", ["absent.jpg", "*.gif", "", "n*.txt", "empty"])
-def test_a_place_without_images_is_an_error_that_names_it(tree, tmp_path, place):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ImageReadError, match="no images") as caught:
-        discover.find(place)
-    assert str(caught.value.where) == place
 
 
 def test_images_are_read_in_order_and_only_so_far_ahead(tmp_path):

@@ -76,6 +76,7 @@ def google():
     return model
 
 
+@pytest.mark.slow
 @needs_google
 @pytest.mark.parametrize("format", FORMATS)
 def test_real_photos_get_the_same_classes_elsewhere(google, format, tmp_path):
@@ -99,6 +100,7 @@ def test_real_photos_get_the_same_classes_elsewhere(google, format, tmp_path):
         assert all(found["label"] == labels[found["class"]] for found in row["predictions"])
 
 
+@pytest.mark.slow
 @needs_google
 def test_the_script_prepares_photos_as_timm_does(google, tmp_path):
     bundle = deploy.export(google, tmp_path / "bundle")
@@ -110,6 +112,7 @@ def test_the_script_prepares_photos_as_timm_does(google, tmp_path):
         torch.testing.assert_close(found, transform(image.convert("RGB")), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_what_a_bundle_holds(small, format, tmp_path):
     bundle = deploy.export(small, tmp_path / "new" / "bundle", format, name="three things")
@@ -130,6 +133,7 @@ def test_what_a_bundle_holds(small, format, tmp_path):
     torch.testing.assert_close(torch.from_numpy(run(images[:1].numpy())), wanted[:1], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_onnx_tells_its_opset(small, tmp_path):
     import onnx
 
@@ -138,6 +142,7 @@ def test_onnx_tells_its_opset(small, tmp_path):
     assert {prop.key: prop.value for prop in document.metadata_props}["opset"] == str(document.opset_import[0].version)
 
 
+@pytest.mark.slow
 def test_a_run_folder_by_its_name(small, tmp_path, capsys):
     from timm.models import save_for_hf
 

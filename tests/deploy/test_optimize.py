@@ -1,8 +1,6 @@
 """Optimised networks compute what the originals compute, on every engine."""
 
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,56 +11,23 @@ import torch
 from safetensors.torch import load_file
 from timm.data import create_transform, resolve_data_config
 from torch import nn
-from torch._dynamo.utils import counters
 from torchvision.transforms.functional import to_pil_image
 
 import mnv2zoo
 from mnv2zoo import deploy
 from mnv2zoo.data import decode
-from mnv2zoo.deploy import engines
 from mnv2zoo.deploy.calibration import prepare
 from mnv2zoo.deploy.engines import ENGINES
-from mnv2zoo.errors import DeployError, ImageReadError, MissingExtraError
-from tests.conftest import GOOGLE, SAMPLES, needs_google, random_state_dict
+from mnv2zoo.errors import DeployError, MissingExtraError
+from tests.conftest import GOOGLE, SAMPLES, needs_google
+from tests.deploy.conftest import expected, network
 
 NAMES = list(mnv2zoo.architecture.CONFIGS)
-PATIENT = [name for name, engine in ENGINES.items() if engine.patient]
-QUICK = [name for name, engine in ENGINES.items() if not engine.patient]
-SMALL = "mnv2zoo_035"
+SLOW = [name for name, engine in ENGINES.items() if engine.slow_to_compile]
+QUICK = [name for name, engine in ENGINES.items() if not engine.slow_to_compile]
 
 
-def network(name=SMALL, **kwargs):
-    model = timm.create_model(name, **kwargs).eval()
-    model.load_state_dict(random_state_dict(name, **kwargs))
-    return model
-
-
-@pytest.fixture(scope="module")
-def small():
-    return network()
-
-
-@pytest.fixture
-def x():
-    return torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-
-
-def expected(model, x):
-    with torch.inference_mode():
-        return model(x)
-
-
-@pytest.mark.parametrize("kwargs", [{}, {"pad_type": "same"}, {"num_classes": 0}], ids=str)
-@pytest.mark.parametrize("name", NAMES)
-def test_folding_leaves_no_batch_norm_and_the_same_outputs(name, kwargs, x):
-    model = network(name, **kwargs)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    folded = deploy.fold(model)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
-    torch.testing.assert_close(expected(folded, x), expected(model, x), rtol=1e-3, atol=1e-3)
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", QUICK)
 @pytest.mark.parametrize("name", ["mnv2zoo_035", "mnv2zoo_050_c20"])
 def test_every_engine_agrees_whatever_the_batch(name, engine, x):
@@ -77,21 +42,7 @@ def test_every_engine_agrees_whatever_the_batch(name, engine, x):
     assert fast(x[:0]).shape == wanted[:0].shape
 
 
-def test_torch_computes_large_batches_in_parts_and_in_order(small):
-    images = torch.randn(11, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    fast = deploy.optimize(small, images[:1], "torch", threads=1)
-    torch.testing.assert_close(fast(images), expected(small, images), rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize("threads", [1, 2, 4])
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-def test_images_spread_over_threads_come_back_in_order(small, engine, threads):
-    images = torch.randn(9, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    fast = deploy.optimize(small, images[:1], engine, threads=threads)
-    for number in (1, 3, 9):
-        torch.testing.assert_close(fast(images[:number]), expected(small, images[:number]), rtol=1e-3, atol=1e-3)
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", QUICK)
 def test_many_threads_may_ask_at_once(small, engine):
     optimized = deploy.optimize(small, torch.randn(2, 3, 32, 32), engine)
@@ -101,29 +52,7 @@ def test_many_threads_may_ask_at_once(small, engine):
             torch.testing.assert_close(found, expected(small, batch), rtol=1e-3, atol=1e-3)
 
 
-def test_openvino_ends_right_after_it_answered(small, x):
-    # In a process of its own, which can be ended where it hangs; other threads there make Python's lock hard to get.
-    code = """if True:
-        import sys
-        import threading
-        import numpy
-        from mnv2zoo.runtimes import runners
-
-        def work():
-            while True:
-                pass
-
-        for _ in range(2):
-            threading.Thread(target=work, daemon=True).start()
-        parts = {"model": sys.stdin.buffer.read()}
-        for _ in range(80):
-            run = runners.openvino(parts, (3, 64, 64), "fp32", 1)
-            run(numpy.zeros((2, 3, 64, 64), "float32"))
-            del run
-    """
-    subprocess.run([sys.executable, "-c", code], input=engines.to_onnx(small, x), check=True, timeout=300)
-
-
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="only Linux tells what a process has in memory")
 def test_an_engine_that_is_let_go_leaves_no_weights_in_memory(small, x):
     def memory():
@@ -137,6 +66,7 @@ def test_an_engine_that_is_let_go_leaves_no_weights_in_memory(small, x):
     assert sizes[-1] - sizes[2] < 12 * weights / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", QUICK)
 def test_taps_stay_an_ordered_dict(small, engine, x):
     taps = mnv2zoo.features.BottleneckTaps(small, ["C2", "Bottleneck_3"], location="expansion")
@@ -159,6 +89,7 @@ def test_bf16_is_near(engine, x):
 INT8 = [name for name, engine in ENGINES.items() if "int8" in engine.precisions]
 
 
+@pytest.mark.slow
 @needs_google
 @pytest.mark.parametrize("engine", INT8)
 def test_int8_keeps_the_classes_of_real_photos(engine):
@@ -171,27 +102,7 @@ def test_int8_keeps_the_classes_of_real_photos(engine):
     assert fast(example.repeat(2, 1, 1, 1)).shape == (2, 1000)
 
 
-def test_int8_of_openvino_covers_every_convolution(small, x):
-    import openvino
-
-    folded = deploy.fold(small)
-    parts = ENGINES["openvino"].prepare(engines.Source(folded, x[:1], prepare(x, small, x)), "int8")
-    found = openvino.Core().read_model(parts["model"], parts["weights"]).get_ops()
-    weights = [op for op in found if op.get_type_name() == "Constant" and op.get_element_type() == openvino.Type.i8]
-    assert len(weights) == sum(isinstance(module, nn.Conv2d | nn.Linear) for module in folded.modules())
-
-
-def test_int8_of_onnxruntime_has_one_range_for_what_goes_into_a_convolution(small, x):
-    import onnx
-
-    parts = ENGINES["onnxruntime"].prepare(engines.Source(deploy.fold(small), x[:1], prepare(x, small, x)), "int8")
-    graph = onnx.load_from_string(parts["model"]).graph
-    sizes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
-    quantized = [node for node in graph.node if node.op_type == "QuantizeLinear"]
-    assert len(quantized) > 50
-    assert all(sizes[node.input[1]] == [] for node in quantized)
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", INT8)
 def test_int8_reports_accuracy_where_classes_are_known(engine, tmp_path):
     model = network("mnv2zoo_050_c20", num_classes=2)
@@ -209,42 +120,7 @@ def test_int8_reports_accuracy_where_classes_are_known(engine, tmp_path):
     assert after == pytest.approx(100 * (fast(images).argmax(1) == truth).float().mean().item())
 
 
-@pytest.mark.parametrize(
-    ("calibration", "words"),
-    [
-        (torch.full((4, 3, 64, 64), float("nan")), "finite"),
-        (torch.rand(4, 3, 32, 32), r"\(n, 3, 64, 64\)"),
-        (torch.rand(0, 3, 64, 64), r"\(0, 3, 64, 64\)"),
-        (None, "go together"),
-    ],
-)
-def test_bad_calibration_is_told(small, x, calibration, words):
-    with pytest.raises(DeployError, match=words):
-        deploy.optimize(small, x, "openvino", "int8", calibration=calibration)
-
-
-def test_calibration_folders_need_a_preprocessing_and_images(small, x, tmp_path):
-    taps = mnv2zoo.features.BottleneckTaps(small, ["C1"])
-    with pytest.raises(DeployError, match="calibration tensors"):
-        deploy.optimize(taps, x, "openvino", "int8", calibration=tmp_path)
-    with pytest.raises(DeployError, match="no such folder"):
-        deploy.optimize(small, x, "openvino", "int8", calibration=tmp_path / "nowhere")
-    with pytest.raises(ImageReadError, match="no images"):
-        deploy.optimize(small, x, "openvino", "int8", calibration=tmp_path)
-    with pytest.raises(DeployError, match="go together"):
-        deploy.optimize(small, x, "openvino", calibration=x)
-
-
-@pytest.mark.parametrize("engine", PATIENT)
-def test_compiled_code_agrees_whatever_the_batch_and_is_compiled_once(small, engine, x):
-    counters.clear()
-    fast = deploy.optimize(small, x[:2], engine)
-    five = torch.cat([x, x[:2]])
-    for number in (2, 1, 3, 5):
-        torch.testing.assert_close(fast(five[:number]), expected(small, five[:number]), rtol=1e-3, atol=1e-3)
-    assert counters["stats"]["unique_graphs"] == 1
-
-
+@pytest.mark.slow
 def test_auto_keeps_the_fastest_and_says_why(small, x):
     fast = deploy.optimize(small, x)
     tried = {attempt.engine: attempt for attempt in fast.tried}
@@ -257,6 +133,7 @@ def test_auto_keeps_the_fastest_and_says_why(small, x):
     torch.testing.assert_close(fast(x), expected(small, x), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_auto_makes_do_with_what_is_there(small, x, monkeypatch):
     there = {
         name: engine if name == "torch" else replace(engine, needs=("mnv2zoo_no_such_package",), patient=False)
@@ -305,6 +182,7 @@ def example_photos(count):
     return torch.stack([preprocess(decode.read(path)) for path in sorted(SAMPLES.glob("*.jpg"))[:count]])
 
 
+@pytest.mark.slow
 @needs_google
 @pytest.mark.parametrize("engine", QUICK)
 def test_real_photos_get_the_same_classes(engine):
@@ -316,57 +194,8 @@ def test_real_photos_get_the_same_classes(engine):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"engine": "openvin"}, "openvino"),
-        ({"precision": "fp16"}, "bf16"),
-        ({"engine": "onnxruntime", "precision": "bf16"}, "These do: torch"),
-        ({"threads": 0}, "1 or more"),
-        ({"example": torch.randn(3, 64, 64)}, r"\(N, C, H, W\)"),
-        ({"example": torch.zeros(1, 3, 64, 64, dtype=torch.uint8)}, "floating-point"),
-        ({"example": torch.full((1, 3, 64, 64), float("nan"))}, "finite"),
-        ({"example": torch.randn(0, 3, 64, 64)}, r"\(0, 3, 64, 64\)"),
-        ({"example": torch.randn(1, 3, 64, 64).numpy()}, "ndarray"),
-        ({"example": torch.empty(1, 3, 64, 64, device="meta")}, "on meta"),
-        ({"example": torch.randn(1, 4, 64, 64)}, "cannot run the example"),
-        ({"model": "mnv2zoo_100"}, r"(?s)a torch\.nn\.Module.*str"),
-        ({"model": nn.Conv2d(3, 8, 1, device="meta").eval()}, r"model\.cpu\(\)"),
-    ],
-)
-def test_bad_input_is_told(small, x, change, words):
-    with pytest.raises(DeployError, match=words):
-        deploy.optimize(**{"model": small, "example": x, "engine": "torch", **change})
-
-
-def test_a_model_in_training_mode_is_refused(x):
-    with pytest.raises(DeployError, match=r"model\.eval\(\)"):
-        deploy.optimize(timm.create_model(SMALL).train(), x, "torch")
-
-
-@pytest.mark.parametrize(
     "wrong", [torch.randn(3, 64, 64), torch.randn(1, 3, 96, 64), torch.zeros(1, 3, 64, 64).int(), "photo"]
 )
 def test_other_images_than_the_example_are_refused(small, x, wrong):
     with pytest.raises(DeployError, match="with an example of that shape"):
         deploy.optimize(small, x, "torch")(wrong)
-
-
-def test_threads_are_set_for_the_run_alone(small, x):
-    before = torch.get_num_threads()
-    fast = deploy.optimize(small, x, "torch", threads=before + 1)
-    fast(x)
-    assert torch.get_num_threads() == before
-
-
-def test_calibration_is_spread_and_takes_classes_from_folders_alone(tmp_path):
-    classifier = network("mnv2zoo_050_c20", num_classes=2)
-    classifier.pretrained_cfg |= {"label_names": ["a", "b"]}
-    example = torch.zeros(1, 3, 8, 8)
-    for number in range(400):
-        folder = tmp_path / ("a" if number < 300 else "b")
-        folder.mkdir(exist_ok=True)
-        to_pil_image(torch.zeros(3, 8, 8)).save(folder / f"{number:03}.png")
-    found = prepare(tmp_path, classifier, example)
-    assert (len(found.images), found.classes.count(0), found.classes.count(1)) == (300, 225, 75)
-    to_pil_image(torch.zeros(3, 8, 8)).save(tmp_path / "000.png")
-    assert not prepare(tmp_path, classifier, example).classes

@@ -20,16 +20,20 @@ from mnv2zoo.weights import index, schema
 from tests.conftest import ROOT, as_bytes, random_state_dict
 from tests.photos import fill
 
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
+
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(made_once: MadeOnce) -> Path:
     """The folder that `make docs` makes."""
     pytest.importorskip("mkdocs", reason="the documentation needs the extra: pip install 'mnv2zoo[docs]'")
-    folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
-    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr
-    return folder
+
+    def build(folder: Path) -> None:
+        command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+        built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert built.returncode == 0, built.stderr
+
+    return made_once("site", build)
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
@@ -48,9 +52,12 @@ def address(site: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stand_ins(made_once: MadeOnce) -> Path:
     """An index with random weights in the place of those that would be fetched."""
-    folder = tmp_path_factory.mktemp("stand-ins")
+    return made_once("stand-ins", write_stand_ins)
+
+
+def write_stand_ins(folder: Path) -> None:
     entries = {}
     for name, entry in index.read(index.shipped_path()).items():
         if entry.bundled:
@@ -62,7 +69,6 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
             del raw[field]
         entries[name] = raw | {"bundled": f"{name}.safetensors"}
     (folder / "entries.json").write_text(json.dumps(entries))
-    return folder
 
 
 @pytest.fixture

@@ -20,7 +20,10 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests need
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs the extra: pip install 'mnv2zoo[dev]'")
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path: apt-get install chromium")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path: apt-get install chromium"),
+]
 
 VIEWS: dict[str, dict[str, Any]] = {
     "light": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"},
@@ -143,7 +146,7 @@ def test_the_zoo_sorts(opened: str, new_page: Any, address: str, site: Path) -> 
     def numbers(number: int) -> list[float]:
         return [float(words) for words in column(number) if words]
 
-    for title, number in (("params (M)", 4), ("GMAC", 5), ("top-1 (%)", 7)):
+    for title, number in (("params (M)", 4), ("GMACs", 5), ("top-1 (%)", 7)):
         button, header = page.get_by_role("button", name=f"{title}"), page.locator(f".zoo th:nth-child({number})")
         button.click()
         assert header.get_attribute("aria-sort") == "ascending"
@@ -177,7 +180,7 @@ def test_the_zoo_filters(new_page: Any, address: str) -> None:
     page.locator(".zoo-count", has_text=f"{ROWS} of").wait_for()
     filters.get_by_label("top-1 (%) at least").fill("75")
     assert shown() == len([entry for entry in weights if entry.metrics.get("top1", 0) >= 75])
-    filters.get_by_label("GMAC at most").fill("0.6")
+    filters.get_by_label("GMACs at most").fill("0.6")
     filters.get_by_label("params (M) at most").fill("5")
     assert page.locator(".zoo tbody tr:visible").all_inner_texts()[0].split()[0] == "mnv2zoo_110d"
     filters.get_by_role("button", name="Reset").click()
@@ -185,7 +188,7 @@ def test_the_zoo_filters(new_page: Any, address: str) -> None:
     filters.get_by_label("search").fill("140 ra_in1k")
     assert shown() == 1
     filters.get_by_label("search").fill("")
-    filters.get_by_label("licence").select_option("Apache-2.0")
+    filters.get_by_label("license").select_option("Apache-2.0")
     assert shown() == len([entry for entry in weights if entry.license == "Apache-2.0"])
     filters.get_by_label("family").select_option("20-class")
     assert shown() == len([entry for entry in weights if entry.architecture.endswith("_c20")])

@@ -53,6 +53,7 @@ def examples() -> list[doctest.DocTest]:
 EXAMPLES = examples()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page, codes in RUN.items() if codes])
 def test_the_python_blocks_of_a_page_run_in_their_order(page: str, workplace: Path) -> None:
     names: dict[str, object] = {}
@@ -89,4 +90,8 @@ def test_the_examples_of_a_docstring_run(example: doctest.DocTest, workplace: Pa
 
 def test_the_examples_of_docstrings_are_found() -> None:
     names = {example.name for example in EXAMPLES}
-    assert {"mnv2zoo.models.zoo.list_models", "mnv2zoo.features.BottleneckTaps", "mnv2zoo.deploy.optimize"} <= names
+    assert {
+        "mnv2zoo.models.zoo.list_models",
+        "mnv2zoo.features.BottleneckTaps",
+        "mnv2zoo.deploy.optimize.optimize",
+    } <= names

@@ -22,6 +22,8 @@ from tests.docs.test_code import blocks_of
 from tests.hub_server import HubServer, hub_env
 from tests.photos import fill
 
+pytestmark = pytest.mark.slow
+
 NOT_COPIED = shutil.ignore_patterns(".*", "site", "runs", "dist", "build", "__pycache__")
 
 

@@ -153,7 +153,7 @@ def test_a_models_page_tells_what_the_configuration_and_the_index_tell(site: Pat
         told = dict(rows_of(text[text.index(f'id="{entry.tag}"') :], "fact"))
         assert told["name"] == entry.name
         assert told["SHA-256"] == entry.sha256 or not entry.pinned
-        assert told["licence"] == entry.license
+        assert told["license"] == entry.license
     # Both drawings are within the page, with what a screen reader says of them.
     assert text.count("<svg viewBox=") == 2
     assert re.search(r"<title id=\S+>The network", text)
@@ -208,6 +208,7 @@ def test_accuracy_against_time_is_drawn_once_it_is_measured(
     assert drawing.count('class="point"') == 3, "one for each, and the legend's"
 
 
+@pytest.mark.slow
 def test_what_is_generated_is_current() -> None:
     command = [sys.executable, ROOT / "scripts" / "generate.py", "--check"]
     checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -20,6 +20,8 @@ import ray
 
 from mnv2zoo.inference import ray_data as on_ray
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def cluster():

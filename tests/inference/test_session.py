@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import mnv2zoo
-from mnv2zoo.data import preprocessing
 from mnv2zoo.errors import MissingExtraError
 from mnv2zoo.inference import session
+from mnv2zoo.models import names
 from mnv2zoo.runtimes.runners import RUNTIMES, cores
 from tests.conftest import ROOT, save_photos
 
@@ -45,6 +45,7 @@ def agree(found, wanted):
         assert [p["score"] for p in row["predictions"]] == pytest.approx(scores, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", RUNTIMES)
 @pytest.mark.parametrize("kind", ["name", "folder"])
 def test_the_second_process_needs_neither_pytorch_nor_timm(tiny, photos, tmp_path, engine, kind):
@@ -60,6 +61,7 @@ def test_the_second_process_needs_neither_pytorch_nor_timm(tiny, photos, tmp_pat
     assert "torch was imported" in alone.stderr + alone.stdout or "timm was imported" in alone.stderr + alone.stdout
 
 
+@pytest.mark.slow
 def test_another_network_or_preprocessing_is_another_entry(tiny, photos, tmp_path):
     folder = Path(shutil.copytree(tiny, tmp_path / "run"))
     cache = tmp_path / "engines"
@@ -77,12 +79,13 @@ def test_another_network_or_preprocessing_is_another_entry(tiny, photos, tmp_pat
     assert len(entries(cache)) == 2
 
 
+@pytest.mark.slow
 def test_what_was_altered_is_made_anew(tiny, tmp_path):
     first = session.load(tiny, "onnxruntime", "fp32", None, tmp_path)
     (file,) = entries(tmp_path)
     content = file.read_bytes()
     file.write_bytes(content[:-100] + bytes([content[-100] ^ 1]) + content[-99:])
-    with pytest.warns(UserWarning, match="made anew"):
+    with pytest.warns(UserWarning, match="is rebuilt"):
         assert session.load(tiny, "onnxruntime", "fp32", None, tmp_path).fingerprint == first.fingerprint
     assert file.read_bytes() == content
 
@@ -99,6 +102,7 @@ def test_an_engine_that_is_not_there_is_told(tiny, tmp_path, monkeypatch):
         session.load(tiny, "onnxruntime", "fp32", None, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exact", [False, True])
 def test_exact_images_and_all_engines_take_a_cache_too(tiny, photos, tmp_path, exact):
     wanted = list(mnv2zoo.predict(photos, tiny, exact=exact))
@@ -111,7 +115,7 @@ def test_arrays_are_normalised_as_timm_normalises(photos):
     from PIL import Image
     from timm.data import create_transform
 
-    how = preprocessing.find(BUNDLED)
+    how = names.describe(BUNDLED).preprocessing
     with Image.open(photos / "00000.jpg") as photo:
         square = photo.convert("RGB").resize((how.side, how.side))
     theirs = create_transform((3, how.side, how.side), mean=how.mean, std=how.std, crop_pct=1.0)

@@ -120,14 +120,14 @@ def test_the_config_says_nothing_of_the_weights_that_the_run_started_from(flower
     assert not {"origin_url", "description", "hf_hub_filename"} & cfg.keys()
 
 
-@pytest.mark.parametrize("license", ["CC-BY-4.0", "House Licence 1"])
-def test_the_card_is_the_runs_with_licence_name_and_figures(flowers, license):
+@pytest.mark.parametrize("license", ["CC-BY-4.0", "House License 1"])
+def test_the_card_is_the_runs_with_license_name_and_figures(flowers, license):
     package = packaging.pack(flowers, NAME, license)
     card = ModelCard.load(package.directory / "README.md")
     assert card.text == ModelCard.load(flowers / "README.md").text
     assert (card.data.base_model, card.data.model_name) == ("timm/mobilenetv2_035", NAME)
     assert set(card.data.tags) == {"flowers", "image-classification", "timm", "mnv2zoo"}
-    # The Hub knows a licence by its own name only.
+    # The Hub knows a license by its own name only.
     named = ("cc-by-4.0", None) if license == "CC-BY-4.0" else ("other", license)
     assert (card.data.license, card.data.get("license_name")) == named
     found = {(e.dataset_name, e.dataset_split, e.metric_name): e.metric_value for e in card.data.eval_results}
@@ -323,7 +323,7 @@ def test_figures_that_are_no_percents_are_refused(flowers, results):
         ("mnv2zoo_035.", "MIT", {}, r"expected: architecture\.tag"),
         ("mnv2zoo_035.a/../b", "MIT", {}, r"expected: architecture\.tag"),
         ("mnv2zoo_035.tulpe ü", "MIT", {}, r"expected: architecture\.tag"),
-        (NAME, " ", {}, "expected: the name of a licence"),
+        (NAME, " ", {}, "expected: the name of a license"),
         (NAME, "MIT", {"repo_id": "flowers"}, "expected: owner/name"),
         (NAME, "MIT", {"repo_id": "../flowers"}, "expected: owner/name"),
         (NAME, "MIT", {"description": "two\nlines"}, "expected: one line of text"),

@@ -207,6 +207,7 @@ def test_channels_last_and_bfloat16(name, images):
     assert (half - expected).norm() < 0.5 * expected.norm()
 
 
+@pytest.mark.slow
 def test_compilers_take_it_whole(name, images):
     torch.compiler.reset()  # the limit of recompilations is for one network, not for ten
     net = timm.create_model(name).eval()
@@ -220,6 +221,7 @@ def test_compilers_take_it_whole(name, images):
         assert_close(torch.compile(net, fullgraph=True, backend="aot_eager")(images), expected)
 
 
+@pytest.mark.slow
 def test_machine_code_of_the_compiler_agrees(images):
     torch.compiler.reset()
     net = timm.create_model("mnv2zoo_035").eval()

@@ -22,7 +22,7 @@ from mnv2zoo.convert import state_dict
 from mnv2zoo.errors import ConversionError, IntegrityError, WeightsUnavailableError
 from mnv2zoo.model_dir import from_checkpoint
 from mnv2zoo.models import names
-from mnv2zoo.training import initialization, recipe
+from mnv2zoo.tasks import initialization, recipe
 from tests.cli import conftest
 from tests.conftest import BLOCK, ROOT, random_state_dict
 from tests.convert.networks import theirs
@@ -157,7 +157,7 @@ class TestHeads:
         for name in ("head", "aux", "projection"):
             setattr(model, name, linear())
         torch.save(model.state_dict(), tmp_path / "file.pth")
-        made = from_checkpoint.bring(tmp_path / "file.pth", tmp_path / "out", backbone=True)
+        made = from_checkpoint.convert_checkpoint(tmp_path / "file.pth", tmp_path / "out", backbone=True)
         assert (made.architecture, made.layout, made.arguments["num_classes"]) == (NAME, layout, 0)
         found = convert.read(tmp_path / "out/model.safetensors").tensors
         assert found.keys() == {key for key in expected if not key.startswith("classifier")}
@@ -171,7 +171,7 @@ class TestHeads:
         model = theirs(layout, NAME)
         model.classifier = head()
         torch.save(model.state_dict(), tmp_path / "file.pth")
-        made = from_checkpoint.bring(tmp_path / "file.pth", tmp_path / "out")
+        made = from_checkpoint.convert_checkpoint(tmp_path / "file.pth", tmp_path / "out")
         assert made.arguments["num_classes"] == 5
         found = convert.read(tmp_path / "out/model.safetensors").tensors
         (own,) = (module for module in model.classifier.modules() if isinstance(module, nn.Linear))
@@ -222,7 +222,7 @@ def test_an_odd_checkpoint_is_one_clear_error(tmp_path, tensors, what):
     torch.save(ODD[what](tensors), tmp_path / "file.pt")
     for backbone in (False, True) if "class" not in what and "bias" not in what else (False,):
         with pytest.raises(ConversionError) as caught:
-            from_checkpoint.bring(tmp_path / "file.pt", tmp_path / "out", backbone=backbone)
+            from_checkpoint.convert_checkpoint(tmp_path / "file.pt", tmp_path / "out", backbone=backbone)
         assert caught.value.fix
         assert not (tmp_path / "out").exists()
     with pytest.raises(ConversionError):
@@ -288,6 +288,7 @@ class TestSizes:
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 
+    @pytest.mark.slow
     def test_arrays_that_a_file_does_not_hold_are_refused(self, tmp_path):
         shapes = [
             (2**45,),  # 128 TiB
@@ -302,6 +303,7 @@ class TestSizes:
         assert len(told) == len(cases)
         assert all("and the file holds fewer" in line or "arrays of more than" in line for line in told), told
 
+    @pytest.mark.slow
     def test_what_unpacks_to_more_than_is_read_is_refused(self, tmp_path):
         with (
             zipfile.ZipFile(tmp_path / "file.pt", "w", zipfile.ZIP_DEFLATED) as archive,

@@ -14,7 +14,7 @@ import pytest
 
 from mnv2zoo.cli import app, errors, weights
 from mnv2zoo.errors import IntegrityError, ZooError, one_line
-from mnv2zoo.training.recipe import CHOICES, Recipe
+from mnv2zoo.tasks.recipe import CHOICES, Recipe
 from tests.cli import conftest
 from tests.conftest import BLOCK, ROOT
 
@@ -93,18 +93,21 @@ class TestEntry:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["mnv2zoo", "mnv2zoo.py", "mnv2zoo.exe", "-m"])
     def test_a_script_with_our_name_has_the_models(self, tmp_path, name):
         (tmp_path / name).write_text(self.LOOK)
         # A script's own folder comes first in the path: without -P, mnv2zoo.py would import itself.
         assert self.python("-P", tmp_path / name, cwd=tmp_path) == "True True\n"
 
+    @pytest.mark.slow
     def test_a_folder_with_our_name_and_words_like_ours_have_the_models(self, tmp_path):
         (tmp_path / "bin/mnv2zoo").mkdir(parents=True)
         (tmp_path / "bin/mnv2zoo/__main__.py").write_text(self.LOOK)
         assert self.python("bin/mnv2zoo", "-m", "mnv2zoo", cwd=tmp_path) == "True True\n"
         assert self.python("-c", self.LOOK, "-m", "mnv2zoo", cwd=tmp_path) == "True True\n"
 
+    @pytest.mark.slow
     def test_the_mark_is_not_handed_on_to_other_processes(self, tmp_path):
         (tmp_path / "command.py").write_text(
             "import multiprocessing, sys\nimport _mnv2zoo_entry\n"

@@ -32,6 +32,8 @@ from mnv2zoo.deploy.export import TARGETS
 from mnv2zoo.errors import DataError, DeployError
 from tests.conftest import ROOT, random_state_dict
 
+pytestmark = pytest.mark.slow
+
 export = sys.modules["mnv2zoo.deploy.export"]  # `deploy.export` is the function
 
 SMALL = "mnv2zoo_035"
@@ -364,7 +366,12 @@ def test_calibration_that_is_none_of_these_is_named(given, found):
 
 # Engines share nothing.
 
-QUICK = [(name, precision) for name, engine in ENGINES.items() if not engine.patient for precision in engine.precisions]
+QUICK = [
+    (name, precision)
+    for name, engine in ENGINES.items()
+    if not engine.slow_to_compile
+    for precision in engine.precisions
+]
 
 
 @pytest.fixture(scope="module")
@@ -435,63 +442,6 @@ def test_an_interrupt_ends_auto(shared, monkeypatch):
 
 
 # Other processes.
-
-FORK = """
-import os, pickle, sys, time
-import numpy as np, timm, torch
-import mnv2zoo
-from tests.conftest import random_state_dict
-
-engine, ending = sys.argv[1:]
-model = timm.create_model("mnv2zoo_035", num_classes=5).eval()
-model.load_state_dict(random_state_dict("mnv2zoo_035", num_classes=5))
-images = torch.rand(8, 3, 128, 128, generator=torch.Generator().manual_seed(0))
-fast = mnv2zoo.deploy.optimize(model, images, engine, threads=2)
-unused = pickle.loads(pickle.dumps(fast))  # the child ends without a call of this one
-wanted = fast(images), fast(images[:1]), fast(torch.cat([images, images]))
-unused(images)
-
-
-def same():
-    found = fast(images), fast(images[:1]), fast(torch.cat([images, images]))
-    for ours, theirs in zip(found, wanted):
-        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-3, atol=1e-3)
-
-
-def wait(child):
-    started = time.monotonic()
-    while time.monotonic() - started < 60:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            assert os.waitstatus_to_exitcode(status) == 0, status
-            return
-        time.sleep(0.05)
-    os.kill(child, 9)
-    sys.exit("it hangs")
-
-
-child = os.fork()
-if not child:
-    same()
-    grandchild = os.fork()
-    if not grandchild:
-        same()
-        os._exit(0)
-    wait(grandchild)
-    same()
-    sys.exit(0) if ending == "exit" else os._exit(0)
-wait(child)
-same()
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize(("engine", "ending"), [("torch", ""), ("onnxruntime", "exit"), ("openvino", "exit")])
-def test_a_forked_process_runs_what_its_parent_optimized(engine, ending):
-    env = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", FORK, engine, ending]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
 
 
 def compare(fast, images, wanted):

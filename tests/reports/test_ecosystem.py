@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import mnv2zoo  # noqa: F401  # registers the networks
 
+pytestmark = pytest.mark.slow
+
 OURS, TIMMS = "mnv2zoo_035", "mobilenetv2_035"
 
 

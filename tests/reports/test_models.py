@@ -30,7 +30,7 @@ from mnv2zoo.errors import (
 from mnv2zoo.features import BottleneckTaps
 from mnv2zoo.model_dir import files, from_checkpoint, packaging
 from mnv2zoo.models import names, pretrained
-from mnv2zoo.training import initialization, recipe
+from mnv2zoo.tasks import initialization, recipe
 from tests.conftest import random_state_dict
 
 SMALL = "mnv2zoo_035"
@@ -53,7 +53,7 @@ def write_run(folder, in_chans=3, mean=(0.5,), std=(0.25,), labels=("a", "b"), s
         "interpolation": "bilinear",
         "crop_pct": 1.0,
     }
-    for name, content in files.files(model, data, labels).items():
+    for name, content in files.model_files(model, data, labels).items():
         (folder / name).write_bytes(content)
     if edit:
         document = json.loads((folder / "config.json").read_text())
@@ -453,7 +453,7 @@ def test_a_mean_for_other_channels_is_refused(tmp_path, mean):
 def test_converted_one_channel_weights_get_a_normalization_for_one_channel(tmp_path):
     state = random_state_dict(SMALL, num_classes=2, in_chans=1)
     safetensors.torch.save_file(state, tmp_path / "gray.safetensors")
-    made = from_checkpoint.bring(
+    made = from_checkpoint.convert_checkpoint(
         tmp_path / "gray.safetensors",
         tmp_path / "out",
         preprocessing={"input_size": 96, "mean": (0.3,)},
@@ -557,7 +557,7 @@ def test_a_transformers_repository_names_the_commands_too(hub):
 def test_a_class_name_with_a_line_end_is_refused(tmp_path, name):
     model = timm.create_model(SMALL, num_classes=2).eval()
     with pytest.raises(DataError) as error:
-        files.files(model, {}, ["fine", name])
+        files.model_files(model, {}, ["fine", name])
     assert error.value.found == repr(name)
     target = names.describe(SMALL)
     with pytest.raises(DataError):
@@ -573,7 +573,7 @@ def test_a_class_name_with_a_line_end_is_refused(tmp_path, name):
 
 
 def test_class_names_of_one_line_are_kept(tmp_path):
-    names = ["Żółw", "family 👨‍👩‍👧", "tab\tand space "]
-    run, _ = write_run(tmp_path / "run", labels=names)
-    assert list(names.describe(str(run)).label_names) == names
-    assert (run / "labels.txt").read_text(encoding="utf-8").splitlines() == names
+    labels = ["Żółw", "family 👨‍👩‍👧", "tab\tand space "]
+    run, _ = write_run(tmp_path / "run", labels=labels)
+    assert list(names.describe(str(run)).label_names) == labels
+    assert (run / "labels.txt").read_text(encoding="utf-8").splitlines() == labels

@@ -22,9 +22,10 @@ from mnv2zoo import weights
 from mnv2zoo.errors import DeployError, WeightsError
 from mnv2zoo.system import files
 from mnv2zoo.weights import hub as hub_module
-from mnv2zoo.weights import index, trust
 from tests.conftest import ROOT, as_bytes, random_state_dict, raw_entry
 from tests.hub_server import HubServer, hub_env
+
+pytestmark = pytest.mark.slow
 
 NAME, FIRST = "mnv2zoo_035.test", "mnv2zoo_035.first"
 BUNDLED = "mnv2zoo_100_c20.cifar100_coarse"
@@ -452,22 +453,6 @@ print(json.dumps([len(weights.load(name)) for name in sys.argv[1:]] + [path.is_f
 # Locks and short reads
 
 
-def test_a_lock_that_is_never_given_up_ends_a_first_use_in_time(hub, overlay, data, monkeypatch):
-    hub.add("zoo/w", "model.safetensors", data)
-    overlay({NAME: raw_entry(repo_id="zoo/w")})
-    trust.path().parent.mkdir(parents=True)
-    monkeypatch.setenv("MNV2ZOO_DOWNLOAD_TIMEOUT", "9")
-    with FileLock(f"{trust.path()}.lock"):
-        start = time.monotonic()
-        error = in_a_thread(lambda: weights.load(NAME))
-    assert time.monotonic() - start < 20
-    assert error.where == f"{trust.path()}.lock", error
-    assert "End the process" in error.fix
-    assert trust.records() == {}
-    with pytest.warns(UserWarning, match="first use"):
-        weights.load(NAME)
-
-
 def test_a_lock_on_an_engines_cache_has_a_limit_too(tmp_path, monkeypatch):
     from mnv2zoo.runtimes import cache
 
@@ -524,16 +509,3 @@ def test_a_file_that_comes_in_pieces_is_read_whole(most):
 def test_a_file_that_changes_while_it_is_read_is_refused(size, when):
     with pytest.raises(OSError, match=f"{when} {size} bytes"):
         files.read_all(Piecemeal(bytes(5000), 1000), size)
-
-
-def test_nothing_of_a_file_that_shrinks_is_recorded(hub, overlay, data, tmp_path, monkeypatch):
-    overlay({NAME: raw_entry(repo_id="zoo/w")})
-    place = tmp_path / "mirror/zoo/w/model.safetensors"
-    place.parent.mkdir(parents=True)
-    place.write_bytes(data[: len(data) // 2])
-    monkeypatch.setenv("MNV2ZOO_WEIGHTS_DIR", str(tmp_path / "mirror"))
-    hub.fail(status=404)
-    with pytest.raises(weights.IntegrityError):
-        weights.load(NAME)
-    assert trust.records() == {}
-    assert index.entry(NAME).location not in trust.records()

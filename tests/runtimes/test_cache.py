@@ -12,7 +12,7 @@ from torchvision.transforms.functional import to_pil_image
 import mnv2zoo
 from mnv2zoo import deploy
 from mnv2zoo.deploy import engines
-from mnv2zoo.deploy.fingerprint import facts_about
+from mnv2zoo.deploy.fingerprint import cache_key
 from mnv2zoo.errors import DeployError
 from mnv2zoo.runtimes import cache
 from mnv2zoo.runtimes.cache import Cache
@@ -47,6 +47,7 @@ def refuse(*args, **kwargs):
     raise AssertionError("made again")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", KEPT)
 def test_a_second_process_makes_nothing_again(engine, x, tmp_path, monkeypatch):
     first = deploy.optimize(network(), x, engine, cache=tmp_path)
@@ -59,6 +60,7 @@ def test_a_second_process_makes_nothing_again(engine, x, tmp_path, monkeypatch):
     assert file.stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", KEPT)
 def test_int8_keeps_what_was_measured_and_reads_no_image_again(engine, tmp_path, monkeypatch):
     model = network("mnv2zoo_050_c20", num_classes=2)
@@ -83,6 +85,7 @@ def test_int8_keeps_what_was_measured_and_reads_no_image_again(engine, tmp_path,
         optimize()
 
 
+@pytest.mark.slow
 def test_auto_keeps_what_it_tries(x, tmp_path, monkeypatch):
     deploy.optimize(network(), x, cache=tmp_path)
     assert len(entries(tmp_path)) == len(KEPT)
@@ -104,7 +107,7 @@ def test_what_was_altered_is_made_again_with_a_warning(alter, kept):
     (file,) = entries(kept.folder)
     sound = file.read_bytes()
     file.write_bytes(alter(sound))
-    with pytest.warns(UserWarning, match="made anew"):
+    with pytest.warns(UserWarning, match="is rebuilt"):
         assert kept.fetch({}, lambda: parts, dict) == parts
     assert file.read_bytes() == sound
     assert kept.fetch({}, refuse, dict) == parts
@@ -120,17 +123,18 @@ def test_an_entry_under_another_name_is_not_used(kept):
         assert kept.fetch({"engine": "two"}, lambda: {"model": b"two"}, dict) == {"model": b"two"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", KEPT)
 @pytest.mark.parametrize("other", ["another network", "no network"])
 def test_an_entry_whose_hash_was_altered_too_must_compute_what_the_model_computes(engine, other, x, tmp_path):
     model = network()
     deploy.optimize(model, x, engine, cache=tmp_path)
     (file,) = entries(tmp_path)
-    known = bytes(cache.safetensors.numpy.load(file.read_bytes().partition(b"\n")[2])["facts"])
+    known = bytes(cache.safetensors.numpy.load(file.read_bytes().partition(b"\n")[2])["key"])
     stranger = timm.create_model(SMALL).eval()
     forged = engines.to_onnx(stranger, x) if other == "another network" else b"no network at all"
     cache._write(file, known, {"model": forged})
-    with pytest.warns(UserWarning, match="made anew"):
+    with pytest.warns(UserWarning, match="is rebuilt"):
         fast = deploy.optimize(model, x, engine, cache=tmp_path)
     with torch.inference_mode():
         torch.testing.assert_close(fast(x), model(x), rtol=1e-3, atol=1e-3)
@@ -147,25 +151,25 @@ def test_what_fails_its_check_is_not_kept(kept):
 
 def test_another_network_or_image_is_another_entry(x):
     model = network()
-    facts = facts_about(model, x)
-    assert facts_about(network(), x[:1]) == facts
+    key = cache_key(model, x)
+    assert cache_key(network(), x[:1]) == key
     changed = network()
     with torch.no_grad():
         changed.conv_head.weight[0, 0] += 1e-6
     others = [
-        facts_about(changed, x),
-        facts_about(network(pad_type="same"), x),
-        facts_about(network("mnv2zoo_050"), x),
-        facts_about(model, x[..., :32]),
-        facts_about(model, x.double()),
-        facts_about(model, x, "calibration"),
+        cache_key(changed, x),
+        cache_key(network(pad_type="same"), x),
+        cache_key(network("mnv2zoo_050"), x),
+        cache_key(model, x[..., :32]),
+        cache_key(model, x.double()),
+        cache_key(model, x, "calibration"),
         *(
-            facts_about(mnv2zoo.features.BottleneckTaps(model, names, where), x)
+            cache_key(mnv2zoo.features.BottleneckTaps(model, names, where), x)
             for names in (["C1", "Bottleneck_3"], ["Bottleneck_3", "C1"])
             for where in ("output", "expansion")
         ),
     ]
-    known = [facts, *others]
+    known = [key, *others]
     assert len({str(sorted(found.items())) for found in known}) == len(known)
 
 

@@ -28,6 +28,7 @@ print(plain, kept, held - resident())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc alone is told to keep memory")
 def test_kept_memory_is_used_again_and_given_back():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120)

@@ -20,6 +20,7 @@ def test_there_are_some():
     assert "mnv2zoo_100_c20.cifar100_coarse" in BUNDLED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BUNDLED)
 def test_they_load_with_no_network_and_empty_caches(tmp_path, name):
     program = f"""
@@ -38,6 +39,7 @@ print(model.pretrained_cfg["tag"], model.num_classes)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_demonstrations_photo_is_recognised(tmp_path):
     env = {**os.environ, "HF_HOME": str(tmp_path), "MNV2ZOO_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     env |= {"PYTHONPATH": str(ROOT)}
@@ -48,6 +50,7 @@ def test_the_demonstrations_photo_is_recognised(tmp_path):
     assert json.loads(done.stdout)["predictions"][0]["label"] == "food_containers"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not TEST_IMAGES.is_file(), reason=f"CIFAR-100's test images are not at {TEST_IMAGES}")
 def test_a_thousand_test_images_give_the_indexs_figure(tmp_path):
     pytest.importorskip("torchmetrics")
@@ -57,7 +60,7 @@ def test_a_thousand_test_images_give_the_indexs_figure(tmp_path):
         assert len(members) == 1000
         for member in members:
             new.addfile(member, old.extractfile(member))
-    scores = mnv2zoo.training.evaluate(tmp_path, name)
+    scores = mnv2zoo.evaluate(tmp_path, name)
     # 1.4 points is the standard deviation of a share of 75 % among 1,000.
     assert scores.top1 == pytest.approx(BUNDLED[name].metrics["top1"], abs=4.5)
     assert scores.top5 == pytest.approx(BUNDLED[name].metrics["top5"], abs=2.5)

@@ -1,86 +1,23 @@
-"""The process that asks the Hub: what it refuses, what it tries again, and what it keeps to itself."""
-
-import gzip
+"""A Hub that is slow is left in the time that the user set."""
 
 import pytest
 
-from attacks import zoo
 from mnv2zoo import weights
-from mnv2zoo.weights import hub_failures
+from tests.weights.conftest import NAME
 
 
-@pytest.fixture
-def place():
-    with zoo.zoo() as place:
-        yield place
+@pytest.mark.slow
+def test_a_hub_that_never_ends_its_answer_is_left_in_time(pinned, monkeypatch):
+    monkeypatch.setenv("MNV2ZOO_DOWNLOAD_TIMEOUT", "3")
+    pinned.fail(status=429, retry_after=3600)
+    with pytest.raises(weights.WeightsUnavailableError, match="MNV2ZOO_DOWNLOAD_TIMEOUT"):
+        weights.load(NAME)
+    pinned.heal()
+    weights.load(NAME)
 
 
-@pytest.mark.parametrize("etag", ["../../../../outside", "/tmp/outside", "..", "a/b"])
-def test_a_header_that_would_lead_out_of_the_cache_is_refused(place, etag):
-    headers = {
-        "Location": f"{place.hub.cdn}/cdn/zoo/pinned/x",
-        "X-Repo-Commit": place.commit,
-        "X-Linked-ETag": f'"{etag}"',
-        "X-Linked-Size": len(zoo.data()),
-    }
-    before = {*place.folder.parent.iterdir()}
-    place.hub.trick = lambda request: request.wants_metadata and request.answer(302, headers)
-    with pytest.raises(weights.WeightsUnavailableError, match="x-linked-etag"):
-        place.load()
-    assert {*place.folder.parent.iterdir()} == before
-
-
-def test_a_body_that_would_be_unpacked_is_refused(place):
-    bomb = gzip.compress(bytes(2**24))
-    place.hub.trick = lambda request: request.wants_body and request.answer(200, {"Content-Encoding": "gzip"}, bomb)
-    with pytest.raises(weights.WeightsUnavailableError, match="gzip"):
-        place.load()
-    assert not [*place.cache.rglob("*.incomplete")]
-
-
-@pytest.mark.parametrize("match", ["/cdn/", "/resolve/"])
-@pytest.mark.parametrize("name", [zoo.PINNED, zoo.UNPINNED])
-def test_a_moment_of_illness_is_survived(place, match, name):
-    place.hub.fail(status=500, times=1, match=match)
-    assert zoo.right(place.load(name), seed=int(name == zoo.UNPINNED))
-
-
-def test_what_the_hub_has_not_is_asked_for_once(place):
-    place.hub.fail(status=404, match="/cdn/")
-    with pytest.raises(weights.WeightsUnavailableError, match="404"):
-        place.load()
-    assert place.hub.downloads() == 1
-
-
-def test_tokens_and_passwords_are_taken_out_of_messages(monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    text = "Illegal header value b'Bearer hf_secret', at https://user:password@host/x"
-    assert hub_failures.without_secrets(text) == "Illegal header value b'Bearer ***', at https://***@host/x"
-
-
-@pytest.mark.parametrize("password", ["plain", "p@ss", "p%40ss", "a:b"])
-def test_passwords_of_any_form_are_taken_out(monkeypatch, password):
-    monkeypatch.setenv("HTTPS_PROXY", f"http://user:{password}@proxy:3128")
-    text = hub_failures.without_secrets(f"cannot reach http://user:{password}@proxy:3128, with {password}")
-    assert text == "cannot reach http://***@proxy:3128, with ***"
-
-
-def test_the_last_cause_is_found_though_the_client_hides_it():
-    def hide():
-        try:
-            raise PermissionError(13, "Permission denied", "/cache")
-        except OSError:
-            raise ValueError("check your connection") from None
-
-    with pytest.raises(ValueError, match="connection") as error:
-        hide()
-    expected = hub_failures.Failure("denied", "PermissionError: Permission denied, /cache")
-    assert hub_failures.explain(error.value) == expected
-
-
-def test_an_error_that_cannot_be_printed_is_explained_all_the_same():
-    class Mute(Exception):
-        def __str__(self):
-            raise RuntimeError
-
-    assert hub_failures.explain(Mute()).kind == "unknown"
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "soon"])
+def test_a_timeout_that_is_no_number_of_seconds_is_refused(pinned, monkeypatch, value):
+    monkeypatch.setenv("MNV2ZOO_DOWNLOAD_TIMEOUT", value)
+    with pytest.raises(weights.WeightsUnavailableError, match="MNV2ZOO_DOWNLOAD_TIMEOUT"):
+        weights.load(NAME)

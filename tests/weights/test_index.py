@@ -1,56 +1,13 @@
-"""Each rule of the index has a breach here that it must find."""
+"""The index that is shipped, and those that are laid over it."""
 
-import contextlib
 import json
-from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from mnv2zoo.weights import WeightsIndexError, index, schema
+from mnv2zoo.errors import UnknownModelError, WeightsIndexError
+from mnv2zoo.weights import index, schema
 from tests.conftest import raw_entry
-
-PATH = Path("index.json")
-BUNDLED = {"repo_id": None, "revision": None, "filename": None, "bundled": "a.safetensors", "sha256": "a" * 64}
-
-BREACHES = [
-    (schema.fields_are_known, {"sha265": None}),
-    (schema.location_is_one_file, {"repo_id": "no-owner"}),
-    (schema.location_is_one_file, {"repo_id": "../secrets/x"}),
-    (schema.location_is_one_file, {"filename": "../model.safetensors"}),
-    (schema.location_is_one_file, {"filename": "/etc/model.safetensors"}),
-    (schema.location_is_one_file, {"filename": "pytorch_model.bin"}),
-    (schema.location_is_one_file, {"bundled": "a.safetensors"}),
-    (schema.location_is_one_file, BUNDLED | {"bundled": "../a.safetensors"}),
-    (schema.revision_is_a_commit, {"revision": "main"}),
-    (schema.revision_is_a_commit, {"revision": "a" * 39}),
-    (schema.hash_is_a_sha256, {"sha256": "a" * 63}),
-    (schema.hash_is_a_sha256, {"sha256": "g" * 64}),
-    (schema.hash_is_a_sha256, BUNDLED | {"sha256": None}),
-    (schema.size_is_a_byte_count, {"size": 0}),
-    (schema.size_is_a_byte_count, {"size": True}),
-    (schema.size_is_a_byte_count, {"size": "14184144"}),
-    (schema.layout_is_known, {"layout": "caffe"}),
-    (schema.preprocessing_is_complete, {"input_size": [3, 224]}),
-    (schema.preprocessing_is_complete, {"crop_pct": 0}),
-    (schema.preprocessing_is_complete, {"crop_pct": 10**400}),
-    (schema.preprocessing_is_complete, {"interpolation": "cubic"}),
-    (schema.preprocessing_is_complete, {"mean": [0.5]}),
-    (schema.preprocessing_is_complete, {"std": [0.0, 0.5, 0.5]}),
-    (schema.classes_are_named, {"num_classes": 999}),
-    (schema.classes_are_named, {"labels": "imagenet-21k"}),
-    (schema.classes_are_named, {"label_names": ["cat"]}),
-    (schema.classes_are_named, {"labels": None, "label_names": ["cat", "cat"], "num_classes": 2}),
-    (schema.licence_is_named, {"license": None}),
-    (schema.licence_is_named, {"license": " "}),
-    (schema.metrics_are_percents, {"metrics": {"top1": 720.0}}),
-    (schema.notes_are_text, {"origin": 3}),
-]
-
-
-def text(entries):
-    return json.dumps({"schema_version": 1, "weights": entries})
+from tests.weights.test_schema import text
 
 
 def test_the_shipped_index_is_valid():
@@ -67,87 +24,40 @@ def test_what_is_read_can_be_written_and_read_again():
     assert again == entries
 
 
-def test_valid_entries_break_no_rule():
-    for raw in (raw_entry(), raw_entry(**BUNDLED), raw_entry(labels=None), raw_entry(sha256="a" * 64, size=5)):
-        assert [breach for rule in schema.RULES for breach in rule("mnv2zoo_100.a", raw)] == []
+@pytest.fixture
+def further(tmp_path, monkeypatch):
+    """A further index, named by the environment, that nobody has asked for yet."""
+    path = tmp_path / "further.json"
+    own = {"mnv2zoo_100.own": raw_entry(filename="own.safetensors"), "mnv2zoo_050.lamb_in1k": raw_entry(size=7)}
+    path.write_text(text(own))
+    monkeypatch.setenv("MNV2ZOO_WEIGHTS_INDEX", str(path))
+    monkeypatch.setattr(index, "INDEX", None)
+    return path
 
 
-@pytest.mark.parametrize(("rule", "fields"), BREACHES, ids=lambda value: getattr(value, "__name__", str(value)[:40]))
-def test_a_breach_is_found_by_its_rule_and_named(rule, fields):
-    raw = raw_entry(**fields)
-    assert list(rule("mnv2zoo_100.a", raw))
-    with pytest.raises(WeightsIndexError, match=r"mnv2zoo_100\.a"):
-        schema.parse(text({"mnv2zoo_100.a": raw}), PATH)
+def test_the_environment_is_read_at_the_first_use_and_no_later(further, monkeypatch):
+    assert index.entry("mnv2zoo_100").name == "mnv2zoo_100.own"
+    monkeypatch.delenv("MNV2ZOO_WEIGHTS_INDEX")
+    further.unlink()
+    assert index.entry("mnv2zoo_100").name == "mnv2zoo_100.own"
 
 
-def test_every_rule_has_a_breach_above():
-    assert {rule for rule, _ in BREACHES} | {schema.key_names_an_architecture} == set(schema.RULES)
+def test_entries_of_a_further_index_win_and_come_first(further):
+    assert [entry.name for entry in index.entries_of("mnv2zoo_100")][:2] == ["mnv2zoo_100.own", "mnv2zoo_100.ra_in1k"]
+    assert index.entry("mnv2zoo_050.lamb_in1k").size == 7
+    assert index.entry("mnv2zoo_050.lamb_in1k").folder == further.parent
 
 
-@pytest.mark.parametrize("key", ["mnv2zoo_100", "mnv2zoo_101.a", "mnv2zoo_100.", "mnv2zoo_100.a/b", ".a", ""])
-def test_a_key_is_architecture_dot_tag(key):
-    assert list(schema.key_names_an_architecture(key, raw_entry()))
+def test_a_bad_further_index_leaves_the_shipped_names_readable(further):
+    further.write_text(json.dumps({"schema_version": 1}))
+    assert "mnv2zoo_100.ra_in1k" in index.in_use().readable()
+    with pytest.raises(WeightsIndexError) as error:
+        index.entries()
+    assert error.value.where == further
 
 
-def test_a_missing_field_is_not_taken_for_null():
-    raw = raw_entry()
-    del raw["sha256"]
-    with pytest.raises(WeightsIndexError, match="sha256"):
-        schema.parse(text({"mnv2zoo_100.a": raw}), PATH)
-
-
-@pytest.mark.parametrize("shared", [{}, {"revision": "b" * 40, "sha256": "c" * 64}])
-def test_two_entries_share_neither_location_nor_hash(shared):
-    one, other = raw_entry(**shared), raw_entry(**shared)
-    if shared:
-        other["repo_id"] = "zoo/other"
-    with pytest.raises(WeightsIndexError, match="two entries"):
-        schema.parse(text({"mnv2zoo_100.a": one, "mnv2zoo_100.b": other}), PATH)
-
-
-@pytest.mark.parametrize(
-    "document",
-    [
-        "",
-        "[]",
-        "{}",
-        '{"schema_version": 2, "weights": {}}',
-        '{"schema_version": 1, "weights": []}',
-        '{"schema_version": 1, "schema_version": 1, "weights": {}}',
-        '{"schema_version": 1, "weights": {"mnv2zoo_100.a": NaN}}',
-        '{"schema_version": 1, "weights": {"mnv2zoo_100.a": null}}',
-        "[" * 100_000,
-        "1" * 10_000,
-    ],
-    ids=lambda value: value[:30] or "empty",
-)
-def test_what_is_no_index_is_refused(document):
-    with pytest.raises(WeightsIndexError):
-        schema.parse(document, PATH)
-
-
-def test_many_keys_are_read_in_bounded_time_and_the_one_that_is_twice_is_named():
-    many = ", ".join(f'"k{number}": 1' for number in range(100_000))
-    with pytest.raises(WeightsIndexError, match="'k7' twice"):
-        schema.parse(f'{{{many}, "k7": 1}}', PATH)
-
-
-# PyTorch 2.4 switches subnormal numbers off, which Hypothesis notices.
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_subnormal=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=8,
-)
-
-
-@given(st.dictionaries(st.sampled_from(schema.FIELDS), JSON, max_size=4), st.text(max_size=12))
-def test_any_field_of_any_value_is_accepted_or_refused_and_nothing_else(fields, key):
-    for name in ("mnv2zoo_100.a", key):
-        with contextlib.suppress(WeightsIndexError):
-            schema.parse(text({name: raw_entry(**fields)}), PATH)
-
-
-@given(st.text(max_size=200))
-def test_any_text_is_accepted_or_refused_and_nothing_else(document):
-    with pytest.raises(WeightsIndexError):
-        schema.parse(document, PATH)
+@pytest.mark.parametrize("name", ["mnv2zoo_100.nobody", "mnv2zoo_035"])
+def test_weights_that_nobody_lists_are_an_error(name):
+    with pytest.raises(UnknownModelError) as error:
+        index.entry(name)
+    assert (error.value.problem, error.value.found) == ("no such weights", repr(name))

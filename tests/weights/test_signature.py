@@ -153,6 +153,7 @@ def test_the_registry_of_an_unsigned_index_raises_at_the_first_use(signed, keys,
             use()
 
 
+@pytest.mark.slow
 def test_the_shipped_index_needs_a_signature_too_and_the_import_succeeds(keys, tmp_path):
     # In a package of its own, whose index can be signed: the import reads the variable.
     package = tmp_path / "package"
@@ -175,6 +176,7 @@ def test_the_shipped_index_needs_a_signature_too_and_the_import_succeeds(keys, t
     assert imported() == f"{len(schema.parse((ROOT / 'weights_index.json').read_text(), ROOT))}\n"
 
 
+@pytest.mark.slow
 def test_without_the_variable_signatures_are_not_looked_at_and_nothing_is_imported(signed, monkeypatch):
     no_signature(signed, None)
     monkeypatch.delenv(VARIABLE)

@@ -1,0 +1,82 @@
+"""Converts state dicts to the native layout, and from it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from mnv2zoo import architecture
+from mnv2zoo.convert.fit import as_built
+from mnv2zoo.convert.layouts import timm
+from mnv2zoo.convert.layouts.native import Tensors
+from mnv2zoo.convert.recognize import fit_or_explain, layout_for, nearest, unwrap
+
+logger = logging.getLogger(__name__)
+
+
+def to_native(state_dict: Mapping[str, Any], model_name: str, layout: str | None = None) -> Tensors:
+    """Converts a state dict to the native layout.
+
+    Args:
+        state_dict: A state dict, or a checkpoint that holds one as one of `state_dict.CHECKPOINT_KEYS`. It is not
+            changed; the result may share its tensors. Values may be numpy's arrays, as Keras gives them.
+        model_name: The architecture it is for, or `architecture.tag`.
+        layout: A name in `LAYOUTS`; recognised by the keys when None.
+
+    Returns:
+        The state dict for the zoo's network, in the order the layers run. From `transformers` and
+        `keras` it is for a network created with `pad_type="same"`.
+
+    Raises:
+        ConversionError: If there is no such layout, the library has no such network, or the tensors
+            are not that network's.
+        UnknownModelError: If there is no such architecture.
+
+    Examples:
+        >>> import timm, torchvision, mnv2zoo
+        >>> theirs = torchvision.models.mobilenet_v2()
+        >>> ours = timm.create_model("mnv2zoo_100")
+        >>> ours.load_state_dict(mnv2zoo.convert.to_native(theirs.state_dict(), "mnv2zoo_100"))
+        <All keys matched successfully>
+    """
+    tensors = unwrap(state_dict)
+    config = as_built(architecture.get(model_name), tensors)
+    source = layout_for(nearest(tensors, config).name if layout is None else layout, config)
+    converted = fit_or_explain(tensors, config, source)
+    if source.notes:
+        logger.info(source.notes)
+    return converted
+
+
+def from_native(state_dict: Mapping[str, Any], model_name: str, layout: str) -> Tensors:
+    """Converts a state dict from the native layout.
+
+    Args:
+        state_dict: A state dict or checkpoint as for `to_native`, in the native layout.
+        model_name: The architecture it is of, or `architecture.tag`.
+        layout: A name in `LAYOUTS`.
+
+    Returns:
+        The state dict for the other library's network.
+
+    Raises:
+        ConversionError: If there is no such layout, the library has no such network, the tensors are
+            not that network's, or their values cannot be expressed there.
+        UnknownModelError: If there is no such architecture.
+
+    Examples:
+        >>> import timm, mnv2zoo
+        >>> ours = timm.create_model("mnv2zoo_100")
+        >>> next(iter(mnv2zoo.convert.from_native(ours.state_dict(), "mnv2zoo_100", "torchvision")))
+        'features.0.0.weight'
+    """
+    tensors = unwrap(state_dict)
+    config = as_built(architecture.get(model_name), tensors)
+    target = layout_for(layout, config)
+    changed = target.from_native(fit_or_explain(tensors, config, timm.LAYOUT), config)
+    names = target.names(config)
+    converted = {names[key]: value for key, value in changed.items()}
+    if target.notes:
+        logger.info(target.notes)
+    return converted

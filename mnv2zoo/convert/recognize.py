@@ -1,0 +1,192 @@
+"""Finds which architecture and which layout tensors are of."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mnv2zoo import architecture
+from mnv2zoo.architecture import Config
+from mnv2zoo.convert import state_dict as state_dict_
+from mnv2zoo.convert.fit import as_built, fit, fits, names_in, of_classifier
+from mnv2zoo.convert.layouts import keras, native, seed, timm, torchvision, transformers
+from mnv2zoo.convert.layouts.base import Layout
+from mnv2zoo.convert.layouts.native import Tensors
+from mnv2zoo.errors import ConversionError
+
+LAYOUTS: dict[str, Layout] = {
+    layout.name: layout for layout in (timm.LAYOUT, torchvision.LAYOUT, transformers.LAYOUT, keras.LAYOUT, seed.LAYOUT)
+}
+
+OTHER_HEAD = (
+    "The backbone fits, the head does not: leave it out with `mnv2zoo weights convert FILE --backbone`, or "
+    "`mnv2zoo.convert.without_head(tensors)`."
+)
+
+
+def identify(state_dict: Mapping[str, Any]) -> tuple[str, str]:
+    """Finds the architecture and the layout that a state dict is of.
+
+    Args:
+        state_dict: A state dict or checkpoint as for `to_native`.
+
+    Returns:
+        The architecture's name and the layout's.
+
+    Raises:
+        ConversionError: If no network of the zoo has such tensors.
+    """
+    tensors = unwrap(state_dict)
+    if found := _identify(tensors):
+        return found
+    config = nearest_config(tensors)
+    layout = nearest(tensors, config)
+    try:
+        fit(tensors, config, layout)
+    except ConversionError as error:
+        other = OTHER_HEAD if _has_other_head(tensors) else f"The nearest layout is {layout.name}."
+        error.fix = error.fix or other
+        raise
+    raise AssertionError("what fits is found")
+
+
+def without_head(state_dict: Mapping[str, Any]) -> Tensors:
+    """Leaves out the classifier, or whatever other head there is, so that the backbone alone converts.
+
+    Args:
+        state_dict: A state dict or checkpoint as for `to_native`.
+
+    Returns:
+        The tensors of the backbone, under the keys that they have.
+
+    Raises:
+        ConversionError: If there is no backbone of the zoo in it.
+    """
+    tensors = state_dict_.unwrap(state_dict)
+    if keras.recognises(tensors):
+        return keras.without_head(tensors)
+    for published in architecture.CONFIGS.values():
+        for layout in layouts_of(published):
+            backbone = _backbone(tensors, published, layout)
+            if backbone and fits(backbone, published, layout):
+                return backbone
+    # Not even the backbone fits, and the error is to name the layout that comes nearest.
+    config = nearest_config(tensors)
+    layout = nearest(tensors, config)
+    identify(_backbone(tensors, config, layout) or tensors)
+    raise AssertionError("what fits is found")
+
+
+def unwrap(checkpoint: Mapping[str, Any]) -> Tensors:
+    """Takes the tensors out of a checkpoint as `state_dict.unwrap` does, with the names that Keras layers have."""
+    tensors = state_dict_.unwrap(checkpoint)
+    return keras.tidy(tensors) if keras.recognises(tensors) else tensors
+
+
+def layout_for(name: str, config: Config) -> Layout:
+    """Looks a layout up by its name.
+
+    Raises:
+        ConversionError: If there is none of that name, or it cannot express the architecture.
+    """
+    if name not in LAYOUTS:
+        near = difflib.get_close_matches(str(name), LAYOUTS, n=1)
+        raise ConversionError(
+            "unknown layout",
+            expected=", ".join(near or LAYOUTS),
+            found=repr(name),
+            fix=f"The layouts are {', '.join(LAYOUTS)}.",
+        )
+    layout = LAYOUTS[name]
+    if lacks := layout.lacks(config):
+        others = [other.name for other in architecture.CONFIGS.values() if not layout.lacks(other)]
+        raise ConversionError(
+            f"the layout {name} cannot express {config.name}",
+            expected=f"one of {', '.join(others)}",
+            found=f"a network with {', '.join(lacks)}",
+            fix=f"Layouts of {config.name}: {', '.join(each.name for each in layouts_of(config))}.",
+        )
+    return layout
+
+
+def layouts_of(config: Config) -> list[Layout]:
+    """The layouts that can express an architecture."""
+    return [layout for layout in LAYOUTS.values() if not layout.lacks(config)]
+
+
+def fit_or_explain(tensors: Tensors, config: Config, layout: Layout) -> Tensors:
+    """Fits tensors, or says what they would fit."""
+    try:
+        return fit(tensors, config, layout)
+    except ConversionError as error:
+        if owner := _identify(tensors):
+            error.fix = f"They are the tensors of {owner[0]} in the layout {owner[1]}."
+        elif not error.fix and _has_other_head(tensors):
+            error.fix = OTHER_HEAD
+        else:
+            error.fix = error.fix or f"The nearest layout is {nearest(tensors, config).name}."
+        raise
+
+
+def _identify(tensors: Tensors) -> tuple[str, str] | None:
+    for published in architecture.CONFIGS.values():
+        config = as_built(published, tensors)
+        for layout in layouts_of(config):
+            if fits(tensors, config, layout):
+                return config.name, layout.name
+    return None
+
+
+def _backbone(tensors: Tensors, config: Config, layout: Layout) -> Tensors:
+    """The tensors below the backbone's own top-level modules, other than the classifier."""
+    names = names_in(tensors, config, layout)
+    head = {name.rpartition(".")[0].rpartition(".")[0] for key, name in names.items() if of_classifier(key)} - {""}
+    tops = {name.partition(".")[0] for key, name in names.items() if not of_classifier(key)}
+    return {
+        key: value
+        for key, value in tensors.items()
+        if key.partition(".")[0] in tops and not any(key.startswith(f"{module}.") for module in head)
+    }
+
+
+def _has_other_head(tensors: Tensors) -> bool:
+    """Whether the backbone is one of the zoo's, and what follows it is not."""
+    return any(
+        fits(backbone, config, layout)
+        for config in architecture.CONFIGS.values()
+        for layout in layouts_of(config)
+        if (backbone := _backbone(tensors, config, layout))
+    )
+
+
+def nearest(tensors: Tensors, config: Config) -> Layout:
+    """Finds the layout that shares most keys with the tensors or, failing that, most parts of keys."""
+    if keras.recognises(tensors):
+        return keras.LAYOUT
+
+    def parts(keys: Iterable[str]) -> set[str]:
+        return {part for key in keys for part in key.split(".")}
+
+    def likeness(layout: Layout) -> tuple[int, int]:
+        names = set(names_in(tensors, config, layout).values())
+        return len(names & tensors.keys()), len(parts(names) & parts(tensors))
+
+    return max(layouts_of(config), key=likeness)
+
+
+def nearest_config(tensors: Tensors) -> Config:
+    """Finds the network that shares most keys with tensors of its sizes, or the usual one."""
+
+    def likeness(published: Config) -> tuple[int, bool]:
+        config = as_built(published, tensors)
+        layout = nearest(tensors, config)
+        if layout.lacks(config):
+            return -1, False
+        names = names_in(tensors, config, layout)
+        sizes = {names[key]: math.prod(shape) for key, shape in native.shapes(config).items() if key in names}
+        alike = sum(name in tensors and tensors[name].numel() == size for name, size in sizes.items())
+        return alike, published.name == "mnv2zoo_100"
+
+    return as_built(max(architecture.CONFIGS.values(), key=likeness), tensors)

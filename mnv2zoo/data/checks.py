@@ -1,0 +1,107 @@
+"""Whether every image can be read, and what about them a user should know."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from mnv2zoo.data import decode
+from mnv2zoo.data.datasets import AnySample, Data, Sample, content_hash, key_of
+from mnv2zoo.errors import DataError, ImageReadError
+
+
+def check(data: Data, skip_bad: bool, advance: Callable[[int], None] = lambda done: None) -> Data:
+    """Reads every image once, so that none fails hours later.
+
+    Args:
+        data: The data.
+        skip_bad: Leave out images that cannot be read.
+        advance: Called with the number of images that were just checked.
+
+    Returns:
+        The data without those. Its samples have keys. Its notes name and count the images that were left out, the
+        unusual ones (rotated, animated, CMYK, 16-bit; `decode.read` says how they are read), and the duplicates.
+
+    Raises:
+        DataError: If images cannot be read and are not to be skipped, or too few are left.
+    """
+    samples = [sample for split in data.splits.values() for sample in split if isinstance(sample, Sample)]
+    odd: dict[str, list[str]] = {}
+    bad: dict[str, str] = {}
+    keys: dict[str, str | None] = {}
+
+    def examine(sample: Sample) -> tuple[str, ...] | ImageReadError:
+        content = sample.content()
+        keys[sample.name] = content_hash(content)  # of the bytes that are decoded, which are read once
+        try:
+            return decode.oddities(content, sample.name)
+        except ImageReadError as error:
+            return error
+
+    with ThreadPoolExecutor() as pool:
+        for sample, result in zip(samples, pool.map(examine, samples, chunksize=64), strict=True):
+            if isinstance(result, ImageReadError):
+                bad[sample.name] = str(result.found)
+            else:
+                for kind in result:
+                    odd.setdefault(kind, []).append(sample.name)
+            advance(1)
+
+    notes = [f"{_count(names)} {kind}, and used as `predict` reads them: {_some(names)}" for kind, names in odd.items()]
+    if bad and not skip_bad:
+        raise DataError(
+            f"{len(bad)} of {len(samples)} images cannot be read",
+            found=", ".join(f"{name} ({why})" for name, why in list(bad.items())[:5]) + (", …" if len(bad) > 5 else ""),
+            fix="Remove or repair them, or leave them out with --skip-bad-images.",
+        )
+    if bad:
+        notes.append(f"{_count(list(bad))} left out because they cannot be read: {_some(list(bad))}")
+    kept = {
+        split: tuple(replace(s, key=keys[s.name]) if isinstance(s, Sample) else s for s in own if s.name not in bad)
+        for split, own in data.splits.items()
+    }
+    notes += _copies(kept, bool(data.class_names))
+    _refuse_empty_classes(kept, data.class_names)
+    return Data(data.class_names, {split: own for split, own in kept.items() if own}, (*data.notes, *notes))
+
+
+def _refuse_empty_classes(splits: Mapping[str, Sequence[AnySample]], class_names: Sequence[str]) -> None:
+    counts = Counter(sample.target for sample in splits.get("train", ()) if class_names)
+    lost = [name for label, name in enumerate(class_names) if not counts[label]]
+    if "train" in splits and lost:
+        raise DataError(
+            "a class without readable images", expected="an image or more in each class", found=", ".join(lost[:5])
+        )
+
+
+def _copies(splits: Mapping[str, Sequence[AnySample]], classes: bool) -> Iterator[str]:
+    """Notes about images that come more than once, and in more than one class where there are classes."""
+    labels: dict[str, set[int]] = {}
+    names: dict[str, list[str]] = {}
+    for own in splits.values():
+        for sample in own:
+            if classes:
+                labels.setdefault(key_of(sample), set()).add(sample.target)
+            names.setdefault(key_of(sample), []).append(sample.name)
+    if several := [names[key][0] for key, own in labels.items() if len(own) > 1]:
+        yield f"{_count(several)} in more than one class: {_some(several)}"
+    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
+        known = {key_of(sample) for sample in splits.get(one, ())}
+        shared = [sample.name for sample in splits.get(other, ()) if key_of(sample) in known]
+        if shared:
+            why = "" if one == "val" else ", so figures on them are too good"
+            yield f"{len(shared)} of {len(splits[other])} {other} images are also in {one}{why}: {_some(shared)}"
+    for split, own in splits.items():
+        count = len(own) - len({key_of(sample) for sample in own})
+        if count:
+            yield f"{count} of {len(own)} {split} images are copies of others in it"
+
+
+def _count(names: Sequence[str]) -> str:
+    return f"{len(names)} images are" if len(names) > 1 else "1 image is"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

@@ -1,0 +1,236 @@
+"""Model cards: of a run, of a package for the Hub, and of an exported bundle."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from mnv2zoo.errors import WeightsError
+from mnv2zoo.version import __version__
+
+if TYPE_CHECKING:
+    from mnv2zoo.weights.schema import WeightsEntry
+
+SPLITS = {"val": "validation", "test": "test"}  # by their names in results.json
+METRICS = {"top1": "top-1 accuracy (%)", "top5": "top-5 accuracy (%)"}
+
+# https://huggingface.co/docs/hub/repositories-licenses; a card names any other license as `license_name`. No library
+# has this list: of its names, license-expression lacks 20, and it knows 2,404 that the Hub refuses.
+HUB_LICENSES = """
+afl-3.0 agpl-3.0 apache-2.0 artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0 bigscience-openrail-m bsd
+bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-nc-2.0
+cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0
+cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 cdla-permissive-1.0 cdla-permissive-2.0 cdla-sharing-1.0 creativeml-openrail-m
+ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 gfdl gpl gpl-2.0 gpl-3.0 isc lgpl lgpl-2.1 lgpl-3.0 lppl-1.3c mit mpl-2.0
+ms-pl ncsa odbl odc-by ofl-1.1 openrail openrail++ osl-3.0 pddl postgresql unlicense wtfpl zlib
+"""
+
+
+class Scores(Protocol):
+    """The metrics of a model on a split, as `evaluation.metrics.Scores` has them; percentages from 0 to 100."""
+
+    @property
+    def images(self) -> int: ...  # noqa: D102
+    @property
+    def top1(self) -> float: ...  # noqa: D102
+    @property
+    def top5(self) -> float: ...  # noqa: D102
+    @property
+    def calibration_error(self) -> float: ...  # noqa: D102
+    @property
+    def label_names(self) -> Sequence[str]: ...  # noqa: D102
+
+
+def run_card(
+    model_name: str, architecture: str, origin: str, run: Mapping[str, Any], scores: Mapping[str, Scores]
+) -> str:
+    """Writes the card of a run.
+
+    Args:
+        model_name: The model's name.
+        architecture: Its architecture.
+        origin: The weights that it was fine-tuned from.
+        run: The run's `recipe.json`.
+        scores: Metrics by split.
+
+    Returns:
+        The card, as Markdown with metadata.
+    """
+    dataset = Path(run["data"]).name or "images"
+    rows = [
+        f"| {s} | {own.images} | {own.top1:.2f} | {own.top5:.2f} | {own.calibration_error:.2f} |"
+        for s, own in scores.items()
+    ]
+    values = [f"| `{name}` | `{value}` |" for name, value in run["recipe"].items() if value is not None]
+    names = next(iter(scores.values())).label_names if scores else ()
+    return "\n".join(
+        [
+            f"---\n{_run_metadata(model_name, dataset, scores).to_yaml()}\n---",
+            f"# {model_name}\n",
+            f"`{architecture}` fine-tuned on `{dataset}` with mnv2zoo, from {origin}. {len(names)} classes.\n"
+            if names
+            else f"`{architecture}`, from {origin}.\n",
+            "| images | how many | top-1 (%) | top-5 (%) | calibration error (%) |",
+            "| --- | --: | --: | --: | --: |",
+            *rows,
+            "\n## Use\n",
+            "```python",
+            "import timm, mnv2zoo\n",
+            'model = timm.create_model("local-dir:THIS_FOLDER", pretrained=True).eval()',
+            "```\n",
+            "```sh",
+            "mnv2zoo predict --model THIS_FOLDER photo.jpg",
+            "```\n",
+            "## How it was trained\n",
+            "| value | |",
+            "| --- | --- |",
+            *values,
+            "",
+        ]
+    )
+
+
+def _run_metadata(model_name: str, dataset: str, scores: Mapping[str, Scores]) -> ModelCardData:
+    results = [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=dataset,
+            dataset_name=dataset,
+            dataset_split=split,
+            metric_type="accuracy",
+            metric_name="top-1",
+            metric_value=round(own.top1, 2),
+        )
+        for split, own in scores.items()
+    ]
+    return ModelCardData(
+        library_name="timm",
+        tags=["image-classification", "timm", "mnv2zoo"],
+        model_name=model_name,
+        eval_results=results or None,
+    )
+
+
+def package_card(path: Path, entry: WeightsEntry, results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Fills in a run's card for the Hub, or writes one.
+
+    Args:
+        path: The run's card; it may be missing.
+        entry: The index entry of the weights.
+        results: Metrics by split, as `results.json` has them.
+
+    Returns:
+        The card, as Markdown with metadata.
+
+    Raises:
+        WeightsError: If there is a card that cannot be read.
+    """
+    try:
+        card = ModelCard.load(path) if path.exists() else ModelCard(_new_page(entry))
+    except Exception as error:  # of many classes, PyYAML's among them
+        raise WeightsError(
+            "cannot read the model card",
+            expected="Markdown under a block of YAML",
+            found=f"{type(error).__name__}: {' '.join(str(error).split())}"[:200],
+            where=path,
+            fix="Correct it, or delete it to have one made.",
+        ) from error
+    data: Any = card.data
+    data.model_name = entry.name
+    known = entry.license.lower() in HUB_LICENSES.split()
+    data.license = entry.license.lower() if known else "other"
+    data.license_name = None if known else entry.license
+    data.library_name = data.library_name or "timm"
+    data.pipeline_tag = data.pipeline_tag or "image-classification"
+    data.tags = list(dict.fromkeys([*(data.tags or []), "image-classification", "timm", "mnv2zoo"]))
+    former = data.eval_results or [EvalResult("image-classification", "imagefolder", "unnamed", "accuracy", None)]
+    evaluations = [
+        replace(
+            former[0],
+            dataset_split=SPLITS[split],
+            metric_type="accuracy",
+            metric_name=METRICS[metric],
+            metric_value=figures[metric],
+        )
+        for split, figures in results.items()
+        for metric in METRICS
+        if metric in figures
+    ]
+    data.eval_results = evaluations or data.eval_results
+    return str(card)
+
+
+def _new_page(entry: WeightsEntry) -> str:
+    """Writes a card whose metadata are still to be filled in."""
+    _, height, width = entry.input_size
+    labels = ", ".join(entry.label_names[:20]) + (", ..." if entry.num_classes > 20 else "")
+    return f"""---
+{ModelCardData(library_name="timm").to_yaml()}
+---
+
+# {entry.name}
+
+{entry.description or f"Weights of {entry.architecture}."}
+
+An image is resized and cropped to {height} x {width} pixels. There are {entry.num_classes} classes: {labels}.
+
+```python
+import mnv2zoo  # timm learns the architecture
+import timm
+
+model = timm.create_model("hf-hub:{entry.repo_id or "OWNER/NAME"}", pretrained=True)
+```
+"""
+
+
+def bundle_card(
+    name: str,
+    *,
+    architecture: str,
+    format: str,
+    runtime: str,
+    side: int,
+    license: str | None,
+    difference: float,
+    compared: int,
+    files: Mapping[str, bytes],
+) -> str:
+    """Writes the card of an exported bundle.
+
+    Args:
+        name: What the model is called.
+        architecture: Its architecture.
+        format: The bundle's format.
+        runtime: The packages that its script needs beside numpy and pillow.
+        side: Height and width of its images in pixels.
+        license: The license of the weights, if it is known.
+        difference: Largest difference of a logit from PyTorch's.
+        compared: Number of image files that were compared.
+        files: The model's files by name.
+
+    Returns:
+        The card, as Markdown.
+    """
+    listed = "".join(f"- `{file}`: `{hashlib.sha256(data).hexdigest()}`\n" for file, data in files.items())
+    return f"""# {name}
+
+{architecture}, exported by mnv2zoo {__version__} as {format}.
+
+```sh
+pip install numpy pillow {runtime}
+python predict.py photo.jpg
+```
+
+Images of {side} x {side} pixels, prepared as `preprocess.json` says, give a logit for each line of `labels.txt`.
+
+- License of the weights: {license or "not known"}
+- Largest difference of a logit from PyTorch's, on {compared} image files of many kinds: {difference:.1e}
+
+SHA-256:
+
+{listed}"""

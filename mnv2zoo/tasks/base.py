@@ -1,0 +1,530 @@
+"""The seam between training, evaluation and inference on one side and whatever is learned on the other.
+
+Importing this module does not import PyTorch, which inference can do without.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from mnv2zoo.errors import RecipeError, TaskError
+
+if TYPE_CHECKING:
+    import torch
+    from matplotlib.figure import Figure
+    from torch import Tensor, nn
+
+    from mnv2zoo.data.datasets import AnySample, Data
+    from mnv2zoo.data.layout import Layout
+    from mnv2zoo.models.names import Description
+    from mnv2zoo.models.pretrained import Network
+    from mnv2zoo.tasks.initialization import Start
+    from mnv2zoo.tasks.recipe import Recipe
+
+DEFAULT = "classify"
+BUILT_IN = {"classify": "mnv2zoo.tasks.classify.task:Classify"}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The metrics of a network on a set of images. A task derives its own class and adds a field for each metric.
+
+    Attributes:
+        images: Number of images.
+        measured: Which images these are, in words such as `37 val images that the run held out`; empty where nobody
+            had to choose.
+    """
+
+    images: int
+    measured: str = field(default="", kw_only=True)
+
+    def metrics(self) -> dict[str, float]:
+        """The metrics that the history of a training records, by name; by default every number."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "images"}
+        return {name: value for name, value in values.items() if isinstance(value, int | float)}
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `results.json` and of the command line's `--json`, as `json.dumps` takes it."""
+        measured = {"measured": self.measured} if self.measured else {}
+        return measured | {"images": self.images} | {name: round(value, 6) for name, value in self.metrics().items()}
+
+    def epoch_line(self) -> list[str]:
+        """The parts of the line that training prints after each epoch."""
+        return [f"val {name} {value:.4g}" for name, value in self.metrics().items()]
+
+    def summary(self) -> str:
+        """The metrics in one line, as training prints them at its end."""
+        return ", ".join(f"{name} {value:.4g}" for name, value in self.metrics().items()) + f", of {self.images} images"
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """What `mnv2zoo evaluate` prints above its last line: titles and rows; none by default.
+
+        A title that starts with a space is of a column of numbers.
+        """
+        return [], []
+
+    def last_line(self) -> str:
+        """The last line that `mnv2zoo evaluate` prints."""
+        values = ", ".join(f"{name} {value:.4g}" for name, value in self.metrics().items())
+        return f"{self.images} images: {values}"
+
+
+class Metric(ABC):
+    """Accumulates the outputs of a network over a whole split.
+
+    With several processes, each of them gets the outputs of all of them, in the order of the images.
+    """
+
+    @abstractmethod
+    def update(self, outputs: Any, targets: Any) -> None:
+        """Adds a batch.
+
+        Args:
+            outputs: The network's outputs on the CPU, in single precision.
+            targets: The targets on the CPU, as `collate` gave them.
+        """
+
+    @abstractmethod
+    def compute(self) -> Scores:
+        """Computes the metrics of everything that was added.
+
+        Returns:
+            The metrics.
+        """
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """A transform of images that leaves targets as they are.
+
+    Attributes:
+        transform: From an RGB image to a tensor (3, H, W).
+    """
+
+    transform: Callable[[Any], Any]
+
+    def __call__(self, image: Any, target: Any) -> tuple[Any, Any]:
+        """Transforms an image.
+
+        Args:
+            image: An RGB image.
+            target: Its target.
+
+        Returns:
+            The tensor and the target.
+        """
+        return self.transform(image), target
+
+
+class Task(ABC):
+    """What a network learns: data and targets, network and head, loss, metrics, report and predictions.
+
+    Derive a class, define the abstract methods, and replace any other where the default does not suit. The defaults
+    train a network of the zoo that has `num_outputs` outputs, on images that `mnv2zoo.finetune` finds for classes.
+
+    `finetune(..., task=MyTask())` and `--task module:MyTask` train it. The trainer knows devices, processes, epochs,
+    steps, the optimizer, checkpoints and the run folder; it calls the methods in the order in which they stand here.
+
+    Attributes:
+        metric: Name of the metric, as `Scores.metrics` has it, that chooses the best epoch.
+        greater_is_better: Whether the best epoch has the greatest value of it.
+        ignores: Fields of the recipe that this task does not use. A recipe that sets one is an error.
+        collate: Makes a batch of a list of (input, target); None for PyTorch's default. A static function, since
+            processes that read images get a copy.
+        gather_objects: Whether processes exchange outputs and targets as Python objects. Set it where their sizes
+            differ from image to image, as those of detections do.
+        writes_files: Whether `rows` writes files alongside the rows.
+    """
+
+    metric: ClassVar[str] = "loss"
+    greater_is_better: ClassVar[bool] = False
+    ignores: ClassVar[tuple[str, ...]] = ("teacher", "mixup", "cutmix", "smoothing", "loss")
+    collate: ClassVar[Any] = None
+    gather_objects: ClassVar[bool] = False
+    writes_files: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        """The name that a run records: that of a built-in task, or `module:Class`."""
+        path = f"{type(self).__module__}:{type(self).__qualname__}"
+        return next((name for name, place in BUILT_IN.items() if place == path), path)
+
+    @property
+    def loads_from_zoo(self) -> bool:
+        """Whether trained networks are loaded as those of the zoo, whose preprocessing is known without PyTorch."""
+        return type(self).load_model is Task.load_model
+
+    # Before anything is read or written.
+
+    def check(self, recipe: Recipe) -> None:
+        """Refuses values of the recipe that this task would pass over in silence.
+
+        Args:
+            recipe: The recipe.
+
+        Raises:
+            RecipeError: If one is set.
+        """
+        for f in dataclasses.fields(recipe):
+            if f.name in self.ignores and getattr(recipe, f.name) != f.default:
+                raise RecipeError(
+                    f"the task {self.name} does not use {f.name}",
+                    expected=f"the default, {f.default!r}",
+                    found=repr(getattr(recipe, f.name)),
+                    where=f.name,
+                    fix=f"Leave out --{f.name.replace('_', '-')}.",
+                )
+
+    def find_model(self, name: str, recipe: Recipe) -> tuple[Description, Description | Path | None]:
+        """Finds the network to train and the weights to start from, without loading either.
+
+        Args:
+            name: A name in the zoo, or a folder or `hf-hub:` repository with `config.json`.
+            recipe: Gives the weights in `init`.
+
+        Returns:
+            The network, and its weights as `initialization.find` gives them.
+
+        Raises:
+            UnknownModelError: If there is no network or there are no weights of that name.
+        """
+        from mnv2zoo.tasks import initialization
+
+        return initialization.find(name, recipe)
+
+    # Data: samples, batches, targets.
+
+    def find_data(self, place: str | Path, layout: Layout) -> Data:
+        """Finds the images and their targets.
+
+        Args:
+            place: The data that the user names.
+            layout: How its folders are laid out, where their names do not tell.
+
+        Returns:
+            Samples by split. A sample's `target` is anything that pickles and whose `str` is always the same; a split
+            `val` may be missing. `class_names` are empty where targets are not classes.
+
+        Raises:
+            DataError: If there is no data of that kind.
+        """
+        from mnv2zoo.data import datasets
+
+        return datasets.find(place, layout=layout)
+
+    def transforms(
+        self, preprocessing: Mapping[str, Any], recipe: Recipe | None = None
+    ) -> Callable[[Any, Any], tuple[Any, Any]]:
+        """Creates the transform from an RGB image and its target to what `collate` takes.
+
+        Args:
+            preprocessing: `input_size`, `mean`, `std`, `interpolation` and `crop_pct`, as timm names them.
+            recipe: The augmentation; None for evaluation, where there is none.
+
+        Returns:
+            A function of image and target, which must pickle.
+        """
+        from mnv2zoo.models.pretrained import image_transform
+        from mnv2zoo.tasks.augmentation import augmentation
+
+        return ImageTransform(
+            image_transform(preprocessing) if recipe is None else augmentation(recipe, **preprocessing)
+        )
+
+    # Network and head.
+
+    @abstractmethod
+    def num_outputs(self, data: Data) -> int:
+        """The number of outputs of the network.
+
+        Args:
+            data: The images.
+
+        Returns:
+            Size of the last layer.
+        """
+
+    def build_model(self, target: Description, source: Description | Path | None, recipe: Recipe, data: Data) -> Start:
+        """Builds the network and loads the weights that training starts from.
+
+        Args:
+            target: The network, as `find_model` gives it.
+            source: Its weights, as `find_model` gives them.
+            recipe: The recipe.
+            data: The images.
+
+        Returns:
+            The network in training mode, with its preprocessing.
+
+        Raises:
+            WeightsError: If weights cannot be found, fetched or verified.
+            ConversionError: If they do not fit the network.
+            RecipeError: If a value of the recipe does not suit the network.
+        """
+        from mnv2zoo.tasks import initialization
+
+        return initialization.build(
+            target, source, recipe, data.class_names, data.splits["train"], self.num_outputs(data)
+        )
+
+    def load_model(self, name: str, device: str | None = None) -> Network:
+        """Loads a trained network for evaluation and prediction.
+
+        Args:
+            name: A name in the zoo, or a folder or `hf-hub:` repository with `config.json`.
+            device: The device; by default the first GPU if there is one.
+
+        Returns:
+            The network in evaluation mode, with its preprocessing.
+
+        Raises:
+            WeightsError: If its weights cannot be found, fetched or verified.
+            DeviceError: If the device cannot be used.
+        """
+        from mnv2zoo.models import pretrained
+
+        return pretrained.load(name, device)
+
+    def freeze(self, model: Any, recipe: Recipe) -> list[nn.Module]:
+        """Prepares the network for training: freezes the part that the recipe does not train.
+
+        Args:
+            model: The network.
+            recipe: The recipe.
+
+        Returns:
+            Modules that stay in evaluation mode, so that their statistics stay too.
+
+        Raises:
+            RecipeError: If the network has no such part.
+        """
+        from mnv2zoo.tasks import initialization
+
+        frozen = initialization.freeze(model, recipe.train)
+        if recipe.keep_statistics:
+            frozen += initialization.norms(model)
+        if recipe.loss_before_act:
+            initialization.skip_last_activation_in_training(model)
+        return frozen
+
+    def split_head(self, model: Any) -> tuple[nn.Module, nn.Module] | None:
+        """Splits the network for `--train head`, whose features are then computed once.
+
+        Args:
+            model: The network.
+
+        Returns:
+            The frozen part, from images to features, and the head, from features to outputs; None if features cannot
+            be computed once.
+        """
+        from mnv2zoo.tasks import head
+
+        return head.split(model)
+
+    # Training.
+
+    def setup(self, recipe: Recipe, data: Data, start: Start, device: torch.device) -> None:  # noqa: B027
+        """Prepares what `training_step` needs, such as a loss with weights of its own.
+
+        Args:
+            recipe: The recipe.
+            data: The images.
+            start: The network and its preprocessing.
+            device: The device of the network.
+        """
+
+    def fingerprints(self) -> dict[str, str | None]:
+        """Hashes of whatever else decides the result, such as a teacher's weights; a resumed run compares them."""
+        return {}
+
+    @abstractmethod
+    def training_step(self, model: nn.Module, inputs: Any, targets: Any) -> Tensor:
+        """Computes the loss of a batch. A network that computes its own losses returns their sum here.
+
+        Args:
+            model: The network in training mode.
+            inputs: The batch's inputs, such as images (N, 3, H, W).
+            targets: The batch's targets.
+
+        Returns:
+            The loss, a scalar.
+        """
+
+    # Metrics.
+
+    @abstractmethod
+    def metrics(self, label_names: Sequence[str]) -> Metric:
+        """Creates the metric of a split.
+
+        Args:
+            label_names: Names of the network's outputs.
+
+        Returns:
+            An empty metric.
+        """
+
+    def main_metric(self, scores: Scores) -> float:
+        """The metric that chooses the best epoch.
+
+        Args:
+            scores: The scores of the validation images.
+
+        Returns:
+            Its value.
+
+        Raises:
+            TaskError: If the scores lack it.
+        """
+        values = scores.metrics()
+        if self.metric not in values:
+            raise TaskError(
+                f"the scores of the task {self.name} lack the metric that chooses the best epoch",
+                expected=repr(self.metric),
+                found=", ".join(values) or "no metrics",
+                fix="Add it to the scores, or set the task's attribute `metric`.",
+            )
+        return values[self.metric]
+
+    def align(self, samples: Sequence[AnySample], data: Data, label_names: Sequence[str]) -> list[AnySample]:
+        """Puts the targets of other data into a trained network's terms, such as the numbers of its classes.
+
+        Args:
+            samples: Samples of the data.
+            data: The data.
+            label_names: Names of the network's outputs.
+
+        Returns:
+            The samples with their targets.
+        """
+        return list(samples)
+
+    # The run folder.
+
+    def model_files(self, model: Any, preprocessing: Mapping[str, Any], label_names: Sequence[str]) -> dict[str, bytes]:
+        """Serializes the trained network.
+
+        Args:
+            model: The network.
+            preprocessing: Its preprocessing, as timm names it.
+            label_names: Names of its outputs; none if they have none.
+
+        Returns:
+            The content of each file of the run folder, by name.
+        """
+        from mnv2zoo.model_dir import files
+
+        return files.model_files(model, preprocessing, label_names)
+
+    def model_card(
+        self, model: str, architecture: str, origin: str, run: Mapping[str, Any], scores: Mapping[str, Any]
+    ) -> str:
+        """Writes the model card.
+
+        Args:
+            model: The network's name.
+            architecture: Its architecture.
+            origin: Where its weights started, in words.
+            run: The content of `recipe.json`.
+            scores: Scores by split.
+
+        Returns:
+            Markdown.
+        """
+        from mnv2zoo.tasks import pages
+
+        return pages.model_card(self.name, model, architecture, origin, run, scores)
+
+    def write_report(
+        self,
+        folder: Path,
+        history: Sequence[Mapping[str, Any]],
+        metric: Any,
+        scores: Any,
+        samples: Sequence[AnySample],
+        title: str,
+    ) -> dict[str, Figure]:
+        """Writes the report on a split: a page `README.md` and its pictures.
+
+        Args:
+            folder: The folder to write to.
+            history: A row per epoch.
+            metric: The metric of the split, as `metrics` made it, with all outputs in it.
+            scores: The scores that it computed.
+            samples: The images, in the order of the outputs.
+            title: The page's heading.
+
+        Returns:
+            Figures for TensorBoard, by name.
+        """
+        from mnv2zoo.tasks import pages
+
+        pages.write_report(folder, history, scores, title)
+        return {}
+
+    # Predictions. These run without PyTorch.
+
+    @abstractmethod
+    def rows(
+        self, outputs: Any, images: Sequence[str], label_names: Sequence[str], topk: int, folder: Path | None
+    ) -> list[dict[str, Any]]:
+        """Turns the outputs for a batch into rows that `json.dumps` takes.
+
+        Args:
+            outputs: The outputs as NumPy arrays, the first axis of which is the image.
+            images: The images' names.
+            label_names: Names of the outputs.
+            topk: The number of predictions that the user asks for.
+            folder: Folder for files alongside the rows, such as masks; None if the user names none.
+
+        Returns:
+            A dict per image. `image` and `model` come before its keys in the row.
+        """
+
+    def describe(self, row: Mapping[str, Any]) -> str:
+        """Describes a row for people.
+
+        Args:
+            row: The row.
+
+        Returns:
+            Lines of text.
+        """
+        own = {name: value for name, value in row.items() if name not in ("image", "model")}
+        return "\n".join([str(row["image"]), *(f"  {name}: {json.dumps(value)}" for name, value in own.items())])
+
+    def csv_columns(self, topk: int) -> list[str] | None:
+        """The columns of a CSV file after `image` and `model`.
+
+        Args:
+            topk: The number of predictions per row.
+
+        Returns:
+            Their names; None for the keys of the first row.
+        """
+        return None
+
+    def csv_cells(self, row: Mapping[str, Any]) -> list[Any]:
+        """The cells of a row in a CSV file after `image` and `model`.
+
+        Args:
+            row: The row.
+
+        Returns:
+            A value per column; fewer leave the last columns empty.
+        """
+        own = (value for name, value in row.items() if name not in ("image", "model"))
+        return [json.dumps(value) if isinstance(value, list | dict) else value for value in own]
+
+    def parquet_fields(self) -> list[tuple[str, Any]] | None:
+        """The columns of a Parquet file after `image` and `model`.
+
+        Returns:
+            Names with pyarrow types; None to infer them from the rows, which Ray cannot do.
+        """
+        return None

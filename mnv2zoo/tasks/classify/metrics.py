@@ -1,0 +1,226 @@
+"""How well a network classifies: from its logits to figures, and to the mistakes it was surest of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
+
+from mnv2zoo.errors import DataError, RunError
+from mnv2zoo.tasks import base
+
+CALIBRATION_BINS = 15  # as in Guo et al.
+
+
+@dataclass(frozen=True)
+class Scores(base.Scores):
+    """The metrics of a classifier on a set of images, C classes.
+
+    Attributes:
+        images: Number of images, at least one.
+        loss: Mean cross-entropy, natural logarithm.
+        top1: Images whose class got the highest logit, in percent.
+        top5: Images whose class is among the five highest logits, in percent; with fewer than five
+            classes that is all of them.
+        calibration_error: Expected calibration error, in percent: how far, on average, the probability
+            that the network gives to its prediction is from the share of predictions that are right.
+            Both are compared in 15 bins of equal width, which count by their images (Guo et al. 2017,
+            "On Calibration of Modern Neural Networks", https://arxiv.org/abs/1706.04599, eq. 3).
+        label_names: Names of the C classes.
+        confusion: C rows of C counts of images: rows are the truth, columns the prediction.
+        measured: Which images these are, in words such as `37 val images that the run held out`; empty where nobody
+            had to choose.
+    """
+
+    loss: float
+    top1: float
+    top5: float
+    calibration_error: float
+    label_names: tuple[str, ...]
+    confusion: tuple[tuple[int, ...], ...]
+
+    @property
+    def per_class(self) -> list[dict[str, Any]]:
+        """For each class its number, label, images and top-1 in percent, which is None where there is no image."""
+        return [
+            {"class": number, "label": label, "images": sum(row), "top1": _percent(row[number], sum(row))}
+            for number, (label, row) in enumerate(zip(self.label_names, self.confusion, strict=True))
+        ]
+
+    def metrics(self) -> dict[str, float]:
+        """The metrics that the history of a training records."""
+        return {"loss": self.loss, "top1": self.top1, "top5": self.top5}
+
+    def to_json(self) -> dict[str, Any]:
+        """The metrics, rounded, and those of each class, as `json.dumps` takes them."""
+        return ({"measured": self.measured} if self.measured else {}) | {
+            "images": self.images,
+            "loss": round(self.loss, 6),
+            "top1": round(self.top1, 4),
+            "top5": round(self.top5, 4),
+            "calibration_error": round(self.calibration_error, 4),
+            "per_class": [
+                row | {"top1": None if row["top1"] is None else round(row["top1"], 4)} for row in self.per_class
+            ],
+        }
+
+    def epoch_line(self) -> list[str]:
+        """The parts of the line that training prints after each epoch."""
+        return [f"val loss {self.loss:.4f}", f"val top-1 {self.top1:.2f} %"]
+
+    def summary(self) -> str:
+        """The metrics in one line, as training prints them at its end."""
+        return f"top-1 {self.top1:.2f} %, top-5 {self.top5:.2f} %, of {self.images} images"
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """The classes that have images, as `mnv2zoo evaluate` prints them."""
+        rows = [[row["label"], str(row["images"]), f"{row['top1']:.2f}"] for row in self.per_class if row["images"]]
+        return ["class", " images", " top-1 (%)"], rows
+
+    def last_line(self) -> str:
+        """The last line that `mnv2zoo evaluate` prints."""
+        return (
+            f"{self.images} images: top-1 {self.top1:.2f} %, top-5 {self.top5:.2f} %, "
+            f"calibration error {self.calibration_error:.2f} %, loss {self.loss:.4f}"
+        )
+
+
+class Accuracy(base.Metric):
+    """Accumulates logits and classes.
+
+    Args:
+        label_names: Names of the C classes.
+    """
+
+    def __init__(self, label_names: Sequence[str]) -> None:
+        self._label_names = tuple(label_names)
+        self._logits: list[Tensor] = []
+        self._targets: list[Tensor] = []
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Adds a batch of logits (N, C) and classes (N,)."""
+        self._logits.append(outputs)
+        self._targets.append(targets)
+
+    def compute(self) -> Scores:
+        """Computes the metrics of all batches.
+
+        Raises:
+            DataError: If an image is of a class that the network does not have.
+            RunError: If a logit is not finite.
+        """
+        return score(torch.cat(self._logits), torch.cat(self._targets), self._label_names)
+
+    def worst_mistakes(self) -> list[Mistake]:
+        """The wrong predictions of highest probability; see the function of that name."""
+        return worst_mistakes(torch.cat(self._logits), torch.cat(self._targets))
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An image that was taken for something else.
+
+    Attributes:
+        index: Its place among the images that were scored.
+        truth: Its class.
+        predicted: The class it was taken for.
+        score: The probability that the network gave to that, from 0 to 1.
+    """
+
+    index: int
+    truth: int
+    predicted: int
+    score: float
+
+
+def score(logits: Tensor, targets: Tensor, label_names: Sequence[str]) -> Scores:
+    """Compares what a network says of images with what they are.
+
+    Args:
+        logits: The network's output, N x C.
+        targets: The classes of the N images, integers from 0 to C - 1.
+        label_names: Names of the C classes.
+
+    Returns:
+        The figures.
+
+    Raises:
+        DataError: If there are no images, or one is of a class that the network does not have.
+        RunError: If a logit is not finite.
+        ValueError: If the sizes do not fit.
+    """
+    if len(targets) == 0:
+        raise DataError(
+            "no images to score", expected="at least one", found="none", fix="Look into the split's folder."
+        )
+    if len(label_names) != logits.shape[1]:
+        raise ValueError(f"expected a label for each of {logits.shape[1]} classes, found {len(label_names)}")
+    images, classes = logits.shape
+    logits = _checked(logits, targets)
+    probabilities = logits.softmax(1)
+    confusion = multiclass_confusion_matrix(logits, targets, classes)
+    best = logits.argsort(descending=True, stable=True)[:, :5]  # of equals the first, as argmax has it
+    return Scores(
+        images=images,
+        loss=functional.cross_entropy(logits, targets).item(),
+        top1=100 * confusion.trace().item() / images,
+        top5=100 * (best == targets[:, None]).sum().item() / images,
+        calibration_error=100 * multiclass_calibration_error(probabilities, targets, classes, CALIBRATION_BINS).item(),
+        label_names=tuple(label_names),
+        confusion=tuple(tuple(row) for row in confusion.tolist()),
+    )
+
+
+def worst_mistakes(logits: Tensor, targets: Tensor, count: int = 25) -> list[Mistake]:
+    """Finds the wrong predictions that the network was surest of.
+
+    Args:
+        logits: The network's output, N x C.
+        targets: The classes of the N images, integers from 0 to C - 1.
+        count: How many to give at most.
+
+    Returns:
+        The mistakes, the surest first; of equals the one that comes first among the images.
+
+    Raises:
+        DataError: If an image is of a class that the network does not have.
+        RunError: If a logit is not finite.
+        ValueError: If the sizes do not fit.
+    """
+    logits = _checked(logits, targets)
+    predicted, probabilities = logits.argmax(1), logits.softmax(1).amax(1)
+    wrong = (predicted != targets).nonzero()[:, 0]
+    wrong = wrong[probabilities[wrong].argsort(descending=True, stable=True)][:count]
+    columns = (wrong, targets[wrong], predicted[wrong], probabilities[wrong])
+    return [Mistake(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+
+
+def _checked(logits: Tensor, targets: Tensor) -> Tensor:
+    """Gives sound logits in double precision, in which a sure probability is not yet rounded to 1."""
+    if logits.ndim != 2 or targets.shape != logits.shape[:1]:
+        raise ValueError(f"expected logits of N x C and N targets, found {[*logits.shape]} and {[*targets.shape]}")
+    classes = logits.shape[1]
+    strays = ((targets < 0) | (targets >= classes)).sum().item()
+    if strays:
+        raise DataError(
+            "images of a class that the network does not have",
+            expected=f"classes from 0 to {classes - 1}",
+            found=f"another one for {strays} of {len(targets)} images",
+        )
+    broken = len(logits) - logits.isfinite().all(1).sum().item()
+    if broken:
+        raise RunError(
+            "the network's output is not finite",
+            found=f"NaN or infinity for {broken} of {len(logits)} images",
+            fix="If it was just trained, training has diverged: begin a new run with a lower learning rate.",
+        )
+    return logits.double()
+
+
+def _percent(part: int, whole: int) -> float | None:
+    return 100 * part / whole if whole else None

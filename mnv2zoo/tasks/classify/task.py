@@ -1,0 +1,151 @@
+"""The task of classification. Importing it needs no PyTorch, so that inference can do without."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mnv2zoo.tasks.base import Task
+
+if TYPE_CHECKING:
+    import torch
+    from matplotlib.figure import Figure
+    from PIL import Image
+    from torch import Tensor, nn
+
+    from mnv2zoo.data.datasets import AnySample, Data
+    from mnv2zoo.tasks.classify.metrics import Accuracy, Scores
+    from mnv2zoo.tasks.initialization import Start
+    from mnv2zoo.tasks.recipe import Recipe
+
+FIELDS = ("class", "label", "score")
+
+
+class Classify(Task):
+    """One class per image: the name of the folder that it is in."""
+
+    metric = "top1"
+    greater_is_better = True
+    ignores = ()
+
+    def num_outputs(self, data: Data) -> int:
+        """One output per class."""
+        return len(data.class_names)
+
+    def setup(self, recipe: Recipe, data: Data, start: Start, device: torch.device) -> None:
+        """Prepares the loss, the mixing of images and the teacher."""
+        from mnv2zoo.tasks.classify import loss
+        from mnv2zoo.tasks.classify.distillation import Teacher
+
+        self._mixup = loss.make_mixup(recipe, len(data.class_names))
+        self._criterion = loss.make_criterion(recipe)
+        self._teacher, self._teacher_weight = None, recipe.teacher_weight
+        if recipe.teacher is not None:
+            self._teacher = Teacher(recipe.teacher, data.class_names, recipe, start.preprocessing).to(device)
+
+    def fingerprints(self) -> dict[str, str | None]:
+        """The teacher's hash."""
+        return {"teacher": None if self._teacher is None else self._teacher.fingerprint}
+
+    def training_step(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The cross-entropy of images (N, 3, H, W) and classes (N,), and the distance from the teacher's outputs."""
+        if self._mixup is not None:
+            inputs, targets = self._mixup(inputs, targets)
+        logits = model(inputs)
+        loss: Tensor = self._criterion(logits, targets)
+        if self._teacher is not None:
+            loss = loss.lerp(self._teacher(inputs, logits), self._teacher_weight)
+        return loss
+
+    def metrics(self, label_names: Sequence[str]) -> Accuracy:
+        """Top-1, top-5, the confusion matrix and the calibration error."""
+        from mnv2zoo.tasks.classify.metrics import Accuracy
+
+        return Accuracy(label_names)
+
+    def align(self, samples: Sequence[AnySample], data: Data, label_names: Sequence[str]) -> list[AnySample]:
+        """Numbers the classes of the data as the network does.
+
+        Raises:
+            DataError: If a folder's name is none of the network's classes.
+        """
+        from mnv2zoo.data.labels import match_classes
+
+        present = sorted({sample.target for sample in samples})
+        found = match_classes([data.class_names[label] for label in present], label_names)
+        classes = dict(zip(present, found, strict=True))
+        return [replace(sample, target=classes[sample.target]) for sample in samples]
+
+    def model_card(
+        self, model: str, architecture: str, origin: str, run: Mapping[str, Any], scores: Mapping[str, Scores]
+    ) -> str:
+        """The model card of a classifier."""
+        from mnv2zoo.model_dir import cards
+
+        return cards.run_card(model, architecture, origin, run, scores)
+
+    def write_report(
+        self,
+        folder: Path,
+        history: Sequence[Mapping[str, Any]],
+        metric: Accuracy,
+        scores: Scores,
+        samples: Sequence[AnySample],
+        title: str,
+    ) -> dict[str, Figure]:
+        """Writes curves, the confusion matrix, each class and the mistakes of highest probability."""
+        from mnv2zoo.tasks.classify import report
+
+        mistakes = metric.worst_mistakes()
+
+        def read(index: int) -> Image.Image:
+            return samples[index].read()
+
+        report.write(folder, history, scores, mistakes, read, title)
+        figures = {"confusion": report.confusion_figure(scores)}
+        if mistakes:
+            figures["mistakes"] = report.mistakes_figure(mistakes, read, scores.label_names)
+        return figures
+
+    def rows(
+        self, outputs: Any, images: Sequence[str], label_names: Sequence[str], topk: int, folder: Path | None
+    ) -> list[dict[str, Any]]:
+        """The most probable classes of each image, with the softmax of logits (N, C) as their scores."""
+        scores = np.exp(outputs - outputs.max(1, keepdims=True))
+        scores /= scores.sum(1, keepdims=True)
+        best = np.argsort(-outputs, axis=1, kind="stable")[:, :topk]
+        chosen = np.take_along_axis(scores, best, 1)
+        return [
+            {
+                "predictions": [
+                    # A float32 has no further digits to give.
+                    {"class": index, "label": label_names[index], "score": round(score, 6)}
+                    for index, score in zip(indices, values, strict=True)
+                ]
+            }
+            for indices, values in zip(best.tolist(), chosen.tolist(), strict=True)
+        ]
+
+    def describe(self, row: Mapping[str, Any]) -> str:
+        """A line per class."""
+        lines = [f"  {p['score']:.4f}  {p['class']:>4}  {p['label']}" for p in row["predictions"]]
+        return "\n".join([row["image"], *lines])
+
+    def csv_columns(self, topk: int) -> list[str]:
+        """`class_1`, `label_1`, `score_1` and so on up to `topk`."""
+        return [f"{name}_{rank + 1}" for rank in range(topk) for name in FIELDS]
+
+    def csv_cells(self, row: Mapping[str, Any]) -> list[Any]:
+        """The predictions side by side."""
+        return [prediction[name] for prediction in row["predictions"] for name in FIELDS]
+
+    def parquet_fields(self) -> list[tuple[str, Any]]:
+        """A column `predictions`, a list of structures."""
+        import pyarrow as pa
+
+        prediction = pa.struct([("class", pa.int64()), ("label", pa.string()), ("score", pa.float32())])
+        return [("predictions", pa.list_(prediction))]

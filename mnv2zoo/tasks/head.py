@@ -1,0 +1,56 @@
+"""A network of the zoo in two parts: the frozen one that computes features, and the head that is trained on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mnv2zoo.models.mobilenetv2 import MobileNetV2
+
+
+class Head(nn.Module):
+    """The classifier of a network, as a network of its own whose inputs are pooled features.
+
+    Args:
+        model: The network; it shares the classifier.
+    """
+
+    def __init__(self, model: MobileNetV2) -> None:
+        super().__init__()
+        self.classifier = model.classifier
+        self.classifier_bn = model.classifier_bn if model.normed else nn.Identity()
+        self.drop_rate = model.drop_rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps pooled features (N, C) or (N, C, 1, 1) to outputs (N, K)."""
+        x = F.dropout(x, self.drop_rate, self.training)
+        return self.classifier_bn(self.classifier(x)).flatten(1)
+
+
+class ForwardFeatures(nn.Module):
+    """A network's `forward_features` as a module."""
+
+    def __init__(self, model: MobileNetV2) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps images (N, 3, H, W) to features (N, C, h, w)."""
+        return self.model.forward_features(x)
+
+
+def split(model: Any) -> tuple[nn.Module, nn.Module] | None:
+    """Splits a network.
+
+    Args:
+        model: The network.
+
+    Returns:
+        A module from images (N, 3, H, W) to pooled features, and one from these to the outputs; None for a network
+        that is not of the zoo.
+    """
+    if not isinstance(model, MobileNetV2):
+        return None
+    return nn.Sequential(ForwardFeatures(model), model.global_pool), Head(model)

@@ -1,0 +1,46 @@
+"""Batches of any structure: tensors, and dicts, lists and tuples of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
+    """Applies a function to every tensor of a structure.
+
+    Args:
+        function: The function.
+        value: A tensor, or dicts, lists and tuples of tensors and anything else.
+
+    Returns:
+        The same structure with the results.
+    """
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {key: map_tensors(function, own) for key, own in value.items()}
+    if isinstance(value, list | tuple):
+        mapped = [map_tensors(function, own) for own in value]
+        return type(value)(*mapped) if hasattr(value, "_fields") else type(value)(mapped)
+    return value
+
+
+def to_cpu(value: Any) -> Any:
+    """The same structure with its tensors on the CPU."""
+    return map_tensors(lambda tensor: tensor.detach().cpu(), value)
+
+
+def in_single_precision(value: Any) -> Any:
+    """The same structure with its floating-point tensors in single precision."""
+    return map_tensors(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor, value)
+
+
+def channels_last(inputs: Any) -> Any:
+    """Puts a batch of images (N, C, H, W) into channels-last memory; anything else stays as it is."""
+    if isinstance(inputs, Tensor) and inputs.ndim == 4:
+        return inputs.contiguous(memory_format=torch.channels_last)
+    return inputs

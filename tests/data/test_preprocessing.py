@@ -1,0 +1,107 @@
+"""The fast preprocessing agrees with timm's, and knows what it cannot do."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from timm.data import create_transform
+
+from mnv2zoo.data import decode, preprocessing
+from mnv2zoo.data.preprocessing import Exact, Fast
+from tests.conftest import SAMPLES, needs_samples
+
+CFG = {
+    "input_size": (3, 32, 32),
+    "crop_pct": 0.875,
+    "interpolation": "bicubic",
+    "mean": (0.5, 0.5, 0.5),
+    "std": (0.25, 0.5, 1.0),
+}
+
+
+@pytest.mark.parametrize(
+    ("values", "channels", "expected"),
+    [
+        ((0.1, 0.2, 0.3), 3, (0.1, 0.2, 0.3)),
+        ((0.1, 0.2, 0.6), 1, (0.3,)),
+        ((0.1, 0.2, 0.3), 4, (0.1, 0.2, 0.3, 0.1)),
+        ((0.5,), 2, (0.5, 0.5)),
+    ],
+)
+def test_statistics_follow_the_stem_to_other_channels(values, channels, expected):
+    assert preprocessing.per_channel(values, channels) == pytest.approx(expected)
+
+
+def test_a_cfg_becomes_the_fast_preprocessing():
+    assert preprocessing.from_cfg(CFG) == Fast(32, 0.875, "bicubic", (0.5, 0.5, 0.5), (0.25, 0.5, 1.0))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"input_size": (3, 32, 48)},
+        {"input_size": (1, 32, 32)},
+        {"interpolation": "random"},
+        {"crop_mode": "border"},
+        {"crop_pct": 1.5},
+        {"mean": None},
+        {"test_input_size": (3, 64, 64)},
+    ],
+    ids=str,
+)
+def test_only_timm_knows_how_to_prepare_other_images(change):
+    assert preprocessing.from_cfg({**CFG, **change}) is None
+
+
+def test_fast_and_exact_prepare_nearly_the_same_images():
+    smooth = np.linspace(0, 255, 60 * 80).reshape(60, 80)
+    image = Image.fromarray(np.stack([smooth, smooth.T.reshape(60, 80), 255 - smooth], -1).astype(np.uint8))
+    fast, exact = preprocessing.from_cfg(CFG), Exact(create_transform(**CFG))
+    device = torch.device("cpu")
+    ours, theirs = (how.batch([how.prepare(image)], device) for how in (fast, exact))
+    assert ours.shape == theirs.shape == (1, 3, 32, 32)
+    assert (ours - theirs).abs().mean() < 0.02  # a level of 8 bits is 1 / 255 / 0.25
+
+
+def test_a_white_image_is_normalized_by_mean_and_std():
+    fast = preprocessing.from_cfg(CFG)
+    (image,) = fast.array([fast.prepare(Image.new("RGB", (50, 40), "white"))])
+    np.testing.assert_allclose(image[:, 0, 0], [2, 1, 0.5])
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"crop_mode": "squash"}, {"input_size": (3, 32, 40)}, {"input_size": (1, 32, 32)}, {"test_crop_pct": 1.0}],
+    ids=str,
+)
+def test_what_only_timm_knows_is_left_to_timm(changed):
+    cfg = {"input_size": (3, 32, 32), "crop_pct": 0.875, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [1] * 3}
+    assert preprocessing.from_cfg(cfg) == preprocessing.Fast(32, 0.875, "bicubic", (0.5,) * 3, (1,) * 3)
+    assert preprocessing.from_cfg(cfg | changed) is None
+
+
+@needs_samples
+@pytest.mark.parametrize("side", [64, 224])
+def test_fast_preprocessing_is_nearly_timms(side):
+    cfg = {"input_size": (3, side, side), "crop_pct": 0.875, "interpolation": "bicubic"}
+    normal = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    fast = preprocessing.from_cfg(cfg | normal)
+    timms = timm.data.create_transform(**cfg, **normal)
+    for file in sorted(SAMPLES.iterdir())[:8]:
+        photo, whole = decode.read(file, at_least=fast.at_least), decode.read(file)
+        halved = min(whole.size) >= 2 * fast.at_least
+        assert (photo.size == whole.size) != halved
+        found = fast.batch([fast.prepare(photo)], torch.device("cpu"))[0]
+        levels = (found - timms(whole)).abs() * torch.tensor(normal["std"]).view(3, 1, 1) * 255
+        assert levels.mean() < (5 if halved else 0.5)
+
+
+@pytest.mark.parametrize("size", [(40, 32), (32, 41), (333, 500), (37, 36)])
+def test_flat_colours_are_prepared_as_timm_does(size):
+    cfg = {"input_size": (3, 32, 32), "crop_pct": 0.875, "interpolation": "bilinear"}
+    normal = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    photo = Image.new("RGB", size, (10, 100, 250))
+    fast = preprocessing.from_cfg(cfg | normal)
+    found = fast.batch([fast.prepare(photo)], torch.device("cpu"))[0]
+    assert torch.equal(found, timm.data.create_transform(**cfg, **normal)(photo))

@@ -1,0 +1,70 @@
+"""Images for calibration: which are used, and which are refused."""
+
+import pytest
+import timm
+import torch
+from torchvision.transforms.functional import to_pil_image
+
+import mnv2zoo
+from mnv2zoo import deploy
+from mnv2zoo.deploy.calibration import prepare
+from mnv2zoo.errors import DeployError, ImageReadError
+from tests.conftest import random_state_dict
+
+SMALL = "mnv2zoo_035"
+
+
+def network(name=SMALL, **kwargs):
+    model = timm.create_model(name, **kwargs).eval()
+    model.load_state_dict(random_state_dict(name, **kwargs))
+    return model
+
+
+@pytest.fixture(scope="module")
+def small():
+    return network()
+
+
+@pytest.fixture
+def x():
+    return torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("calibration", "words"),
+    [
+        (torch.full((4, 3, 64, 64), float("nan")), "finite"),
+        (torch.rand(4, 3, 32, 32), r"\(n, 3, 64, 64\)"),
+        (torch.rand(0, 3, 64, 64), r"\(0, 3, 64, 64\)"),
+        (None, "go together"),
+    ],
+)
+def test_bad_calibration_is_told(small, x, calibration, words):
+    with pytest.raises(DeployError, match=words):
+        deploy.optimize(small, x, "openvino", "int8", calibration=calibration)
+
+
+def test_calibration_folders_need_a_preprocessing_and_images(small, x, tmp_path):
+    taps = mnv2zoo.features.BottleneckTaps(small, ["C1"])
+    with pytest.raises(DeployError, match="calibration tensors"):
+        deploy.optimize(taps, x, "openvino", "int8", calibration=tmp_path)
+    with pytest.raises(DeployError, match="no such folder"):
+        deploy.optimize(small, x, "openvino", "int8", calibration=tmp_path / "nowhere")
+    with pytest.raises(ImageReadError, match="no images"):
+        deploy.optimize(small, x, "openvino", "int8", calibration=tmp_path)
+    with pytest.raises(DeployError, match="go together"):
+        deploy.optimize(small, x, "openvino", calibration=x)
+
+
+def test_calibration_is_spread_and_takes_classes_from_folders_alone(tmp_path):
+    classifier = network("mnv2zoo_050_c20", num_classes=2)
+    classifier.pretrained_cfg |= {"label_names": ["a", "b"]}
+    example = torch.zeros(1, 3, 8, 8)
+    for number in range(400):
+        folder = tmp_path / ("a" if number < 300 else "b")
+        folder.mkdir(exist_ok=True)
+        to_pil_image(torch.zeros(3, 8, 8)).save(folder / f"{number:03}.png")
+    found = prepare(tmp_path, classifier, example)
+    assert (len(found.images), found.classes.count(0), found.classes.count(1)) == (300, 225, 75)
+    to_pil_image(torch.zeros(3, 8, 8)).save(tmp_path / "000.png")
+    assert not prepare(tmp_path, classifier, example).classes

@@ -1,0 +1,86 @@
+"""The three model cards: of a run, of a package and of a bundle."""
+
+import hashlib
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from huggingface_hub import ModelCard
+
+from mnv2zoo.model_dir import cards
+from mnv2zoo.weights import schema
+from tests.conftest import raw_entry
+
+SCORES = SimpleNamespace(images=10, top1=61.239, top5=99.9, calibration_error=3.14159, label_names=("ant", "bee"))
+RUN = {"data": "/x/tulips", "recipe": {"lr": 0.1, "seed": None}}
+
+
+def entry(**fields):
+    name, fields = "mnv2zoo_035.tulips", raw_entry(metrics=None, description=None, **fields)
+    return schema.parse(
+        json.dumps({"schema_version": schema.SCHEMA_VERSION, "weights": {name: fields}}), Path("index.json")
+    )[name]
+
+
+def test_a_runs_card_has_its_metrics_as_text_and_as_metadata():
+    text = cards.run_card("mnv2zoo_035", "mnv2zoo_035", "scratch", RUN, {"val": SCORES})
+    assert "| val | 10 | 61.24 | 99.90 | 3.14 |" in text
+    assert "`mnv2zoo_035` fine-tuned on `tulips` with mnv2zoo, from scratch. 2 classes." in text
+    assert "| `lr` | `0.1` |" in text
+    assert "seed" not in text
+    (result,) = ModelCard(text).data.eval_results
+    assert (result.dataset_name, result.dataset_split, result.metric_value) == ("tulips", "val", 61.24)
+
+
+def test_a_run_without_held_out_images_has_no_metrics():
+    text = cards.run_card("mnv2zoo_035", "mnv2zoo_035", "scratch", RUN, {})
+    assert ModelCard(text).data.eval_results is None
+    assert "`mnv2zoo_035`, from scratch." in text
+
+
+@pytest.mark.parametrize(
+    ("license", "on_the_hub", "name"),
+    [
+        ("apache-2.0", "apache-2.0", None),
+        ("Apache-2.0", "apache-2.0", None),
+        ("openrail++", "openrail++", None),
+        ("other", "other", "other"),
+        ("MIT-0", "other", "MIT-0"),  # SPDX has it, the Hub has not
+        ("House License 1", "other", "House License 1"),
+    ],
+)
+def test_a_license_that_the_hub_does_not_list_is_another_with_a_name(tmp_path, license, on_the_hub, name):
+    data = ModelCard(cards.package_card(tmp_path / "README.md", entry(license=license), {})).data
+    assert (data.license, data.get("license_name")) == (on_the_hub, name)
+
+
+def test_a_package_without_a_card_gets_one_with_its_classes_and_metrics(tmp_path):
+    results = {"test": {"top1": 50.0, "top5": 90.0}, "val": {"top1": 1.0}}
+    card = ModelCard(cards.package_card(tmp_path / "README.md", entry(), results))
+    assert "# mnv2zoo_035.tulips" in card.text
+    assert "An image is resized and cropped to 224 x 224 pixels. There are 1000 classes: tench, " in card.text
+    found = [(result.dataset_split, result.metric_name, result.metric_value) for result in card.data.eval_results]
+    assert found == [
+        ("test", "top-1 accuracy (%)", 50.0),
+        ("test", "top-5 accuracy (%)", 90.0),
+        ("validation", "top-1 accuracy (%)", 1.0),
+    ]
+
+
+def test_a_bundles_card_has_the_hashes_of_its_files():
+    text = cards.bundle_card(
+        "tulips",
+        architecture="mnv2zoo_035",
+        format="onnx",
+        runtime="onnxruntime",
+        side=64,
+        license=None,
+        difference=1.5e-6,
+        compared=12,
+        files={"model.onnx": b"model"},
+    )
+    assert f"- `model.onnx`: `{hashlib.sha256(b'model').hexdigest()}`\n" in text
+    assert "pip install numpy pillow onnxruntime\n" in text
+    assert "on 12 image files of many kinds: 1.5e-06" in text
+    assert "License of the weights: not known" in text

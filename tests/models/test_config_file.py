@@ -1,0 +1,127 @@
+"""What a `config.json` may say."""
+
+import json
+from dataclasses import fields
+
+import pytest
+from timm.models import PretrainedCfg
+from timm.models import _hub as timm_hub
+
+from mnv2zoo.errors import ConversionError, WeightsUnavailableError
+from mnv2zoo.models import config_file, names, pretrained
+
+
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        {"input_size": [3, 10**6, 10**6]},
+        {"input_size": [3, -1, 64]},
+        {"test_input_size": [3, 64]},
+        {"mean": ["red"]},
+        {"std": [0.0]},
+        {"std": [float("nan")]},
+        {"crop_pct": 0},
+        {"interpolation": "cubic"},
+        {"label_names": ["cat"]},
+        {"label_names": [1, 2]},
+        {"label_descriptions": ["cat"]},
+        {"label_offset": 10**9},
+        {"fixed_input_size": True},
+        {"hf_hub_filename": "../model.safetensors"},
+        {"unheard_of": 1},
+    ],
+    ids=str,
+)
+def test_what_is_out_of_bounds_is_refused_and_named(run_folder, cfg):
+    with pytest.raises(WeightsUnavailableError, match=next(iter(cfg))):
+        pretrained.load(run_folder(cfg), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"in_chans": 10**9}, "input_size"),  # which timm makes of it
+        ({"num_classes": 10**9}, "num_classes"),
+        ({"act_layer": "os.system"}, "os.system"),
+        ({"drop_rate": float("inf")}, "drop_rate"),
+        ({"eval": 1}, "eval"),
+    ],
+    ids=str,
+)
+def test_arguments_out_of_bounds_are_refused_and_named(run_folder, arguments, named):
+    with pytest.raises(WeightsUnavailableError, match=named):
+        pretrained.load(run_folder(model_args=arguments), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("cfg", "fields"),
+    [
+        ({}, {"num_classes": 3, "model_args": {"num_classes": 2}}),
+        ({}, {"model_args": {"num_classes": 3}}),
+        ({}, {"num_classes": None}),  # 1000, says timm
+        ({"num_classes": None}, {"num_classes": None, "model_args": {"num_classes": 1000}}),
+    ],
+    ids=str,
+)
+def test_the_classifier_is_the_weights_or_the_file_is_refused(run_folder, cfg, fields):
+    with pytest.raises((WeightsUnavailableError, ConversionError), match=r"num_classes = |1000 classes"):
+        pretrained.load(run_folder(cfg, **fields), "cpu")
+
+
+def test_names_for_a_billion_classes_are_not_made(run_folder):
+    with pytest.raises(WeightsUnavailableError, match="num_classes"):
+        names.describe(run_folder(num_classes=10**9))
+
+
+def test_every_field_of_timms_description_is_known():
+    known = {*config_file.CFG_RULES, *config_file._FREE}
+    assert {field.name for field in fields(PretrainedCfg)} == known
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"pretrained_cfg": {"num_classes": 3, "input_size": [3, 64, 64]}, "num_classes": 5, "num_features": 1280},
+        {"pretrained_cfg": {"test_input_size": [3, 96, 96]}, "model_args": {"in_chans": 1}},
+        {"pretrained_cfg": {"input_size": [3, 64, 64]}, "model_args": {"in_chans": 4}, "label_names": ["a", "b"]},
+        {"pretrained_cfg": {}, "label_names": ["a"], "label_descriptions": {"a": "ant"}},
+        {"num_classes": 2, "labels": ["a", "b"], "num_features": 1280, "mean": [0.5, 0.5, 0.5]},
+    ],
+    ids=str,
+)
+def test_a_file_is_read_as_timm_reads_it(tmp_path, document):
+    document = {"architecture": "mnv2zoo_035", **document}
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    theirs, architecture, arguments = timm_hub.load_model_config_from_path(tmp_path)
+    found = config_file._parts(document)
+    assert found == ({k: v for k, v in theirs.items() if k not in ("file", "source")}, arguments)
+    assert architecture == "mnv2zoo_035"
+
+
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        {"crop_pct": True},
+        {"crop_pct": "0.9"},
+        {"num_classes": 2.0},
+        {"num_classes": True},
+        {"input_size": [3, 64.0, 64]},
+        {"mean": []},
+        {"mean": [0.5, 0.5]},
+        {"mean": {"0.5": 1}},
+        {"tag": 5},
+        {"label_descriptions": {"cat": 1}},
+        {"hf_hub_filename": "a/../model.safetensors"},
+        {"hf_hub_filename": "model.safetensors\n"},
+    ],
+    ids=str,
+)
+def test_a_value_of_another_type_is_refused_and_named(cfg):
+    with pytest.raises(ValueError, match=next(iter(cfg))):
+        config_file.check_config(cfg, {})
+
+
+def test_null_is_the_default(run_folder):
+    nothing = dict.fromkeys(config_file.CFG_RULES)
+    found = names.describe(run_folder({**nothing, "num_classes": 2}))
+    assert None not in [found.cfg.get(name, 0) for name in config_file.CFG_RULES if name != "hf_hub_filename"]

@@ -1,0 +1,168 @@
+"""Figures of a network, against values worked out by hand; and its surest mistakes."""
+
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from mnv2zoo.errors import DataError, RunError
+from mnv2zoo.tasks.classify.metrics import Mistake, score, worst_mistakes
+
+PROBABILITIES = [[0.7, 0.2, 0.1], [0.7, 0.2, 0.1], [0.1, 0.82, 0.08], [0.3, 0.25, 0.45]]
+LOGITS = torch.tensor(PROBABILITIES, dtype=torch.float64).log()  # of which the softmax is these again
+TARGETS = torch.tensor([0, 1, 1, 0])
+SIX = torch.tensor([[5.0, 4.0, 3.0, 2.0, 1.0, 0.0]] * 6)
+NAMES = ("ant", "bee", "cat")
+
+
+def two_classes(confidences, rights):
+    """Logits and targets of images that are all taken for class 0."""
+    confidences = torch.tensor(confidences, dtype=torch.float64)
+    return torch.stack([confidences, 1 - confidences], 1).log(), 1 - torch.tensor(rights).long()
+
+
+@st.composite
+def images(draw):
+    """Logits and targets of one to thirty images of two to eight classes."""
+    count, classes = draw(st.integers(1, 30)), draw(st.integers(2, 8))
+    logits = draw(st.lists(st.floats(-30, 30, width=32), min_size=count * classes, max_size=count * classes))
+    targets = draw(st.lists(st.integers(0, classes - 1), min_size=count, max_size=count))
+    return torch.tensor(logits).view(count, classes), torch.tensor(targets)
+
+
+def test_figures_are_those_worked_out_by_hand():
+    scores = score(LOGITS, TARGETS, NAMES)
+    assert scores.images == 4
+    assert scores.loss == pytest.approx(-math.log(0.7 * 0.2 * 0.82 * 0.3) / 4)
+    assert scores.top1 == 50
+    assert scores.confusion == ((1, 0, 1), (1, 1, 0), (0, 0, 0))
+    # Two images share a bin, in which 70 % are expected to be right and half are.
+    assert scores.calibration_error == pytest.approx(100 * (2 * (0.7 - 0.5) + (1 - 0.82) + (0.45 - 0)) / 4)
+
+
+def test_each_class_has_its_images_and_its_top1_or_none_without_images():
+    assert score(LOGITS, TARGETS, NAMES).per_class == [
+        {"class": 0, "label": "ant", "images": 2, "top1": 50},
+        {"class": 1, "label": "bee", "images": 2, "top1": 50},
+        {"class": 2, "label": "cat", "images": 0, "top1": None},
+    ]
+
+
+def test_top5_leaves_out_the_sixth():
+    scores = score(SIX, torch.arange(6), "abcdef")
+    assert (scores.top1, scores.top5) == (pytest.approx(100 / 6), pytest.approx(500 / 6))
+
+
+def test_top5_of_fewer_than_five_classes_counts_all_of_them():
+    assert score(LOGITS, TARGETS, NAMES).top5 == 100
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_network_that_tells_nothing_apart_gains_nothing_by_equal_logits(dtype):
+    scores = score(torch.zeros(10, 10, dtype=dtype), torch.arange(10), "abcdefghij")
+    assert (scores.top1, scores.top5) == (10, 50)
+
+
+def test_a_network_that_is_right_as_often_as_it_expects_is_calibrated():
+    logits, targets = two_classes([0.61] * 100, [True] * 61 + [False] * 39)
+    assert score(logits, targets, "ab").calibration_error == pytest.approx(0, abs=1e-4)
+
+
+def test_a_network_that_is_sure_and_right_half_the_time_is_off_by_half():
+    assert score(torch.tensor([[99.0, 0.0]] * 4), torch.tensor([0, 1, 0, 1]), "ab").calibration_error == 50
+
+
+@given(st.lists(st.tuples(st.integers(501, 999).filter(lambda n: n % 200), st.booleans()), min_size=1, max_size=60))
+def test_calibration_error_is_that_of_the_paper(predictions):
+    confidences, rights = [n / 1000 for n, _ in predictions], [right for _, right in predictions]
+    bins = {}
+    for confidence, right in zip(confidences, rights, strict=True):
+        bins.setdefault(int(confidence * 15), []).append((confidence, right))
+    gaps = [abs(sum(confidence - right for confidence, right in content)) for content in bins.values()]
+    found = score(*two_classes(confidences, rights), "ab").calibration_error
+    assert found == pytest.approx(100 * sum(gaps) / len(predictions), abs=1e-3)
+
+
+@given(images(), st.randoms())
+def test_the_order_of_the_images_and_a_constant_in_the_logits_change_nothing(batch, random):
+    logits, targets = batch
+    logits = logits.round(decimals=2).double()  # so that the constant takes no digit away
+    order = random.sample(range(len(targets)), len(targets))
+    names = [str(number) for number in range(logits.shape[1])]
+    one, other = score(logits, targets, names), score(logits[order] + 64, targets[order], names)
+    assert one.confusion == other.confusion
+    for figure in ("loss", "top1", "top5"):
+        assert getattr(one, figure) == pytest.approx(getattr(other, figure), abs=1e-9)
+
+
+@given(images())
+@example((torch.tensor([[-1e-40, 0.0]]), torch.tensor([1])))  # alike as probabilities
+def test_figures_agree_with_one_another(batch):
+    logits, targets = batch
+    scores = score(logits, targets, [str(number) for number in range(logits.shape[1])])
+    right = sum(row[number] for number, row in enumerate(scores.confusion))
+    assert sum(map(sum, scores.confusion)) == scores.images == len(targets)
+    assert scores.top1 == pytest.approx(100 * right / scores.images)
+    assert 0 <= scores.top1 <= scores.top5 <= 100
+    assert 0 <= scores.calibration_error <= 100
+    assert len(worst_mistakes(logits, targets, 99)) == scores.images - right
+
+
+def test_json_holds_rounded_figures_and_those_of_the_classes():
+    document = score(SIX, torch.tensor([0, 1, 1, 0, 1, 5]), "abcdef").to_json()
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    assert list(document) == ["images", "loss", "top1", "top5", "calibration_error", "per_class"]
+    assert (document["images"], document["top1"], document["top5"]) == (6, 33.3333, 83.3333)
+    assert document["per_class"][1] == {"class": 1, "label": "b", "images": 3, "top1": 0}
+    assert document["per_class"][2] == {"class": 2, "label": "c", "images": 0, "top1": None}
+
+
+def test_mistakes_come_surest_first():
+    first, second = worst_mistakes(LOGITS, TARGETS)
+    assert first == Mistake(index=1, truth=1, predicted=0, score=pytest.approx(0.7))
+    assert second == Mistake(index=3, truth=0, predicted=2, score=pytest.approx(0.45))
+
+
+def test_of_mistakes_so_many_are_given_at_most():
+    assert [mistake.index for mistake in worst_mistakes(SIX, torch.full((6,), 5), 3)] == [0, 1, 2]
+    assert worst_mistakes(SIX, torch.full((6,), 5), 0) == []
+
+
+def test_without_mistakes_there_are_none():
+    assert worst_mistakes(SIX, torch.zeros(6, dtype=torch.long)) == []
+    assert worst_mistakes(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long)) == []
+
+
+def test_of_two_mistakes_whose_probability_single_precision_rounds_to_1_the_surer_comes_first():
+    logits = torch.tensor([[0.0, 20.0], [0.0, 30.0], [0.0, 25.0]])
+    assert [mistake.index for mistake in worst_mistakes(logits, torch.tensor([0, 0, 0]))] == [1, 2, 0]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("measure", [lambda *batch: score(*batch, NAMES), worst_mistakes])
+def test_a_network_that_gives_no_figures_is_refused_with_the_number_of_images(measure, value):
+    logits = LOGITS.clone()
+    logits[1:3, 2] = value
+    with pytest.raises(RunError, match="NaN or infinity for 2 of 4 images"):
+        measure(logits, TARGETS)
+
+
+def test_no_images_are_an_error():
+    with pytest.raises(DataError, match="no images to score"):
+        score(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), NAMES)
+
+
+@pytest.mark.parametrize(
+    ("logits", "targets", "names", "reason"),
+    [
+        (LOGITS, TARGETS, NAMES[:2], "a label for each of 3 classes, found 2"),
+        (LOGITS, TARGETS[:3], NAMES, "4, 3"),
+        (LOGITS, torch.tensor([0, 1, -1, 3]), NAMES, r"(?s)classes from 0 to 2.*another one for 2 of 4 images"),
+    ],
+)
+def test_what_does_not_fit_is_an_error(logits, targets, names, reason):
+    with pytest.raises(ValueError, match=reason):
+        score(logits, targets, names)

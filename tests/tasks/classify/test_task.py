@@ -1,0 +1,76 @@
+"""Classification as a task: its rows, columns, loss and the classes of other data."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import mnv2zoo
+from mnv2zoo.data.datasets import find
+from mnv2zoo.errors import DataError
+from mnv2zoo.tasks import find_task
+from mnv2zoo.tasks.classify import Classify
+from tests.photos import QUICK, fill
+
+LABELS = ("ant", "bee", "cat")
+
+
+def rows(logits, topk=2):
+    return Classify().rows(np.array(logits, np.float32), ["x"] * len(logits), LABELS, topk, None)
+
+
+def test_rows_have_the_softmax_of_the_highest_logits():
+    (row,) = rows([[0.0, np.log(6), np.log(3)]])
+    assert row == {
+        "predictions": [{"class": 1, "label": "bee", "score": 0.6}, {"class": 2, "label": "cat", "score": 0.3}]
+    }
+
+
+def test_of_equal_logits_the_first_class_comes_first_and_large_ones_do_not_overflow():
+    (row,) = rows([[1000.0, 1000.0, -1000.0]], topk=9)
+    assert [(p["label"], p["score"]) for p in row["predictions"]] == [("ant", 0.5), ("bee", 0.5), ("cat", 0.0)]
+
+
+def test_a_row_as_text_and_as_cells():
+    task = Classify()
+    (row,) = rows([[0.0, np.log(6), np.log(3)]])
+    row = {"image": "a.jpg", "model": "m", **row}
+    assert task.describe(row) == "a.jpg\n  0.6000     1  bee\n  0.3000     2  cat"
+    assert task.csv_columns(2) == ["class_1", "label_1", "score_1", "class_2", "label_2", "score_2"]
+    assert task.csv_cells(row) == [1, "bee", 0.6, 2, "cat", 0.3]
+
+
+def test_the_classes_of_other_data_are_numbered_as_the_networks(tmp_path):
+    data = find(fill(tmp_path / "photos", 2))
+    samples = Classify().align(data.splits["train"], data, ("red", "white", "blue", "green"))
+    assert [sample.target for sample in samples] == [2, 2, 3, 3, 0, 0]
+    assert [sample.name for sample in samples] == [sample.name for sample in data.splits["train"]]
+    with pytest.raises(DataError):
+        Classify().align(data.splits["train"], data, ("red", "white", "blue"))
+
+
+def test_accuracy_accumulates_batches():
+    metric = Classify().metrics(LABELS)
+    metric.update(torch.eye(3)[:2] * 9, torch.tensor([0, 0]))
+    metric.update(torch.eye(3)[2:] * 9, torch.tensor([2]))
+    scores = metric.compute()
+    assert (scores.images, scores.top1, scores.top5) == (3, pytest.approx(200 / 3), 100.0)
+    assert list(scores.metrics()) == ["loss", "top1", "top5"]
+    assert Classify().main_metric(scores) == scores.top1
+    assert [mistake.index for mistake in metric.worst_mistakes()] == [1]
+
+
+@pytest.mark.slow
+def test_a_run_records_it_and_runs_without_a_record_are_it(tmp_path):
+    photos = fill(tmp_path / "photos")
+    run = tmp_path / "run"
+    mnv2zoo.finetune(photos, "mnv2zoo_035", run, task="classify", **QUICK)
+    document = json.loads((run / "recipe.json").read_text())
+    assert document.pop("task") == "classify"
+    before = mnv2zoo.evaluate(photos, run)
+    rows_before = list(mnv2zoo.predict(photos, str(run)))
+    (run / "recipe.json").write_text(json.dumps(document))
+    assert mnv2zoo.evaluate(photos, run) == before
+    assert list(mnv2zoo.predict(photos, str(run))) == rows_before
+    assert len(mnv2zoo.finetune(photos, out=run, resume=True, task=find_task("classify")).history) == 2

@@ -1,0 +1,108 @@
+"""Processes work together, and what fails in one of them is the error of all."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+import mnv2zoo
+from mnv2zoo.errors import DataError, RunError, ZooError
+from mnv2zoo.training import distributed, trainer
+from tests.conftest import GOOGLE, needs_google
+from tests.photos import fill
+from tests.training.runs import (
+    MODEL,
+    ONE,
+    cli,
+    environment,
+    one_and_two,
+    rows,
+    weights,
+    words,
+)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "nice"), reason="needs a system whose processes have priorities")
+def test_processes_that_read_ahead_give_way_to_the_one_that_trains(photos, tmp_path):
+    command = [sys.executable, "-m", "mnv2zoo", *words(photos, tmp_path / "run", workers=2, epochs=1000)]
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL) as training:
+        try:
+            found, deadline = {}, time.monotonic() + 120
+            while sorted(found.values()) != [19, 19] and training.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.1)
+                children = psutil.Process(training.pid).children()
+                found = {child.pid: child.nice() for child in children}
+            own = psutil.Process(training.pid).nice()
+        finally:
+            training.kill()
+    assert sorted(found.values()) == [19, 19]
+    assert own == psutil.Process().nice()
+
+
+@pytest.mark.slow
+def test_two_processes_do_what_one_does_where_statistics_are_frozen(photos, tmp_path):
+    one, two = map(weights, one_and_two(photos, tmp_path, "--no-cache-features", train="head", epochs=3))
+    assert max((one[key].double() - two[key].double()).abs().max() for key in one) < 1e-4
+
+
+@pytest.mark.slow
+@needs_google
+def test_two_processes_come_as_far_as_one_where_statistics_are_trained(tmp_path):
+    # Each process then has the statistics of its own half of a batch: docs/finetune.md states this tolerance.
+    photos = fill(tmp_path / "photos", 24)
+    start = {"init": GOOGLE, "pad_type": "same", "model": "mnv2zoo_100", "input_size": 96, "lr": 0.005}
+    one, two = one_and_two(photos, tmp_path, **start, batch_size=32, epochs=3)
+    for mine, other in zip(rows(one), rows(two), strict=True):
+        assert other["train_loss"] == pytest.approx(mine["train_loss"], rel=0.15)
+    assert weights(one)["conv_stem.weight"].equal(weights(two)["conv_stem.weight"]) is False  # they do differ
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_photo_that_vanishes_while_the_run_reads_it_is_one_clear_error(photos, tmp_path, monkeypatch, workers):
+    real = trainer.Trainer.begin
+
+    def begin(self):
+        real(self)
+        next(sample.place for sample in self.data.splits["train"]).unlink()
+
+    monkeypatch.setattr(trainer.Trainer, "begin", begin)
+    with pytest.raises(ZooError) as error:
+        mnv2zoo.finetune(photos, MODEL, tmp_path / "run", **{**ONE, "workers": workers})
+    assert "Traceback" not in str(error.value)
+    assert "no file" in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.environment
+@pytest.mark.parametrize("train", ["head", "all"])
+def test_more_batches_than_open_files(tmp_path, train):
+    photos = fill(tmp_path / "photos" / "train", 100)
+    fill(tmp_path / "photos" / "val", 90, first=200)
+
+    def few_files():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (96, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+
+    words_of_command = words(photos.parent, tmp_path / "run", batch_size=2, workers=2, train=train, epochs=1)
+    done = cli(*words_of_command, preexec_fn=few_files)
+    assert done.returncode == 0, done.stderr[-2000:]
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["val"]["images"] == 270
+
+
+def test_an_error_of_a_worker_is_the_error_that_was_raised_there():
+    wrapped = DataError(
+        "Caught DataError in DataLoader worker process 0.\nOriginal Traceback:\n  File x\n"
+        "mnv2zoo.errors.DataError: no file\n  found: none\n  where: a.png\n"
+    )
+    error = distributed.of_worker(wrapped)
+    assert (type(error), error.problem, error.found, error.where) == (DataError, "no file", "none", "a.png")
+    own = RunError("no longer finite")
+    assert distributed.of_worker(own) is own

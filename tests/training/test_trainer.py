@@ -1,0 +1,133 @@
+"""Training, step by step: what the seed decides, what stays, and what an interruption leaves."""
+
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import mnv2zoo
+from mnv2zoo.errors import RunError
+from tests.conftest import ROOT
+from tests.photos import QUICK, fill, photo
+from tests.training.runs import (
+    MODEL,
+    environment,
+    equal,
+    process,
+    rows,
+    save_run,
+    weights,
+    words,
+)
+
+
+@pytest.mark.slow
+def test_the_seed_decides_every_bit(photos, tmp_path):
+    options = {"mixup": 0.2, "ema_decay": 0.9, "drop_rate": 0.1, "drop_path_rate": 0.1, "reprob": 0.3}
+    options |= {"auto_augment": "rand-m5"}
+    # In processes of their own, since workers are forks, and this process is full of other libraries' threads.
+    for name, seed, workers in (("one", 1, 0), ("same", 1, 2), ("other", 2, 0)):
+        done = process(*words(photos, tmp_path / name, **{**options, "seed": seed, "workers": workers}))
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert equal(tmp_path / "one", tmp_path / "same")
+    assert not equal(tmp_path / "one", tmp_path / "other")
+
+
+def test_a_trailing_image_is_no_batch_of_one(tmp_path):
+    photos = fill(tmp_path / "photos", 6)
+    photo("red", 9).save(photos / "red" / "09.png")  # 17 for training: two batches of eight, and one image
+    result = mnv2zoo.finetune(photos, "mnv2zoo_050_c20", tmp_path / "run", **{**QUICK, "val_fraction": 0.1})
+    assert len(json.loads((tmp_path / "run/split.json").read_text())["train"]) % 8 == 0 or len(result.history) == 2
+    assert len(result.history) == 2
+
+
+def test_frozen_statistics_stay(photos, tmp_path):
+    mnv2zoo.finetune(photos, MODEL, tmp_path / "first", **QUICK)
+    mnv2zoo.finetune(
+        photos, str(tmp_path / "first"), tmp_path / "second", **{**QUICK, "train": "C2"} | {"init": "pretrained"}
+    )
+    before, after = weights(tmp_path / "first"), weights(tmp_path / "second")
+    same = {key for key in before if torch.equal(before[key], after[key])}
+    assert {key for key in before if key not in same} == {
+        key for key in before if key.startswith(("conv_head", "bn2", "classifier"))
+    }
+
+
+def test_a_loss_that_is_no_number_is_an_error(photos, tmp_path):
+    with pytest.raises(RunError, match=r"(?s)no longer finite.*--lr"):
+        mnv2zoo.finetune(photos, MODEL, tmp_path / "run", **{**QUICK, "lr": 1e6, "epochs": 5})
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(photos, tmp_path):
+    values = {"epochs": 4, "checkpoint_steps": 1, "ema_decay": 0.9, "opt": "adamw", "lr": 1e-3}
+    done = process(*words(photos, tmp_path / "whole", **values))
+    assert done.returncode == 0, done.stderr
+    chance = random.Random(4)
+    run, kills = tmp_path / "killed", 0
+    for _ in range(6):
+        command = [sys.executable, "-m", "mnv2zoo", *words(photos, run, **values), "--resume"]
+        child = subprocess.Popen(
+            command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        while not (run / "recipe.json").exists() and child.poll() is None:
+            time.sleep(0.01)  # imports take longer than the training
+        checkpoint = run / "checkpoints" / "last.pt"
+        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else None
+        while child.poll() is None and before == (checkpoint.stat().st_mtime_ns if checkpoint.exists() else None):
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.15))
+        if child.poll() is None:
+            child.send_signal(signal.SIGKILL)
+            kills += 1
+        child.wait(timeout=300)
+        child.stdout.close()
+    done = process(*words(photos, run, **values), "--resume")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert kills >= 3
+    assert equal(tmp_path / "whole", run)
+    losses = [[row["train_loss"] for row in rows(folder)] for folder in (tmp_path / "whole", run)]
+    assert losses[0] == losses[1]
+    assert not [file for file in run.rglob(".*") if file.name != ".lock"] or kills  # what a kill left aside is hidden
+
+
+@pytest.mark.slow
+def test_every_way_of_training_works_on_another_device(tmp_path):
+    fill(tmp_path / "photos" / "train", 5)
+    fill(tmp_path / "photos" / "test", 1, first=20)
+    start = save_run(tmp_path / "start")
+    program = [
+        sys.executable,
+        "-m",
+        "tests.fake_training",
+        str(tmp_path / "photos"),
+        str(start),
+        str(tmp_path / "runs"),
+    ]
+    done = subprocess.run(program, env=environment(), capture_output=True, text=True, timeout=500, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = dict(re.findall(r"^RESULT (.*?): (.*)$", done.stdout, re.MULTILINE))
+    assert len(found) == 8, done.stdout
+    wrong = {way: outcome for way, outcome in found.items() if not re.fullmatch(r"[\d.]+e[-+]\d+", outcome)}
+    assert not wrong
+    # Rounding differs with the layout of gradients in memory; autocast does nothing on a device that it does not know.
+    far = {way: worst for way, worst in found.items() if float(worst) > 0.01 and "bf16" not in way}
+    assert not far
+
+
+def test_a_checkpoint_of_an_earlier_version_is_resumed(tmp_path):
+    photos = fill(tmp_path / "photos")
+    run = tmp_path / "run"
+    result = mnv2zoo.finetune(photos, "mnv2zoo_035", run, **QUICK)
+    file = run / "checkpoints/last.pt"
+    checkpoint = torch.load(file, weights_only=True)
+    checkpoint["best_top1"] = checkpoint.pop("best_metric")
+    torch.save(checkpoint, file)
+    again = mnv2zoo.finetune(photos, out=run, resume=True)
+    assert (again.epoch, again.history) == (result.epoch, result.history)
