@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import textwrap
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -94,9 +95,8 @@ def test_the_public_names_are_those_of_the_package() -> None:
     # timm adds the entry points to __all__; they are in the zoo's pages, and take what registry.create takes.
     assert {str(name) for name in PACKAGE.exports} == set(mnv2zoo.__all__) - set(mnv2zoo.architecture.CONFIGS)
     for module in ("convert", "deploy", "training", "weights"):
-        exported = {
-            name for name in getattr(mnv2zoo, module).__all__ if callable(getattr(getattr(mnv2zoo, module), name))
-        }
+        loaded = import_module(f"mnv2zoo.{module}")
+        exported = {name for name in loaded.__all__ if callable(getattr(loaded, name))}
         assert {f"mnv2zoo.{module}.{name}" for name in exported} <= PUBLIC.keys()
 
 

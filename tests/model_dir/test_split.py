@@ -17,6 +17,7 @@ from mnv2zoo.data.datasets import Data
 from mnv2zoo.data.splits import with_validation
 from mnv2zoo.data.timm_datasets import TimmSample
 from mnv2zoo.errors import DataError
+from mnv2zoo.training import progress
 from tests.conftest import ROOT
 from tests.photos import QUICK, fill, photo
 
@@ -243,7 +244,7 @@ def test_validation_images_that_were_trained_on_too_are_not_measured(tmp_path):
     fill(data / "val", 3, first=4)  # two of three are training images too
     lines = []
 
-    class Log(mnv2zoo.training.progress.Log):
+    class Log(progress.Log):
         def say(self, line):
             lines.append(line)
 

@@ -6,7 +6,7 @@ import pytest
 
 import mnv2zoo
 from mnv2zoo.errors import ZooError
-from mnv2zoo.model_dir import packaging
+from mnv2zoo.model_dir import from_checkpoint, packaging
 from tests.training.runs import LABELS, MODEL, ONE, cli, save_run
 
 pytestmark = pytest.mark.slow
@@ -35,8 +35,8 @@ def test_other_commands_leave_no_folder_either(tmp_path):
     failing = (
         lambda: mnv2zoo.deploy.export("mnv2zoo_053", out),
         lambda: mnv2zoo.deploy.export(str(save_run(tmp_path / "run")), out, "onxn"),
-        lambda: mnv2zoo.model_dir.from_checkpoint.convert_checkpoint(tmp_path / "weights.safetensors", out),
-        lambda: mnv2zoo.model_dir.from_checkpoint.convert_checkpoint(tmp_path / "none.pth", out),
+        lambda: from_checkpoint.convert_checkpoint(tmp_path / "weights.safetensors", out),
+        lambda: from_checkpoint.convert_checkpoint(tmp_path / "none.pth", out),
         lambda: packaging.pack(tmp_path / "run", f"{MODEL}.mine", "", out),
     )
     for fails in failing:
