@@ -136,7 +136,7 @@ def test_auto_keeps_the_fastest_and_says_why(small, x):
 @pytest.mark.slow
 def test_auto_makes_do_with_what_is_there(small, x, monkeypatch):
     there = {
-        name: engine if name == "torch" else replace(engine, needs=("mnv2zoo_no_such_package",), patient=False)
+        name: engine if name == "torch" else replace(engine, needs=("mnv2zoo_no_such_package",), slow_to_compile=False)
         for name, engine in ENGINES.items()
     }
     monkeypatch.setattr(deploy, "ENGINES", there)

@@ -113,7 +113,7 @@ class TestEntry:
             "import multiprocessing, sys\nimport _mnv2zoo_entry\n"
             "def look():\n    import timm, mnv2zoo\n    return timm.is_model('mnv2zoo_100')\n"
             "if __name__ == '__main__':\n    _mnv2zoo_entry.is_command_line = True\n    import mnv2zoo\n"
-            "    assert not hasattr(mnv2zoo, 'weights')\n"
+            "    assert not hasattr(mnv2zoo, 'models')\n"
             "    with multiprocessing.get_context('spawn').Pool(1) as pool:\n        print(pool.apply(look))\n"
         )
         assert self.python("command.py", cwd=tmp_path) == "True\n"
