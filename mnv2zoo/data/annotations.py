@@ -23,7 +23,7 @@ def files_in(place: str | Path) -> dict[Parts, File]:
     split = {parts: file for parts, file in tars.items() if parts[-1][:-4].lower() in SPLIT_OF}
     if not split and len(tars) > 1:
         raise DataError(
-            "several tar files, and their names tell no splits",
+            "several tar files whose names are not those of splits",
             expected="one tar file, or train.tar, val.tar and test.tar",
             found=", ".join("/".join(parts) for parts in list(tars)[:NAMED]),
             where=place,

@@ -2,7 +2,7 @@
 
 Pascal VOC (http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.html, section 5) has an XML file for each
 image in `Annotations`, the images in `JPEGImages`, and lists of names in `ImageSets/Main`. COCO
-(https://cocodataset.org/#format-data) has a JSON file for each split. The files tell which of the two a place holds.
+(https://cocodataset.org/#format-data) has a JSON file for each split. Which of the two it is follows from the files.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ def _shared(one: Parts, other: Parts) -> int:
 
 
 def _by_folder(found: Mapping[str, Mapping[str, BoxImage]]) -> dict[str, list[BoxImage]]:
-    """Splits by the names of the folders that the annotations are in; `train` where those tell none."""
+    """Splits by the names of the folders that the annotations are in; `train` for folders of other names."""
     splits: dict[str, list[BoxImage]] = {"train": [], "val": [], "test": []}
     for folder, images in found.items():
         splits[_split_of((*folder.split("/"), ""))] += images.values()

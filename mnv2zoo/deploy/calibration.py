@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from mnv2zoo.data import decode, discover
+from mnv2zoo.data import decode, discover, transforms
 from mnv2zoo.data.labels import match_classes
 from mnv2zoo.deploy import checks
 from mnv2zoo.errors import DataError, DeployError
@@ -99,8 +99,8 @@ def _of_folder(folder: Path, model: nn.Module, example: Tensor) -> Calibration:
         )
     files = discover.spread(discover.find(str(folder)), CALIBRATED)
     channels, height, width = example.shape[1:]
-    data = pretrained.image_config(cfg, channels)
-    transform: Any = pretrained.image_transform({**data, "input_size": (channels, height, width)})
+    data = transforms.image_config(cfg, channels)
+    transform: Any = transforms.image_transform({**data, "input_size": (channels, height, width)})
     return Calibration(
         lambda: _checked(torch.stack([transform(decode.read(file)) for file in files]), example),
         f"{transform} {cache.versions(('PIL', 'torchvision'))} {discover.fingerprint(folder, files)}",

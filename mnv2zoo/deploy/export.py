@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from mnv2zoo.data import decode, pixels
+from mnv2zoo.data import decode, pixels, transforms
 from mnv2zoo.deploy import checks, engines, generated_images
 from mnv2zoo.deploy.fold import fold
 from mnv2zoo.errors import DeployError, nearest
@@ -134,7 +134,7 @@ def _description(model: nn.Module) -> Description:
 
 def _preprocessing(model: nn.Module) -> dict[str, Any]:
     cfg: Any = model.pretrained_cfg
-    data = pretrained.image_config(cfg)
+    data = transforms.image_config(cfg)
     _, height, width = data["input_size"]
     in_chans: Any = model.in_chans  # the cfg has that of the weights
     known = str(data["interpolation"]).upper() in Image.Resampling.__members__
@@ -229,7 +229,7 @@ def _compare(model: nn.Module, bundle: Path, preprocessing: Mapping[str, Any]) -
     """Compares the bundle's script with the model on image files, and returns the largest difference of a logit."""
     module = _load(bundle)
     config = json.loads((bundle / "preprocess.json").read_text(encoding="utf-8"))
-    transform = pretrained.image_transform({**preprocessing, "input_size": tuple(preprocessing["input_size"])})
+    transform = transforms.image_transform({**preprocessing, "input_size": tuple(preprocessing["input_size"])})
     with tempfile.TemporaryDirectory() as folder:
         files = generated_images.write(Path(folder), config["input_size"][1])
         prepared = [torch.from_numpy(module.preprocess(module.read(file), config)) for file in files]

@@ -16,10 +16,10 @@ from torch.utils.data import default_collate
 from mnv2zoo.data import decode
 from mnv2zoo.data.datasets import AnySample, Data
 from mnv2zoo.data.layout import LAYOUT_FIELDS, Layout
+from mnv2zoo.data.transforms import image_config
 from mnv2zoo.errors import DataError, ImageReadError, RecipeError
 from mnv2zoo.model_dir import records
 from mnv2zoo.model_dir import split as splits
-from mnv2zoo.models import pretrained
 from mnv2zoo.models.pretrained import Network
 from mnv2zoo.system import memory
 from mnv2zoo.tasks import Metric, Task, find_task
@@ -109,7 +109,7 @@ def _run_network(
     done: Callable[[int], Any],
 ) -> int:
     """Adds the outputs for all images to the metric, and returns the number of images."""
-    preprocessing = pretrained.image_config(net.model.pretrained_cfg, net.model.in_chans)  # type: ignore[arg-type]
+    preprocessing = image_config(net.model.pretrained_cfg, net.model.in_chans)  # type: ignore[arg-type]
     transforms, collate = task.transforms(preprocessing), task.collate or default_collate
     measured = 0
     read = decode.read_all(

@@ -113,8 +113,8 @@ def _build(
     """The files of the model directory, and the preprocessing in them."""
     import timm
 
+    from mnv2zoo.data import transforms
     from mnv2zoo.model_dir import files
-    from mnv2zoo.models import pretrained
     from mnv2zoo.models.cfg import pretrained_cfg
 
     channels = arguments["in_chans"]
@@ -128,7 +128,7 @@ def _build(
     classes = arguments["num_classes"]
     cfg = replace(published, num_classes=classes, pool_size=None, state_dict=tensors, **settings)
     model: Any = timm.create_model(name, pretrained=True, pretrained_cfg=cfg, **arguments)
-    fitted = pretrained.image_config(cfg.to_dict(), channels, test=False)
+    fitted = transforms.image_config(cfg.to_dict(), channels, test=False)
     data_config = {key: fitted[key] for key in ("input_size", "mean", "std", "interpolation", "crop_pct")}
     return files.model_files(model, data_config, label_names), data_config
 

@@ -230,7 +230,7 @@ class Task(ABC):
         Returns:
             A function of image and target, which must pickle.
         """
-        from mnv2zoo.models.pretrained import image_transform
+        from mnv2zoo.data.transforms import image_transform
         from mnv2zoo.tasks.augmentation import augmentation
 
         return ImageTransform(

@@ -14,10 +14,11 @@ from timm.data import create_transform
 from torch import Tensor, nn
 
 from mnv2zoo import features
+from mnv2zoo.data import transforms
 from mnv2zoo.data.datasets import AnySample
 from mnv2zoo.data.layout import composed
 from mnv2zoo.errors import RecipeError, UnknownModelError, nearest
-from mnv2zoo.models import checkpoint, config_file, names, pretrained
+from mnv2zoo.models import checkpoint, config_file, names
 from mnv2zoo.models.mobilenetv2 import CLASSIFIER_KEYS, MobileNetV2
 from mnv2zoo.models.names import Description
 from mnv2zoo.tasks.recipe import Recipe
@@ -234,7 +235,7 @@ def _resolved(source: Description) -> Any:
 
 
 def _preprocessing(cfg: dict[str, Any], recipe: Recipe, test: bool) -> dict[str, Any]:
-    data = pretrained.image_config(cfg, 3, test=test and recipe.input_size is None)
+    data = transforms.image_config(cfg, 3, test=test and recipe.input_size is None)
     for key in ("mean", "std", "interpolation", "crop_pct"):
         if getattr(recipe, key) is not None:
             data[key] = getattr(recipe, key)

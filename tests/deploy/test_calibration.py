@@ -1,7 +1,6 @@
 """Images for calibration: which are used, and which are refused."""
 
 import pytest
-import timm
 import torch
 from torchvision.transforms.functional import to_pil_image
 
@@ -9,25 +8,7 @@ import mnv2zoo
 from mnv2zoo import deploy
 from mnv2zoo.deploy.calibration import prepare
 from mnv2zoo.errors import DeployError, ImageReadError
-from tests.conftest import random_state_dict
-
-SMALL = "mnv2zoo_035"
-
-
-def network(name=SMALL, **kwargs):
-    model = timm.create_model(name, **kwargs).eval()
-    model.load_state_dict(random_state_dict(name, **kwargs))
-    return model
-
-
-@pytest.fixture(scope="module")
-def small():
-    return network()
-
-
-@pytest.fixture
-def x():
-    return torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+from tests.deploy.conftest import network
 
 
 @pytest.mark.parametrize(

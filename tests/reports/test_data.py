@@ -3,8 +3,6 @@
 import io
 import os
 import shutil
-import subprocess
-import sys
 import tarfile
 import unicodedata
 import warnings
@@ -25,7 +23,7 @@ from mnv2zoo.data.splits import with_validation
 from mnv2zoo.data.timm_datasets import TimmSample
 from mnv2zoo.deploy import calibration
 from mnv2zoo.errors import DataError, ImageReadError
-from tests.conftest import ROOT
+from tests.model_dir.test_split import command, packed
 from tests.photos import COLORS, encoded, fill, photo, tar
 
 MODEL = "mnv2zoo_035"
@@ -34,19 +32,6 @@ MODEL = "mnv2zoo_035"
 def names(data):
     """The images by split and class, without the names of the splits' folders."""
     return {split: sorted(sample.name for sample in own) for split, own in data.splits.items()}
-
-
-def packed(folder, path):
-    """A tar file of a folder with links as links, as `tar cf` makes it."""
-    with tarfile.open(path, "w") as archive:
-        archive.add(folder, folder.name)
-    return path
-
-
-def command(*words):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", "mnv2zoo", *map(str, words)]
-    return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def ignored(data):

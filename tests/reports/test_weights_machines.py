@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from mnv2zoo.system import files
 from mnv2zoo.weights import hub as hub_module
 from tests.conftest import ROOT, as_bytes, random_state_dict, raw_entry
 from tests.hub_server import HubServer, hub_env
+from tests.weights.test_trust import in_a_thread
 
 pytestmark = pytest.mark.slow
 
@@ -465,23 +465,6 @@ def test_a_lock_on_an_engines_cache_has_a_limit_too(tmp_path, monkeypatch):
         error = in_a_thread(lambda: engines.fetch({"a": "b"}, lambda: {"part": b"1"}, lambda parts: parts))
     assert isinstance(error, DeployError)
     assert error.where == file.with_suffix(".lock")
-
-
-def in_a_thread(action):
-    """What an action raises in another thread, as it would in another process that is not given a lock."""
-    raised = []
-
-    def run():
-        try:
-            action()
-        except Exception as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join(60)
-    (error,) = raised
-    return error
 
 
 class Piecemeal(io.RawIOBase):
