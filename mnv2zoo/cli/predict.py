@@ -22,6 +22,7 @@ Examples:
   mnv2zoo predict photo.jpg
   mnv2zoo predict photos/ "more/**/*.png" --topk 3 --output rows.jsonl
   mnv2zoo predict photos/ --engine openvino --precision bf16 --cache .engines --output rows.parquet
+  mnv2zoo predict photos/ --model cells-run --threshold 0.4 --save-images drawn
   mnv2zoo predict s3://bucket/photos --ray --output s3://bucket/rows
 """
 
@@ -75,6 +76,16 @@ Files = Annotated[
         metavar="DIR", help="Folder for the files of a task that writes some, such as masks.", show_default=False
     ),
 ]
+Threshold = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Detectors: lowest score of a box. [default: 0.5]", show_default=False),
+]
+SaveImages = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Draw boxes or masks into the images, and save them in this folder.", show_default=False
+    ),
+]
 
 
 def command(
@@ -94,6 +105,8 @@ def command(
     workers: Workers = None,
     cache: Cache = None,
     files: Files = None,
+    threshold: Threshold = None,
+    save_images: SaveImages = None,
     debug: Debug = False,
 ) -> None:
     """Classify images, or predict what else the network was trained for.
@@ -113,6 +126,8 @@ def command(
         exact=exact,
         task=task,
         files=str(files) if files else None,
+        threshold=threshold,
+        save_images=str(save_images) if save_images else None,
     )
     if ray:
         if output is None or device is not None or cache is not None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from mnv2zoo.data import decode
 from mnv2zoo.data.datasets import AnySample, Data, Sample, content_hash, key_of
+from mnv2zoo.data.labels import classes_of
 from mnv2zoo.errors import DataError, ImageReadError
 
 
@@ -68,8 +68,10 @@ def check(data: Data, skip_bad: bool, advance: Callable[[int], None] = lambda do
 
 
 def _refuse_empty_classes(splits: Mapping[str, Sequence[AnySample]], class_names: Sequence[str]) -> None:
-    counts = Counter(sample.target for sample in splits.get("train", ()) if class_names)
-    lost = [name for label, name in enumerate(class_names) if not counts[label]]
+    targets = [sample.target for sample in splits.get("train", ())]
+    if any(not isinstance(target, int) for target in targets):  # masks may show fewer classes than have names
+        return
+    lost = [name for label, name in enumerate(class_names) if label not in set(targets)]
     if "train" in splits and lost:
         raise DataError(
             "a class without readable images", expected="an image or more in each class", found=", ".join(lost[:5])
@@ -78,12 +80,12 @@ def _refuse_empty_classes(splits: Mapping[str, Sequence[AnySample]], class_names
 
 def _copies(splits: Mapping[str, Sequence[AnySample]], classes: bool) -> Iterator[str]:
     """Notes about images that come more than once, and in more than one class where there are classes."""
-    labels: dict[str, set[int]] = {}
+    labels: dict[str, set[tuple[int, ...]]] = {}
     names: dict[str, list[str]] = {}
     for own in splits.values():
         for sample in own:
             if classes:
-                labels.setdefault(key_of(sample), set()).add(sample.target)
+                labels.setdefault(key_of(sample), set()).add(classes_of(sample.target))
             names.setdefault(key_of(sample), []).append(sample.name)
     if several := [names[key][0] for key, own in labels.items() if len(own) > 1]:
         yield f"{_count(several)} in more than one class: {_some(several)}"

@@ -291,3 +291,48 @@ def _no_images(place: str, found: str) -> ImageReadError:
 def _covered(path: str, seen: set[str]) -> bool:
     """Whether a file is among those seen, or below a folder among them."""
     return bool(seen) and (path in seen or any(str(folder) in seen for folder in Path(path).parents))
+
+
+def common_root(places: Sequence[str]) -> str:
+    """The deepest folder that holds all images of some places.
+
+    Args:
+        places: Files, folders and globs.
+
+    Returns:
+        Its absolute path.
+    """
+    folders = []
+    for place in places:
+        path = _absolute(place)
+        folders.append(next(one for one in (path, *path.parents) if one.is_dir()))  # of files and of globs
+    return os.path.commonpath(folders)
+
+
+def _absolute(place: str) -> Path:
+    """An absolute path without `..`, whose links stay as they are."""
+    return Path(os.path.normpath(Path(place).absolute()))
+
+
+def alongside(folder: Path, image: str, suffix: str, root: str) -> Path:
+    """Names a file that belongs to an image, such as its mask, and creates the folder that it goes into.
+
+    Args:
+        folder: The folder of such files. The file lies in it as the image lies in `root`.
+        image: The image's path.
+        suffix: The file's suffix. It replaces the image's, unless that would be the name of another image's file.
+        root: A folder that holds all images.
+
+    Returns:
+        The file.
+
+    Raises:
+        OSError: If the folder cannot be created.
+    """
+    source = _absolute(image)
+    inner = source.relative_to(root)
+    others = (source.with_suffix(other) for ext in EXTENSIONS for other in (ext, ext.upper()))
+    alone = not any(other != source and other.exists() for other in others)
+    file = folder / (inner.with_suffix(suffix) if alone else inner.with_name(inner.name + suffix))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file

@@ -16,6 +16,18 @@ def names_in(cfg: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(descriptions.get(name, name) for name in cfg.get("label_names") or ())
 
 
+def classes_of(target: Any) -> tuple[int, ...]:
+    """The classes that an image shows.
+
+    Args:
+        target: A sample's target: the index of its class, or an object with an attribute `classes`, such as boxes.
+
+    Returns:
+        Indices of classes, in order; none for a target that is not of classes.
+    """
+    return (target,) if isinstance(target, int) else tuple(getattr(target, "classes", ()))
+
+
 def match_classes(names: Sequence[str], label_names: Sequence[str]) -> list[int]:
     """Finds a network's classes by names of folders.
 

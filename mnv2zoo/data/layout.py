@@ -31,12 +31,16 @@ class Layout:
         train_dir: Folder of the training images, within the data or anywhere; by default one with a usual name.
         val_dir: Folder of the validation images.
         test_dir: Folder of the test images.
+        ignore_index: Number in masks of pixels that belong to no class.
+        skip_bad_images: Leave out annotations that cannot be used.
     """
 
     layout: str | None = None
     train_dir: str | None = None
     val_dir: str | None = None
     test_dir: str | None = None
+    ignore_index: int = 255
+    skip_bad_images: bool = False
 
     @property
     def named(self) -> dict[str, str]:

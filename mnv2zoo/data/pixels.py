@@ -22,6 +22,8 @@ FORMATS = tuple(
     name for name in ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP") if name in Image.OPEN
 )
 
+# EXIF orientations that swap width and height.
+SIDEWAYS = (5, 6, 7, 8)
 # Networks' inputs are made by resizing the shorter side, which would blow a thin line up to gigabytes.
 MAX_ASPECT = 500
 
@@ -34,7 +36,8 @@ def open_rgb(source: str | Path | BytesIO, at_least: int | None = None) -> tuple
         at_least: Pixels that either side needs at least, where a JPEG may be decoded at a fraction of its size.
 
     Returns:
-        The image; and what is out of the ordinary about the file: some of `rotated`, `animated`, `CMYK` and `16-bit`.
+        The image, whose `info["full_size"]` is the width and height of the upright image in full; and what is out of
+        the ordinary about the file: some of `rotated`, `animated`, `CMYK` and `16-bit`.
 
     Raises:
         Exception: If it cannot be read. Decoders raise nearly anything; `reason` says it in words.
@@ -43,9 +46,12 @@ def open_rgb(source: str | Path | BytesIO, at_least: int | None = None) -> tuple
     with Image.open(source, formats=FORMATS) as image:
         odd = tuple(_oddities(image))
         _check_shape(*image.size)
+        full, turned = image.size, image.getexif().get(ExifTags.Base.Orientation, 1) in SIDEWAYS
         if at_least:
             image.draft(None, (at_least, at_least))
-        return to_rgb(image), odd
+        upright = to_rgb(image)
+        upright.info["full_size"] = full[::-1] if turned else full
+        return upright, odd
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

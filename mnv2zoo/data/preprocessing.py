@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 
@@ -100,16 +100,7 @@ class Fast:
         Returns:
             Images (N, 3, side, side), as float32.
         """
-        import numpy as np
-
-        mean, std = (np.asarray(values, np.float32).reshape(3, 1, 1) for values in (self.mean, self.std))
-        images = np.empty((len(prepared), 3, self.side, self.side), np.float32)
-        for image, pixels in zip(images, prepared, strict=True):  # one that is in the processor's cache at a time
-            image[:] = np.frombuffer(pixels, np.uint8).reshape(self.side, self.side, 3).transpose(2, 0, 1)
-            image /= 255
-            image -= mean
-            image /= std
-        return images
+        return _normalized(prepared, (self.side, self.side), self.mean, self.std)
 
     def batch(self, prepared: Sequence[bytes], device: torch.device) -> torch.Tensor:
         """Normalises a batch.
@@ -126,7 +117,105 @@ class Fast:
         return torch.from_numpy(self.array(prepared)).to(device)
 
 
-Preprocessing = Exact | Fast
+class Prepared(NamedTuple):
+    """An image that `Whole` resized.
+
+    Attributes:
+        pixels: Its pixels (height, width, 3) in 8 bits.
+        input_size: Width and height in pixels.
+        full_size: Width and height before, upright.
+    """
+
+    pixels: bytes
+    input_size: tuple[int, int]
+    full_size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The whole image, for networks that say where something is: nothing is cut off, and its size is kept.
+
+    Attributes:
+        height: Height of the network's input in pixels.
+        width: Its width.
+        mean: Mean of each channel, of values in 0 to 1.
+        std: Standard deviation of each channel.
+        interpolation: Filter that resizes, by Pillow's name in lower case.
+        keep_ratio: Scale both sides alike, so that the short side becomes the lesser of `height` and `width` and the
+            long side is at most the greater. Otherwise images become exactly that high and wide.
+    """
+
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bilinear"
+    keep_ratio: bool = False
+
+    @property
+    def at_least(self) -> int:
+        """Pixels that either side of an image needs."""
+        return REDUCING_GAP * (min if self.keep_ratio else max)(self.height, self.width)
+
+    def size_of(self, width: int, height: int) -> tuple[int, int]:
+        """The width and height to which an image is resized."""
+        if not self.keep_ratio:
+            return self.width, self.height
+        short, long = sorted((self.width, self.height))
+        scale = min(short / min(width, height), long / max(width, height))
+        return max(round(width * scale), 1), max(round(height * scale), 1)
+
+    def prepare(self, photo: Image.Image) -> Prepared:
+        """Resizes an RGB image."""
+        full = photo.info.get("full_size", photo.size)
+        size = self.size_of(*full)
+        resized = photo.resize(size, Image.Resampling[self.interpolation.upper()])
+        return Prepared(resized.tobytes(), size, full)
+
+    def array(self, prepared: Sequence[Prepared]) -> Array:
+        """Normalizes a batch of images of one size, without PyTorch.
+
+        Args:
+            prepared: What `prepare` gave, N times.
+
+        Returns:
+            Images (N, 3, height, width), as float32.
+        """
+        width, height = prepared[0].input_size
+        return _normalized([one.pixels for one in prepared], (height, width), self.mean, self.std)
+
+    def batch(self, prepared: Sequence[Prepared], device: torch.device) -> torch.Tensor | list[torch.Tensor]:
+        """Normalizes a batch.
+
+        Args:
+            prepared: What `prepare` gave, N times.
+            device: Where the result is wanted.
+
+        Returns:
+            Images (N, 3, height, width); with `keep_ratio` a list of images (3, height, width), whose sizes differ.
+        """
+        import torch
+
+        if not self.keep_ratio:
+            return torch.from_numpy(self.array(prepared)).to(device)
+        return [torch.from_numpy(self.array([one]))[0].to(device) for one in prepared]
+
+
+def _normalized(pixels: Sequence[bytes], size: tuple[int, int], mean: Sequence[float], std: Sequence[float]) -> Array:
+    """Images (N, 3, height, width) of pixels (height, width, 3) in 8 bits."""
+    import numpy as np
+
+    means, stds = (np.asarray(values, np.float32).reshape(3, 1, 1) for values in (mean, std))
+    images = np.empty((len(pixels), 3, *size), np.float32)
+    for image, own in zip(images, pixels, strict=True):  # one that is in the processor's cache at a time
+        image[:] = np.frombuffer(own, np.uint8).reshape(*size, 3).transpose(2, 0, 1)
+        image /= 255
+        image -= means
+        image /= stds
+    return images
+
+
+Preprocessing = Exact | Fast | Whole
 
 
 def per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:

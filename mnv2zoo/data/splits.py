@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Set
 from typing import Any
 
 from mnv2zoo.data.datasets import AnySample, Data, key_of
 from mnv2zoo.data.discover import SPLITS
+from mnv2zoo.data.labels import classes_of
 from mnv2zoo.errors import DataError
 
 
@@ -17,8 +19,8 @@ def with_validation(data: Data, fraction: float, seed: int, learned: Set[str] = 
     Args:
         data: The data.
         fraction: Part of each class to take; of a class with two images or more at least one is taken
-            and at least one is left. Copies of an image, which `check` recognizes, stay together. Data without classes
-            is split as a whole.
+            and at least one is left. An image that shows several classes counts for the rarest of them. Copies of an
+            image, which `check` recognizes, stay together. Data without classes is split as a whole.
         seed: Decides which; a class's own choice does not depend on the other classes.
         learned: Keys of images that the weights to start from were trained on. Others are taken as far as there are.
 
@@ -28,8 +30,10 @@ def with_validation(data: Data, fraction: float, seed: int, learned: Set[str] = 
     if "val" in data.splits:
         return data
     groups: dict[int | None, dict[str, list[AnySample]]] = {}
+    shown = Counter(label for sample in data.splits["train"] for label in classes_of(sample.target))
     for sample in data.splits["train"]:
-        label = sample.target if data.class_names else None
+        labels = classes_of(sample.target) if data.class_names else ()
+        label = min(labels, key=lambda label: (shown[label], label), default=None)
         groups.setdefault(label, {}).setdefault(key_of(sample), []).append(sample)
     taken: set[str] = set()
     left: set[str] = set()

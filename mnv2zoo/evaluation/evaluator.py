@@ -16,7 +16,6 @@ from torch.utils.data import default_collate
 from mnv2zoo.data import decode
 from mnv2zoo.data.datasets import AnySample, Data
 from mnv2zoo.data.layout import LAYOUT_FIELDS, Layout
-from mnv2zoo.data.transforms import image_config
 from mnv2zoo.errors import DataError, ImageReadError, RecipeError
 from mnv2zoo.model_dir import records
 from mnv2zoo.model_dir import split as splits
@@ -82,7 +81,7 @@ def evaluate(
     """
     model = str(model)
     task = find_task(task, records.task_name(model), model)
-    found = _find(task, data, model, Layout(layout, train_dir, val_dir, test_dir))
+    found = _find(task, data, model, Layout(layout, train_dir, val_dir, test_dir, skip_bad_images=skip_bad_images))
     for note in found.notes:
         warnings.warn(note, stacklevel=3)
     chosen = splits.choose(found, model, split, data)
@@ -109,8 +108,7 @@ def _run_network(
     done: Callable[[int], Any],
 ) -> int:
     """Adds the outputs for all images to the metric, and returns the number of images."""
-    preprocessing = image_config(net.model.pretrained_cfg, net.model.in_chans)  # type: ignore[arg-type]
-    transforms, collate = task.transforms(preprocessing), task.collate or default_collate
+    transforms, collate = task.transforms(net.config), task.collate or default_collate
     measured = 0
     read = decode.read_all(
         samples,
@@ -136,7 +134,8 @@ def _find(task: Task, data: str | Path, model: str, given: Layout) -> Data:
     """Finds the images. Where nothing else is given, they are laid out as the run recorded."""
     recorded = records.recorded(model)
     recipe = recorded.get("recipe", recorded)
-    if given == Layout() and isinstance(recipe, dict):
+    if given == Layout(skip_bad_images=given.skip_bad_images) and isinstance(recipe, dict):
+        was = {name: recipe[name] for name in LAYOUT_FIELDS if name in recipe}
         with contextlib.suppress(DataError, RecipeError):  # other data may have other folders
-            return task.find_data(data, Layout(**{name: recipe.get(name) for name in LAYOUT_FIELDS}))
+            return task.find_data(data, replace(Layout(**was), skip_bad_images=given.skip_bad_images))
     return task.find_data(data, given)

@@ -19,14 +19,15 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from mnv2zoo.data import decode, discover
-from mnv2zoo.data.preprocessing import Preprocessing
+from mnv2zoo.data.preprocessing import Prepared, Preprocessing
 from mnv2zoo.errors import ImageReadError, TaskError
 from mnv2zoo.inference import session
 from mnv2zoo.inference.journal import Journal, Row
 from mnv2zoo.model_dir import records
 from mnv2zoo.models import names
+from mnv2zoo.system.files import whole_file
 from mnv2zoo.tasks import Task, find_task
-from mnv2zoo.tasks.base import DEFAULT
+from mnv2zoo.tasks.base import DEFAULT, Options, Seen
 
 if TYPE_CHECKING:
     from mnv2zoo.deploy.optimize import EngineName, Precision
@@ -47,6 +48,9 @@ class Settings:
         exact: Preprocess images as timm does, bit for bit.
         task: The task, as for `predict`.
         files: Folder for files alongside the rows, as for `predict`.
+        threshold: Lowest score that a row reports; None for the task's own.
+        save_images: Folder for pictures with the predictions drawn in, as for `predict`.
+        root: The folder that holds all images; files alongside the rows lie as their images do in it.
     """
 
     model: str = "mnv2zoo_100"
@@ -57,12 +61,15 @@ class Settings:
     exact: bool = False
     task: str | Task | type[Task] | None = None
     files: str | None = None
+    threshold: float | None = None
+    save_images: str | None = None
+    root: str = "."
 
     def find_task(self) -> Task:
         """Finds the task.
 
         Raises:
-            TaskError: If there is none, or it writes no files and a folder for them is given.
+            TaskError: If there is none, or a folder is given for files or pictures that it does not write.
         """
         task = find_task(self.task, records.task_name(self.model), self.model)
         if self.files is not None and not task.writes_files:
@@ -72,6 +79,14 @@ class Settings:
                 found=self.files,
                 where="files",
                 fix="Leave out --files.",
+            )
+        if self.save_images is not None and not task.draws:
+            raise TaskError(
+                f"the task {task.name} has nothing to draw",
+                expected="a model that detects or segments",
+                found=task.name,
+                where="save_images",
+                fix="Leave out --save-images.",
             )
         return task
 
@@ -125,15 +140,30 @@ class Predictor:
             DeployError: If the engine cannot run the network, or computes something else.
             MissingExtraError: If the engine is not installed.
         """
-        images = [str(file) for file in files]
-        outputs = self.session(prepared)
-        rows = self.task.rows(outputs, images, self.session.label_names, self.settings.topk, self._folder)
-        return [{"image": name, "model": self.session.name, **row} for name, row in zip(images, rows, strict=True)]
+        images = [
+            Seen(str(file), one.full_size, one.input_size) if isinstance(one, Prepared) else Seen(str(file))
+            for file, one in zip(files, prepared, strict=True)
+        ]
+        options = Options(self.settings.topk, self.settings.threshold, self._folder, self.settings.root)
+        rows = self.task.rows(self.session(prepared), images, self.session.label_names, options)
+        whole = [
+            {"image": seen.name, "model": self.session.name, **row} for seen, row in zip(images, rows, strict=True)
+        ]
+        if self.settings.save_images is not None:
+            self._draw(files, whole, Path(self.settings.save_images))
+        return whole
+
+    def _draw(self, files: Sequence[str | Path], rows: Sequence[Row], folder: Path) -> None:
+        """Writes each image with its predictions drawn in. Images are read again, at full size."""
+        for file, row in zip(files, rows, strict=True):
+            picture = self.task.draw(decode.read(Path(file)), row, self.session.label_names)
+            with whole_file(discover.alongside(folder, str(file), ".jpg", self.settings.root)) as open_file:
+                picture.save(open_file, format="JPEG", quality=92)
 
     def facts(self) -> dict[str, Any]:
         """Everything that decides its rows, as JSON can hold it."""
         given = {f.name: getattr(self.settings, f.name) for f in fields(self.settings) if f.name not in _LATER}
-        later = {"task": self.task.name, "files": self.settings.files}
+        later = {"task": self.task.name, "files": self.settings.files, "threshold": self.settings.threshold}
         return {
             **given,
             "topk": min(self.settings.topk, len(self.session.label_names)),
@@ -143,7 +173,7 @@ class Predictor:
         }
 
 
-_LATER = ("task", "files")
+_LATER = ("task", "files", "threshold", "save_images", "root")
 
 
 def predict(
@@ -161,6 +191,8 @@ def predict(
     cache: str | Path | None = None,
     task: str | Task | type[Task] | None = None,
     files: str | Path | None = None,
+    threshold: float | None = None,
+    save_images: str | Path | None = None,
 ) -> Generator[Row | ImageReadError, None, None]:
     """Predicts the classes of images, or whatever else the network was trained for.
 
@@ -187,6 +219,8 @@ def predict(
         task: The task, as for `finetune`; by default that of the run. A run for a task of your own needs it: code is
             never imported because a run folder names it.
         files: Folder for files alongside the rows, for tasks that write some, such as masks.
+        threshold: Lowest score of the boxes in a row, from 0 to 1; by default 0.5. Other tasks ignore it.
+        save_images: Folder for a picture of each image with its boxes or mask drawn in.
 
     Yields:
         For each image its row, or the reason why it cannot be read. A classifier's row is `{"image": ..., "model": ...,
@@ -212,6 +246,8 @@ def predict(
         exact=exact,
         task=task,
         files=str(files) if files else None,
+        threshold=threshold,
+        save_images=str(save_images) if save_images else None,
     )
     yield from run(paths, settings, batch_size=batch_size, device=device, output=output, cache=cache)
 
@@ -239,8 +275,8 @@ def run(
         For each image its row, or the reason why it cannot be read.
     """
     task = settings.find_task()
-    settings = replace(settings, task=task)
     places = [os.fspath(paths)] if isinstance(paths, str | Path) else [os.fspath(path) for path in paths]
+    settings = replace(settings, task=task, root=discover.common_root(places))
     sources = discover.walk(places)
     for source in sources:  # without any image, no network is loaded
         if isinstance(source, Path):

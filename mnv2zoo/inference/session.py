@@ -163,7 +163,7 @@ class TorchSession:
         with torch.inference_mode():
             return map_tensors(lambda tensor: tensor.cpu().numpy(), in_single_precision(self._run(batch)))
 
-    def _optimized(self, batch: torch.Tensor) -> Any:
+    def _optimized(self, batch: Any) -> Any:
         from mnv2zoo.deploy import optimize
 
         engine = self._engine or "torch"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+from torch import nn
 
 from mnv2zoo.data import preprocessing
 from mnv2zoo.models.config_file import check_labels
@@ -16,7 +18,11 @@ from mnv2zoo.models.timm_compat import save_config_for_hf
 
 
 def model_files(
-    model: MobileNetV2, data_config: Mapping[str, Any], label_names: Sequence[str] = ()
+    model: MobileNetV2,
+    data_config: Mapping[str, Any],
+    label_names: Sequence[str] = (),
+    whole: nn.Module | None = None,
+    **recorded: Any,
 ) -> dict[str, bytes]:
     """Builds the files of a model directory, which timm reads as `local-dir:`.
 
@@ -24,6 +30,8 @@ def model_files(
         model: A model as timm builds it.
         data_config: Its preprocessing in timm's terms: `input_size`, `mean`, `std` and so on.
         label_names: The class names in class order, if they are known.
+        whole: The detector or segmenter that the model is part of, whose tensors are written in place of the model's.
+        **recorded: Further entries of `config.json`: `task` and `head`.
 
     Returns:
         The content of `model.safetensors`, `config.json` and, with class names, `labels.txt`, by these names.
@@ -32,10 +40,14 @@ def model_files(
         DataError: If a class name contains a line break.
     """
     check_labels(label_names)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (whole or model).state_dict().items()}
     # The license, labels and tag of the weights that these started from do not apply to them.
     cfg: dict[str, Any] = dict.fromkeys(("tag", "license", "origin_url", "description"), "")
-    cfg |= {"num_classes": model.num_classes, "label_names": list(label_names) or None, "label_descriptions": None}
+    cfg |= {
+        "num_classes": len(label_names) if whole else model.num_classes,
+        "label_names": list(label_names) or None,
+        "label_descriptions": None,
+    }
     data_config = dict(data_config)
     for key in {"mean", "std"} & data_config.keys():
         data_config[key] = preprocessing.per_channel(data_config[key], model.in_chans)
@@ -46,7 +58,9 @@ def model_files(
         save_config_for_hf(model, str(config), model_config={"pretrained_cfg": cfg}, data_config=data_config)
         contents = {
             "model.safetensors": safetensors.torch.save(tensors, {"format": "pt"}),
-            "config.json": config.read_bytes(),
+            "config.json": json.dumps({**json.loads(config.read_bytes()), **recorded}, indent=2).encode()
+            if recorded
+            else config.read_bytes(),
         }
     if label_names:
         contents["labels.txt"] = "".join(f"{name}\n" for name in label_names).encode()

@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mnv2zoo.errors import RunError
+from mnv2zoo.errors import RunError, ZooError
+from mnv2zoo.models import names
 
 RECIPE, SPLIT = "recipe.json", "split.json"
 
@@ -59,7 +60,7 @@ def recorded(model: str) -> dict[str, Any]:
 
 
 def task_name(model: str) -> str | None:
-    """Reads which task a model was trained for.
+    """Reads which task a model was trained for, from its `recipe.json` or, in a package, its `config.json`.
 
     Args:
         model: A run folder, or any other name of a model.
@@ -69,4 +70,7 @@ def task_name(model: str) -> str | None:
         classification.
     """
     task = recorded(model).get("task")
+    if task is None:
+        with contextlib.suppress(ZooError):  # a name that is wrong is reported where the model is loaded
+            return names.describe(model).task
     return None if task is None else str(task)

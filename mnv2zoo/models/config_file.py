@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +60,16 @@ class ConfigFile:
         cfg: timm's description of the weights and their preprocessing.
         arguments: Arguments that the model is built with.
         label_names: Names of the classes in class order.
+        task: The task that the model was trained for; None where the file does not say, as timm's does not.
+        head: The head of a detector or a segmenter: its `name`, and the arguments that it is built with.
     """
 
     architecture: str
     cfg: dict[str, Any]
     arguments: dict[str, Any]
     label_names: list[str]
+    task: str | None = None
+    head: dict[str, Any] = field(default_factory=dict)
 
 
 def read(folder: Path, name: str, repository: str | None = None) -> ConfigFile:
@@ -98,7 +102,10 @@ def read(folder: Path, name: str, repository: str | None = None) -> ConfigFile:
         classes = cfg.setdefault("num_classes", given.get("num_classes", config.num_classes))
         if given.get("num_classes", classes) != classes:
             raise ValueError(f"model_args with num_classes = {given['num_classes']} for weights with {classes}")
-        return ConfigFile(config.name, cfg, given, check_label_names(cfg, classes))
+        task, head = document.get("task"), document.get("head") or {}
+        if not isinstance(task, str | None) or not isinstance(head, dict):
+            raise ValueError(f"task = {task!r} and head = {head!r}"[:200])
+        return ConfigFile(config.name, cfg, given, check_label_names(cfg, classes), task, head)
     except (UnknownModelError, WeightsUnavailableError):
         raise
     except Exception as error:  # whatever a broken file causes

@@ -14,6 +14,7 @@ from mnv2zoo import architecture
 from mnv2zoo.architecture import Config
 from mnv2zoo.data import preprocessing
 from mnv2zoo.data.preprocessing import Fast
+from mnv2zoo.errors import ConversionError
 from mnv2zoo.models import config_file
 from mnv2zoo.models.cfg import pretrained_cfg
 from mnv2zoo.weights import index
@@ -34,6 +35,8 @@ class Description:
         arguments: Arguments that it is built with, such as `pad_type`.
         source: Where its weights come from: an index entry or a folder. None for the Hub and for random weights.
         own_label_names: Names of the classes in class order, where a `config.json` has them.
+        task: The task that its weights were trained for, where a `config.json` has it.
+        head: The head of a detector or a segmenter, as in `config_file.ConfigFile`; empty for other models.
     """
 
     name: str
@@ -42,6 +45,8 @@ class Description:
     arguments: dict[str, Any] = field(default_factory=dict)
     source: WeightsEntry | Path | None = None
     own_label_names: Sequence[str] = ()
+    task: str | None = None
+    head: dict[str, Any] = field(default_factory=dict)
 
     @property
     def label_names(self) -> Sequence[str]:
@@ -71,8 +76,17 @@ class Description:
 
         Raises:
             WeightsError: If its weights cannot be found, fetched or verified.
-            ConversionError: If they do not fit.
+            ConversionError: If they do not fit, or the model is a detector or a segmenter.
         """
+        if pretrained and self.head:
+            load = {"detect": "mnv2zoo.detection.load", "segment": "mnv2zoo.segmentation.load"}.get(self.task or "")
+            raise ConversionError(
+                f"{self.name} is not a classifier",
+                expected="a model whose weights are those of the network alone",
+                found=f"the head {self.head.get('name')!r} of the task {self.task!r}",
+                where=self.name,
+                fix=f"Load it with {load}." if load else "Train with the version of mnv2zoo that wrote it.",
+            )
         import timm
 
         import mnv2zoo.models.registry  # noqa: F401  # registers the architectures with timm
@@ -154,4 +168,4 @@ def _from_folder(name: str, folder: Path, repository: str | None = None) -> Desc
         cfg |= {"file": None, "source": HUB, "hf_hub_id": repository}
     config = architecture.get(found.architecture)
     source = folder if repository is None else None
-    return Description(name, config, cfg, found.arguments, source, found.label_names)
+    return Description(name, config, cfg, found.arguments, source, found.label_names, found.task, found.head)

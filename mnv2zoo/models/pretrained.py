@@ -5,7 +5,7 @@ A name is one of the zoo's, or a folder or Hub repository with timm's `config.js
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from mnv2zoo.data import labels, preprocessing
-from mnv2zoo.data.preprocessing import Fast
+from mnv2zoo.data.preprocessing import Fast, Whole
 from mnv2zoo.data.transforms import check_channels, image_config, image_transform
 from mnv2zoo.errors import DeviceError, WeightsUnavailableError
 from mnv2zoo.models.names import describe
@@ -22,7 +22,7 @@ from mnv2zoo.weights import index
 
 @dataclass(frozen=True)
 class Network:
-    """A classifier with what belongs to its weights.
+    """A trained network with what belongs to its weights.
 
     Attributes:
         name: As in `Description`.
@@ -31,14 +31,16 @@ class Network:
         transform: Its preprocessing, from an RGB image to a tensor (3, height, width).
         fast: The same for less work; None where only timm's own will do.
         label_names: Names of its classes in class order.
+        config: Its preprocessing as timm names it: `input_size`, `mean`, `std` and so on.
     """
 
     name: str
     model: torch.nn.Module
     device: torch.device
     transform: Callable[[Image.Image], torch.Tensor]
-    fast: Fast | None
+    fast: Fast | Whole | None
     label_names: Sequence[str]
+    config: Mapping[str, Any]
 
 
 def label_names(model: torch.nn.Module) -> tuple[str, ...]:
@@ -91,7 +93,7 @@ def load(name: str, device: str | None = None) -> Network:
     data = image_config(model.pretrained_cfg, model.in_chans)
     fast = preprocessing.from_cfg(data)
     return Network(
-        description.name, model.eval().to(where), where, image_transform(data), fast, description.label_names
+        description.name, model.eval().to(where), where, image_transform(data), fast, description.label_names, data
     )
 
 

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mnv2zoo.errors import RecipeError, TaskError
+from mnv2zoo.tasks.recipe import OF_CLASSIFIERS, OF_DETECTORS, OF_HEADS, OF_SEGMENTERS
 
 if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
+    from PIL import Image
     from torch import Tensor, nn
 
     from mnv2zoo.data.datasets import AnySample, Data
@@ -73,6 +75,52 @@ class Scores:
         """The last line that `mnv2zoo evaluate` prints."""
         values = ", ".join(f"{name} {value:.4g}" for name, value in self.metrics().items())
         return f"{self.images} images: {values}"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An image that was predicted.
+
+    Attributes:
+        name: Its name in the row.
+        size: Its width and height in pixels, upright; None where its preprocessing does not keep them.
+        input_size: Width and height at which the network saw it.
+    """
+
+    name: str
+    size: tuple[int, int] | None = None
+    input_size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asks of rows.
+
+    Attributes:
+        topk: Number of classes per image.
+        threshold: Lowest score that a row reports; None for the task's own.
+        folder: Folder for files alongside the rows, such as masks; None if the user names none.
+        root: The folder that holds all images.
+    """
+
+    topk: int = 5
+    threshold: float | None = None
+    folder: Path | None = None
+    root: str = "."
+
+    def file_for(self, image: str, suffix: str) -> Path | None:
+        """Names the file that goes with an image, and creates its folder.
+
+        Args:
+            image: The image's name in its row.
+            suffix: The file's suffix, such as `.png`.
+
+        Returns:
+            The file; None if the user names no folder.
+        """
+        from mnv2zoo.data.discover import alongside  # with Pillow, which `--help` does without
+
+        return None if self.folder is None else alongside(self.folder, image, suffix, self.root)
 
 
 class Metric(ABC):
@@ -134,20 +182,24 @@ class Task(ABC):
     Attributes:
         metric: Name of the metric, as `Scores.metrics` has it, that chooses the best epoch.
         greater_is_better: Whether the best epoch has the greatest value of it.
+        defaults: Fields of the recipe whose default is another for this task.
         ignores: Fields of the recipe that this task does not use. A recipe that sets one is an error.
         collate: Makes a batch of a list of (input, target); None for PyTorch's default. A static function, since
             processes that read images get a copy.
         gather_objects: Whether processes exchange outputs and targets as Python objects. Set it where their sizes
             differ from image to image, as those of detections do.
         writes_files: Whether `rows` writes files alongside the rows.
+        draws: Whether `draw` is defined.
     """
 
     metric: ClassVar[str] = "loss"
     greater_is_better: ClassVar[bool] = False
-    ignores: ClassVar[tuple[str, ...]] = ("teacher", "mixup", "cutmix", "smoothing", "loss")
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    ignores: ClassVar[tuple[str, ...]] = (*OF_CLASSIFIERS, *OF_HEADS, *OF_DETECTORS, *OF_SEGMENTERS)
     collate: ClassVar[Any] = None
     gather_objects: ClassVar[bool] = False
     writes_files: ClassVar[bool] = False
+    draws: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -172,7 +224,7 @@ class Task(ABC):
             RecipeError: If one is set.
         """
         for f in dataclasses.fields(recipe):
-            if f.name in self.ignores and getattr(recipe, f.name) != f.default:
+            if f.name in self.ignores and getattr(recipe, f.name) != self.defaults.get(f.name, f.default):
                 raise RecipeError(
                     f"the task {self.name} does not use {f.name}",
                     expected=f"the default, {f.default!r}",
@@ -327,6 +379,14 @@ class Task(ABC):
 
         return head.split(model)
 
+    def backbone(self, model: Any) -> nn.Module | None:
+        """The part of the network whose learning rate the recipe's `backbone_lr` scales; None for no part.
+
+        Args:
+            model: The network.
+        """
+        return None
+
     # Training.
 
     def setup(self, recipe: Recipe, data: Data, start: Start, device: torch.device) -> None:  # noqa: B027
@@ -342,6 +402,25 @@ class Task(ABC):
     def fingerprints(self) -> dict[str, str | None]:
         """Hashes of whatever else decides the result, such as a teacher's weights; a resumed run compares them."""
         return {}
+
+    def shrink(self, inputs: Any, targets: Any, side: int, full: int) -> tuple[Any, Any]:
+        """Shrinks a batch for an epoch on smaller images.
+
+        Args:
+            inputs: The batch's inputs at full size. By default images (N, 3, full, full) are resized.
+            targets: The batch's targets.
+            side: The side that images have in this epoch, in pixels.
+            full: The side that they have at the end of training.
+
+        Returns:
+            Inputs and targets.
+        """
+        import torch
+
+        if isinstance(inputs, torch.Tensor) and inputs.ndim == 4:
+            size = (side, side)
+            inputs = torch.nn.functional.interpolate(inputs, size, mode="bilinear", antialias=True)
+        return inputs, targets
 
     @abstractmethod
     def training_step(self, model: nn.Module, inputs: Any, targets: Any) -> Tensor:
@@ -471,20 +550,41 @@ class Task(ABC):
 
     @abstractmethod
     def rows(
-        self, outputs: Any, images: Sequence[str], label_names: Sequence[str], topk: int, folder: Path | None
+        self, outputs: Any, images: Sequence[Seen], label_names: Sequence[str], options: Options
     ) -> list[dict[str, Any]]:
         """Turns the outputs for a batch into rows that `json.dumps` takes.
 
         Args:
             outputs: The outputs as NumPy arrays, the first axis of which is the image.
-            images: The images' names.
+            images: The images.
             label_names: Names of the outputs.
-            topk: The number of predictions that the user asks for.
-            folder: Folder for files alongside the rows, such as masks; None if the user names none.
+            options: What the user asks for.
 
         Returns:
             A dict per image. `image` and `model` come before its keys in the row.
         """
+
+    def draw(self, image: Image.Image, row: Mapping[str, Any], label_names: Sequence[str]) -> Image.Image:
+        """Draws a row into its image.
+
+        Args:
+            image: The upright RGB image in full size.
+            row: The row.
+            label_names: Names of the outputs.
+
+        Returns:
+            The picture.
+
+        Raises:
+            TaskError: If the task has nothing to draw.
+        """
+        raise TaskError(
+            f"the task {self.name} has nothing to draw",
+            expected="a task that detects or segments",
+            found=self.name,
+            where="save_images",
+            fix="Leave out --save-images.",
+        )
 
     def describe(self, row: Mapping[str, Any]) -> str:
         """Describes a row for people.

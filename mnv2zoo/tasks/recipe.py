@@ -30,6 +30,21 @@ Alpha = Annotated[float, Meta(ge=0, le=100)]
 Side = Annotated[int, Meta(ge=32, le=4096)]
 Finite = Annotated[float, Meta(ge=-1e300, le=1e300)]
 Color = tuple[Finite, Finite, Finite]
+Factor = Annotated[float, Meta(ge=0.05, le=20)]
+
+# Fields of one kind of task, for the others to ignore.
+OF_CLASSIFIERS = ("teacher", "mixup", "cutmix", "smoothing", "loss")
+OF_HEADS = ("head", "backbone_lr", "scale_jitter", "rotate")  # of detectors and segmenters
+OF_DETECTORS = (
+    "anchor_size",
+    "stride",
+    "fpn_channels",
+    "iou_crop",
+    "score_threshold",
+    "nms_threshold",
+    "max_detections",
+)
+OF_SEGMENTERS = ("ignore_index", "class_weights", "region_loss", "output_stride")
 
 
 def _choice(default: Any, meaning: str) -> Any:
@@ -74,6 +89,28 @@ class Recipe:
         True, "train on the classifier's output before its last activation, where there is one"
     )
 
+    # The head of a detector or a segmenter.
+    head: str | None = _choice(
+        None,
+        "head: `ssdlite`, `retinanet` or `fasterrcnn` to detect; `lraspp`, `deeplabv3` or `smp:NAME`, such as "
+        "`smp:Unet`, to segment",
+    )
+    stride: Annotated[int, Meta(ge=4, le=16)] | None = _choice(
+        None, "detectors: stride of the finest feature map, `4`, `8` or `16`; by default the head's own"
+    )
+    fpn_channels: Annotated[int, Meta(ge=16, le=512)] | None = _choice(
+        None, "detectors: channels of the feature pyramid of `retinanet` and `fasterrcnn` [default: 256]"
+    )
+    anchor_size: Annotated[float, Meta(ge=2, le=2048)] | None = _choice(
+        None, "detectors: side of the smallest anchors in pixels; by default the head's own"
+    )
+    score_threshold: Share = _choice(0.01, "detectors: lowest score of a box")
+    nms_threshold: Share = _choice(0.5, "detectors: overlap (IoU) from which the lower of two boxes is dropped")
+    max_detections: Annotated[int, Meta(ge=1, le=10_000)] = _choice(100, "detectors: most boxes per image")
+    output_stride: Annotated[int, Meta(ge=8, le=16)] | None = _choice(
+        None, "segmenters: stride of the backbone's last feature map, `8` or `16` [default: 16]"
+    )
+
     # Whom to learn from, beside the labels.
     teacher: str | None = _choice(
         None, "a network of the same classes whose answers are learnt too: a name in the zoo, or a run folder"
@@ -93,6 +130,9 @@ class Recipe:
     )
     momentum: Annotated[float, Meta(ge=0, le=0.9999)] = _choice(0.9, "momentum, for optimizers that have one")
     weight_decay: Annotated[float, Meta(ge=0, le=10)] = _choice(1e-4, "weight decay; biases and norms have none")
+    backbone_lr: Annotated[float, Meta(ge=0, le=10)] = _choice(
+        1.0, "detectors and segmenters: factor on the learning rate of the backbone"
+    )
     layer_decay: Annotated[float, Meta(ge=0.01, le=1)] | None = _choice(
         None, "factor on the learning rate from each layer to the one before it"
     )
@@ -125,6 +165,11 @@ class Recipe:
     scale: Annotated[float, Meta(ge=0.01, le=1)] = _choice(
         0.35, "smallest part of an image's area that is cut out in training"
     )
+    scale_jitter: tuple[Factor, Factor] | None = _choice(
+        None, "detectors and segmenters: range of the factor by which training images are resized, such as 0.5 2"
+    )
+    iou_crop: Share = _choice(0.0, "detectors: how often SSD's crop around objects is applied in training")
+    rotate: Share = _choice(0.0, "detectors and segmenters: how often images are turned by 90 degrees in training")
     hflip: Share = _choice(0.5, "how often images are mirrored in training")
     vflip: Share = _choice(0.0, "how often they are turned upside down")
     color_jitter: Share = _choice(0.2, "how far brightness, contrast and saturation are changed")
@@ -134,6 +179,12 @@ class Recipe:
     cutmix: Alpha = _choice(0.0, "alpha of cutmix; 0 for none")
     smoothing: Annotated[float, Meta(ge=0, le=0.9)] = _choice(0.1, "label smoothing")
     loss: Literal["ce", "bce"] = _choice("ce", "loss: `ce` for cross-entropy, `bce` for binary cross-entropy per class")
+    class_weights: Literal["balanced"] | None = _choice(
+        None, "segmenters: `balanced` to weight the classes by how few pixels they have"
+    )
+    region_loss: Literal["dice", "lovasz"] | None = _choice(
+        None, "segmenters: loss to add to the cross-entropy, `dice` or `lovasz`"
+    )
     drop_rate: Annotated[float, Meta(ge=0, le=0.99)] = _choice(0.0, "dropout before the classifier")
     drop_path_rate: Annotated[float, Meta(ge=0, le=0.99)] = _choice(0.0, "stochastic depth")
 
@@ -147,6 +198,9 @@ class Recipe:
     val_fraction: Annotated[float, Meta(ge=0.01, le=0.9)] = _choice(
         0.1, "part of each class to validate on, where the data has no split for that"
     )
+    ignore_index: Annotated[int, Meta(ge=0, le=255)] = _choice(
+        255, "segmenters: number in the masks of pixels that belong to no class"
+    )
     skip_bad_images: bool = _choice(False, "leave out images that cannot be read, instead of stopping before training")
     cache_features: bool = _choice(True, "with `head`: run the images through the network once, without augmentation")
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = _choice(0, "seed of everything random")
@@ -159,7 +213,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name, value in list(vars(self).items()):
-            if name in ("mean", "std") and isinstance(value, list):  # as JSON and TOML have it
+            if name in ("mean", "std", "scale_jitter") and isinstance(value, list):  # as JSON and TOML have it
                 value = tuple(value)
             elif name == "pad_type" and value == "":  # timm's word, which older runs wrote down
                 value = "symmetric"
@@ -168,6 +222,8 @@ class Recipe:
             object.__setattr__(self, name, value)
         if self.std is not None and min(self.std) <= 0:
             raise _bad("std", "numbers above 0", self.std)
+        if self.scale_jitter is not None and self.scale_jitter[0] > self.scale_jitter[1]:
+            raise _bad("scale_jitter", "the lower factor first", self.scale_jitter)
         if self.keep_statistics and self.init == "random":
             raise _bad("keep_statistics", "false with random weights, whose batch norms have seen no image", True)
         if self.teacher is not None and self.train == "head" and self.cache_features:
@@ -185,9 +241,9 @@ class Recipe:
 
     def images(self) -> Layout:
         """How the images are laid out, where their folders do not tell."""
-        from mnv2zoo.data.layout import Layout  # with Pillow, which `--help` does without
+        from mnv2zoo.data.layout import LAYOUT_FIELDS, Layout  # with Pillow, which `--help` does without
 
-        return Layout(self.layout, self.train_dir, self.val_dir, self.test_dir)
+        return Layout(**{name: getattr(self, name) for name in LAYOUT_FIELDS})
 
     def to_json(self) -> dict[str, Any]:
         """All fields.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,8 +54,25 @@ def check(recipe: Recipe) -> None:
         ) from error
 
 
-def make_optimizer(trainee: nn.Module, recipe: Recipe, lr: float, layer_decay: float | None = None) -> Any:
-    """The optimizer of a network's parameters."""
+def make_optimizer(
+    trainee: nn.Module,
+    recipe: Recipe,
+    lr: float,
+    layer_decay: float | None = None,
+    backbone: nn.Module | None = None,
+) -> Any:
+    """Creates the optimizer of a network's parameters.
+
+    Args:
+        trainee: The network.
+        recipe: The recipe.
+        lr: The highest learning rate.
+        layer_decay: Factor on the learning rate from each layer to the one before it.
+        backbone: The part whose learning rate the recipe's `backbone_lr` scales.
+
+    Returns:
+        The optimizer.
+    """
     # Nesterov's momentum of zero is none, which PyTorch wants to be told.
     info = get_optimizer_info(recipe.opt.lower().removeprefix("lookahead_"))
     plain: dict[str, Any] = {"nesterov": False} if not recipe.momentum and (info.defaults or {}).get("nesterov") else {}
@@ -65,8 +83,26 @@ def make_optimizer(trainee: nn.Module, recipe: Recipe, lr: float, layer_decay: f
         weight_decay=recipe.weight_decay,
         momentum=recipe.momentum,
         layer_decay=layer_decay,
+        param_group_fn=None if backbone is None else partial(_groups, backbone=backbone, recipe=recipe),
         **plain,
     )
+
+
+def _groups(trainee: nn.Module, backbone: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Parameters by whether they are of the backbone and whether they decay; timm's schedules read `lr_scale`."""
+    own = {id(p) for p in backbone.parameters()}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for p in trainee.parameters():
+        if p.requires_grad:
+            groups.setdefault((id(p) in own, p.ndim > 1), []).append(p)
+    return [
+        {
+            "params": parameters,
+            "lr_scale": recipe.backbone_lr if is_backbone else 1.0,
+            "weight_decay": recipe.weight_decay if decays else 0.0,
+        }
+        for (is_backbone, decays), parameters in groups.items()
+    ]
 
 
 def make_scheduler(optimizer: Any, recipe: Recipe, lr: float, steps: int) -> Any:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -93,7 +92,7 @@ def run(
     recorded = folder.inspect(resumes)
     if recorded is None:
         found = find_task(task)
-        recipe, model_name = recipes.make(**given), model_name or recipes.MODEL
+        recipe, model_name = recipes.make(**{**found.defaults, **given}), model_name or recipes.MODEL
     else:
         found = resume.find_run_task(recorded, task, folder.path)
         recipe, model_name = resume.resumed(recorded, given, model_name)
@@ -244,7 +243,8 @@ class Trainer:
         self.batches = Batches(len(self.data.splits["train"]), recipe.batch_size, recipe.seed)
         self.lr = builders.learning_rate(recipe)
         layer_decay = recipe.layer_decay if self.backbone is None else None
-        self.optimizer = builders.make_optimizer(self.trainee, recipe, self.lr, layer_decay)
+        backbone = self.task.backbone(self.model) if recipe.backbone_lr != 1 else None
+        self.optimizer = builders.make_optimizer(self.trainee, recipe, self.lr, layer_decay, backbone)
         self.scheduler = builders.make_scheduler(self.optimizer, recipe, self.lr, self.batches.steps)
         self.ema = ModelEmaV3(self.trainee, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
         # The weights that are evaluated: the moving average, where there is one.
@@ -336,12 +336,12 @@ class Trainer:
         recipe, progress, accelerator = self.recipe, self.progress, self.accelerator
         seed_everything(derive_seed(recipe.seed, progress.epoch, progress.step, accelerator.process_index, 1))
         self.scheduler.step_update(progress.epoch * self.batches.steps + progress.step)
-        if isinstance(inputs, Tensor) and inputs.ndim == 4:
-            side = builders.side_of_epoch(recipe, progress.epoch, self.start.preprocessing["input_size"][-1])
-            if side < inputs.shape[-1]:
-                inputs = F.interpolate(inputs, (side, side), mode="bilinear", antialias=True)
-            if recipe.channels_last:
-                inputs = channels_last(inputs)
+        full = min(self.start.preprocessing["input_size"][1:])
+        side = builders.side_of_epoch(recipe, progress.epoch, full)
+        if side < full and self.backbone is None:
+            inputs, targets = self.task.shrink(inputs, targets, side, full)
+        if recipe.channels_last:
+            inputs = channels_last(inputs)
         loss = self.task.training_step(self.net, inputs, targets)
         accelerator.backward(loss)
         if recipe.clip_grad is not None:

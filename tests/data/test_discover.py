@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from mnv2zoo.data import discover
+from mnv2zoo.data.discover import alongside, common_root
 from mnv2zoo.errors import ImageReadError
 from tests.conftest import save_photos
 
@@ -59,3 +60,29 @@ def test_folders_are_searched_as_the_images_are_asked_for(photos):
     assert [file.name for file in found] == [f"0000{number}.jpg" for number in range(1, 7)]
     assert "cannot search a folder" in str(error)
     assert last == photos / "z.jpg"
+
+
+def test_the_common_root_of_places(tmp_path, monkeypatch):
+    (tmp_path / "photos" / "a").mkdir(parents=True)
+    (tmp_path / "more").mkdir()
+    file = tmp_path / "photos" / "a" / "1.jpg"
+    file.touch()
+    monkeypatch.chdir(tmp_path)
+    assert common_root(["photos"]) == str(tmp_path / "photos")
+    assert common_root([str(file)]) == str(file.parent)
+    assert common_root(["photos/a/*.jpg"]) == str(file.parent)
+    assert common_root(["photos/**/*.jpg", "more/../more"]) == str(tmp_path)
+
+
+def test_files_lie_as_their_images_do_and_do_not_collide(tmp_path):
+    root, out = tmp_path / "photos", tmp_path / "out"
+    (root / "a").mkdir(parents=True)
+    for name in ("1.jpg", "2.jpg", "2.PNG"):
+        (root / "a" / name).touch()
+    found = {name: alongside(out, str(root / "a" / name), ".png", str(root)) for name in ("1.jpg", "2.jpg", "2.PNG")}
+    assert found == {
+        "1.jpg": out / "a" / "1.png",
+        "2.jpg": out / "a" / "2.jpg.png",
+        "2.PNG": out / "a" / "2.PNG.png",
+    }
+    assert (out / "a").is_dir()

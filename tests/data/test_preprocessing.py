@@ -8,7 +8,7 @@ from PIL import Image
 from timm.data import create_transform
 
 from mnv2zoo.data import decode, preprocessing
-from mnv2zoo.data.preprocessing import Exact, Fast
+from mnv2zoo.data.preprocessing import Exact, Fast, Whole
 from tests.conftest import SAMPLES, needs_samples
 
 CFG = {
@@ -105,3 +105,34 @@ def test_flat_colours_are_prepared_as_timm_does(size):
     fast = preprocessing.from_cfg(cfg | normal)
     found = fast.batch([fast.prepare(photo)], torch.device("cpu"))[0]
     assert torch.equal(found, timm.data.create_transform(**cfg, **normal)(photo))
+
+
+def test_the_whole_image_is_squashed_and_normalized():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 80, 3), np.uint8))
+    how = Whole(30, 40, (0.5, 0.4, 0.3), (0.2, 0.25, 0.5))
+    prepared = how.prepare(image)
+    assert (prepared.input_size, prepared.full_size) == ((40, 30), (80, 48))
+    (found,) = how.batch([prepared], torch.device("cpu"))
+    expected = np.asarray(image.resize((40, 30), Image.Resampling.BILINEAR)).transpose(2, 0, 1) / 255
+    expected = (expected - np.reshape(how.mean, (3, 1, 1))) / np.reshape(how.std, (3, 1, 1))
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((640, 480), (400, 300)), ((480, 640), (300, 400)), ((1000, 100), (500, 50))]
+)
+def test_the_ratio_of_the_sides_is_kept(size, expected):
+    how = Whole(300, 500, (0, 0, 0), (1, 1, 1), keep_ratio=True)
+    assert how.size_of(*size) == expected
+    (found,) = how.batch([how.prepare(Image.new("RGB", size))], torch.device("cpu"))
+    assert found.shape == (3, *expected[::-1])
+
+
+def test_the_full_size_of_a_large_rotated_photo_is_kept(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (1600, 1200)).save(tmp_path / "photo.jpg", exif=exif)
+    how = Whole(60, 60, (0, 0, 0), (1, 1, 1))
+    image = decode.read(tmp_path / "photo.jpg", at_least=how.at_least)
+    assert image.size == (300, 400)  # decoded at a quarter
+    assert how.prepare(image).full_size == (1200, 1600)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mnv2zoo.data.datasets import find
+from mnv2zoo.data.datasets import Data, Sample, find
 from mnv2zoo.data.splits import restrict, with_validation
 from mnv2zoo.errors import DataError
 from tests.photos import fill
@@ -45,3 +45,19 @@ def test_a_written_split_is_taken_up_and_missing_images_are_told_of(photos):
     (photos / "red" / "03.png").unlink()
     with pytest.raises(DataError, match=r"(?s)changed since the run began.*train/red/03.png"):
         restrict(find(photos), {"train": ["train/red/03.png"]})
+
+
+class Several(tuple):
+    """A target that shows several classes."""
+
+    @property
+    def classes(self):
+        return tuple(self)
+
+
+def test_images_of_several_classes_are_split_by_the_rarest(tmp_path):
+    targets = [Several((0, 1))] * 4 + [Several((0,))] * 20
+    samples = tuple(Sample(f"{number}.jpg", target, tmp_path) for number, target in enumerate(targets))
+    data = with_validation(Data(("often", "rarely"), {"train": samples}), 0.25, seed=0)
+    assert [sum(1 in s.target for s in data.splits[split]) for split in ("train", "val")] == [3, 1]
+    assert [len(data.splits[split]) for split in ("train", "val")] == [18, 6]

@@ -48,8 +48,9 @@ def test_tasks_need_no_pytorch():
         "sys.modules['_mnv2zoo_entry'] = entry = type(sys)('entry')\n"
         "entry.is_command_line = True\n"
         "from mnv2zoo.tasks import find_task\n"
+        "from mnv2zoo.tasks.base import Options\n"
         "import numpy\n"
-        "print(find_task().rows(numpy.eye(2), ['a', 'b'], ['x', 'y'], 1, None)[1]['predictions'][0]['label'])\n"
+        "print(find_task().rows(numpy.eye(2), ['a', 'b'], ['x', 'y'], Options(1))[1]['predictions'][0]['label'])\n"
         "print(sorted({'torch', 'timm', 'torchmetrics', 'matplotlib'} & {*sys.modules}))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

@@ -16,6 +16,7 @@ from PIL import Image
 from mnv2zoo.data.datasets import Data, Sample
 from mnv2zoo.errors import DataError
 from mnv2zoo.tasks import Metric, Scores, Task
+from mnv2zoo.tasks.base import Options
 
 TARGETS = "targets.csv"
 
@@ -78,7 +79,7 @@ class MeanColor(Task):
     def metrics(self, label_names: Any) -> MeanError:
         return MeanError()
 
-    def rows(self, outputs: Any, images: Any, label_names: Any, topk: int, folder: Path | None) -> list[dict[str, Any]]:
+    def rows(self, outputs: Any, images: Any, label_names: Any, options: Options) -> list[dict[str, Any]]:
         return [{"red": round(red, 4), "green": round(green, 4)} for red, green in outputs.tolist()]
 
 
@@ -87,11 +88,11 @@ class Masks(MeanColor):
 
     writes_files = True
 
-    def rows(self, outputs: Any, images: Any, label_names: Any, topk: int, folder: Path | None) -> list[dict[str, Any]]:
-        rows = super().rows(outputs, images, label_names, topk, folder)
-        for name, row in zip(images, rows, strict=True):
-            if folder is not None:
-                row["file"] = str(folder / f"{Path(name).stem}.txt")
+    def rows(self, outputs: Any, images: Any, label_names: Any, options: Options) -> list[dict[str, Any]]:
+        rows = super().rows(outputs, images, label_names, options)
+        for seen, row in zip(images, rows, strict=True):
+            if (file := options.file_for(seen.name, ".txt")) is not None:
+                row["file"] = str(file)
                 Path(row["file"]).write_text(f"{row['red']} {row['green']}")
         return rows
 

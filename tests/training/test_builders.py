@@ -122,3 +122,17 @@ def test_the_learning_rate_warms_up_and_falls_to_its_lowest():
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert max(rates) <= 0.5
     assert rates[-1] == pytest.approx(0.05)
+
+
+def test_the_backbone_learns_at_a_share_of_the_rate():
+    net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
+    recipe = Recipe(opt="adamw", lr=1.0, backbone_lr=0.1, weight_decay=0.5, warmup_epochs=0, epochs=2)
+    optimizer = builders.make_optimizer(net, recipe, 1.0, backbone=net[0])
+    builders.make_scheduler(optimizer, recipe, 1.0, steps=4).step_update(0)
+    found = {p: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    assert found == {
+        net[0].weight: (0.1, 0.5),
+        net[0].bias: (0.1, 0),
+        net[1].weight: (1, 0.5),
+        net[1].bias: (1, 0),
+    }

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnv2zoo.tasks.base import Task
+from mnv2zoo.tasks.base import Options, Seen, Task
+from mnv2zoo.tasks.recipe import OF_DETECTORS, OF_HEADS, OF_SEGMENTERS
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +31,7 @@ class Classify(Task):
 
     metric = "top1"
     greater_is_better = True
-    ignores = ()
+    ignores = (*OF_HEADS, *OF_DETECTORS, *OF_SEGMENTERS)
 
     def num_outputs(self, data: Data) -> int:
         """One output per class."""
@@ -112,12 +113,12 @@ class Classify(Task):
         return figures
 
     def rows(
-        self, outputs: Any, images: Sequence[str], label_names: Sequence[str], topk: int, folder: Path | None
+        self, outputs: Any, images: Sequence[Seen], label_names: Sequence[str], options: Options
     ) -> list[dict[str, Any]]:
         """The most probable classes of each image, with the softmax of logits (N, C) as their scores."""
         scores = np.exp(outputs - outputs.max(1, keepdims=True))
         scores /= scores.sum(1, keepdims=True)
-        best = np.argsort(-outputs, axis=1, kind="stable")[:, :topk]
+        best = np.argsort(-outputs, axis=1, kind="stable")[:, : options.topk]
         chosen = np.take_along_axis(scores, best, 1)
         return [
             {

@@ -10,6 +10,7 @@ import mnv2zoo
 from mnv2zoo.data.datasets import find
 from mnv2zoo.errors import DataError
 from mnv2zoo.tasks import find_task
+from mnv2zoo.tasks.base import Options, Seen
 from mnv2zoo.tasks.classify import Classify
 from tests.photos import QUICK, fill
 
@@ -17,7 +18,7 @@ LABELS = ("ant", "bee", "cat")
 
 
 def rows(logits, topk=2):
-    return Classify().rows(np.array(logits, np.float32), ["x"] * len(logits), LABELS, topk, None)
+    return Classify().rows(np.array(logits, np.float32), [Seen("x")] * len(logits), LABELS, Options(topk))
 
 
 def test_rows_have_the_softmax_of_the_highest_logits():
