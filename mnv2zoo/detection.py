@@ -145,7 +145,8 @@ def load(name: str | Path, device: str | None = None) -> nn.Module:
     """
     where = pretrained.find_device(device)
     description = names.describe(str(name))
-    head, label_names = head_of(description), tuple(description.label_names)
+    head_of(description)
+    label_names = description.label_names
     tensors = checkpoint.whole_tensors(description)
     if len(label_names) >= max((len(tensor) for tensor in tensors.values() if tensor.ndim), default=0):
         raise ConversionError(  # before memory is allocated for a head that nothing could fill
@@ -155,11 +156,28 @@ def load(name: str | Path, device: str | None = None) -> nn.Module:
             where=description.name,
             fix="Restore model.safetensors or config.json: one of them is of another run.",
         )
+    detector = untrained(description)
+    checkpoint.fill_whole(detector, tensors, description)
+    return detector.eval().to(where)
+
+
+def untrained(description: Description) -> nn.Module:
+    """Builds the detector that a model directory describes, with random weights.
+
+    Args:
+        description: The model.
+
+    Returns:
+        The detector, as `load` describes it, in training mode and on the CPU.
+
+    Raises:
+        ConversionError: If it is no detector, or one that this version cannot build.
+    """
+    head, label_names = head_of(description), tuple(description.label_names)
     network = description.build(pretrained=False, num_classes=0)
     detector = head.build(network, len(label_names), input_size(description))
-    checkpoint.fill_whole(detector, tensors, description)
     vars(detector).update(built_with=head, label_names=label_names)
-    return detector.eval().to(where)
+    return detector
 
 
 def head_of(description: Description) -> Head:

@@ -73,15 +73,20 @@ def command(
 def _next_steps(package: Package) -> list[str]:
     entry, directory = package.entry, package.directory
     lines = [f"wrote {directory}"]
+    room = {"detect": "detection", "segment": "segmentation"}.get(package.beyond.get("task", ""))
+
+    def load(name: str) -> str:
+        return f"mnv2zoo.{room}.load({name!r})" if room else f"timm.create_model({name!r}, pretrained=True)"
+
     if entry.repo_id is None:
-        lines.append(f"load it: timm.create_model({f'local-dir:{directory}'!r}, pretrained=True)")
+        lines.append(f"load it: {load(f'local-dir:{directory}')}")
         place = f"and {directory / 'model.safetensors'} beside it, as {entry.bundled}"
     elif entry.revision is None:
         upload = shlex.join(["hf", "upload", entry.repo_id, str(directory)])
         lines.append(f"upload it: the same with --push {entry.repo_id}, or `{upload}`")
         place = f"once it is uploaded; `mnv2zoo weights pin {entry.name}` then adds the revision"
     else:
-        lines.append(f'pushed it; load it: timm.create_model("hf-hub:{entry.repo_id}", pretrained=True)')
+        lines.append(f"pushed it; load it: {load(f'hf-hub:{entry.repo_id}')}")
         place = "and it pins what was pushed"
     if not package.beyond:
         lines.append(f"the entry goes into the index that MNV2ZOO_WEIGHTS_INDEX names, {place}")

@@ -44,7 +44,8 @@ Output = Annotated[
     str | None,
     typer.Option(
         metavar="FILE",
-        help="Write the rows to this file too: '.csv', '.parquet', or else JSON lines. A killed run resumes.",
+        help="Write the rows to this file too: '.csv', '.parquet', '.coco.json' for boxes, or else JSON lines. "
+        "A killed run resumes.",
     ),
 ]
 Engine = Annotated[

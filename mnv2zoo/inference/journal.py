@@ -26,7 +26,7 @@ class Journal:
     """The rows of a run, in a database beside the file that they will be.
 
     A row that was added is there when the process is killed; the next run finds it and goes on. `finish` writes
-    the file, as its ending says: `.csv`, `.parquet`, or else JSON lines. The database is
+    the file, as its ending says: `.csv`, `.parquet`, `.coco.json` for a detector, or else JSON lines. The database is
     `.<file name>.partial` and goes away with it.
 
     Attributes:
@@ -83,8 +83,17 @@ class Journal:
             task: The task, which knows the columns of a table of rows.
 
         Raises:
-            OutputError: If the rows that are there were made with others.
+            OutputError: If the rows that are there were made with others, or the file is for boxes that the task does
+                not find.
         """
+        if self.output.name.lower().endswith(COCO) and task.coco_results({"image": "", "detections": ()}, 1) is None:
+            raise OutputError(
+                f"the task {task.name} has no boxes for a file of COCO results",
+                expected="a detector, or another ending, such as .jsonl",
+                found=self.output.name,
+                where=self.output,
+                fix="Name another --output.",
+            )
         self._settings, self._task = dict(settings), task
         with self._errors():
             before = self._database.execute("SELECT document FROM settings").fetchone()
@@ -130,7 +139,8 @@ class Journal:
             OSError: If the file cannot be written; the rows stay in the database.
         """
         assert self._task is not None, "begin comes first"
-        write = WRITERS.get(self.output.suffix.lower(), write_json_lines)
+        name = self.output.name.lower()
+        write = next((write for ending, write in WRITERS.items() if name.endswith(ending)), write_json_lines)
         with self._errors(), files.whole_file(self.output) as file:
             found = self._database.execute("SELECT document FROM rows ORDER BY number")
             write(file, (json.loads(document) for (document,) in found), self._task, self._settings["topk"])
@@ -197,6 +207,19 @@ def write_parquet(file: BinaryIO, rows: Iterable[Row], task: Task, topk: int) ->
             writer.write_table(pa.Table.from_pylist(part, schema))
 
 
+def write_coco(file: BinaryIO, rows: Iterable[Row], task: Task, topk: int) -> None:
+    """Writes boxes as COCO results, https://cocodataset.org/#format-results: one JSON array.
+
+    `image_id` is the number of the image's row, from 1, and `category_id` that of the class, from 1, as only the file
+    that holds the annotations knows others. `file_name` and `category_name` say which these are.
+    """
+    results = (box for number, row in enumerate(rows, 1) for box in task.coco_results(row, number) or ())
+    file.write(b"[")
+    for place, box in enumerate(results):
+        file.write(f"{',' if place else ''}\n{json.dumps(box, allow_nan=False)}".encode())
+    file.write(b"\n]\n")
+
+
 _NAMES = (("image", "string"), ("model", "string"))
 
 
@@ -213,7 +236,9 @@ def as_text(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
+COCO = ".coco.json"
 WRITERS: Mapping[str, Callable[[BinaryIO, Iterable[Row], Task, int], None]] = {
+    COCO: write_coco,
     ".csv": write_csv,
     ".parquet": write_parquet,
 }

@@ -634,6 +634,18 @@ class Task(ABC):
         own = (value for name, value in row.items() if name not in ("image", "model"))
         return [json.dumps(value) if isinstance(value, list | dict) else value for value in own]
 
+    def coco_results(self, row: Mapping[str, Any], number: int) -> list[dict[str, Any]] | None:
+        """The boxes of a row as COCO results, https://cocodataset.org/#format-results.
+
+        Args:
+            row: The row.
+            number: The number of its image, from 1.
+
+        Returns:
+            A dict per box; None for a task without boxes.
+        """
+        return None
+
     def parquet_fields(self) -> list[tuple[str, Any]] | None:
         """The columns of a Parquet file after `image` and `model`.
 

@@ -11,6 +11,7 @@ from mnv2zoo.tasks.detect import rows as own_rows
 from mnv2zoo.tasks.recipe import OF_CLASSIFIERS, OF_SEGMENTERS
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from PIL import Image
     from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from mnv2zoo.data.layout import Layout
     from mnv2zoo.models.names import Description
     from mnv2zoo.models.pretrained import Network
-    from mnv2zoo.tasks.detect.metrics import Detections
+    from mnv2zoo.tasks.detect.metrics import Detections, Scores
     from mnv2zoo.tasks.initialization import Start
     from mnv2zoo.tasks.recipe import Recipe
 
@@ -166,6 +167,31 @@ class Detect(Task):
         head = model.built_with.to_json()
         return files.model_files(model.network, preprocessing, label_names, whole=model, task=self.name, head=head)
 
+    def model_card(
+        self, model: str, architecture: str, origin: str, run: Mapping[str, Any], scores: Mapping[str, Scores]
+    ) -> str:
+        """The model card of a detector."""
+        from mnv2zoo.tasks.detect import card
+
+        return card.model_card(model, architecture, origin, run, scores)
+
+    def write_report(
+        self,
+        folder: Path,
+        history: Sequence[Mapping[str, Any]],
+        metric: Detections,
+        scores: Scores,
+        samples: Sequence[AnySample],
+        title: str,
+    ) -> dict[str, Figure]:
+        """Writes curves, the classes, the confusion matrix and the images with most mistakes."""
+        from mnv2zoo.tasks.detect import report
+
+        names = [sample.name for sample in samples]
+        return report.write(
+            folder, history, scores, metric.judged(), lambda number: samples[number].read(), names, title
+        )
+
     # Predictions.
 
     def rows(
@@ -187,6 +213,10 @@ class Detect(Task):
     def csv_columns(self, topk: int) -> list[str]:
         """`detections`, a list in JSON."""
         return ["detections"]
+
+    def coco_results(self, row: Mapping[str, Any], number: int) -> list[dict[str, Any]]:
+        """A dict per box."""
+        return own_rows.coco(row, number)
 
     def parquet_fields(self) -> list[tuple[str, Any]]:
         """A column `detections`, a list of structures."""
