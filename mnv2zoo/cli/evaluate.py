@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,7 +17,7 @@ EXAMPLE = """\b
 Examples:
   mnv2zoo evaluate photos --model run
   mnv2zoo evaluate photos --model run --split val --json
-  mnv2zoo evaluate more-photos --model run --all
+  mnv2zoo evaluate more-photos --model run --all --output scores.parquet
 """
 
 
@@ -50,6 +51,14 @@ def command(
     skip_bad_images: Annotated[bool, typer.Option("--skip-bad-images", help="Leave out what cannot be read.")] = False,
     batch_size: BatchSize = 32,
     device: Device = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the scores of each image to this file: '.csv', '.parquet', or else JSON lines.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -81,6 +90,7 @@ def command(
         skip_bad_images=skip_bad_images,
         batch_size=batch_size,
         device=device,
+        output=output,
         progress=show,
     )
     print(f"evaluated on {scores.measured}", file=sys.stderr if as_json else sys.stdout)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -190,6 +190,7 @@ class Task(ABC):
             differ from image to image, as those of detections do.
         writes_files: Whether `rows` writes files alongside the rows.
         draws: Whether `draw` is defined.
+        keeps_scores: Whether `measured_rows` is defined.
     """
 
     metric: ClassVar[str] = "loss"
@@ -200,6 +201,7 @@ class Task(ABC):
     gather_objects: ClassVar[bool] = False
     writes_files: ClassVar[bool] = False
     draws: ClassVar[bool] = False
+    keeps_scores: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -482,6 +484,21 @@ class Task(ABC):
             The samples with their targets.
         """
         return list(samples)
+
+    def measured_rows(
+        self, metric: Any, images: Sequence[str], label_names: Sequence[str]
+    ) -> tuple[Iterable[Mapping[str, Any]], Mapping[str, list[str]]]:
+        """Gives the outputs for each image that was measured, for `evaluate --output`.
+
+        Args:
+            metric: The metric, with all outputs in it.
+            images: Names of the images, in the order of the outputs.
+            label_names: Names of the network's outputs.
+
+        Returns:
+            Rows and names, as `evaluation.predictions.write` takes them.
+        """
+        raise NotImplementedError
 
     # The run folder.
 

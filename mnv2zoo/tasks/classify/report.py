@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import warnings
 from bisect import bisect
@@ -18,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from PIL import Image, ImageOps
 
+from mnv2zoo.system.files import whole_file
 from mnv2zoo.tasks import pages
 from mnv2zoo.tasks.classify.metrics import Mistake, Scores
 from mnv2zoo.tasks.pages import BLUE, DPI, GREEN, ORANGE, PALE, History, duration, escape, one_line, table, values
@@ -25,6 +28,7 @@ from mnv2zoo.tasks.pages import BLUE, DPI, GREEN, ORANGE, PALE, History, duratio
 PHOTO_SIDE = 256  # pixels; of the thinnest image that `decode.read` gives, 1 x 500, a line is left
 NAME_WIDTH = 186  # pixels, in letters of 8 points; with "taken for" before it, it is as wide as a photo
 CONFUSIONS = 10  # rows of the table
+CLASS_METRICS = ("precision", "recall", "f1", "average_precision")
 PANELS: pages.Panels = [
     ("Loss (cross-entropy)", {"train_loss": ("training", BLUE), "val_loss": ("validation", ORANGE)}),
     ("Validation top-1 (%)", {"val_top1": ("validation", ORANGE)}),
@@ -40,7 +44,7 @@ def write(
     read: Callable[[int], Image.Image],
     title: str,
 ) -> None:
-    """Writes `README.md` and the pictures that it shows: curves, confusion matrix and mistakes.
+    """Writes `README.md` and the pictures that it shows (curves, confusion matrix, mistakes), and `confusion.csv`.
 
     A picture that has nothing to show is not written, and one that an earlier report left there is removed.
 
@@ -62,6 +66,17 @@ def write(
         "mistakes.png": mistakes_figure(mistakes, read, scores.label_names) if mistakes else None,
     }
     pages.save(folder, _page(history, scores, mistakes, title), figures)
+    with whole_file(folder / "confusion.csv") as file:
+        file.write(_counts(scores).encode("utf-8", "backslashreplace"))
+
+
+def _counts(scores: Scores) -> str:
+    """The confusion matrix as CSV."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["truth \\ prediction", *scores.label_names])
+    rows.writerows([name, *counts] for name, counts in zip(scores.label_names, scores.confusion, strict=True))
+    return text.getvalue()
 
 
 def confusion_figure(scores: Scores) -> Figure:
@@ -172,6 +187,12 @@ def _page(history: History, scores: Scores, mistakes: Sequence[Mistake], title: 
         ["top-5", f"{scores.top5:.2f} %"],
         ["loss (cross-entropy)", f"{scores.loss:.4f}"],
         ["calibration error", f"{scores.calibration_error:.2f} %"],
+        ["F1, macro", f"{scores.f1_macro:.2f} %"],
+        ["F1, weighted", f"{scores.f1_weighted:.2f} %"],
+        ["precision, macro", f"{scores.precision_macro:.2f} %"],
+        ["balanced accuracy", f"{scores.balanced_accuracy:.2f} %"],
+        ["ROC AUC", "" if scores.roc_auc is None else f"{scores.roc_auc:.2f} %"],
+        ["average precision", f"{scores.average_precision:.2f} %"],
     ]
     parts = [f"# {escape(title)}", table(["figure", " value"], figures)]
     if history:
@@ -181,14 +202,16 @@ def _page(history: History, scores: Scores, mistakes: Sequence[Mistake], title: 
     parts += [
         "## Classes, from worst to best",
         table(
-            [" class", "label", " images", " top-1 (%)"],
+            [" class", "label", " images", " precision (%)", " recall (%)", " F1 (%)", " average precision (%)"],
             (
-                [row["class"], names[row["class"]], row["images"], "" if row["top1"] is None else f"{row['top1']:.1f}"]
+                [row["class"], names[row["class"]], row["images"]]
+                + ["" if row[name] is None else f"{row[name]:.1f}" for name in CLASS_METRICS]
                 for row in classes
             ),
         ),
         "## Confusions",
         "![Confusion matrix](confusion.png)",
+        "In counts: [confusion.csv](confusion.csv).",
         _confusions(scores, names),
     ]
     if mistakes:

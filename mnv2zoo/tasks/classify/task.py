@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ class Classify(Task):
 
     metric = "top1"
     greater_is_better = True
+    keeps_scores = True
     ignores = (*OF_HEADS, *OF_DETECTORS, *OF_SEGMENTERS)
 
     def num_outputs(self, data: Data) -> int:
@@ -80,6 +81,22 @@ class Classify(Task):
         found = match_classes([data.class_names[label] for label in present], label_names)
         classes = dict(zip(present, found, strict=True))
         return [replace(sample, target=classes[sample.target]) for sample in samples]
+
+    def measured_rows(
+        self, metric: Accuracy, images: Sequence[str], label_names: Sequence[str]
+    ) -> tuple[Iterator[dict[str, Any]], dict[str, list[str]]]:
+        """The truth, the predicted class and the scores of all classes of each image."""
+        rows = (
+            {
+                "image": image,
+                "truth": label_names[truth],
+                "predicted": label_names[predicted],
+                "correct": truth == predicted,
+                "scores": [round(score, 6) for score in scores],
+            }
+            for image, (truth, predicted, scores) in zip(images, metric.by_image(), strict=True)
+        )
+        return rows, {"scores": list(label_names)}
 
     def model_card(
         self, model: str, architecture: str, origin: str, run: Mapping[str, Any], scores: Mapping[str, Scores]
