@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mnv2zoo.errors import RecipeError, TaskError
+from mnv2zoo.errors import RecipeError, TaskError, nearest
 from mnv2zoo.tasks.recipe import OF_CLASSIFIERS, OF_DETECTORS, OF_HEADS, OF_SEGMENTERS
 
 if TYPE_CHECKING:
@@ -180,8 +180,9 @@ class Task(ABC):
     steps, the optimizer, checkpoints and the run folder; it calls the methods in the order in which they stand here.
 
     Attributes:
-        metric: Name of the metric, as `Scores.metrics` has it, that chooses the best epoch.
-        greater_is_better: Whether the best epoch has the greatest value of it.
+        metric: Name of the metric, as `Scores.metrics` has it, that chooses the best epoch where the recipe names none.
+        lower_is_better: Names of metrics whose lowest value is best; of all others it is the highest.
+        metric_names: Names of all metrics, for `monitor` to be checked before training; empty if they are not known.
         defaults: Fields of the recipe whose default is another for this task.
         ignores: Fields of the recipe that this task does not use. A recipe that sets one is an error.
         collate: Makes a batch of a list of (input, target); None for PyTorch's default. A static function, since
@@ -194,7 +195,8 @@ class Task(ABC):
     """
 
     metric: ClassVar[str] = "loss"
-    greater_is_better: ClassVar[bool] = False
+    lower_is_better: ClassVar[tuple[str, ...]] = ("loss",)
+    metric_names: ClassVar[tuple[str, ...]] = ()
     defaults: ClassVar[Mapping[str, Any]] = {}
     ignores: ClassVar[tuple[str, ...]] = (*OF_CLASSIFIERS, *OF_HEADS, *OF_DETECTORS, *OF_SEGMENTERS)
     collate: ClassVar[Any] = None
@@ -225,6 +227,14 @@ class Task(ABC):
         Raises:
             RecipeError: If one is set.
         """
+        if recipe.monitor is not None and self.metric_names and recipe.monitor not in self.metric_names:
+            raise RecipeError(
+                f"the task {self.name} has no metric {recipe.monitor!r}",
+                expected=nearest(recipe.monitor, self.metric_names, 3),
+                found=repr(recipe.monitor),
+                where="monitor",
+                fix="Correct --monitor.",
+            )
         for f in dataclasses.fields(recipe):
             if f.name in self.ignores and getattr(recipe, f.name) != self.defaults.get(f.name, f.default):
                 raise RecipeError(
@@ -450,10 +460,24 @@ class Task(ABC):
             An empty metric.
         """
 
-    def main_metric(self, scores: Scores) -> float:
-        """The metric that chooses the best epoch.
+    def is_better(self, name: str, value: float, than: float) -> bool:
+        """Compares two values of a metric.
 
         Args:
+            name: The metric.
+            value: One value.
+            than: The other.
+
+        Returns:
+            Whether the one is better.
+        """
+        return value < than if name in self.lower_is_better else value > than
+
+    def measured(self, name: str, scores: Scores) -> float:
+        """Takes the metric that chooses the best epoch.
+
+        Args:
+            name: The metric: the recipe's `monitor`, or the task's own.
             scores: The scores of the validation images.
 
         Returns:
@@ -463,14 +487,14 @@ class Task(ABC):
             TaskError: If the scores lack it.
         """
         values = scores.metrics()
-        if self.metric not in values:
+        if name not in values:
             raise TaskError(
                 f"the scores of the task {self.name} lack the metric that chooses the best epoch",
-                expected=repr(self.metric),
+                expected=repr(name),
                 found=", ".join(values) or "no metrics",
-                fix="Add it to the scores, or set the task's attribute `metric`.",
+                fix="Add it to the scores, set the task's attribute `metric`, or pass another --monitor.",
             )
-        return values[self.metric]
+        return values[name]
 
     def align(self, samples: Sequence[AnySample], data: Data, label_names: Sequence[str]) -> list[AnySample]:
         """Puts the targets of other data into a trained network's terms, such as the numbers of its classes.

@@ -124,9 +124,12 @@ class Recipe:
     epochs: Annotated[int, Meta(ge=1, le=100_000)] = _choice(30, "times that every training image is seen")
     # A batch norm cannot train on one image.
     batch_size: Annotated[int, Meta(ge=2, le=1_000_000)] = _choice(32, "images a step, over all processes")
+    accumulate: Annotated[int, Meta(ge=1, le=100_000)] = _choice(
+        1, "batches whose gradients are summed before each step, for the effect of a batch that does not fit in memory"
+    )
     opt: str = _choice("sgd", "optimizer, by timm's name")
     lr: Annotated[float, Meta(ge=1e-12, le=1e6)] | None = _choice(
-        None, "highest learning rate; by default 0.02 for 32 images, and in step"
+        None, "peak learning rate; by default 0.02 for 32 images per step, in proportion"
     )
     momentum: Annotated[float, Meta(ge=0, le=0.9999)] = _choice(0.9, "momentum, for optimizers that have one")
     weight_decay: Annotated[float, Meta(ge=0, le=10)] = _choice(1e-4, "weight decay; biases and norms have none")
@@ -148,6 +151,12 @@ class Recipe:
     )
     keep: Literal["best", "last"] = _choice(
         "best", "weights to keep: of the `best` epoch on the validation images, or of the `last`"
+    )
+    monitor: str | None = _choice(
+        None, "validation metric that chooses the best epoch, such as `f1_macro` or `loss`; by default the task's own"
+    )
+    patience: Annotated[int, Meta(ge=0, le=100_000)] = _choice(
+        0, "epochs without a better value of that metric after which training stops; 0 for all epochs"
     )
 
     # What is seen.

@@ -13,13 +13,9 @@ from torchmetrics.functional import classification as metrics
 
 from mnv2zoo.errors import DataError, RunError
 from mnv2zoo.tasks import base
+from mnv2zoo.tasks.classify.task import METRICS
 
 CALIBRATION_BINS = 15  # as in Guo et al.
-# Fields of `Scores` with one number for all images.
-METRICS = (
-    *("loss", "top1", "top5", "calibration_error", "f1_macro", "f1_weighted", "precision_macro"),
-    *("balanced_accuracy", "roc_auc", "average_precision"),
-)
 
 
 @dataclass(frozen=True)

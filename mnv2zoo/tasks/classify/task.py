@@ -24,13 +24,19 @@ if TYPE_CHECKING:
     from mnv2zoo.tasks.recipe import Recipe
 
 FIELDS = ("class", "label", "score")
+# Fields of `metrics.Scores` with one number for all images.
+METRICS = (
+    *("loss", "top1", "top5", "calibration_error", "f1_macro", "f1_weighted", "precision_macro"),
+    *("balanced_accuracy", "roc_auc", "average_precision"),
+)
 
 
 class Classify(Task):
     """One class per image: the name of the folder that it is in."""
 
     metric = "top1"
-    greater_is_better = True
+    lower_is_better = ("loss", "calibration_error")
+    metric_names = METRICS
     keeps_scores = True
     ignores = (*OF_HEADS, *OF_DETECTORS, *OF_SEGMENTERS)
 

@@ -11,7 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mnv2zoo.errors import DataError, RunError
-from mnv2zoo.tasks.classify.metrics import METRICS, Mistake, score, worst_mistakes
+from mnv2zoo.tasks.classify.metrics import Mistake, score, worst_mistakes
+from mnv2zoo.tasks.classify.task import METRICS
 
 PROBABILITIES = [[0.7, 0.2, 0.1], [0.7, 0.2, 0.1], [0.1, 0.82, 0.08], [0.3, 0.25, 0.45]]
 LOGITS = torch.tensor(PROBABILITIES, dtype=torch.float64).log()  # of which the softmax is these again

@@ -12,7 +12,7 @@ from mnv2zoo.errors import DataError
 from mnv2zoo.tasks import find_task
 from mnv2zoo.tasks.base import Options, Seen
 from mnv2zoo.tasks.classify import Classify
-from mnv2zoo.tasks.classify.metrics import METRICS
+from mnv2zoo.tasks.classify.task import METRICS
 from tests.photos import QUICK, fill
 
 LABELS = ("ant", "bee", "cat")
@@ -59,7 +59,7 @@ def test_accuracy_accumulates_batches():
     scores = metric.compute()
     assert (scores.images, scores.top1, scores.top5) == (3, pytest.approx(200 / 3), 100.0)
     assert list(scores.metrics()) == list(METRICS)
-    assert Classify().main_metric(scores) == scores.top1
+    assert Classify().measured("top1", scores) == scores.top1
     assert [mistake.index for mistake in metric.worst_mistakes()] == [1]
 
 
