@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mnv2zoo.errors import RecipeError, TaskError, nearest
-from mnv2zoo.tasks.recipe import OF_CLASSIFIERS, OF_DETECTORS, OF_HEADS, OF_SEGMENTERS
+from mnv2zoo.tasks.recipe import OF_CLASSES, OF_CLASSIFIERS, OF_DETECTORS, OF_HEADS, OF_SEGMENTERS
 
 if TYPE_CHECKING:
     import torch
@@ -198,7 +198,7 @@ class Task(ABC):
     lower_is_better: ClassVar[tuple[str, ...]] = ("loss",)
     metric_names: ClassVar[tuple[str, ...]] = ()
     defaults: ClassVar[Mapping[str, Any]] = {}
-    ignores: ClassVar[tuple[str, ...]] = (*OF_CLASSIFIERS, *OF_HEADS, *OF_DETECTORS, *OF_SEGMENTERS)
+    ignores: ClassVar[tuple[str, ...]] = (*OF_CLASSIFIERS, *OF_CLASSES, *OF_HEADS, *OF_DETECTORS, *OF_SEGMENTERS)
     collate: ClassVar[Any] = None
     gather_objects: ClassVar[bool] = False
     writes_files: ClassVar[bool] = False
@@ -411,8 +411,8 @@ class Task(ABC):
             device: The device of the network.
         """
 
-    def fingerprints(self) -> dict[str, str | None]:
-        """Hashes of whatever else decides the result, such as a teacher's weights; a resumed run compares them."""
+    def fingerprints(self) -> dict[str, Any]:
+        """Whatever else decides the result, such as the hash of a teacher's weights; a resumed run compares them."""
         return {}
 
     def shrink(self, inputs: Any, targets: Any, side: int, full: int) -> tuple[Any, Any]:

@@ -24,7 +24,8 @@ from torch.utils.data import DataLoader, Dataset
 from mnv2zoo.data import checks
 from mnv2zoo.data import splits as data_splits
 from mnv2zoo.data.datasets import Data, Photos
-from mnv2zoo.data.sampler import Batches, derive_seed, seed_everything
+from mnv2zoo.data.labels import classes_of
+from mnv2zoo.data.sampler import Batches, balanced_weights, derive_seed, seed_everything
 from mnv2zoo.errors import DataError, RunError, ZooError
 from mnv2zoo.model_dir import split as splits
 from mnv2zoo.model_dir.records import RECIPE, SPLIT
@@ -241,7 +242,10 @@ class Trainer:
     def setup_optimizer(self) -> None:
         """Creates the optimizer, the schedule and the moving average."""
         recipe = self.recipe
-        self.batches = Batches(len(self.data.splits["train"]), recipe.batch_size, recipe.seed)
+        samples = self.data.splits["train"]
+        balanced = recipe.sampler == "balanced"
+        weights = balanced_weights([classes_of(sample.target) for sample in samples]) if balanced else None
+        self.batches = Batches(len(samples), recipe.batch_size, recipe.seed, weights)
         self.lr = builders.learning_rate(recipe)
         layer_decay = recipe.layer_decay if self.backbone is None else None
         backbone = self.task.backbone(self.model) if recipe.backbone_lr != 1 else None

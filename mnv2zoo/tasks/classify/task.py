@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -46,18 +47,24 @@ class Classify(Task):
 
     def setup(self, recipe: Recipe, data: Data, start: Start, device: torch.device) -> None:
         """Prepares the loss, the mixing of images and the teacher."""
+        from mnv2zoo.tasks import class_weights
         from mnv2zoo.tasks.classify import loss
         from mnv2zoo.tasks.classify.distillation import Teacher
 
         self._mixup = loss.make_mixup(recipe, len(data.class_names))
-        self._criterion = loss.make_criterion(recipe)
+        counts = Counter(sample.target for sample in data.splits.get("train", ()))
+        by_class = [counts[label] for label in range(len(data.class_names))]
+        self._weights = class_weights.weights(recipe.class_weights, by_class, data.class_names)
+        self._criterion = loss.make_criterion(recipe, self._weights).to(device)
         self._teacher, self._teacher_weight = None, recipe.teacher_weight
         if recipe.teacher is not None:
             self._teacher = Teacher(recipe.teacher, data.class_names, recipe, start.preprocessing).to(device)
 
-    def fingerprints(self) -> dict[str, str | None]:
-        """The teacher's hash."""
-        return {"teacher": None if self._teacher is None else self._teacher.fingerprint}
+    def fingerprints(self) -> dict[str, Any]:
+        """The teacher's hash, and the weights of the classes where there are any."""
+        teacher = None if self._teacher is None else self._teacher.fingerprint
+        weights = {} if self._weights is None else {"class_weights": self._weights}
+        return {"teacher": teacher, **weights}
 
     def training_step(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         """The cross-entropy of images (N, 3, H, W) and classes (N,), and the distance from the teacher's outputs."""
