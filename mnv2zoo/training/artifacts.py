@@ -46,8 +46,8 @@ def describe_run(
     test = start.test_preprocessing
     used = {
         "lr": lr,
-        "input_size": start.preprocessing["input_size"][-1],
-        "test_input_size": test["input_size"][-1],
+        "input_size": min(start.preprocessing["input_size"][1:]),
+        "test_input_size": min(test["input_size"][1:]),
         **{key: test[key] for key in ("crop_pct", "interpolation", "mean", "std")},
     }
     return {
