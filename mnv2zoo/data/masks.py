@@ -182,7 +182,7 @@ def read(place: str | Path, ignore_index: int = VOID, skip_bad: bool = False) ->
             split = next((SPLIT_OF[part.lower()] for part in reversed(parts) if part.lower() in SPLIT_OF), "train")
             splits[split].append(examined)
             present[split] |= numbers
-    notes = trouble.report()
+    notes = trouble.report(f"Pixels that belong to no class have the number that --ignore-index says, {ignore_index}.")
     found = set().union(*present.values())
     if not found:
         raise DataError("no pixel of any class in the masks", found=f"{ignore_index} alone", where=place)

@@ -54,7 +54,7 @@ def describe_run(
         "data": str(place),
         "task": task.name,
         "model": model_name,
-        "recipe": recipe.to_json() | used,
+        "recipe": recipe.to_json() | {name: value for name, value in used.items() if name not in task.ignores},
         "places": places(model_name, recipe),
         "start": start.fingerprint,
         **task.fingerprints(),

@@ -84,7 +84,7 @@ def input_size(samples: Sequence[AnySample], short: int) -> tuple[int, int]:
     for sample in samples:
         width, height = sample.target.size
         ratio = min(max(width, height) / min(width, height), MAX_ASPECT)
-        long = max(round(short * ratio / 8) * 8, short)
+        long = short if width == height else max(round(short * ratio / 8) * 8, short)
         sizes[(short, long) if width >= height else (long, short)] += 1
     return max(sizes, key=lambda size: (sizes[size], -max(size), size))
 

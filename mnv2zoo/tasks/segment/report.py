@@ -82,14 +82,14 @@ def worst_figure(worst: Sequence[Worst], samples: Sequence[AnySample], label_nam
     Returns:
         The figure: a row per image, and below them the names of the classes.
     """
-    pictures = [_pictures(one, samples[one.index], label_names) for one in worst]
-    heights = [3.4 * own[0].height / own[0].width for own in pictures]
-    shown = sorted({number for _, _, numbers in ((*own[:2], own[3]) for own in pictures) for number in numbers})
-    names = [number for number in shown if number < len(label_names)]
+    drawn = [pictures(one, samples[one.index], label_names) for one in worst]
+    heights = [3.4 * own[0].height / own[0].width for own in drawn]
+    shown: set[int] = set().union(*(numbers for *_, numbers in drawn))
+    names = sorted(number for number in shown if number < len(label_names))
     legend = 0.22 * math.ceil(len(names) / 5) + 0.2
     figure = Figure(figsize=(10.4, sum(heights) + 0.3 * len(worst) + legend), dpi=DPI, layout="constrained")
     grid = figure.add_gridspec(len(worst) + 1, 3, height_ratios=[*heights, legend])
-    for row, (one, own) in enumerate(zip(worst, pictures, strict=True)):
+    for row, (one, own) in enumerate(zip(worst, drawn, strict=True)):
         titles = (f"image {one.index}", "truth", f"prediction, IoU {one.iou:.1f} %")
         for column, (picture, text) in enumerate(zip(own[:3], titles, strict=True)):
             axes = figure.add_subplot(grid[row, column])
@@ -107,10 +107,19 @@ def worst_figure(worst: Sequence[Worst], samples: Sequence[AnySample], label_nam
     return figure
 
 
-def _pictures(
+def pictures(
     one: Worst, sample: AnySample, label_names: Sequence[str]
 ) -> tuple[Image.Image, Image.Image, Image.Image, set[int]]:
-    """The image, its truth and its prediction drawn in, and the classes that these show."""
+    """Draws an image, its truth and its prediction.
+
+    Args:
+        one: The image's place and its prediction.
+        sample: The image.
+        label_names: Names of the classes.
+
+    Returns:
+        The image, the same with its true mask and with the predicted one, and the numbers in these masks.
+    """
     image, truth = sample.read(), Image.fromarray(sample.target.read())
     scale = min(PICTURE_SIDE / max(image.size), 1)
     size = tuple(max(round(side * scale), 1) for side in image.size)

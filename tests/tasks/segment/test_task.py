@@ -18,7 +18,6 @@ from mnv2zoo import segmentation
 from mnv2zoo.data import decode, drawing
 from mnv2zoo.data.masks import decode_mask
 from mnv2zoo.errors import DataError, RecipeError
-from mnv2zoo.tasks.segment import Segment
 from tests.photos import encoded
 from tests.tasks.segment.scenes import NAMES, QUICK, VOID, add, fill, mask
 from tests.training.runs import environment, equal, interrupted_after, process, rows, weights
@@ -131,3 +130,169 @@ def test_large_rotated_photos_get_masks_as_people_see_them(trained, tmp_path):
         (row,) = mnv2zoo.predict(tmp_path / "photo.jpg", str(run), files=tmp_path / "masks", exact=exact)
         assert decode_mask(Path(row["mask"]).read_bytes()).shape == (1600, 1200)
         assert sum(row["pixels"].values()) == 1600 * 1200
+
+
+@pytest.mark.parametrize("head", ["deeplabv3", "smp:Unet", "smp:DeepLabV3Plus"])
+def test_other_heads(trained, tmp_path, head):
+    data, _, _ = trained
+    values = {**QUICK, "head": head, "epochs": 1, "keep": "last"}
+    result = mnv2zoo.finetune(data, MODEL, tmp_path / "run", task="segment", **values)
+    loaded = segmentation.load(tmp_path / "run", "cpu")
+    own = result.model.state_dict()
+    assert loaded.state_dict().keys() == own.keys()
+    assert all(torch.equal(tensor, own[name]) for name, tensor in loaded.state_dict().items())
+    assert (loaded.head, loaded.label_names) == ({"name": head}, NAMES)
+    scores = mnv2zoo.evaluate(data, tmp_path / "run")
+    assert scores.confusion == result.scores["val"].confusion
+    (row,) = mnv2zoo.predict(data / "val/images/08.png", str(tmp_path / "run"))
+    assert sum(row["pixels"].values()) == 48 * 36
+
+
+@pytest.mark.parametrize(
+    ("values", "where"),
+    [
+        ({"head": "lrasp"}, "head"),
+        ({"head": "smp:Nothing"}, "head"),
+        ({"output_stride": 16}, "output_stride"),
+        ({"head": "deeplabv3", "output_stride": 12}, "output_stride"),
+        ({"loss": "bce"}, "loss"),
+        ({"mixup": 0.2}, "mixup"),
+        ({"auto_augment": "rand-m7"}, "auto_augment"),
+        ({"iou_crop": 0.5}, "iou_crop"),
+        ({"train_dir": "train"}, "train_dir"),
+        ({"layer_decay": 0.7}, "layer_decay"),
+        ({"train": "Bottleneck_99"}, "train"),
+        ({"start_input_size": 64}, "start_input_size"),
+    ],
+    ids=str,
+)
+def test_bad_values_are_refused_before_anything_is_written(trained, tmp_path, values, where):
+    data, _, _ = trained
+    with pytest.raises(RecipeError) as error:
+        mnv2zoo.finetune(data, MODEL, tmp_path / "run", task="segment", **{**QUICK, **values})
+    assert error.value.where == where
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_size_follows_the_aspect_of_the_images(trained, tmp_path):
+    _, run, _ = trained
+    assert json.loads((run / "config.json").read_text())["pretrained_cfg"]["input_size"] == [3, 64, 88]
+    assert json.loads((run / "recipe.json").read_text())["recipe"]["input_size"] == 64
+    for number in range(4):
+        add(tmp_path / "tall", number, size=(32, 64))
+    (tmp_path / "tall/classes.txt").write_text("\n".join(NAMES))
+    mnv2zoo.finetune(tmp_path / "tall", MODEL, tmp_path / "run", task="segment", **{**QUICK, "epochs": 1})
+    found = json.loads((tmp_path / "run/config.json").read_text())["pretrained_cfg"]["input_size"]
+    assert found == [3, 64, 32]
+
+
+def test_a_run_is_a_start_for_others(trained, tmp_path):
+    data, run, _ = trained
+    still = {**QUICK, "epochs": 1, "lr": 1e-9, "ema_decay": 0.0, "weight_decay": 0.0, "init": str(run)}
+    mnv2zoo.finetune(data, MODEL, tmp_path / "same", task="segment", **still)
+    was, same = weights(run), weights(tmp_path / "same")
+    assert all(torch.allclose(was[name], same[name], atol=1e-6) for name in was if name.endswith(("weight", "bias")))
+    mnv2zoo.finetune(data, MODEL, tmp_path / "other", task="segment", head="smp:Linknet", **still)
+    other = weights(tmp_path / "other")
+    assert torch.allclose(
+        was["net.backbone.taps.conv_stem.weight"], other["net.encoder.model.conv_stem.weight"], atol=1e-6
+    )
+
+
+def test_masks_of_another_numbering_are_measured_by_name(trained, tmp_path):
+    data, run, result = trained
+    other = tmp_path / "other"
+    (other / "val/masks").mkdir(parents=True)
+    (other / "val/images").symlink_to(data / "val/images")
+    for file in (data / "val/masks").glob("*.png"):
+        numbers = np.array(Image.open(file))
+        Image.fromarray(np.where(numbers == VOID, VOID, 2 - numbers).astype(np.uint8)).save(
+            other / "val/masks" / file.name
+        )
+    (other / "classes.txt").write_text("\n".join(NAMES[::-1]))
+    assert mnv2zoo.evaluate(other, run, split="all").confusion == result.scores["val"].confusion
+    (other / "classes.txt").write_text("car\nroad\nheaven\n")
+    with pytest.raises(DataError) as error:
+        mnv2zoo.evaluate(other, run, split="all")
+    assert error.value.found == "heaven"
+
+
+def test_a_run_that_is_interrupted_resumes_bit_for_bit(trained, tmp_path, monkeypatch):
+    data, _, _ = trained
+    values = {**QUICK, "workers": 1, "checkpoint_steps": 1, "start_input_size": 32, "input_size": 48, "epochs": 3}
+    values |= {"class_weights": "balanced", "region_loss": "lovasz", "rotate": 0.5, "ema_decay": 0.9}
+    mnv2zoo.finetune(data, MODEL, tmp_path / "whole", task="segment", **values)
+    with interrupted_after(monkeypatch, 1, 1):
+        mnv2zoo.finetune(data, MODEL, tmp_path / "cut", task="segment", **values)
+    mnv2zoo.finetune(data, out=tmp_path / "cut", resume=True)
+    assert equal(tmp_path / "whole", tmp_path / "cut")
+    assert [row["train_loss"] for row in rows(tmp_path / "whole")] == [
+        row["train_loss"] for row in rows(tmp_path / "cut")
+    ]
+    record = json.loads((tmp_path / "cut/recipe.json").read_text())
+    assert len(json.loads(record["class_weights"])) == 3
+
+
+def test_bf16(trained, tmp_path):
+    data, _, _ = trained
+    values = {**QUICK, "precision": "bf16", "region_loss": "dice"}
+    result = mnv2zoo.finetune(data, MODEL, tmp_path / "run", task="segment", **values)
+    assert all(np.isfinite(row["train_loss"]) for row in result.history)
+    assert 0 < result.scores["val"].pixel_accuracy < 100
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_resumes_bit_for_bit(tmp_path):
+    data = fill(tmp_path / "data", 16, 4)
+    values = {**QUICK, "task": "segment", "epochs": 4, "workers": 1, "checkpoint_steps": 1}
+    flags = [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    words = ["finetune", str(data), "--model", MODEL, *flags, "--out"]
+    done = process(*words, str(tmp_path / "whole"))
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "killed"
+    child = subprocess.Popen(
+        [sys.executable, "-m", "mnv2zoo", *words, str(run)], env=environment(), stdout=subprocess.DEVNULL
+    )
+    seen = set()
+    while len(seen) < 7 and child.poll() is None:
+        if (run / "checkpoints/last.pt").exists():
+            seen.add((run / "checkpoints/last.pt").stat().st_mtime_ns)
+        time.sleep(0.001)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait(timeout=60) == -signal.SIGKILL
+    done = process("finetune", str(data), "--out", str(run), "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "resuming after epoch" in done.stdout
+    assert equal(tmp_path / "whole", run)
+
+
+@pytest.mark.slow
+def test_two_processes_measure_every_image_once(tmp_path):
+    data = fill(tmp_path / "data", 8, 5)
+    values = {**QUICK, "task": "segment"}
+    flags = [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    launcher = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2")
+    done = process("finetune", str(data), "--model", MODEL, *flags, "--out", str(tmp_path / "run"), launcher=launcher)
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "run/results.json").read_text())["val"]
+    scores = mnv2zoo.evaluate(data, tmp_path / "run")
+    assert written == {key: value for key, value in scores.to_json().items() if key != "measured"}
+    labeled = sum(int((mask(number) != VOID).sum()) for number in range(8, 13))
+    assert sum(row["pixels"] for row in written["classes"].values()) == labeled
+
+
+@pytest.mark.slow
+def test_the_command_line(trained, tmp_path):
+    data, run, result = trained
+    done = process("evaluate", str(data), "--model", str(run), "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["miou"] == pytest.approx(result.scores["val"].miou, abs=1e-4)
+    assert list(document["classes"]) == list(NAMES)
+    done = process("evaluate", str(data), "--model", str(run))
+    assert done.stdout.splitlines()[-1].startswith(f"4 images: mIoU {result.scores['val'].miou:.2f} %")
+    file = data / "val/images/08.png"
+    done = process("predict", str(file), "--model", str(run), "--files", str(tmp_path / "masks"))
+    lines = done.stdout.splitlines()
+    assert lines[0] == str(file)
+    assert lines[-1] == f"  mask: {tmp_path / 'masks/08.png'}"
