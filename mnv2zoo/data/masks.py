@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from mnv2zoo.data.annotations import Trouble, files_in, read_bytes, some
 from mnv2zoo.data.discover import SPLIT_OF, Parts, is_image
+from mnv2zoo.data.pixels import SIDEWAYS
 from mnv2zoo.data.tree import File
 from mnv2zoo.errors import DataError
 
@@ -26,6 +28,90 @@ CLASSES = "classes.txt"  # a name a line, in the order of the numbers in the mas
 VOID = 255  # what PNGs without another convention mark pixels of no class with, as Pascal VOC does
 
 
+# What makes an image upright, by its EXIF orientation; the same that `ImageOps.exif_transpose` does.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+Numbers = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """A mask in a file, which is read when it is needed. Its `str` is the same wherever the data lies.
+
+    Attributes:
+        name: The mask's path within the data.
+        file: Where its bytes are.
+        ignore_index: The number of pixels that belong to no class.
+        size: Width and height, upright.
+        pixels: Pairs of a class and its number of pixels, in order; without ignored pixels.
+        orientation: The EXIF orientation that makes it upright, as for its photo; 1 for a mask that is.
+        table: The class of each number from 0 to 255, where a network numbers the classes otherwise; None for the
+            numbers themselves.
+    """
+
+    name: str
+    file: File
+    ignore_index: int = VOID
+    size: tuple[int, int] = (0, 0)
+    pixels: tuple[tuple[int, int], ...] = ()
+    orientation: int = 1
+    table: tuple[int, ...] | None = None
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{number}: {count}" for number, count in self.pixels)
+        return f"{self.name} ({counts})"
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The classes that it shows, in order."""
+        return tuple(number for number, _ in self.pixels)
+
+    def renumbered(self, numbers: Mapping[int, int]) -> Mask:
+        """The same mask with other class numbers.
+
+        Args:
+            numbers: The new number of each class that it shows.
+        """
+        table = [VOID] * 256
+        for number, _ in self.pixels:
+            table[number] = numbers[number]
+        pixels = tuple(sorted((numbers[number], count) for number, count in self.pixels))
+        return replace(self, table=tuple(table), pixels=pixels)
+
+    def read(self) -> Numbers:
+        """Reads it.
+
+        Returns:
+            Class numbers (height, width), upright as its photo. Ignored pixels are `VOID`, whatever their number.
+
+        Raises:
+            DataError: If it has changed since it was found.
+        """
+        try:
+            mask = _upright(decode_mask(read_bytes(self.file)), self.orientation)
+        except (OSError, ValueError) as error:
+            raise DataError("cannot read a mask", found=str(error), where=self.name) from error
+        if mask.shape != self.size[::-1]:
+            raise DataError(
+                "a mask has changed since training began",
+                expected=f"{self.size[0]} x {self.size[1]} pixels",
+                found=f"{mask.shape[1]} x {mask.shape[0]}",
+                where=self.name,
+            )
+        if self.table is not None:
+            return np.array(self.table, np.uint8)[mask]
+        mask[mask == self.ignore_index] = VOID
+        return mask
+
+
 @dataclass(frozen=True, slots=True)
 class MaskImage:
     """An image and its mask.
@@ -33,12 +119,12 @@ class MaskImage:
     Attributes:
         name: The image's path within the data.
         file: Where the image's bytes are.
-        mask: Where the mask's bytes are.
+        mask: The mask.
     """
 
     name: str
     file: File
-    mask: File
+    mask: Mask
 
 
 @dataclass(frozen=True)
@@ -87,17 +173,16 @@ def read(place: str | Path, ignore_index: int = VOID, skip_bad: bool = False) ->
     splits: dict[str, list[MaskImage]] = {"train": [], "val": [], "test": []}
     present: dict[str, set[int]] = defaultdict(set)
     for parts, image in pairs.items():
-        numbers = _numbers(image, trouble)
-        unknown = (
-            set() if numbers is None or names is None else {n for n in numbers if n >= len(names)} - {ignore_index}
-        )
+        examined = _examined(image, ignore_index, trouble)
+        numbers = set() if examined is None else set(examined.mask.classes)
+        unknown = set() if names is None else {number for number in numbers if number >= len(names)}
         if unknown:
             trouble.add(f"masks with numbers that {CLASSES} has no name for, such as {min(unknown)}", image.name)
-        elif numbers is not None:
+        elif examined is not None:
             split = next((SPLIT_OF[part.lower()] for part in reversed(parts) if part.lower() in SPLIT_OF), "train")
-            splits[split].append(image)
-            present[split] |= numbers - {ignore_index}
-    notes = trouble.report()
+            splits[split].append(examined)
+            present[split] |= numbers
+    notes = trouble.report(f"Pixels that belong to no class have the number that --ignore-index says, {ignore_index}.")
     found = set().union(*present.values())
     if not found:
         raise DataError("no pixel of any class in the masks", found=f"{ignore_index} alone", where=place)
@@ -110,10 +195,10 @@ def read(place: str | Path, ignore_index: int = VOID, skip_bad: bool = False) ->
 
 def _pairs(files: Mapping[Parts, File], trouble: Trouble) -> dict[Parts, MaskImage]:
     """Images with their masks: of the same name, below folders beside each other."""
-    masks: dict[tuple[Parts, Parts], File] = {}
+    masks: dict[tuple[Parts, Parts], Mask] = {}
     for parts, file in files.items():
         if (at := _folder(parts, MASKS)) is not None and is_image(parts[-1]):
-            masks[_key(parts, at)] = file
+            masks[_key(parts, at)] = Mask("/".join(parts), file)
     pairs = {}
     for parts, file in files.items():
         if (at := _folder(parts, IMAGES)) is None or not is_image(parts[-1]):
@@ -123,9 +208,9 @@ def _pairs(files: Mapping[Parts, File], trouble: Trouble) -> dict[Parts, MaskIma
             trouble.add("images without a mask", "/".join(parts))
         else:
             pairs[parts] = MaskImage("/".join(parts), file, mask)
-    for (above, below), _ in masks.items():
-        trouble.add("masks without an image", "/".join((*above, "masks", *below)))
-    return pairs if pairs else {}
+    for mask in masks.values():
+        trouble.add("masks without an image", mask.name)
+    return pairs
 
 
 def _folder(parts: Parts, names: tuple[str, ...]) -> int | None:
@@ -158,21 +243,34 @@ def _names(files: Mapping[Parts, File], place: str | Path) -> tuple[str, ...] | 
     return tuple(names)
 
 
-def _numbers(image: MaskImage, trouble: Trouble) -> set[int] | None:
-    """The numbers in a mask; None for a bad one, which is noted."""
+def _examined(image: MaskImage, ignore_index: int, trouble: Trouble) -> MaskImage | None:
+    """The image with all that its mask says; None for a bad mask, which is noted."""
     try:
-        mask = decode_mask(read_bytes(image.mask))
-        size = _size(image.file)
-    except (OSError, ValueError) as error:
+        mask = decode_mask(read_bytes(image.mask.file))
+        stored, orientation = _size(image.file)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         trouble.add(f"masks that cannot be read, such as with {str(error)[:100]!r}", image.name)
         return None
-    if mask.shape != size[::-1]:
+    upright = stored[::-1] if orientation in SIDEWAYS else stored
+    if mask.shape not in (stored[::-1], upright[::-1]):
         trouble.add("masks of another size than their image", image.name)
         return None
-    return set(np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist())
+    # A mask of the size of the stored photo is rotated with it. One that is upright already stays.
+    turned = orientation if mask.shape == stored[::-1] else 1
+    counts = np.bincount(mask.ravel(), minlength=256)
+    counts[ignore_index] = 0
+    pixels = tuple((number, int(counts[number])) for number in np.flatnonzero(counts).tolist())
+    examined = replace(image.mask, ignore_index=ignore_index, size=upright, pixels=pixels, orientation=turned)
+    return replace(image, mask=examined)
 
 
-def decode_mask(data: bytes) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+def _upright(mask: Numbers, orientation: int) -> Numbers:
+    if orientation not in UPRIGHT:
+        return mask
+    return np.array(Image.fromarray(mask).transpose(UPRIGHT[orientation]))
+
+
+def decode_mask(data: bytes) -> Numbers:
     """Reads a mask.
 
     Args:
@@ -191,10 +289,10 @@ def decode_mask(data: bytes) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
         return np.array(image if image.mode != "1" else image.convert("L").point(bool), np.uint8)
 
 
-def _size(file: File) -> tuple[int, int]:
-    """Width and height of an image as it is stored, which masks have too."""
+def _size(file: File) -> tuple[tuple[int, int], int]:
+    """Width and height of an image as it is stored, and its EXIF orientation."""
     with Image.open(BytesIO(read_bytes(file))) as image:
-        return image.size
+        return image.size, image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
 def _refuse_unlearned(present: Mapping[str, set[int]], names: tuple[str, ...] | None, place: str | Path) -> None:

@@ -151,7 +151,8 @@ def _run_network(
             if ready:
                 inputs, targets = collate(ready)
                 outputs = net.model(map_tensors(lambda tensor: tensor.to(net.device), inputs))
-                metric.update(to_cpu(in_single_precision(outputs)), targets)
+                outputs, targets = task.condense(in_single_precision(outputs), targets)
+                metric.update(to_cpu(outputs), targets)
             measured += [sample for sample, _ in good]
             done(len(batch))
     return measured

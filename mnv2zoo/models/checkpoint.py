@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
-from timm.models import PretrainedCfg, adapt_input_conv
-from torch import Tensor
+from timm.models import PretrainedCfg, adapt_input_conv, resolve_pretrained_cfg
+from torch import Tensor, nn
 
 from mnv2zoo import convert
 from mnv2zoo.architecture import Config
 from mnv2zoo.errors import ConversionError, IntegrityError, WeightsUnavailableError
 from mnv2zoo.models.mobilenetv2 import CLASSIFIER_KEYS, MobileNetV2, init_module
+from mnv2zoo.models.names import Description
 from mnv2zoo.weights import index, store
 from mnv2zoo.weights.hub import HubFile
 from mnv2zoo.weights.schema import WeightsEntry
@@ -89,6 +92,53 @@ def source_tensors(config: Config, cfg: PretrainedCfg, cache_dir: str | None = N
     else:
         state_dict = _read_file(cfg)
     return state_dict if "conv_stem.weight" in state_dict else convert.to_native(state_dict, config.name)
+
+
+def fill_whole(whole: nn.Module, tensors: Mapping[str, Tensor], description: Description) -> None:
+    """Puts the tensors of a detector or a segmenter into it.
+
+    Args:
+        whole: The model.
+        tensors: Its tensors, as `whole_tensors` reads them.
+        description: What its `config.json` says.
+
+    Raises:
+        ConversionError: If they are not those of the model.
+    """
+    own = whole.state_dict()
+    missing = [name for name in own if name not in tensors]
+    unexpected = [name for name in tensors if name not in own]
+    misshapen = [name for name in own if name in tensors and tensors[name].shape != own[name].shape]
+    if missing or unexpected or misshapen:
+        kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+        raise ConversionError(
+            f"the checkpoint does not fit the head {description.head.get('name')!r} in config.json",
+            expected=f"its {len(own)} tensors",
+            found=", ".join(f"{len(names)} {kind} ({names[0]}, ...)" for kind, names in kinds.items() if names),
+            where=description.name,
+            fix="Restore model.safetensors or config.json: one of them is of another run.",
+        )
+    whole.load_state_dict(tensors)
+
+
+def whole_tensors(description: Description, cache_dir: str | None = None) -> dict[str, Tensor]:
+    """Reads the tensors of a detector or a segmenter as they are stored; they are verified as those of others are.
+
+    Args:
+        description: Says where they are.
+        cache_dir: The Hub's cache; its own default if None.
+
+    Returns:
+        The tensors by name.
+
+    Raises:
+        WeightsError: If they cannot be found, fetched or verified.
+    """
+    cfg = resolve_pretrained_cfg(description.config.name, description.cfg, None)
+    source = weights_source(cfg)
+    if source is None:
+        return _read_file(cfg)
+    return store.tensors(store.verified(source, cache_dir), description.config.name, "timm")
 
 
 def _read_file(cfg: PretrainedCfg) -> dict[str, Tensor]:

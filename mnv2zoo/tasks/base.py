@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from mnv2zoo.tasks.recipe import Recipe
 
 DEFAULT = "classify"
-BUILT_IN = {"classify": "mnv2zoo.tasks.classify.task:Classify"}
+BUILT_IN = {
+    "classify": "mnv2zoo.tasks.classify.task:Classify",
+    "segment": "mnv2zoo.tasks.segment.task:Segment",
+}
 
 
 @dataclass(frozen=True)
@@ -101,12 +104,14 @@ class Options:
         threshold: Lowest score that a row reports; None for the task's own.
         folder: Folder for files alongside the rows, such as masks; None if the user names none.
         root: The folder that holds all images.
+        draws: Whether `draw` is called for each row.
     """
 
     topk: int = 5
     threshold: float | None = None
     folder: Path | None = None
     root: str = "."
+    draws: bool = False
 
     def file_for(self, image: str, suffix: str) -> Path | None:
         """Names the file that goes with an image, and creates its folder.
@@ -449,6 +454,18 @@ class Task(ABC):
 
     # Metrics.
 
+    def condense(self, outputs: Any, targets: Any) -> tuple[Any, Any]:
+        """Reduces a batch to what the metric needs of it, before processes exchange it.
+
+        Args:
+            outputs: The network's outputs, in single precision.
+            targets: The targets, as `collate` gave them.
+
+        Returns:
+            What `Metric.update` gets in their place. With several processes, tensors whose first axis is the image.
+        """
+        return outputs, targets
+
     @abstractmethod
     def metrics(self, label_names: Sequence[str]) -> Metric:
         """Creates the metric of a split.
@@ -602,7 +619,8 @@ class Task(ABC):
             options: What the user asks for.
 
         Returns:
-            A dict per image. `image` and `model` come before its keys in the row.
+            A dict per image. `image` and `model` come before its keys in the row. Keys that begin with an underscore
+            are for `draw` alone.
         """
 
     def draw(self, image: Image.Image, row: Mapping[str, Any], label_names: Sequence[str]) -> Image.Image:
@@ -610,7 +628,7 @@ class Task(ABC):
 
         Args:
             image: The upright RGB image in full size.
-            row: The row.
+            row: The row, with the keys that begin with an underscore.
             label_names: Names of the outputs.
 
         Returns:

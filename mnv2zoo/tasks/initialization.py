@@ -37,7 +37,7 @@ class Start:
         fingerprint: A hash of the weights that it starts from, and of how they are used.
     """
 
-    model: MobileNetV2
+    model: nn.Module
     origin: str
     preprocessing: dict[str, Any]
     test_preprocessing: dict[str, Any]
@@ -109,14 +109,14 @@ def build(
     """
     config_file.check_labels(class_names, "data")
     num_outputs = len(class_names) if num_outputs is None else num_outputs
-    arguments = _arguments(target, source, recipe, num_outputs)
+    arguments = build_arguments(target, source, recipe, num_outputs)
     torch.manual_seed(recipe.seed)
 
     described = source if isinstance(source, Description) else target
     preprocessing = _preprocessing(described.cfg, recipe, test=False)
     test_preprocessing = _preprocessing(described.cfg, recipe, test=True)
-    _check_growth(recipe, preprocessing["input_size"][-1])
-    model, tensors, origin = _with_weights(target, source, arguments, samples, test_preprocessing)
+    check_growth(recipe, preprocessing["input_size"][-1])
+    model, tensors, origin = with_weights(target, source, arguments, samples, test_preprocessing)
     new_classifier = source is None or not _fits_classes(described, class_names, num_outputs)
     kept = {k: t for k, t in tensors.items() if not (new_classifier and k.startswith(CLASSIFIER_KEYS))}
     mark = fingerprint(kept, target.config.name, arguments)
@@ -127,10 +127,20 @@ def build(
     return Start(model, origin, preprocessing, test_preprocessing, mark)
 
 
-def _arguments(
+def build_arguments(
     target: Description, source: Description | Path | None, recipe: Recipe, num_outputs: int
 ) -> dict[str, Any]:
-    """The arguments that the network is built with."""
+    """The arguments that a network is built with.
+
+    Args:
+        target: The network, as `find` gives it.
+        source: The weights, as `find` gives them.
+        recipe: The recipe.
+        num_outputs: The number of outputs; 0 for a network without a classifier.
+
+    Returns:
+        The arguments by name.
+    """
     arguments = dict(target.arguments)
     for key in ("pad_type", "classifier"):
         value = getattr(recipe, key)
@@ -142,7 +152,16 @@ def _arguments(
     return arguments | {key: value for key in ("drop_rate", "drop_path_rate") if (value := getattr(recipe, key))}
 
 
-def _check_growth(recipe: Recipe, side: int) -> None:
+def check_growth(recipe: Recipe, side: int) -> None:
+    """Refuses progressive sizes that do not grow.
+
+    Args:
+        recipe: The recipe.
+        side: The side of the images at the end of training, in pixels.
+
+    Raises:
+        RecipeError: If training begins with images of that side or a larger one.
+    """
     if recipe.start_input_size is not None and recipe.start_input_size >= side:
         raise RecipeError(
             "images cannot grow to less than they began with",
@@ -153,14 +172,30 @@ def _check_growth(recipe: Recipe, side: int) -> None:
         )
 
 
-def _with_weights(
+def with_weights(
     target: Description,
     source: Description | Path | None,
     arguments: dict[str, Any],
     samples: Sequence[AnySample],
     preprocessing: dict[str, Any],
 ) -> tuple[MobileNetV2, dict[str, Tensor], str]:
-    """Builds the network with its weights; returns it, the tensors that it starts from, and where these come from."""
+    """Builds a network with the weights that a training starts from.
+
+    Args:
+        target: The network, as `find` gives it.
+        source: The weights, as `find` gives them.
+        arguments: What to build it with.
+        samples: Training images, as for `build`.
+        preprocessing: Their preprocessing, as timm names it.
+
+    Returns:
+        The network, the tensors that it starts from, and where these come from, in words.
+
+    Raises:
+        WeightsError: If weights cannot be found, fetched or verified.
+        ConversionError: If they do not fit the network.
+        RecipeError: If they are another architecture's.
+    """
     if source is None:
         return target.build(pretrained=False, **arguments), {}, "random initialisation"
     if isinstance(source, Path):

@@ -90,7 +90,7 @@ def run_network(
     net.eval()
     with torch.inference_mode(), accelerator.autocast():
         for inputs, targets in loader:
-            batch = in_single_precision(net(channels_last(inputs))), targets
+            batch = task.condense(in_single_precision(net(channels_last(inputs))), targets)
             outputs, targets = accelerator.gather_for_metrics(batch, use_gather_object=task.gather_objects)
             update(map_tensors(_own, outputs), map_tensors(_own, targets))
             advance(find_batch_size(targets) or len(targets))

@@ -436,7 +436,8 @@ class Trainer:
         """Evaluates the kept weights, and writes the network, its card, its scores and its report."""
         accelerator, progress, data = self.accelerator, self.progress, self.data
         accelerator.unwrap_model(self.net, keep_fp32_wrapper=False)
-        self.trainee.load_state_dict(progress.best)
+        # Those of the main process, since each process has statistics of its own batches.
+        self.trainee.load_state_dict(on_main(accelerator, lambda: progress.best))
         self.model.eval()
         metrics: dict[str, Metric] = {}
         for split in [split for split in data.splits if split != "train"]:

@@ -44,7 +44,7 @@ def test_images_find_their_masks_and_splits(streets: Path) -> None:
         "train": ["train/images/a.jpg", "train/images/b.jpg"],
         "val": ["val/images/c.jpg"],
     }
-    assert found.splits["val"][0].mask.place == streets / "val/masks/c.png"
+    assert found.splits["val"][0].mask.file.place == streets / "val/masks/c.png"
 
 
 def test_classes_txt_names_the_numbers(streets: Path) -> None:
@@ -97,7 +97,7 @@ def test_palettes_are_numbers_and_colors_are_refused(streets: Path) -> None:
     [
         ("size", "masks of another size than their image: 1 (train/images/b.jpg)"),
         ("no mask", "images without a mask: 1 (train/images/b.jpg)"),
-        ("no image", "masks without an image: 1 (train/masks/b)"),
+        ("no image", "masks without an image: 1 (train/masks/b.png)"),
         ("no png", "masks that cannot be read"),
     ],
 )
