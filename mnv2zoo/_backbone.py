@@ -19,7 +19,7 @@ UNITS = 6  # of trainable layers, as torchvision counts them: the stem, what beg
 
 
 def build(
-    name: str,
+    name: str | MobileNetV2,
     pretrained: bool | str | Path,
     trainable_layers: int | None = None,
     freeze_norm: bool = False,
@@ -28,7 +28,7 @@ def build(
     """Builds a network without a classifier, and freezes what shall not be trained.
 
     Args:
-        name: An architecture, or `architecture.tag`.
+        name: An architecture, or `architecture.tag`; or a network that is built already, which is used as it is.
         pretrained: True for the weights of that name, False for none; or other weights of the same
             architecture: `architecture.tag`, a run folder or `hf-hub:` name.
         trainable_layers: How many of six units are trained, counted from the head: the head, the parts
@@ -45,6 +45,19 @@ def build(
         ConversionError: If the weights are another architecture's.
         ValueError: If there are fewer units than that.
     """
+    model = name if isinstance(name, MobileNetV2) else _built(name, pretrained, arguments)
+    if trainable_layers is not None:
+        if integer("trainable_layers", trainable_layers, 0) > UNITS:
+            raise refused("trainable_layers", trainable_layers, f"a whole number from 0 to {UNITS}")
+        strided = [b.name for b in architecture.bottlenecks(model.arch_config) if b.stride > 1]
+        starts = [features.STEM, *strided, features.HEAD]
+        features.freeze_before(model, starts[-trainable_layers] if trainable_layers else None)
+    if freeze_norm:
+        model = freeze_batch_norm_2d(model)
+    return model
+
+
+def _built(name: str, pretrained: bool | str | Path, arguments: dict[str, Any]) -> MobileNetV2:
     description = describe(name)
     if not isinstance(pretrained, bool):
         source = describe(str(pretrained))
@@ -57,14 +70,6 @@ def build(
             )
         description = source
     model: MobileNetV2 = description.build(pretrained=bool(pretrained), **{**arguments, "num_classes": 0})
-    if trainable_layers is not None:
-        if integer("trainable_layers", trainable_layers, 0) > UNITS:
-            raise refused("trainable_layers", trainable_layers, f"a whole number from 0 to {UNITS}")
-        strided = [b.name for b in architecture.bottlenecks(model.arch_config) if b.stride > 1]
-        starts = [features.STEM, *strided, features.HEAD]
-        features.freeze_before(model, starts[-trainable_layers] if trainable_layers else None)
-    if freeze_norm:
-        model = freeze_batch_norm_2d(model)
     return model
 
 

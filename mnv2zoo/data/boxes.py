@@ -11,11 +11,14 @@ import json
 import math
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from mnv2zoo.data import pixels
 from mnv2zoo.data.annotations import Trouble, files_in, read_bytes, some
 from mnv2zoo.data.discover import SPLIT_OF, Parts, is_image
 from mnv2zoo.data.tree import File
@@ -32,7 +35,7 @@ class Box:
 
     Attributes:
         label: The name of its class.
-        corners: Left, top, right and bottom in pixels, as the file has them.
+        corners: Left, top, right and bottom in pixels of the upright image.
         ignored: Whether it counts neither as found nor as missed: `difficult` in VOC, `iscrowd` in COCO.
     """
 
@@ -48,7 +51,7 @@ class BoxImage:
     Attributes:
         name: Its path within the data.
         file: Where its bytes are.
-        size: Width and height as the annotation has them; None where it has none.
+        size: Width and height of the upright image; None where neither the image nor its annotation says.
         boxes: The objects; none for an image without any.
     """
 
@@ -83,12 +86,15 @@ def read(place: str | Path, skip_bad: bool = False) -> BoxListing:
             for each split. Folders around the data that hold nothing else are passed through.
         skip_bad: Leave out bad boxes and missing images, and count them in a note, instead of raising.
 
+    Boxes are in pixels of the upright image. If an annotation has the size of a sideways photo as its file stores it,
+    its boxes are turned with the photo.
+
     Returns:
         What was found. Boxes that reach beyond their image end at its edge.
 
     Raises:
-        DataError: If the place holds neither layout, a file cannot be read, images are missing, or boxes have no area,
-            swapped corners, or lie outside their image.
+        DataError: If the place holds neither layout, a file cannot be read, images are missing or of another size than
+            their annotation, or boxes have no area, swapped corners, or lie outside their image.
     """
     files = files_in(place)
     suffixes = {PurePosixPath(parts[-1]).suffix.lower() for parts in files}
@@ -105,13 +111,58 @@ def read(place: str | Path, skip_bad: bool = False) -> BoxListing:
             where=place,
             fix="Pass the folder that holds the annotations too, or train with --task classify.",
         )
-    sound = {split: tuple(_sound(image, trouble) for image in images) for split, images in splits.items() if images}
+    turned: list[str] = []
+    upright = {split: list(_upright(images, trouble, turned)) for split, images in splits.items()}
+    sound = {split: tuple(_sound(image, trouble) for image in images) for split, images in upright.items() if images}
     notes = trouble.report()
+    if turned:
+        notes.append(f"images whose boxes were turned with them, as EXIF says: {len(turned)} ({some(turned)})")
     used = {image.file for images in sound.values() for image in images}
     if unused := sum(is_image(parts[-1]) and file not in used for parts, file in files.items()):
         notes.append(f"images without an annotation or in no split are not used: {unused}")
     classes = _classes(names, sound, place, notes)
     return BoxListing(form, classes, sound, tuple(notes))
+
+
+def _upright(images: Sequence[BoxImage], trouble: Trouble, turned: list[str]) -> Iterator[BoxImage]:
+    """The images with their own size, and their boxes in pixels of the upright image."""
+    with ThreadPoolExecutor() as pool:
+        for image, header in zip(images, pool.map(_header, images, chunksize=64), strict=True):
+            if header is None:  # whoever reads the image reports it
+                yield image
+                continue
+            stored, orientation = header
+            size = stored[::-1] if orientation in pixels.SIDEWAYS else stored
+            if image.size in (None, size):
+                yield replace(image, size=size)
+            elif image.size == stored:
+                boxes = tuple(replace(box, corners=_turned(box.corners, stored, orientation)) for box in image.boxes)
+                turned.append(image.name)
+                yield replace(image, size=size, boxes=boxes)
+            else:
+                trouble.add("annotations for another size than their image's", image.name)
+
+
+def _header(image: BoxImage) -> tuple[tuple[int, int], int] | None:
+    try:
+        file = image.file
+        return pixels.header(file.place if file.offset is None else BytesIO(read_bytes(file)))
+    except Exception:  # decoders raise nearly anything at bytes that they did not expect
+        return None
+
+
+def _turned(
+    corners: tuple[float, float, float, float], size: tuple[int, int], orientation: int
+) -> tuple[float, float, float, float]:
+    """Turns a box with a sideways photo, from pixels of the file to those of the upright image."""
+    left, top, right, bottom = corners
+    width, height = size
+    # Orientations 5 to 8 swap the axes; 6 and 7 mirror the new horizontal axis, 7 and 8 the new vertical one.
+    if orientation in (6, 7):
+        top, bottom = height - bottom, height - top
+    if orientation in (7, 8):
+        left, right = width - right, width - left
+    return top, left, bottom, right
 
 
 def _sound(image: BoxImage, trouble: Trouble) -> BoxImage:

@@ -64,7 +64,7 @@ def check(data: Data, skip_bad: bool, advance: Callable[[int], None] = lambda do
     }
     notes += _copies(kept, bool(data.class_names))
     _refuse_empty_classes(kept, data.class_names)
-    return Data(data.class_names, {split: own for split, own in kept.items() if own}, (*data.notes, *notes))
+    return replace(data, splits={split: own for split, own in kept.items() if own}, notes=(*data.notes, *notes))
 
 
 def _refuse_empty_classes(splits: Mapping[str, Sequence[AnySample]], class_names: Sequence[str]) -> None:

@@ -99,11 +99,13 @@ class Data:
         class_names: Names in the order of the class indices; none where targets are not classes.
         splits: Samples by `train`, `val` and `test`; a split without samples is not there.
         notes: What a user should know about the data, a sentence each.
+        form: The format of the annotations, such as `Pascal VOC`; empty where folders are the classes.
     """
 
     class_names: tuple[str, ...]
     splits: dict[str, tuple[AnySample, ...]]
     notes: tuple[str, ...] = ()
+    form: str = ""
 
 
 def key_of(sample: AnySample) -> str:

@@ -54,6 +54,22 @@ def open_rgb(source: str | Path | BytesIO, at_least: int | None = None) -> tuple
         return upright, odd
 
 
+def header(source: str | Path | BytesIO) -> tuple[tuple[int, int], int]:
+    """Reads an image's size without decoding it.
+
+    Args:
+        source: The file, or its bytes.
+
+    Returns:
+        Width and height as they are stored, and the EXIF orientation, from 1 to 8; 1 for an upright image.
+
+    Raises:
+        Exception: If it cannot be read.
+    """
+    with Image.open(source, formats=FORMATS) as image:
+        return image.size, image.getexif().get(ExifTags.Base.Orientation, 1)
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """Makes an image that Pillow has opened upright 8-bit RGB.
 

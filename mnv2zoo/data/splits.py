@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Mapping, Set
+from dataclasses import replace
 from typing import Any
 
 from mnv2zoo.data.datasets import AnySample, Data, key_of
@@ -51,7 +52,7 @@ def with_validation(data: Data, fraction: float, seed: int, learned: Set[str] = 
         "val": tuple(s for s in data.splits["train"] if key_of(s) in taken),
     }
     splits |= {name: split for name, split in data.splits.items() if name == "test"}
-    return Data(data.class_names, {name: split for name, split in splits.items() if split}, data.notes)
+    return replace(data, splits={name: split for name, split in splits.items() if split})
 
 
 def restrict(data: Data, splits: Mapping[str, Any]) -> Data:
@@ -78,6 +79,4 @@ def restrict(data: Data, splits: Mapping[str, Any]) -> Data:
                 found=f"{len(gone)} of them gone, such as {gone[0]}",
                 fix="Restore them, or begin a new run.",
             )
-    return Data(
-        data.class_names, {split: tuple(known[name] for name in names) for split, names in splits.items()}, data.notes
-    )
+    return replace(data, splits={split: tuple(known[name] for name in names) for split, names in splits.items()})

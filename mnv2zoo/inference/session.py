@@ -19,7 +19,7 @@ import numpy as np
 
 from mnv2zoo.data import discover
 from mnv2zoo.data.preprocessing import Exact, Fast, Preprocessing, Whole
-from mnv2zoo.errors import DeviceError
+from mnv2zoo.errors import DeployError, DeviceError
 from mnv2zoo.models import names
 from mnv2zoo.runtimes.cache import Cache, versions
 from mnv2zoo.runtimes.runners import CALIBRATED, RUNTIMES, Array, Parts, PerProcess, Runner, cores, require_near
@@ -146,7 +146,23 @@ class TorchSession:
         self.preprocessing: Preprocessing = fast or Exact(network.transform)
         self._network, self._engine, self._precision = network, engine, precision
         self._calibration, self._cache = calibration, cache
-        self._run: Any = None if network.device.type == "cpu" else network.model
+        self._run: Any = network.model if network.device.type != "cpu" or self._is_detector() else None
+
+    def _is_detector(self) -> bool:
+        """Whether PyTorch runs the network as it is, since no engine takes a detector."""
+        from mnv2zoo.detection import is_detector
+
+        if not is_detector(self._network.model):
+            return False
+        if self._engine not in (None, "torch") or self._precision != "fp32":
+            raise DeployError(
+                "engines do not run detectors",
+                expected="PyTorch in fp32",
+                found=f"engine {self._engine or 'torch'}, precision {self._precision}",
+                where=self.name,
+                fix="Leave out --engine and --precision.",
+            )
+        return True
 
     @property
     def fingerprint(self) -> str:

@@ -44,7 +44,7 @@ def model_files(
     # The license, labels and tag of the weights that these started from do not apply to them.
     cfg: dict[str, Any] = dict.fromkeys(("tag", "license", "origin_url", "description"), "")
     cfg |= {
-        "num_classes": len(label_names) if whole else model.num_classes,
+        "num_classes": model.num_classes,
         "label_names": list(label_names) or None,
         "label_descriptions": None,
     }
@@ -56,12 +56,15 @@ def model_files(
     with tempfile.TemporaryDirectory() as scratch:
         config = Path(scratch) / "config.json"
         save_config_for_hf(model, str(config), model_config={"pretrained_cfg": cfg}, data_config=data_config)
-        contents = {
-            "model.safetensors": safetensors.torch.save(tensors, {"format": "pt"}),
-            "config.json": json.dumps({**json.loads(config.read_bytes()), **recorded}, indent=2).encode()
-            if recorded
-            else config.read_bytes(),
-        }
+        document = json.loads(config.read_bytes())
+    if whole:  # timm knows the classes of classifiers alone
+        document |= {"num_classes": len(label_names), "label_names": list(label_names)}
+        document["pretrained_cfg"]["num_classes"] = len(label_names)
+        document.get("model_args", {}).pop("num_classes", None)
+    contents = {
+        "model.safetensors": safetensors.torch.save(tensors, {"format": "pt"}),
+        "config.json": json.dumps({**document, **recorded}, indent=2).encode(),
+    }
     if label_names:
         contents["labels.txt"] = "".join(f"{name}\n" for name in label_names).encode()
     return contents

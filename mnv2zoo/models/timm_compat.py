@@ -57,6 +57,15 @@ def inductor_settings(**settings: Any) -> Any:
     return config.patch(**settings)
 
 
+def resize_at_evaluation_only(detector: Any) -> None:
+    """Lets a detector of torchvision train on images of the size that they have.
+
+    Args:
+        detector: The detector. It is changed in place.
+    """
+    detector.transform._skip_resize = True
+
+
 def reset_accelerator() -> None:
     """Lets the next `accelerate.Accelerator` have other settings than an earlier one in this process."""
     from accelerate.state import AcceleratorState

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 DEFAULT = "classify"
 BUILT_IN = {
     "classify": "mnv2zoo.tasks.classify.task:Classify",
+    "detect": "mnv2zoo.tasks.detect.task:Detect",
     "segment": "mnv2zoo.tasks.segment.task:Segment",
 }
 
@@ -193,7 +194,7 @@ class Task(ABC):
         collate: Makes a batch of a list of (input, target); None for PyTorch's default. A static function, since
             processes that read images get a copy.
         gather_objects: Whether processes exchange outputs and targets as Python objects. Set it where their sizes
-            differ from image to image, as those of detections do.
+            differ from image to image, as those of detections do. Both are then lists with an item per image.
         writes_files: Whether `rows` writes files alongside the rows.
         draws: Whether `draw` is defined.
         keeps_scores: Whether `measured_rows` is defined.
@@ -305,6 +306,16 @@ class Task(ABC):
         return ImageTransform(
             image_transform(preprocessing) if recipe is None else augmentation(recipe, **preprocessing)
         )
+
+    def found(self, data: Data) -> str:
+        """Describes the data in a line, which training prints first.
+
+        Args:
+            data: The data, checked and split.
+        """
+        counts = ", ".join(f"{len(samples)} {split}" for split, samples in data.splits.items())
+        classes = f"{len(data.class_names)} classes; " if data.class_names else ""
+        return f"{classes}images: {counts}"
 
     # Network and head.
 

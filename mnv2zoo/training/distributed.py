@@ -16,7 +16,7 @@ from mnv2zoo.errors import ZooError
 from mnv2zoo.system import posix
 from mnv2zoo.tasks import Task
 from mnv2zoo.tasks.recipe import Recipe
-from mnv2zoo.tasks.tensors import channels_last, in_single_precision, map_tensors
+from mnv2zoo.tasks.tensors import channels_last, in_single_precision, map_tensors, to_cpu
 
 T = TypeVar("T")
 
@@ -91,9 +91,16 @@ def run_network(
     with torch.inference_mode(), accelerator.autocast():
         for inputs, targets in loader:
             batch = task.condense(in_single_precision(net(channels_last(inputs))), targets)
-            outputs, targets = accelerator.gather_for_metrics(batch, use_gather_object=task.gather_objects)
+            if task.gather_objects:
+                # A list with an item per image, of which the images of the processes come one after the other.
+                pairs = accelerator.gather_for_metrics(list(zip(*to_cpu(batch), strict=True)), use_gather_object=True)
+                outputs, targets = map(list, zip(*pairs, strict=True))
+                images = len(pairs)
+            else:
+                outputs, targets = accelerator.gather_for_metrics(batch)
+                images = find_batch_size(targets) or len(targets)
             update(map_tensors(_own, outputs), map_tensors(_own, targets))
-            advance(find_batch_size(targets) or len(targets))
+            advance(images)
 
 
 def _own(tensor: Tensor) -> Tensor:

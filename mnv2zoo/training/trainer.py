@@ -194,9 +194,7 @@ class Trainer:
         self.data, self.found = on_main(self.accelerator, self._find_data)
         for note in self.data.notes:
             self.log.say(f"note: {note}")
-        counts = ", ".join(f"{len(samples)} {split}" for split, samples in self.data.splits.items())
-        classes = f"{len(self.data.class_names)} classes; " if self.data.class_names else ""
-        self.log.say(f"{classes}images: {counts}")
+        self.log.say(self.task.found(self.data))
 
     def _find_data(self) -> tuple[Data, int]:
         """Finds the images, checks them and splits them; a resumed run gets the split that it recorded."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tarfile
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mnv2zoo.data import boxes
 from mnv2zoo.errors import DataError
@@ -262,3 +263,26 @@ def test_bccd_has_the_counts_that_its_authors_give(place: Path) -> None:
     assert {split: len(own) for split, own in found.splits.items()} == {"train": 205, "val": 87, "test": 72}
     counts = Counter(box.label for own in found.splits.values() for image in own for box in image.boxes)
     assert counts == {"RBC": 4155 - 2, "WBC": 372, "Platelets": 361}
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_boxes_turn_as_their_photo_does(tmp_path: Path, orientation: int) -> None:
+    picture = Image.new("L", (80, 60))
+    picture.paste(255, (10, 20, 30, 50))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    voc(tmp_path, "a", ("red", (10, 20, 30, 50)))
+    picture.save(tmp_path / "JPEGImages/a.jpg", exif=exif)
+    (found,) = boxes.read(tmp_path).splits["train"]
+    upright = ImageOps.exif_transpose(Image.open(tmp_path / "JPEGImages/a.jpg"))
+    assert found.size == upright.size == (60, 80)
+    assert found.boxes[0].corners == upright.point(lambda value: 255 * (value > 128)).getbbox()
+
+
+def test_the_size_of_an_image_bounds_boxes_whose_annotation_has_none(tmp_path: Path) -> None:
+    voc(tmp_path, "a", ("red", (10, 20, 300, 50)))
+    file = tmp_path / "Annotations/a.xml"
+    file.write_text(re.sub("<size>.*</size>", "", file.read_text()))
+    found = boxes.read(tmp_path)
+    assert found.splits["train"][0].boxes[0].corners == (10, 20, 80, 50)
+    assert found.notes == ("boxes that reach beyond their image, and end at its edge: 1",)

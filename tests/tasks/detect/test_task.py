@@ -1,0 +1,90 @@
+"""A detector trains, is evaluated and predicts, from files to files."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+import mnv2zoo
+from mnv2zoo.errors import DeployError, RecipeError
+from tests.tasks.detect.scenes import MODEL, QUICK, fill_coco, fill_voc
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Pictures, a run on them, and its result."""
+    folder = tmp_path_factory.mktemp("detect")
+    data = fill_voc(folder / "cells")
+    result = mnv2zoo.finetune(data, MODEL, folder / "run", **QUICK)
+    return data, folder / "run", result
+
+
+def test_the_evaluation_of_a_run_is_that_of_its_last_epoch_kept(trained):
+    data, run, result = trained
+    scores = mnv2zoo.evaluate(data, run)
+    assert scores.measured == "4 val images that the run held out"
+    assert scores.map == pytest.approx(result.scores["val"].map, abs=1e-6)
+    written = json.loads((run / "results.json").read_text())["val"]
+    assert written["map"] == round(result.scores["val"].map, 4)
+    assert [row["label"] for row in written["per_class"]] == ["disk", "square"]
+    maps = [row["val_map"] for row in result.history]
+    assert result.epoch == 1 + maps.index(max(maps))
+
+
+def test_rows_are_the_boxes_that_the_loaded_detector_finds(trained):
+    data, run, _ = trained
+    file = data / "JPEGImages/009.png"
+    (row,) = mnv2zoo.predict(file, str(run), threshold=0.2)
+    detector = mnv2zoo.detection.load(run, "cpu")
+    image = Image.open(file).convert("RGB").resize((64, 64), Image.Resampling.BILINEAR)
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(64, 64, 3).permute(2, 0, 1) / 255
+    with torch.inference_mode():
+        (found,) = detector([pixels])
+    kept = found["scores"] >= 0.2
+    assert [one["score"] for one in row["detections"]] == pytest.approx(found["scores"][kept].tolist(), abs=1e-5)
+    expected = found["boxes"][kept] * torch.tensor([96 / 64, 72 / 64] * 2)
+    torch.testing.assert_close(torch.tensor([one["box"] for one in row["detections"]]), expected, atol=0.02, rtol=0)
+    names = [detector.label_names[label - 1] for label in found["labels"][kept]]
+    assert [one["label"] for one in row["detections"]] == names
+
+
+def test_pictures_with_boxes_are_saved_at_full_size(trained, tmp_path):
+    data, run, _ = trained
+    list(mnv2zoo.predict(data / "JPEGImages", str(run), threshold=0.3, save_images=tmp_path / "drawn"))
+    drawn = sorted((tmp_path / "drawn").iterdir())
+    assert [file.name for file in drawn] == [f"{number:03}.jpg" for number in range(12)]
+    assert Image.open(drawn[0]).size == (96, 72)
+
+
+@pytest.mark.parametrize("values", [{"engine": "onnxruntime"}, {"precision": "bf16"}], ids=str)
+def test_engines_are_refused_by_name(trained, values):
+    data, run, _ = trained
+    with pytest.raises(DeployError) as error:
+        next(mnv2zoo.predict(data / "JPEGImages/000.png", str(run), **values))
+    assert next(iter(values.values())) in error.value.found
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"head": "yolo"},
+        {"head": "lraspp"},
+        {"stride": 5},
+        {"fpn_channels": 64},
+        {"smoothing": 0.2},
+        {"region_loss": "dice"},
+        {"cache_features": False},
+        {"layer_decay": 0.7},
+        {"train_dir": "train"},
+        {"start_input_size": 64},
+        {"train": "Bottleneck_99"},
+    ],
+    ids=str,
+)
+def test_bad_values_are_refused_before_anything_is_written(tmp_path, values):
+    data = fill_coco(tmp_path / "cells", 4, 2)
+    with pytest.raises(RecipeError) as error:
+        mnv2zoo.finetune(data, MODEL, tmp_path / "run", **{**QUICK, **values})
+    assert error.value.where in values
+    assert not (tmp_path / "run").exists()
