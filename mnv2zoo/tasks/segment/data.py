@@ -12,9 +12,9 @@ from mnv2zoo.data import masks
 from mnv2zoo.data.datasets import AnySample, Data, Sample
 from mnv2zoo.data.layout import Layout
 from mnv2zoo.errors import DataError
+from mnv2zoo.segmentation import MAX_CLASSES
 
 MAX_WEIGHT = 10.0  # how many times more or less than the median class a class may count
-MAX_CLASSES = 255  # numbers in a PNG, without one to ignore
 MAX_ASPECT = 3  # of the network's input
 
 
