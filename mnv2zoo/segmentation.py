@@ -351,12 +351,12 @@ def load(name: str | Path, device: str | None = None) -> Segmenter:
     """
     where = pretrained.find_device(device)
     description = names.describe(str(name))
-    model = build(description)
+    model = untrained(description)
     checkpoint.fill_whole(model, checkpoint.whole_tensors(description), description)
     return model.eval().to(where)
 
 
-def build(description: Description) -> Segmenter:
+def untrained(description: Description) -> Segmenter:
     """Builds a segmenter without its weights.
 
     Args:
