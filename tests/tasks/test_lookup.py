@@ -27,7 +27,7 @@ def test_built_in_and_own_tasks_go_through_one_lookup():
     ("name", "problem", "expected"),
     [
         ("clasify", "no task 'clasify'", "classify, or module:Class"),
-        ("detect", "no task 'detect'", "classify, or module:Class"),
+        ("segmnt", "no task 'segmnt'", "segment, or module:Class"),
         ("tests.tasks.toy:", "no task", "module:Class"),
         (":MeanColor", "no task", "module:Class"),
         ("tests.tasks.nowhere:MeanColor", "no module 'tests.tasks.nowhere'", "a module"),
@@ -77,7 +77,7 @@ def test_a_module_that_fails_is_an_error_with_its_reason(tmp_path, monkeypatch):
 def test_a_recorded_name_is_never_imported(tmp_path, monkeypatch):
     (tmp_path / "recorded_task.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    for recorded in ("recorded_task:Task", "mnv2zoo.tasks.classify.task:Classify", "detect"):
+    for recorded in ("recorded_task:Task", "mnv2zoo.tasks.classify.task:Classify", "outline"):
         with pytest.raises(TaskError) as error:
             find_task(None, recorded, "run")
         assert (error.value.found, error.value.where) == (recorded, "run")
