@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -183,13 +184,17 @@ def read(place: str | Path, ignore_index: int = VOID, skip_bad: bool = False) ->
     names = _names(files, place)
     splits: dict[str, list[MaskImage]] = {"train": [], "val": [], "test": []}
     present: dict[str, set[int]] = defaultdict(set)
-    for parts, image in pairs.items():
-        examined = _examined(image, ignore_index, trouble)
-        numbers = set() if examined is None else set(examined.mask.classes)
+    with ThreadPoolExecutor() as pool:
+        all_examined = list(pool.map(lambda image: _examined(image, ignore_index), pairs.values()))
+    for parts, examined in zip(pairs, all_examined, strict=True):
+        if isinstance(examined, str):
+            trouble.add(examined, "/".join(parts))
+            continue
+        numbers = set(examined.mask.classes)
         unknown = set() if names is None else {number for number in numbers if number >= len(names)}
         if unknown:
-            trouble.add(f"masks with numbers that {CLASSES} has no name for, such as {min(unknown)}", image.name)
-        elif examined is not None:
+            trouble.add(f"masks with numbers that {CLASSES} has no name for, such as {min(unknown)}", "/".join(parts))
+        else:
             split = next((SPLIT_OF[part.lower()] for part in reversed(parts) if part.lower() in SPLIT_OF), "train")
             splits[split].append(examined)
             present[split] |= numbers
@@ -259,17 +264,15 @@ def _names(files: Mapping[Parts, File], place: str | Path) -> tuple[str, ...] | 
     return tuple(names)
 
 
-def _examined(image: MaskImage, ignore_index: int, trouble: Trouble) -> MaskImage | None:
-    """The image with all that its mask says; None for a bad mask, which is noted."""
+def _examined(image: MaskImage, ignore_index: int) -> MaskImage | str:
+    """The image with all that its mask says; for a bad mask, what is wrong with it."""
     try:
         mask = image.mask.numbers()
         stored, orientation, upright = size_of(image.file)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        trouble.add(f"masks that cannot be read, such as with {str(error)[:100]!r}", image.name)
-        return None
+        return f"masks that cannot be read, such as with {str(error)[:100]!r}"
     if mask.shape not in (stored[::-1], upright[::-1]):
-        trouble.add("masks of another size than their image", image.name)
-        return None
+        return "masks of another size than their image"
     # A mask of the size of the stored photo is rotated with it. One that is upright already stays.
     turned = orientation if mask.shape == stored[::-1] else 1
     examined = replace(image.mask, ignore_index=ignore_index, size=upright, orientation=turned)

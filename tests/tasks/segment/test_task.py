@@ -107,6 +107,24 @@ def test_pictures_show_the_masks(trained, tmp_path):
     assert (tmp_path / "drawn/08.jpg").read_bytes() == encoded(wanted, "JPEG", quality=92)
 
 
+def test_a_prediction_that_stops_is_continued(trained, tmp_path):
+    data, run, _ = trained
+    output, files = tmp_path / "rows.jsonl", tmp_path / "masks"
+    options = {"files": files, "output": output, "batch_size": 1}
+    wanted = list(mnv2zoo.predict(data / "train/images", str(run), files=files))
+    shutil.rmtree(files)
+    first = mnv2zoo.predict(data / "train/images", str(run), **options)
+    begun = [next(first) for _ in range(3)]
+    first.close()
+    assert begun == wanted[:3]
+    assert not output.exists()
+    with pytest.warns(UserWarning, match="going on after 3 images"):
+        rest = list(mnv2zoo.predict(data / "train/images", str(run), **options))
+    assert rest == wanted[3:]
+    assert [json.loads(line) for line in output.read_text().splitlines()] == wanted
+    assert sorted(file.name for file in files.iterdir()) == [f"{number:02}.png" for number in range(8)]
+
+
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_tables_of_rows(trained, tmp_path, ending):
     data, run, _ = trained
