@@ -35,6 +35,7 @@ DECODERS = (
     *("DeepLabV3", "DeepLabV3Plus", "PAN", "UPerNet", "Segformer"),
 )
 SMP = "smp:"
+MAX_CLASSES = 255  # numbers in a PNG, without one to ignore
 HEADS = ("lraspp", "deeplabv3", *(f"{SMP}{decoder}" for decoder in DECODERS))
 # Heads that take an output stride.
 STRIDED = ("deeplabv3", "smp:DeepLabV3", "smp:DeepLabV3Plus", "smp:PAN")
@@ -238,7 +239,8 @@ def check_head(head: Mapping[str, Any]) -> None:
             found=repr(unknown[0])[:200],
             where="head",
         )
-    if stride is not None and (name not in STRIDED or isinstance(stride, bool) or stride not in ATROUS_RATES):
+    fits = not isinstance(stride, bool | float) and stride in tuple(ATROUS_RATES)
+    if stride is not None and not (name in STRIDED and fits):
         raise ArgumentError(
             f"the head {name} cannot have the output stride {stride!r}"[:200],
             expected="16 or 8" if name in STRIDED else f"no output stride, which only {', '.join(STRIDED)} take",
@@ -349,12 +351,12 @@ def load(name: str | Path, device: str | None = None) -> Segmenter:
     """
     where = pretrained.find_device(device)
     description = names.describe(str(name))
-    model = build(description)
+    model = untrained(description)
     checkpoint.fill_whole(model, checkpoint.whole_tensors(description), description)
     return model.eval().to(where)
 
 
-def build(description: Description) -> Segmenter:
+def untrained(description: Description) -> Segmenter:
     """Builds a segmenter without its weights.
 
     Args:
@@ -375,6 +377,11 @@ def build(description: Description) -> Segmenter:
             found=f"the task {description.task or 'classify'!r}",
             where=description.name,
             fix="Name a run of `mnv2zoo finetune --task segment`.",
+        )
+    classes = len(description.label_names)
+    if classes > MAX_CLASSES:
+        raise WeightsUnavailableError(
+            "too many classes", expected=f"at most {MAX_CLASSES}", found=classes, where=description.name
         )
     try:
         check_head(description.head)

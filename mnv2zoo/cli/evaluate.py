@@ -48,6 +48,16 @@ def command(
     train_dir: Annotated[str | None, typer.Option(help="Folder of the training images.", show_default=False)] = None,
     val_dir: Annotated[str | None, typer.Option(help="Folder of the validation images.", show_default=False)] = None,
     test_dir: Annotated[str | None, typer.Option(help="Folder of the test images.", show_default=False)] = None,
+    ignore_index: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=255,
+            help="Segmenters: number in the masks of pixels that belong to no class. By default that of the run, "
+            "or 255.",
+            show_default=False,
+        ),
+    ] = None,
     skip_bad_images: Annotated[bool, typer.Option("--skip-bad-images", help="Leave out what cannot be read.")] = False,
     batch_size: BatchSize = 32,
     device: Device = None,
@@ -87,6 +97,7 @@ def command(
         train_dir=train_dir,
         val_dir=val_dir,
         test_dir=test_dir,
+        ignore_index=ignore_index,
         skip_bad_images=skip_bad_images,
         batch_size=batch_size,
         device=device,

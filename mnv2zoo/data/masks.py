@@ -1,13 +1,15 @@
 """Images with masks: which image has which, and which classes they show.
 
 A mask is a PNG whose pixels are class numbers, with a palette or without. It has the name of its image, and
-lies in `masks` beside `images`, as in CamVid, or in `SegmentationClass` beside `JPEGImages`, as in Pascal VOC.
+lies in `masks` beside `images`, as in CamVid, or in `SegmentationClass` beside `JPEGImages`, as in Pascal VOC. COCO
+annotations become masks in `polygons`.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -96,7 +98,7 @@ class Mask:
             DataError: If it has changed since it was found.
         """
         try:
-            mask = _upright(decode_mask(read_bytes(self.file)), self.orientation)
+            mask = _upright(self.numbers(), self.orientation)
         except (OSError, ValueError) as error:
             raise DataError("cannot read a mask", found=str(error), where=self.name) from error
         if mask.shape != self.size[::-1]:
@@ -110,6 +112,15 @@ class Mask:
             return np.array(self.table, np.uint8)[mask]
         mask[mask == self.ignore_index] = VOID
         return mask
+
+    def numbers(self) -> Numbers:
+        """The numbers in the file, as it stores them.
+
+        Raises:
+            ValueError: If it has colors in place of numbers.
+            OSError: If it is no image.
+        """
+        return decode_mask(read_bytes(self.file))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +175,8 @@ def read(place: str | Path, ignore_index: int = VOID, skip_bad: bool = False) ->
     if not pairs:
         raise DataError(
             "no masks",
-            expected="folders images and masks, with a .png file in masks for each image",
+            expected="folders images and masks, with a .png file in masks for each image, or a .json file with COCO "
+            "polygons",
             found=f"{sum(is_image(parts[-1]) for parts in files)} images, and none has a mask",
             where=place,
             fix="Put the masks into a folder masks beside images, under the names of the images.",
@@ -172,13 +184,17 @@ def read(place: str | Path, ignore_index: int = VOID, skip_bad: bool = False) ->
     names = _names(files, place)
     splits: dict[str, list[MaskImage]] = {"train": [], "val": [], "test": []}
     present: dict[str, set[int]] = defaultdict(set)
-    for parts, image in pairs.items():
-        examined = _examined(image, ignore_index, trouble)
-        numbers = set() if examined is None else set(examined.mask.classes)
+    with ThreadPoolExecutor() as pool:
+        all_examined = list(pool.map(lambda image: _examined(image, ignore_index), pairs.values()))
+    for parts, examined in zip(pairs, all_examined, strict=True):
+        if isinstance(examined, str):
+            trouble.add(examined, "/".join(parts))
+            continue
+        numbers = set(examined.mask.classes)
         unknown = set() if names is None else {number for number in numbers if number >= len(names)}
         if unknown:
-            trouble.add(f"masks with numbers that {CLASSES} has no name for, such as {min(unknown)}", image.name)
-        elif examined is not None:
+            trouble.add(f"masks with numbers that {CLASSES} has no name for, such as {min(unknown)}", "/".join(parts))
+        else:
             split = next((SPLIT_OF[part.lower()] for part in reversed(parts) if part.lower() in SPLIT_OF), "train")
             splits[split].append(examined)
             present[split] |= numbers
@@ -186,11 +202,16 @@ def read(place: str | Path, ignore_index: int = VOID, skip_bad: bool = False) ->
     found = set().union(*present.values())
     if not found:
         raise DataError("no pixel of any class in the masks", found=f"{ignore_index} alone", where=place)
-    _refuse_unlearned(present, names, place)
+    refuse_unlearned(present, names, place)
     if names is None:
         names = tuple(map(str, range(max(found) + 1)))
         notes.append(f"classes are called by their numbers, 0 to {max(found)}: there is no {CLASSES}")
     return MaskListing(names, {split: tuple(own) for split, own in splits.items() if own}, tuple(notes))
+
+
+def are_among(files: Iterable[Parts]) -> bool:
+    """Whether there are masks among files, given by their paths."""
+    return any(_folder(parts, MASKS) is not None and is_image(parts[-1]) for parts in files)
 
 
 def _pairs(files: Mapping[Parts, File], trouble: Trouble) -> dict[Parts, MaskImage]:
@@ -243,25 +264,31 @@ def _names(files: Mapping[Parts, File], place: str | Path) -> tuple[str, ...] | 
     return tuple(names)
 
 
-def _examined(image: MaskImage, ignore_index: int, trouble: Trouble) -> MaskImage | None:
-    """The image with all that its mask says; None for a bad mask, which is noted."""
+def _examined(image: MaskImage, ignore_index: int) -> MaskImage | str:
+    """The image with all that its mask says; for a bad mask, what is wrong with it."""
     try:
-        mask = decode_mask(read_bytes(image.mask.file))
-        stored, orientation = _size(image.file)
+        mask = image.mask.numbers()
+        stored, orientation, upright = size_of(image.file)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        trouble.add(f"masks that cannot be read, such as with {str(error)[:100]!r}", image.name)
-        return None
-    upright = stored[::-1] if orientation in SIDEWAYS else stored
+        return f"masks that cannot be read, such as with {str(error)[:100]!r}"
     if mask.shape not in (stored[::-1], upright[::-1]):
-        trouble.add("masks of another size than their image", image.name)
-        return None
+        return "masks of another size than their image"
     # A mask of the size of the stored photo is rotated with it. One that is upright already stays.
     turned = orientation if mask.shape == stored[::-1] else 1
-    counts = np.bincount(mask.ravel(), minlength=256)
-    counts[ignore_index] = 0
-    pixels = tuple((number, int(counts[number])) for number in np.flatnonzero(counts).tolist())
-    examined = replace(image.mask, ignore_index=ignore_index, size=upright, pixels=pixels, orientation=turned)
-    return replace(image, mask=examined)
+    examined = replace(image.mask, ignore_index=ignore_index, size=upright, orientation=turned)
+    return replace(image, mask=with_pixels(examined, mask))
+
+
+def with_pixels(mask: Mask, numbers: Numbers) -> Mask:
+    """The mask with the counts of its pixels.
+
+    Args:
+        mask: The mask.
+        numbers: Its numbers.
+    """
+    counts = np.bincount(numbers.ravel(), minlength=256)
+    counts[mask.ignore_index] = 0
+    return replace(mask, pixels=tuple((number, int(counts[number])) for number in np.flatnonzero(counts).tolist()))
 
 
 def _upright(mask: Numbers, orientation: int) -> Numbers:
@@ -289,13 +316,34 @@ def decode_mask(data: bytes) -> Numbers:
         return np.array(image if image.mode != "1" else image.convert("L").point(bool), np.uint8)
 
 
-def _size(file: File) -> tuple[tuple[int, int], int]:
-    """Width and height of an image as it is stored, and its EXIF orientation."""
+def size_of(file: File) -> tuple[tuple[int, int], int, tuple[int, int]]:
+    """Reads the size of an image.
+
+    Args:
+        file: The image.
+
+    Returns:
+        Width and height as it is stored; its EXIF orientation; and width and height upright.
+
+    Raises:
+        OSError: If it is no image.
+    """
     with Image.open(BytesIO(read_bytes(file))) as image:
-        return image.size, image.getexif().get(ExifTags.Base.Orientation, 1)
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return image.size, orientation, image.size[::-1] if orientation in SIDEWAYS else image.size
 
 
-def _refuse_unlearned(present: Mapping[str, set[int]], names: tuple[str, ...] | None, place: str | Path) -> None:
+def refuse_unlearned(present: Mapping[str, set[int]], names: tuple[str, ...] | None, place: str | Path) -> None:
+    """Refuses classes that training would not see.
+
+    Args:
+        present: The classes that each split shows.
+        names: Names of the classes, if there are any.
+        place: The data.
+
+    Raises:
+        DataError: If another split shows a class that `train` does not.
+    """
     if "train" not in present:
         return
     for split, numbers in present.items():

@@ -38,6 +38,7 @@ def evaluate(
     train_dir: str | None = None,
     val_dir: str | None = None,
     test_dir: str | None = None,
+    ignore_index: int | None = None,
     skip_bad_images: bool = False,
     batch_size: int = 32,
     device: str | None = None,
@@ -62,6 +63,7 @@ def evaluate(
         train_dir: Folder of the training images, within the data or anywhere.
         val_dir: Folder of the validation images.
         test_dir: Folder of the test images.
+        ignore_index: Number in masks of pixels that belong to no class; by default that of the run, or 255.
         skip_bad_images: Leave out images that cannot be read.
         batch_size: Images that go through the network at once.
         device: Where to compute; by default the first GPU if there is one.
@@ -89,7 +91,8 @@ def evaluate(
     model = str(model)
     task = find_task(task, records.task_name(model), model)
     file = _output(task, output)
-    found = _find(task, data, model, Layout(layout, train_dir, val_dir, test_dir, skip_bad_images=skip_bad_images))
+    given = Layout(layout, train_dir, val_dir, test_dir, skip_bad_images=skip_bad_images)
+    found = _find(task, data, model, given, ignore_index)
     for note in found.notes:
         warnings.warn(note, stacklevel=3)
     chosen = splits.choose(found, model, split, data)
@@ -158,12 +161,14 @@ def _run_network(
     return measured
 
 
-def _find(task: Task, data: str | Path, model: str, given: Layout) -> Data:
+def _find(task: Task, data: str | Path, model: str, given: Layout, ignore_index: int | None) -> Data:
     """Finds the images. Where nothing else is given, they are laid out as the run recorded."""
     recorded = records.recorded(model)
     recipe = recorded.get("recipe", recorded)
-    if given == Layout(skip_bad_images=given.skip_bad_images) and isinstance(recipe, dict):
-        was = {name: recipe[name] for name in LAYOUT_FIELDS if name in recipe}
+    was = {name: recipe[name] for name in LAYOUT_FIELDS if name in recipe} if isinstance(recipe, dict) else {}
+    ignored = was.get("ignore_index", given.ignore_index) if ignore_index is None else ignore_index
+    own: dict[str, Any] = {"ignore_index": ignored, "skip_bad_images": given.skip_bad_images}
+    if was and given == Layout(skip_bad_images=given.skip_bad_images):
         with contextlib.suppress(DataError, RecipeError):  # other data may have other folders
-            return task.find_data(data, replace(Layout(**was), skip_bad_images=given.skip_bad_images))
-    return task.find_data(data, given)
+            return task.find_data(data, replace(Layout(**was), **own))
+    return task.find_data(data, replace(given, **own))

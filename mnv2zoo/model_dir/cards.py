@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mnv2zoo.weights.schema import WeightsEntry
 
 SPLITS = {"val": "validation", "test": "test"}  # by their names in results.json
+PIPELINES = {"detect": "object-detection", "segment": "image-segmentation"}  # the Hub's names, by task
 METRICS = {"top1": "top-1 accuracy (%)", "top5": "top-5 accuracy (%)"}
 
 # https://huggingface.co/docs/hub/repositories-licenses; a card names any other license as `license_name`. No library
@@ -116,13 +117,16 @@ def _run_metadata(model_name: str, dataset: str, scores: Mapping[str, Scores]) -
     )
 
 
-def package_card(path: Path, entry: WeightsEntry, results: Mapping[str, Mapping[str, Any]]) -> str:
+def package_card(
+    path: Path, entry: WeightsEntry, results: Mapping[str, Mapping[str, Any]], task: str | None = None
+) -> str:
     """Fills in a run's card for the Hub, or writes one.
 
     Args:
         path: The run's card; it may be missing.
         entry: The index entry of the weights.
         results: Metrics by split, as `results.json` has them.
+        task: The task that `config.json` records; None for classification.
 
     Returns:
         The card, as Markdown with metadata.
@@ -130,8 +134,9 @@ def package_card(path: Path, entry: WeightsEntry, results: Mapping[str, Mapping[
     Raises:
         WeightsError: If there is a card that cannot be read.
     """
+    kind = PIPELINES.get(task or "", "image-classification")
     try:
-        card = ModelCard.load(path) if path.exists() else ModelCard(_new_page(entry))
+        card = ModelCard.load(path) if path.exists() else ModelCard(_new_page(entry, kind))
     except Exception as error:  # of many classes, PyYAML's among them
         raise WeightsError(
             "cannot read the model card",
@@ -145,9 +150,10 @@ def package_card(path: Path, entry: WeightsEntry, results: Mapping[str, Mapping[
     known = entry.license.lower() in HUB_LICENSES.split()
     data.license = entry.license.lower() if known else "other"
     data.license_name = None if known else entry.license
-    data.library_name = data.library_name or "timm"
-    data.pipeline_tag = data.pipeline_tag or "image-classification"
-    data.tags = list(dict.fromkeys([*(data.tags or []), "image-classification", "timm", "mnv2zoo"]))
+    library = ("timm", "mnv2zoo") if kind == "image-classification" else ("mnv2zoo",)
+    data.library_name = data.library_name or library[0]
+    data.pipeline_tag = data.pipeline_tag or kind
+    data.tags = list(dict.fromkeys([*(data.tags or []), kind, *library]))
     former = data.eval_results or [EvalResult("image-classification", "imagefolder", "unnamed", "accuracy", None)]
     evaluations = [
         replace(
@@ -165,25 +171,29 @@ def package_card(path: Path, entry: WeightsEntry, results: Mapping[str, Mapping[
     return str(card)
 
 
-def _new_page(entry: WeightsEntry) -> str:
+def _new_page(entry: WeightsEntry, kind: str) -> str:
     """Writes a card whose metadata are still to be filled in."""
     _, height, width = entry.input_size
     labels = ", ".join(entry.label_names[:20]) + (", ..." if entry.num_classes > 20 else "")
+    name = f"hf-hub:{entry.repo_id or 'OWNER/NAME'}"
+    size = f"An image is resized and cropped to {height} x {width} pixels. "
+    imports = "import mnv2zoo  # timm learns the architecture\nimport timm"
+    code = f'{imports}\n\nmodel = timm.create_model("{name}", pretrained=True)'
+    if kind != "image-classification":
+        room = "detection" if kind == "object-detection" else "segmentation"
+        size, code = "", f'import mnv2zoo\n\nmodel = mnv2zoo.{room}.load("{name}")'
     return f"""---
-{ModelCardData(library_name="timm").to_yaml()}
+{ModelCardData(library_name="timm" if size else "mnv2zoo").to_yaml()}
 ---
 
 # {entry.name}
 
 {entry.description or f"Weights of {entry.architecture}."}
 
-An image is resized and cropped to {height} x {width} pixels. There are {entry.num_classes} classes: {labels}.
+{size}There are {entry.num_classes} classes: {labels}.
 
 ```python
-import mnv2zoo  # timm learns the architecture
-import timm
-
-model = timm.create_model("hf-hub:{entry.repo_id or "OWNER/NAME"}", pretrained=True)
+{code}
 ```
 """
 

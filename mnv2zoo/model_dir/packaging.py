@@ -22,7 +22,7 @@ from mnv2zoo.convert.layouts import native
 from mnv2zoo.errors import ConversionError, WeightsError, WeightsIndexError
 from mnv2zoo.model_dir import cards
 from mnv2zoo.model_dir.cards import METRICS, SPLITS
-from mnv2zoo.models import arguments
+from mnv2zoo.models import arguments, names
 from mnv2zoo.system.files import whole_file
 from mnv2zoo.system.hub_failures import Failure, explain
 from mnv2zoo.weights import schema, store
@@ -101,7 +101,7 @@ def pack(
     directory = run / "package" if directory is None else directory
     document = _document(run / CONFIG, config, name)
     weights = _read(run / WEIGHTS)
-    _check_tensors(weights, run / WEIGHTS, config, document)
+    _check_tensors(weights, run, config, document)
     results = _results(run)
 
     cfg = {key: value for key, value in document["pretrained_cfg"].items() if key not in ELSEWHERE}
@@ -120,7 +120,7 @@ def pack(
         **_entry_fields(document, results),
     }
     package = Package(directory, _validated(name, fields, directory), _beyond(config, document))
-    card = cards.package_card(run / CARD, package.entry, results)
+    card = cards.package_card(run / CARD, package.entry, results, document.get("task"))
     _write(package, {WEIGHTS: weights, CONFIG: _json(document), CARD: card.encode()})
     return package
 
@@ -262,13 +262,23 @@ def _document(path: Path, config: Config, name: str) -> dict[str, Any]:
     return document
 
 
-def _check_tensors(data: bytes, path: Path, config: Config, document: Mapping[str, Any]) -> None:
-    """Checks that a file holds every tensor of a network and no other, and that each is finite."""
-    tensors = store.tensors(Verified(path, data, ""), config.name, "timm")
+def _shapes(run: Path, config: Config, document: Mapping[str, Any]) -> dict[str, Any]:
+    """The shape of every tensor that a model has, by name."""
+    if document.get("task") == "segment":
+        from mnv2zoo import segmentation  # with PyTorch, which `--help` does without
+
+        state = segmentation.untrained(names.describe(str(run))).state_dict()
+        return {key: tuple(tensor.shape) for key, tensor in state.items()}
     model_args = document["model_args"]
     built = replace(config, classifier=model_args.get("classifier") or config.classifier)
-    in_chans = model_args.get("in_chans") or 3
-    wanted: dict[str, Any] = dict(native.shapes(built, document["num_classes"], in_chans))
+    return dict(native.shapes(built, document["num_classes"], model_args.get("in_chans") or 3))
+
+
+def _check_tensors(data: bytes, run: Path, config: Config, document: Mapping[str, Any]) -> None:
+    """Checks that a file holds every tensor of a model and no other, and that each is finite."""
+    path = run / WEIGHTS
+    tensors = store.tensors(Verified(path, data, ""), config.name, "timm")
+    wanted = _shapes(run, config, document)
     found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     for key in (*wanted, *found):
         if wanted.get(key) != found.get(key):
@@ -320,6 +330,7 @@ def _beyond(config: Config, document: Mapping[str, Any]) -> dict[str, Any]:
         for argument, value in arguments.checked(document["model_args"]).items()
         if argument not in NOT_COMPUTED and value is not None and value != published.get(argument)
     }
+    beyond |= {key: document[key] for key in ("task", "head") if document.get(key)}
     crop_mode = document["pretrained_cfg"].get("crop_mode") or "center"
     return beyond if crop_mode == "center" else {**beyond, "crop_mode": crop_mode}
 

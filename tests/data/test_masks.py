@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mnv2zoo.data import masks
+from mnv2zoo.data import decode, masks
 from mnv2zoo.errors import DataError
 from tests.conftest import SHARED
 from tests.photos import tar
@@ -136,3 +136,27 @@ def test_camvid_has_the_counts_and_classes_that_its_authors_give(tmp_path: Path)
     assert len(found.class_names) == 11
     shutil.copy(CAMVID / "val.tar", tmp_path)
     assert len(masks.read(tmp_path, ignore_index=11).splits["val"]) == 101
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_masks_are_upright_as_their_photos(tmp_path: Path, orientation: int) -> None:
+    """A mask of the size of the stored photo is rotated with it; one that has the upright size stays."""
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    stored = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    photo = Image.fromarray(np.stack([40 * stored] * 3, 2))
+    photo.save(tmp_path / "images/a.png", exif=exif)
+    Image.fromarray(stored).save(tmp_path / "masks/a.png")
+    upright = decode.read(tmp_path / "images/a.png")
+    (image,) = masks.read(tmp_path).splits["train"]
+    assert (40 * image.mask.read() == np.asarray(upright)[..., 0]).all()
+    assert image.mask.size == upright.size
+    if orientation < 5:
+        return
+    Image.fromarray(np.asarray(upright)[..., 0] // 40).save(tmp_path / "masks/a.png")
+    (image,) = masks.read(tmp_path).splits["train"]
+    assert (40 * image.mask.read() == np.asarray(upright)[..., 0]).all()
+    assert image.mask.orientation == 1
+    assert image.mask.pixels == tuple((number, 1) for number in range(6))

@@ -61,11 +61,15 @@ class Augmentation:
         }
         how = v2.InterpolationMode(preprocessing.get("interpolation") or "bilinear")
         jitter = recipe.color_jitter
+        low, high = recipe.scale_jitter or (1.0, 1.0)
+        short, long = sorted(size)
+        sides = range(max(round(low * short), 1), max(round(high * short), 1) + 1)
         turns = [v2.RandomRotation((angle, angle), expand=True) for angle in (90, 180, 270)]
         self.transform = v2.Compose(
             [
                 v2.RandomApply([v2.RandomChoice(turns)], recipe.rotate),
-                v2.ScaleJitter((height, width), recipe.scale_jitter or (1, 1), how),
+                # Of either side, which keeps a panorama from becoming huge; v2.ScaleJitter mixes up height and width.
+                v2.RandomShortestSize(list(sides), max(2 * round(high * long), 1), how),
                 v2.RandomCrop((height, width), pad_if_needed=True, fill=fill),
                 v2.RandomHorizontalFlip(recipe.hflip),
                 v2.RandomVerticalFlip(recipe.vflip),

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from mnv2zoo.data import masks
+from mnv2zoo.data import masks, polygons
 from mnv2zoo.data.datasets import AnySample, Data, Sample
 from mnv2zoo.data.layout import Layout
 from mnv2zoo.errors import DataError
+from mnv2zoo.segmentation import MAX_CLASSES
 
 MAX_WEIGHT = 10.0  # how many times more or less than the median class a class may count
-MAX_CLASSES = 255  # numbers in a PNG, without one to ignore
 MAX_ASPECT = 3  # of the network's input
 
 
@@ -39,7 +39,8 @@ def find(place: str | Path, layout: Layout) -> Data:
             where=place,
             fix="Leave out --layout, --train-dir, --val-dir and --test-dir.",
         )
-    listing = masks.read(place, layout.ignore_index, layout.skip_bad_images)
+    listing = polygons.read(place, layout.skip_bad_images)
+    listing = listing or masks.read(place, layout.ignore_index, layout.skip_bad_images)
     names = listing.class_names
     if not 2 <= len(names) <= MAX_CLASSES:
         raise DataError(

@@ -19,7 +19,7 @@ from mnv2zoo.errors import DataError, RunError
 from mnv2zoo.tasks import base
 from mnv2zoo.tasks.segment.upsampling import class_tensor
 
-WORST = 8  # images whose prediction is kept for the report
+WORST = 6  # images whose prediction is kept for the report
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def _trained(source: Description | Path | None) -> Segmenter | None:
     """The segmenter whose weights training starts from, if they are a segmenter's."""
     if not isinstance(source, Description) or source.task != "segment":
         return None
-    model = segmentation.build(source)
+    model = segmentation.untrained(source)
     checkpoint.fill_whole(model, checkpoint.whole_tensors(source), source)
     return model
 

@@ -16,7 +16,7 @@ from mnv2zoo.tasks import pages
 from mnv2zoo.tasks.pages import BLUE, DPI, GREEN, ORANGE, Figure, History, escape, table
 from mnv2zoo.tasks.segment.metrics import Scores, Worst
 
-PICTURE_SIDE = 480  # pixels of a picture's longer side
+PICTURE_SIDE = 360  # pixels of a picture's longer side
 CONFUSIONS = 10  # rows of the table
 PANELS: pages.Panels = [
     ("Loss", {"train_loss": ("training", BLUE)}),

@@ -205,6 +205,14 @@ class Segment(Task):
 
         return model_files(model, preprocessing, label_names)
 
+    def model_card(
+        self, model: str, architecture: str, origin: str, run: Mapping[str, Any], scores: Mapping[str, Scores]
+    ) -> str:
+        """The model card of a segmenter."""
+        from mnv2zoo.tasks.segment import card
+
+        return card.model_card(model, architecture, origin, run, scores)
+
     def write_report(
         self,
         folder: Path,

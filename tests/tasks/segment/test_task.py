@@ -1,6 +1,7 @@
 """Segmentation from data to predictions, in Python and on the command line."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from torch.nn import functional
 
@@ -18,6 +20,7 @@ from mnv2zoo import segmentation
 from mnv2zoo.data import decode, drawing
 from mnv2zoo.data.masks import decode_mask
 from mnv2zoo.errors import DataError, RecipeError
+from mnv2zoo.model_dir.packaging import pack
 from tests.photos import encoded
 from tests.tasks.segment.scenes import NAMES, QUICK, VOID, add, fill, mask
 from tests.training.runs import environment, equal, interrupted_after, process, rows, weights
@@ -102,6 +105,24 @@ def test_pictures_show_the_masks(trained, tmp_path):
     (row,) = mnv2zoo.predict(file, str(run), files=tmp_path / "masks")
     wanted = drawing.draw_mask(decode.read(file), decode_mask(Path(row["mask"]).read_bytes()), NAMES)
     assert (tmp_path / "drawn/08.jpg").read_bytes() == encoded(wanted, "JPEG", quality=92)
+
+
+def test_a_prediction_that_stops_is_continued(trained, tmp_path):
+    data, run, _ = trained
+    output, files = tmp_path / "rows.jsonl", tmp_path / "masks"
+    options = {"files": files, "output": output, "batch_size": 1}
+    wanted = list(mnv2zoo.predict(data / "train/images", str(run), files=files))
+    shutil.rmtree(files)
+    first = mnv2zoo.predict(data / "train/images", str(run), **options)
+    begun = [next(first) for _ in range(3)]
+    first.close()
+    assert begun == wanted[:3]
+    assert not output.exists()
+    with pytest.warns(UserWarning, match="going on after 3 images"):
+        rest = list(mnv2zoo.predict(data / "train/images", str(run), **options))
+    assert rest == wanted[3:]
+    assert [json.loads(line) for line in output.read_text().splitlines()] == wanted
+    assert sorted(file.name for file in files.iterdir()) == [f"{number:02}.png" for number in range(8)]
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
@@ -215,6 +236,42 @@ def test_masks_of_another_numbering_are_measured_by_name(trained, tmp_path):
     with pytest.raises(DataError) as error:
         mnv2zoo.evaluate(other, run, split="all")
     assert error.value.found == "heaven"
+
+
+def test_the_ignored_number_is_that_of_the_run_unless_another_is_given(trained, tmp_path):
+    data, run, result = trained
+    other = tmp_path / "other"
+    shutil.copytree(data, other)
+    for file in other.glob("*/masks/*.png"):
+        numbers = np.array(Image.open(file))
+        Image.fromarray(np.where(numbers == VOID, 9, numbers).astype(np.uint8)).save(file)
+    scores = mnv2zoo.evaluate(other, run, ignore_index=9)
+    assert scores.confusion == result.scores["val"].confusion
+    values = {**QUICK, "epochs": 1, "ignore_index": 9}
+    trained_on_other = mnv2zoo.finetune(other, MODEL, tmp_path / "run", task="segment", **values)
+    assert mnv2zoo.evaluate(other, tmp_path / "run").confusion == trained_on_other.scores["val"].confusion
+    (other / "val/masks/08.png").write_bytes(b"nothing")
+    with pytest.raises(DataError) as error:
+        mnv2zoo.evaluate(other, tmp_path / "run")
+    assert "val/images/08.png" in error.value.found
+    assert "9" not in error.value.found.replace("09", "")
+
+
+def test_a_package_is_loaded_evaluated_and_predicts(trained, tmp_path):
+    data, run, result = trained
+    made = pack(run, f"{MODEL}.streets", "MIT", tmp_path / "package")
+    assert made.index_entry() == {}  # by a name of the index, a classifier would be built
+    assert made.beyond["head"] == {"name": "lraspp"}
+    loaded = segmentation.load(tmp_path / "package", "cpu")
+    own = result.model.state_dict()
+    assert all(torch.equal(tensor, own[name]) for name, tensor in loaded.state_dict().items())
+    scores = mnv2zoo.evaluate(data, tmp_path / "package", split="val")
+    assert scores.confusion == result.scores["val"].confusion
+    (row,) = mnv2zoo.predict(data / "val/images/08.png", str(tmp_path / "package"))
+    assert row["pixels"]
+    card = ModelCard.load(tmp_path / "package/README.md")
+    assert card.data.pipeline_tag == "image-segmentation"
+    assert "mnv2zoo.segmentation.load" in card.text
 
 
 def test_a_run_that_is_interrupted_resumes_bit_for_bit(trained, tmp_path, monkeypatch):
