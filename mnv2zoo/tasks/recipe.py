@@ -212,8 +212,8 @@ class Recipe:
     train_dir: str | None = _choice(None, "folder of the training images, within the data or anywhere")
     val_dir: str | None = _choice(None, "folder of the validation images, within the data or anywhere")
     test_dir: str | None = _choice(None, "folder of the test images, within the data or anywhere")
-    val_fraction: Annotated[float, Meta(ge=0.01, le=0.9)] = _choice(
-        0.1, "part of each class to validate on, where the data has no split for that"
+    val_fraction: Annotated[float, Meta(ge=0, le=0.9)] = _choice(
+        0.1, "part of each class to validate on, where the data has no such split; 0 to train on all and keep the last"
     )
     ignore_index: Annotated[int, Meta(ge=0, le=255)] = _choice(
         255, "segmenters: number in the masks of pixels that belong to no class"

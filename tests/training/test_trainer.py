@@ -200,3 +200,10 @@ def test_a_metric_that_does_not_exist_is_refused_before_anything_is_written(phot
     assert caught.value.where == "monitor"
     assert "f1_macro" in caught.value.expected
     assert not (tmp_path / "run").exists()
+
+
+def test_without_validation_the_last_epoch_is_kept(photos, tmp_path):
+    result = mnv2zoo.finetune(photos, MODEL, tmp_path / "run", **{**QUICK, "val_fraction": 0})
+    assert (result.epoch, list(result.scores), len(result.history)) == (2, [], 2)
+    assert "val_loss" not in result.history[0]
+    assert json.loads((tmp_path / "run" / "results.json").read_text()) == {"epoch": 2}
