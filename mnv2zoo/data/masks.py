@@ -20,7 +20,7 @@ from PIL import ExifTags, Image
 
 from mnv2zoo.data.annotations import Trouble, files_in, read_bytes, some
 from mnv2zoo.data.discover import SPLIT_OF, Parts, is_image
-from mnv2zoo.data.pixels import SIDEWAYS
+from mnv2zoo.data.pixels import SIDEWAYS, reason
 from mnv2zoo.data.tree import File
 from mnv2zoo.errors import DataError
 
@@ -100,7 +100,7 @@ class Mask:
         try:
             mask = _upright(self.numbers(), self.orientation)
         except (OSError, ValueError) as error:
-            raise DataError("cannot read a mask", found=str(error), where=self.name) from error
+            raise DataError("cannot read a mask", found=reason(error), where=self.name) from error
         if mask.shape != self.size[::-1]:
             raise DataError(
                 "a mask has changed since training began",
@@ -270,7 +270,7 @@ def _examined(image: MaskImage, ignore_index: int) -> MaskImage | str:
         mask = image.mask.numbers()
         stored, orientation, upright = size_of(image.file)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        return f"masks that cannot be read, such as with {str(error)[:100]!r}"
+        return f"masks that cannot be read, such as with {reason(error)[:100]!r}"
     if mask.shape not in (stored[::-1], upright[::-1]):
         return "masks of another size than their image"
     # A mask of the size of the stored photo is rotated with it. One that is upright already stays.

@@ -18,6 +18,7 @@ from mnv2zoo.data import boxes, masks
 from mnv2zoo.data.annotations import Trouble, files_in, some
 from mnv2zoo.data.discover import Parts
 from mnv2zoo.data.masks import VOID, Mask, MaskImage, MaskListing, Numbers, size_of, with_pixels
+from mnv2zoo.data.pixels import reason
 from mnv2zoo.data.tree import File
 from mnv2zoo.errors import DataError, MissingExtraError
 
@@ -182,7 +183,7 @@ def _with_regions(
     try:
         _, orientation, upright = size_of(image.file)
     except (OSError, ValueError) as error:
-        trouble.add(f"images that cannot be read, such as with {str(error)[:100]!r}", image.name)
+        trouble.add(f"images that cannot be read, such as with {reason(error)[:100]!r}", image.name)
         return None
     if mask.stored not in (upright, upright[::-1]) or (mask.stored != upright and orientation < 5):
         trouble.add("annotations for another size than their image's", image.name)

@@ -98,7 +98,7 @@ def test_palettes_are_numbers_and_colors_are_refused(streets: Path) -> None:
         ("size", "masks of another size than their image: 1 (train/images/b.jpg)"),
         ("no mask", "images without a mask: 1 (train/images/b.jpg)"),
         ("no image", "masks without an image: 1 (train/masks/b.png)"),
-        ("no png", "masks that cannot be read"),
+        ("no png", "masks that cannot be read, such as with 'no known image format': 1 (train/images/b.jpg)"),
     ],
 )
 def test_what_does_not_fit_is_named_or_left_out(streets: Path, damage: str, found: str) -> None:

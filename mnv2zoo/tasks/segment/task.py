@@ -31,7 +31,15 @@ MASK = "_png"  # the mask of a row that is drawn
 
 
 class Segment(Task):
-    """The class of each pixel."""
+    """The class of each pixel.
+
+    Data are folders `images` and `masks`, in `train`, `val` and `test` where there are splits, or a tar file of these.
+    A mask is a PNG of class numbers; `classes.txt` names them. Without masks, COCO polygons are drawn.
+
+    The short side of the network's input is the recipe's `input_size`. The other side follows from the aspect of most
+    training images. Outside training the whole image is resized to that size, and logits are interpolated to the size
+    of the image before the best class is chosen.
+    """
 
     metric = "miou"
     metric_names = ("miou", "pixel_accuracy", "mean_accuracy")
