@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,7 +17,7 @@ EXAMPLE = """\b
 Examples:
   mnv2zoo evaluate photos --model run
   mnv2zoo evaluate photos --model run --split val --json
-  mnv2zoo evaluate more-photos --model run --all
+  mnv2zoo evaluate more-photos --model run --all --output scores.parquet
 """
 
 
@@ -47,9 +48,27 @@ def command(
     train_dir: Annotated[str | None, typer.Option(help="Folder of the training images.", show_default=False)] = None,
     val_dir: Annotated[str | None, typer.Option(help="Folder of the validation images.", show_default=False)] = None,
     test_dir: Annotated[str | None, typer.Option(help="Folder of the test images.", show_default=False)] = None,
+    ignore_index: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=255,
+            help="Segmenters: number in the masks of pixels that belong to no class. By default that of the run, "
+            "or 255.",
+            show_default=False,
+        ),
+    ] = None,
     skip_bad_images: Annotated[bool, typer.Option("--skip-bad-images", help="Leave out what cannot be read.")] = False,
     batch_size: BatchSize = 32,
     device: Device = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the scores of each image to this file: '.csv', '.parquet', or else JSON lines.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -78,9 +97,11 @@ def command(
         train_dir=train_dir,
         val_dir=val_dir,
         test_dir=test_dir,
+        ignore_index=ignore_index,
         skip_bad_images=skip_bad_images,
         batch_size=batch_size,
         device=device,
+        output=output,
         progress=show,
     )
     print(f"evaluated on {scores.measured}", file=sys.stderr if as_json else sys.stdout)

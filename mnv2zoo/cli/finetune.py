@@ -75,7 +75,8 @@ def command(
         typer.Argument(
             metavar="DATA",
             help="A folder with a subfolder a class, or with train, val and test of these; a tar file of either, or "
-            "one a split; or a dataset of timm, such as torch/cifar10.",
+            "one a split; or a dataset of timm, such as torch/cifar10. To segment: folders images and masks, or images "
+            "with COCO polygons.",
             show_default=False,
         ),
     ],

@@ -56,16 +56,20 @@ class Trouble:
         """Collects one, by its kind in words such as `boxes without area`, and the image that it is in."""
         self.found[kind].append(name)
 
-    def report(self) -> list[str]:
-        """Notes on what is left out; raises where nothing is to be left out."""
+    def report(self, hint: str = "") -> list[str]:
+        """Notes on what is left out; raises where nothing is to be left out.
+
+        Args:
+            hint: Another way to correct them, as a sentence.
+        """
         told = [f"{kind}: {len(names)} ({some(names)})" for kind, names in self.found.items()]
         if told and not self.skip:
             raise DataError(
                 "there are annotations that cannot be used",
-                expected="images that are there, and boxes with an area within their image",
+                expected="images that are there, and annotations that fit them",
                 found="; ".join(told),
                 where=self.place,
-                fix="Correct them, or leave them out with --skip-bad-images.",
+                fix=f"Correct them, or leave them out with --skip-bad-images. {hint}".rstrip(),
             )
         notes = [f"left out: {'; '.join(told)}"] if told else []
         if self.clipped:

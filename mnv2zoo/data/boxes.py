@@ -263,7 +263,7 @@ def _by_folder(found: Mapping[str, Mapping[str, BoxImage]]) -> dict[str, list[Bo
     """Splits by the names of the folders that the annotations are in; `train` for folders of other names."""
     splits: dict[str, list[BoxImage]] = {"train": [], "val": [], "test": []}
     for folder, images in found.items():
-        splits[_split_of((*folder.split("/"), ""))] += images.values()
+        splits[split_of((*folder.split("/"), ""))] += images.values()
     return splits
 
 
@@ -311,10 +311,10 @@ def _read_coco(files: Files, trouble: Trouble) -> tuple[list[str], dict[str, lis
     for parts, file in files.items():
         if not parts[-1].lower().endswith(".json"):
             continue
-        document = _document("/".join(parts), file, trouble.place)
+        document = coco_document("/".join(parts), file, trouble.place)
         if document is None:  # captions, a settings file, ...
             continue
-        split = _split_of(parts)
+        split = split_of(parts)
         if split in read.values():
             other = next(own for own, its in read.items() if its == split)
             raise DataError(
@@ -339,7 +339,7 @@ def _read_coco(files: Files, trouble: Trouble) -> tuple[list[str], dict[str, lis
     return list(names), splits
 
 
-def _split_of(parts: Parts) -> str:
+def split_of(parts: Parts) -> str:
     """The split that a file is for, by the words of its name or of the nearest folder: `instances_val2017.json`."""
     for part in reversed((*parts[:-1], parts[-1].rpartition(".")[0])):
         for word in "".join(c if c.isalpha() else " " for c in part.lower()).split():
@@ -348,7 +348,7 @@ def _split_of(parts: Parts) -> str:
     return "train"
 
 
-def _document(name: str, file: File, place: str | Path) -> dict[str, Any] | None:
+def coco_document(name: str, file: File, place: str | Path) -> dict[str, Any] | None:
     """A file's content; None where it is about something other than boxes."""
     try:
         document = json.loads(read_bytes(file))
@@ -378,9 +378,9 @@ def _parse_coco(
             corners = (left, top, left + width, top + height)
             boxes[one["image_id"]].append(Box(labels[one["category_id"]], corners, bool(one.get("iscrowd", 0))))
         images = []
-        ending = _by_ending(files)
+        ending = images_by_name(files)
         for one in document["images"]:
-            path = _image_path(str(one["file_name"]), parts, files, ending)
+            path = image_path(str(one["file_name"]), parts, files, ending)
             if path is None:
                 trouble.add("images that are not there", str(one["file_name"]))
                 continue
@@ -399,7 +399,8 @@ def _parse_coco(
     return [labels[number] for number in sorted(labels)], images
 
 
-def _by_ending(files: Files) -> dict[str, list[Parts]]:
+def images_by_name(files: Files) -> dict[str, list[Parts]]:
+    """The paths of the images by their file names, as `image_path` takes them."""
     names: dict[str, list[Parts]] = defaultdict(list)
     for parts in files:
         if is_image(parts[-1]):
@@ -407,13 +408,13 @@ def _by_ending(files: Files) -> dict[str, list[Parts]]:
     return names
 
 
-def _image_path(name: str, document: Parts, files: Files, names: Mapping[str, list[Parts]]) -> Parts | None:
+def image_path(name: str, document: Parts, files: Files, names: Mapping[str, list[Parts]]) -> Parts | None:
     """Where the image is that a document calls so: the path that ends so, nearest to the document."""
     wanted = tuple(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
     fitting = [path for path in names.get(wanted[-1], []) if path[-len(wanted) :] == wanted] if wanted else []
-    split = _split_of(document)
+    split = split_of(document)
     # In COCO's own layout images of a split are in a folder such as val2017, beside annotations/.
-    fitting.sort(key=lambda path: (_split_of((*path[:-1], "")) != split, -_shared(path, document), path))
+    fitting.sort(key=lambda path: (split_of((*path[:-1], "")) != split, -_shared(path, document), path))
     return fitting[0] if fitting else None
 
 

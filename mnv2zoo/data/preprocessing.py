@@ -143,6 +143,7 @@ class Whole:
         interpolation: Filter that resizes, by Pillow's name in lower case.
         keep_ratio: Scale both sides alike, so that the short side becomes the lesser of `height` and `width` and the
             long side is at most the greater. Otherwise images become exactly that high and wide.
+        exact: Decode photos whole, which takes longer. Otherwise large JPEGs are decoded at a fraction of their size.
     """
 
     height: int
@@ -151,10 +152,13 @@ class Whole:
     std: tuple[float, ...]
     interpolation: str = "bilinear"
     keep_ratio: bool = False
+    exact: bool = False
 
     @property
-    def at_least(self) -> int:
-        """Pixels that either side of an image needs."""
+    def at_least(self) -> int | None:
+        """Pixels that either side of an image needs; None for all."""
+        if self.exact:
+            return None
         return REDUCING_GAP * (min if self.keep_ratio else max)(self.height, self.width)
 
     def size_of(self, width: int, height: int) -> tuple[int, int]:
@@ -199,6 +203,12 @@ class Whole:
         if not self.keep_ratio:
             return torch.from_numpy(self.array(prepared)).to(device)
         return [torch.from_numpy(self.array([one]))[0].to(device) for one in prepared]
+
+    def tensor(self, photo: Image.Image) -> torch.Tensor:
+        """The network's input (3, height, width) for an RGB image."""
+        import torch
+
+        return torch.from_numpy(self.array([self.prepare(photo)]))[0]
 
 
 def _normalized(pixels: Sequence[bytes], size: tuple[int, int], mean: Sequence[float], std: Sequence[float]) -> Array:

@@ -19,7 +19,7 @@ def with_validation(data: Data, fraction: float, seed: int, learned: Set[str] = 
 
     Args:
         data: The data.
-        fraction: Part of each class to take; of a class with two images or more at least one is taken
+        fraction: Part of each class to take, 0 for none. Of a class with two images or more at least one is taken
             and at least one is left. An image that shows several classes counts for the rarest of them. Copies of an
             image, which `check` recognizes, stay together. Data without classes is split as a whole.
         seed: Decides which; a class's own choice does not depend on the other classes.
@@ -28,7 +28,7 @@ def with_validation(data: Data, fraction: float, seed: int, learned: Set[str] = 
     Returns:
         The data with a split `val`.
     """
-    if "val" in data.splits:
+    if "val" in data.splits or not fraction:
         return data
     groups: dict[int | None, dict[str, list[AnySample]]] = {}
     shown = Counter(label for sample in data.splits["train"] for label in classes_of(sample.target))

@@ -195,7 +195,7 @@ def write_parquet(file: BinaryIO, rows: Iterable[Row], task: Task, topk: int) ->
     def tables() -> Iterator[list[Row]]:
         rest = iter(rows)
         while part := list(itertools.islice(rest, PARQUET_ROWS)):
-            yield [{**row, "image": as_text(row["image"])} for row in part]
+            yield [{**row, "image": files.as_text(row["image"])} for row in part]
 
     parts = tables()
     first = next(parts, [])
@@ -229,11 +229,6 @@ def parquet_schema(task: Task) -> Any:
 
     own = task.parquet_fields()
     return None if own is None else pa.schema([*_NAMES, *own])
-
-
-def as_text(name: str) -> str:
-    """A file's name with what is no valid text written with a backslash."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 COCO = ".coco.json"

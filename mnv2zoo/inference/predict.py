@@ -144,14 +144,15 @@ class Predictor:
             Seen(str(file), one.full_size, one.input_size) if isinstance(one, Prepared) else Seen(str(file))
             for file, one in zip(files, prepared, strict=True)
         ]
-        options = Options(self.settings.topk, self.settings.threshold, self._folder, self.settings.root)
+        settings, draws = self.settings, self.settings.save_images is not None
+        options = Options(settings.topk, settings.threshold, self._folder, settings.root, draws)
         rows = self.task.rows(self.session(prepared), images, self.session.label_names, options)
         whole = [
             {"image": seen.name, "model": self.session.name, **row} for seen, row in zip(images, rows, strict=True)
         ]
         if self.settings.save_images is not None:
             self._draw(files, whole, Path(self.settings.save_images))
-        return whole
+        return [{key: value for key, value in row.items() if not key.startswith("_")} for row in whole]
 
     def _draw(self, files: Sequence[str | Path], rows: Sequence[Row], folder: Path) -> None:
         """Writes each image with its predictions drawn in. Images are read again, at full size."""

@@ -15,10 +15,11 @@ from typing import Any
 
 from mnv2zoo.data import decode, discover
 from mnv2zoo.errors import ImageReadError, MissingExtraError, OutputError, TaskError
-from mnv2zoo.inference.journal import as_text, parquet_schema
+from mnv2zoo.inference.journal import parquet_schema
 from mnv2zoo.inference.predict import Predictor, Settings
 from mnv2zoo.models import names
 from mnv2zoo.system import files
+from mnv2zoo.system.files import as_text
 
 try:
     import pyarrow as pa

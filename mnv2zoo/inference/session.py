@@ -10,7 +10,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -140,7 +140,9 @@ class TorchSession:
         cache: Path | None = None,
     ) -> None:
         self.name, self.label_names = network.name, network.label_names
-        fast = None if exact and not isinstance(network.fast, Whole) else network.fast
+        fast = network.fast
+        if exact:  # the whole image needs its size, which timm's transforms do not keep
+            fast = replace(fast, exact=True) if isinstance(fast, Whole) else None
         self.preprocessing: Preprocessing = fast or Exact(network.transform)
         self._network, self._engine, self._precision = network, engine, precision
         self._calibration, self._cache = calibration, cache

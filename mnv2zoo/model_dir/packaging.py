@@ -264,10 +264,11 @@ def _document(path: Path, config: Config, name: str) -> dict[str, Any]:
 
 def _shapes(run: Path, config: Config, document: Mapping[str, Any]) -> dict[str, Any]:
     """The shape of every tensor that a model has, by name."""
-    if document.get("task") == "detect":
-        from mnv2zoo import detection  # with PyTorch, which `--help` does without
+    if document.get("task") in ("detect", "segment"):
+        from mnv2zoo import detection, segmentation  # with PyTorch, which `--help` does without
 
-        state = detection.untrained(names.describe(str(run))).state_dict()
+        build = detection.untrained if document["task"] == "detect" else segmentation.untrained
+        state = build(names.describe(str(run))).state_dict()
         return {key: tuple(tensor.shape) for key, tensor in state.items()}
     model_args = document["model_args"]
     built = replace(config, classifier=model_args.get("classifier") or config.classifier)

@@ -37,6 +37,11 @@ def place(path: Path) -> Path:
     return path
 
 
+def as_text(name: str) -> str:
+    """A file's name as valid text: other bytes are written with a backslash."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def read_all(file: RawIOBase, size: int) -> bytes:
     """Reads an unbuffered file to its end, which must come after so many bytes.
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mnv2zoo.errors import RecipeError, TaskError
-from mnv2zoo.tasks.recipe import OF_CLASSIFIERS, OF_DETECTORS, OF_HEADS, OF_SEGMENTERS
+from mnv2zoo.errors import RecipeError, TaskError, nearest
+from mnv2zoo.tasks.recipe import OF_CLASSES, OF_CLASSIFIERS, OF_DETECTORS, OF_HEADS, OF_SEGMENTERS
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +33,7 @@ DEFAULT = "classify"
 BUILT_IN = {
     "classify": "mnv2zoo.tasks.classify.task:Classify",
     "detect": "mnv2zoo.tasks.detect.task:Detect",
+    "segment": "mnv2zoo.tasks.segment.task:Segment",
 }
 
 
@@ -104,12 +105,14 @@ class Options:
         threshold: Lowest score that a row reports; None for the task's own.
         folder: Folder for files alongside the rows, such as masks; None if the user names none.
         root: The folder that holds all images.
+        draws: Whether `draw` is called for each row.
     """
 
     topk: int = 5
     threshold: float | None = None
     folder: Path | None = None
     root: str = "."
+    draws: bool = False
 
     def file_for(self, image: str, suffix: str) -> Path | None:
         """Names the file that goes with an image, and creates its folder.
@@ -183,8 +186,9 @@ class Task(ABC):
     steps, the optimizer, checkpoints and the run folder; it calls the methods in the order in which they stand here.
 
     Attributes:
-        metric: Name of the metric, as `Scores.metrics` has it, that chooses the best epoch.
-        greater_is_better: Whether the best epoch has the greatest value of it.
+        metric: Name of the metric, as `Scores.metrics` has it, that chooses the best epoch where the recipe names none.
+        lower_is_better: Names of metrics whose lowest value is best; of all others it is the highest.
+        metric_names: Names of all metrics, for `monitor` to be checked before training; empty if they are not known.
         defaults: Fields of the recipe whose default is another for this task.
         ignores: Fields of the recipe that this task does not use. A recipe that sets one is an error.
         collate: Makes a batch of a list of (input, target); None for PyTorch's default. A static function, since
@@ -193,16 +197,19 @@ class Task(ABC):
             differ from image to image, as those of detections do. Both are then lists with an item per image.
         writes_files: Whether `rows` writes files alongside the rows.
         draws: Whether `draw` is defined.
+        keeps_scores: Whether `measured_rows` is defined.
     """
 
     metric: ClassVar[str] = "loss"
-    greater_is_better: ClassVar[bool] = False
+    lower_is_better: ClassVar[tuple[str, ...]] = ("loss",)
+    metric_names: ClassVar[tuple[str, ...]] = ()
     defaults: ClassVar[Mapping[str, Any]] = {}
-    ignores: ClassVar[tuple[str, ...]] = (*OF_CLASSIFIERS, *OF_HEADS, *OF_DETECTORS, *OF_SEGMENTERS)
+    ignores: ClassVar[tuple[str, ...]] = (*OF_CLASSIFIERS, *OF_CLASSES, *OF_HEADS, *OF_DETECTORS, *OF_SEGMENTERS)
     collate: ClassVar[Any] = None
     gather_objects: ClassVar[bool] = False
     writes_files: ClassVar[bool] = False
     draws: ClassVar[bool] = False
+    keeps_scores: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -226,6 +233,14 @@ class Task(ABC):
         Raises:
             RecipeError: If one is set.
         """
+        if recipe.monitor is not None and self.metric_names and recipe.monitor not in self.metric_names:
+            raise RecipeError(
+                f"the task {self.name} has no metric {recipe.monitor!r}",
+                expected=nearest(recipe.monitor, self.metric_names, 3),
+                found=repr(recipe.monitor),
+                where="monitor",
+                fix="Correct --monitor.",
+            )
         for f in dataclasses.fields(recipe):
             if f.name in self.ignores and getattr(recipe, f.name) != self.defaults.get(f.name, f.default):
                 raise RecipeError(
@@ -412,8 +427,8 @@ class Task(ABC):
             device: The device of the network.
         """
 
-    def fingerprints(self) -> dict[str, str | None]:
-        """Hashes of whatever else decides the result, such as a teacher's weights; a resumed run compares them."""
+    def fingerprints(self) -> dict[str, Any]:
+        """Whatever else decides the result, such as the hash of a teacher's weights; a resumed run compares them."""
         return {}
 
     def shrink(self, inputs: Any, targets: Any, side: int, full: int) -> tuple[Any, Any]:
@@ -450,6 +465,18 @@ class Task(ABC):
 
     # Metrics.
 
+    def condense(self, outputs: Any, targets: Any) -> tuple[Any, Any]:
+        """Reduces a batch to what the metric needs of it, before processes exchange it.
+
+        Args:
+            outputs: The network's outputs, in single precision.
+            targets: The targets, as `collate` gave them.
+
+        Returns:
+            What `Metric.update` gets in their place. With several processes, tensors whose first axis is the image.
+        """
+        return outputs, targets
+
     @abstractmethod
     def metrics(self, label_names: Sequence[str]) -> Metric:
         """Creates the metric of a split.
@@ -461,10 +488,24 @@ class Task(ABC):
             An empty metric.
         """
 
-    def main_metric(self, scores: Scores) -> float:
-        """The metric that chooses the best epoch.
+    def is_better(self, name: str, value: float, than: float) -> bool:
+        """Compares two values of a metric.
 
         Args:
+            name: The metric.
+            value: One value.
+            than: The other.
+
+        Returns:
+            Whether the one is better.
+        """
+        return value < than if name in self.lower_is_better else value > than
+
+    def measured(self, name: str, scores: Scores) -> float:
+        """Takes the metric that chooses the best epoch.
+
+        Args:
+            name: The metric: the recipe's `monitor`, or the task's own.
             scores: The scores of the validation images.
 
         Returns:
@@ -474,14 +515,14 @@ class Task(ABC):
             TaskError: If the scores lack it.
         """
         values = scores.metrics()
-        if self.metric not in values:
+        if name not in values:
             raise TaskError(
                 f"the scores of the task {self.name} lack the metric that chooses the best epoch",
-                expected=repr(self.metric),
+                expected=repr(name),
                 found=", ".join(values) or "no metrics",
-                fix="Add it to the scores, or set the task's attribute `metric`.",
+                fix="Add it to the scores, set the task's attribute `metric`, or pass another --monitor.",
             )
-        return values[self.metric]
+        return values[name]
 
     def align(self, samples: Sequence[AnySample], data: Data, label_names: Sequence[str]) -> list[AnySample]:
         """Puts the targets of other data into a trained network's terms, such as the numbers of its classes.
@@ -495,6 +536,21 @@ class Task(ABC):
             The samples with their targets.
         """
         return list(samples)
+
+    def measured_rows(
+        self, metric: Any, images: Sequence[str], label_names: Sequence[str]
+    ) -> tuple[Iterable[Mapping[str, Any]], Mapping[str, list[str]]]:
+        """Gives the outputs for each image that was measured, for `evaluate --output`.
+
+        Args:
+            metric: The metric, with all outputs in it.
+            images: Names of the images, in the order of the outputs.
+            label_names: Names of the network's outputs.
+
+        Returns:
+            Rows and names, as `evaluation.predictions.write` takes them.
+        """
+        raise NotImplementedError
 
     # The run folder.
 
@@ -574,7 +630,8 @@ class Task(ABC):
             options: What the user asks for.
 
         Returns:
-            A dict per image. `image` and `model` come before its keys in the row.
+            A dict per image. `image` and `model` come before its keys in the row. Keys that begin with an underscore
+            are for `draw` alone.
         """
 
     def draw(self, image: Image.Image, row: Mapping[str, Any], label_names: Sequence[str]) -> Image.Image:
@@ -582,7 +639,7 @@ class Task(ABC):
 
         Args:
             image: The upright RGB image in full size.
-            row: The row.
+            row: The row, with the keys that begin with an underscore.
             label_names: Names of the outputs.
 
         Returns:

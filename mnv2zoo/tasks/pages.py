@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
+from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import matplotlib
 import matplotlib.figure
+import numpy as np
 from huggingface_hub import EvalResult, ModelCardData
+from matplotlib.backends.backend_agg import RendererAgg
+from matplotlib.colors import PowerNorm
+from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import MaxNLocator
 
 from mnv2zoo.system.files import whole_file
@@ -23,6 +30,7 @@ BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 PALE = "#e6e6e6"
 
 DPI = 120
+NAME_WIDTH = 186  # pixels, in letters of 8 points; with "taken for" before it, it is as wide as a photo
 
 History = Sequence[Mapping[str, Any]]
 Figure = matplotlib.figure.Figure
@@ -106,6 +114,89 @@ def curves_figure(history: History, panels: Panels) -> Figure:
         if len(axes.lines) > 1:
             axes.legend(frameon=False)
     return figure
+
+
+def confusion_figure(confusion: Sequence[Sequence[int]], label_names: Sequence[str], title: str, what: str) -> Figure:
+    """Draws a confusion matrix: how many percent of each class were taken for which class.
+
+    Args:
+        confusion: Counts; rows are the truth, columns the prediction.
+        label_names: Names of the classes.
+        title: The figure's title.
+        what: What is counted, such as `images`.
+
+    Returns:
+        The figure. It grows with the classes, so that each name can be read up to 200 of them; beyond that
+        only some are written.
+    """
+    counts = np.array(confusion, dtype=float)
+    classes = len(counts)
+    totals = counts.sum(1, keepdims=True)
+    percent = np.ma.masked_array(100 * counts / np.maximum(totals, 1), np.broadcast_to(totals == 0, counts.shape))
+    side = max(min(0.8, 7 / classes), min(0.11, 22 / classes))  # of a cell, in inches
+
+    figure = Figure(figsize=(side * classes + 3.4, side * classes + 2.4), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    colors = matplotlib.colormaps["Blues"].with_extremes(bad=PALE)
+    # By the square root, since what matters in a good network's matrix are the few percent off the diagonal.
+    norm = PowerNorm(0.5, 0, 100)
+    heat = axes.imshow(percent, cmap=colors, norm=norm, interpolation="nearest")
+    bar = figure.colorbar(heat, shrink=min(1, 5 / (side * classes)), aspect=30, ticks=[0, 1, 5, 20, 50, 100])
+    bar.set_label(f"of the true class's {what} (%)")
+    bar.outline.set_visible(False)
+
+    shown = range(0, classes, math.ceil(classes / 200))
+    names = [short(label_names[number], number) for number in shown]
+    style: dict[str, Any] = {"fontsize": min(9, 54 * side * shown.step), "parse_math": False}
+    axes.set_xticks(shown, names, rotation=90 if side < 0.5 else 40, **style)
+    if side >= 0.5:
+        for label in axes.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
+    axes.set_yticks(shown, names, **style)
+    axes.set_xlabel("prediction")
+    axes.set_ylabel("truth")
+    # Hairlines between the cells lead the eye to the names.
+    axes.set_xticks(np.arange(0.5, classes - 1, shown.step), minor=True)
+    axes.set_yticks(np.arange(0.5, classes - 1, shown.step), minor=True)
+    axes.grid(which="minor", color=PALE, linewidth=min(0.8, 3 * side))
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    grey = f"; grey: no {what}" if (totals == 0).any() else ""
+    axes.set_title(f"{title}{grey}", fontsize=11)
+    if side >= 0.28:
+        for (row, column), count in np.ndenumerate(counts):
+            value = 100 * count / max(1, totals[row, 0])
+            text = "" if not count else "<1" if value < 0.5 else f"{value:.0f}"
+            color = "white" if norm(value) > 0.6 else "black"
+            axes.text(column, row, text, ha="center", va="center", color=color, fontsize=min(9, 25 * side))
+    return figure
+
+
+def short(name: str, number: int) -> str:
+    """Makes a name fit into a picture.
+
+    Args:
+        name: The name of a class.
+        number: The class, which replaces a name that the fonts cannot write.
+
+    Returns:
+        The name, cut if need be.
+    """
+    renderer, font = RendererAgg(1, 1, DPI), FontProperties(size=8)
+
+    def width(text: str) -> int:
+        return math.ceil(renderer.get_text_width_height_descent(text, font, ismath=False)[0])
+
+    text = one_line(name)[:80]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # measuring warns of glyphs that are missing, as drawing would
+            if width(text) <= NAME_WIDTH:
+                return text
+            too_long = bisect(range(len(text)), NAME_WIDTH, key=lambda length: width(f"{text[:length]}…"))
+    except UserWarning:
+        return f"class {number}"
+    return f"{text[: too_long - 1].rstrip()}…"
 
 
 def values(history: History, key: str) -> list[tuple[int, float]]:

@@ -33,7 +33,8 @@ Color = tuple[Finite, Finite, Finite]
 Factor = Annotated[float, Meta(ge=0.05, le=20)]
 
 # Fields of one kind of task, for the others to ignore.
-OF_CLASSIFIERS = ("teacher", "mixup", "cutmix", "smoothing", "loss")
+OF_CLASSIFIERS = ("teacher", "mixup", "cutmix", "smoothing", "loss", "focal_gamma")
+OF_CLASSES = ("class_weights",)  # of classifiers and segmenters
 OF_HEADS = ("head", "backbone_lr", "scale_jitter", "rotate")  # of detectors and segmenters
 OF_DETECTORS = (
     "anchor_size",
@@ -44,7 +45,7 @@ OF_DETECTORS = (
     "nms_threshold",
     "max_detections",
 )
-OF_SEGMENTERS = ("ignore_index", "class_weights", "region_loss", "output_stride")
+OF_SEGMENTERS = ("ignore_index", "region_loss", "output_stride")
 
 
 def _choice(default: Any, meaning: str) -> Any:
@@ -124,9 +125,12 @@ class Recipe:
     epochs: Annotated[int, Meta(ge=1, le=100_000)] = _choice(30, "times that every training image is seen")
     # A batch norm cannot train on one image.
     batch_size: Annotated[int, Meta(ge=2, le=1_000_000)] = _choice(32, "images a step, over all processes")
+    accumulate: Annotated[int, Meta(ge=1, le=100_000)] = _choice(
+        1, "batches whose gradients are summed before each step, for the effect of a batch that does not fit in memory"
+    )
     opt: str = _choice("sgd", "optimizer, by timm's name")
     lr: Annotated[float, Meta(ge=1e-12, le=1e6)] | None = _choice(
-        None, "highest learning rate; by default 0.02 for 32 images, and in step"
+        None, "peak learning rate; by default 0.02 for 32 images per step, in proportion"
     )
     momentum: Annotated[float, Meta(ge=0, le=0.9999)] = _choice(0.9, "momentum, for optimizers that have one")
     weight_decay: Annotated[float, Meta(ge=0, le=10)] = _choice(1e-4, "weight decay; biases and norms have none")
@@ -148,6 +152,12 @@ class Recipe:
     )
     keep: Literal["best", "last"] = _choice(
         "best", "weights to keep: of the `best` epoch on the validation images, or of the `last`"
+    )
+    monitor: str | None = _choice(
+        None, "validation metric that chooses the best epoch, such as `f1_macro` or `loss`; by default the task's own"
+    )
+    patience: Annotated[int, Meta(ge=0, le=100_000)] = _choice(
+        0, "epochs without a better value of that metric after which training stops; 0 for all epochs"
     )
 
     # What is seen.
@@ -178,9 +188,16 @@ class Recipe:
     mixup: Alpha = _choice(0.0, "alpha of mixup; 0 for none")
     cutmix: Alpha = _choice(0.0, "alpha of cutmix; 0 for none")
     smoothing: Annotated[float, Meta(ge=0, le=0.9)] = _choice(0.1, "label smoothing")
-    loss: Literal["ce", "bce"] = _choice("ce", "loss: `ce` for cross-entropy, `bce` for binary cross-entropy per class")
-    class_weights: Literal["balanced"] | None = _choice(
-        None, "segmenters: `balanced` to weight the classes by how few pixels they have"
+    loss: Literal["ce", "bce", "focal"] = _choice(
+        "ce", "loss: `ce` for cross-entropy, `bce` for binary cross-entropy per class, `focal` for focal loss"
+    )
+    focal_gamma: Annotated[float, Meta(ge=0, le=20)] = _choice(
+        2.0, "focusing parameter of the focal loss; the higher, the less easy images count"
+    )
+    class_weights: str | None = _choice(
+        None,
+        "weights of the classes in the loss: `balanced` for rare classes to count as much as others, or a .json or "
+        ".csv file with a number per class",
     )
     region_loss: Literal["dice", "lovasz"] | None = _choice(
         None, "segmenters: loss to add to the cross-entropy, `dice` or `lovasz`"
@@ -195,13 +212,16 @@ class Recipe:
     train_dir: str | None = _choice(None, "folder of the training images, within the data or anywhere")
     val_dir: str | None = _choice(None, "folder of the validation images, within the data or anywhere")
     test_dir: str | None = _choice(None, "folder of the test images, within the data or anywhere")
-    val_fraction: Annotated[float, Meta(ge=0.01, le=0.9)] = _choice(
-        0.1, "part of each class to validate on, where the data has no split for that"
+    val_fraction: Annotated[float, Meta(ge=0, le=0.9)] = _choice(
+        0.1, "part of each class to validate on, where the data has no such split; 0 to train on all and keep the last"
     )
     ignore_index: Annotated[int, Meta(ge=0, le=255)] = _choice(
         255, "segmenters: number in the masks of pixels that belong to no class"
     )
     skip_bad_images: bool = _choice(False, "leave out images that cannot be read, instead of stopping before training")
+    sampler: Literal["shuffle", "balanced"] = _choice(
+        "shuffle", "training images of an epoch: `shuffle` for each once, `balanced` for each class equally often"
+    )
     cache_features: bool = _choice(True, "with `head`: run the images through the network once, without augmentation")
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = _choice(0, "seed of everything random")
     precision: Literal["fp32", "bf16"] = _choice("fp32", "precision: `fp32`, or `bf16` for autocast")
@@ -349,7 +369,7 @@ def read(path: Path) -> dict[str, Any]:
 # Fields that do not decide what a run ends with, and so may be others when it is resumed.
 FREE = ("workers", "checkpoint_steps")
 # Fields that may name a file or a folder.
-PLACES = ("init", "teacher")
+PLACES = ("init", "teacher", "class_weights")
 
 
 def resumed(recorded: dict[str, Any], given: dict[str, Any]) -> Recipe:

@@ -46,15 +46,15 @@ def describe_run(
     test = start.test_preprocessing
     used = {
         "lr": lr,
-        "input_size": start.preprocessing["input_size"][-1],
-        "test_input_size": test["input_size"][-1],
+        "input_size": min(start.preprocessing["input_size"][1:]),
+        "test_input_size": min(test["input_size"][1:]),
         **{key: test[key] for key in ("crop_pct", "interpolation", "mean", "std")},
     }
     return {
         "data": str(place),
         "task": task.name,
         "model": model_name,
-        "recipe": recipe.to_json() | used,
+        "recipe": recipe.to_json() | {name: value for name, value in used.items() if name not in task.ignores},
         "places": places(model_name, recipe),
         "start": start.fingerprint,
         **task.fingerprints(),

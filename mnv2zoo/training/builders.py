@@ -134,7 +134,7 @@ def learning_rate(recipe: Recipe) -> float:
     """The recipe's highest learning rate, or the default one for its batch."""
     if recipe.lr is not None:
         return recipe.lr
-    return 0.02 * recipe.batch_size / 32
+    return 0.02 * recipe.batch_size * recipe.accumulate / 32
 
 
 def side_of_epoch(recipe: Recipe, epoch: int, full: int) -> int:

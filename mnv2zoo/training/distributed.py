@@ -90,7 +90,7 @@ def run_network(
     net.eval()
     with torch.inference_mode(), accelerator.autocast():
         for inputs, targets in loader:
-            batch = in_single_precision(net(channels_last(inputs))), targets
+            batch = task.condense(in_single_precision(net(channels_last(inputs))), targets)
             if task.gather_objects:
                 # A list with an item per image, of which the images of the processes come one after the other.
                 pairs = accelerator.gather_for_metrics(list(zip(*to_cpu(batch), strict=True)), use_gather_object=True)

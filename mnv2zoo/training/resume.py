@@ -14,8 +14,11 @@ from mnv2zoo.models import names
 from mnv2zoo.tasks import Task, find_task
 from mnv2zoo.tasks import recipe as recipes
 from mnv2zoo.tasks.base import DEFAULT
+from mnv2zoo.tasks.class_weights import BALANCED
 from mnv2zoo.tasks.lookup import same
 from mnv2zoo.tasks.recipe import Recipe
+
+FILES = ("init", "class_weights")  # fields that may name a file; others may name a folder
 
 
 def resumed(recorded: dict[str, Any], given: Mapping[str, Any], model: str | None) -> tuple[Recipe, str]:
@@ -54,12 +57,12 @@ def places(model: str, recipe: Recipe) -> dict[str, str]:
         recipe: The recipe.
 
     Returns:
-        Absolute paths by `model`, `init` and `teacher`, of those that are a file or a folder.
+        Absolute paths by `model` and the recipe's fields, of those that are a file or a folder.
     """
     found = {}
-    for name, value in (("model", model), ("init", recipe.init), ("teacher", recipe.teacher or "")):
-        is_name = value in ("", "pretrained", "random") or value.partition(".")[0] in architecture.CONFIGS
-        if not is_name and (Path(value).is_dir() or (name == "init" and Path(value).is_file())):
+    for name, value in (("model", model), *((name, getattr(recipe, name) or "") for name in recipes.PLACES)):
+        is_name = value in ("", "pretrained", "random", BALANCED) or value.partition(".")[0] in architecture.CONFIGS
+        if not is_name and (Path(value).is_dir() or (name in FILES and Path(value).is_file())):
             found[name] = str(Path(value).resolve())
     return found
 
@@ -91,6 +94,7 @@ _UNCHANGED = {
     "images": ("images of the run have changed since it began", "Restore the images"),
     "start": ("the weights that the run started from have changed", "Restore the file or folder given by --init"),
     "teacher": ("the teacher has changed since the run began", "Restore the teacher"),
+    "class_weights": ("the weights of the classes have changed since the run began", "Restore the file"),
     "processes": ("the run began with another number of processes", "Start as many processes as before"),
 }
 

@@ -7,6 +7,7 @@ same weights as an uninterrupted one.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Mapping
@@ -23,7 +24,8 @@ from torch.utils.data import DataLoader, Dataset
 from mnv2zoo.data import checks
 from mnv2zoo.data import splits as data_splits
 from mnv2zoo.data.datasets import Data, Photos
-from mnv2zoo.data.sampler import Batches, derive_seed, seed_everything
+from mnv2zoo.data.labels import classes_of
+from mnv2zoo.data.sampler import Batches, balanced_weights, derive_seed, seed_everything
 from mnv2zoo.errors import DataError, RunError, ZooError
 from mnv2zoo.model_dir import split as splits
 from mnv2zoo.model_dir.records import RECIPE, SPLIT
@@ -178,7 +180,7 @@ class Trainer:
         try:
             self.begin()
             self.setup_batches()
-            while self.progress.epoch < self.recipe.epochs:
+            while self.progress.epoch < self.recipe.epochs and not self.has_stopped():
                 self.train_epoch()
                 self.end_epoch(self.validate())
         except BaseException:
@@ -238,12 +240,16 @@ class Trainer:
     def setup_optimizer(self) -> None:
         """Creates the optimizer, the schedule and the moving average."""
         recipe = self.recipe
-        self.batches = Batches(len(self.data.splits["train"]), recipe.batch_size, recipe.seed)
+        samples = self.data.splits["train"]
+        balanced = recipe.sampler == "balanced"
+        weights = balanced_weights([classes_of(sample.target) for sample in samples]) if balanced else None
+        self.batches = Batches(len(samples), recipe.batch_size, recipe.seed, weights)
         self.lr = builders.learning_rate(recipe)
         layer_decay = recipe.layer_decay if self.backbone is None else None
         backbone = self.task.backbone(self.model) if recipe.backbone_lr != 1 else None
         self.optimizer = builders.make_optimizer(self.trainee, recipe, self.lr, layer_decay, backbone)
-        self.scheduler = builders.make_scheduler(self.optimizer, recipe, self.lr, self.batches.steps)
+        self.updates = math.ceil(self.batches.steps / recipe.accumulate)  # per epoch
+        self.scheduler = builders.make_scheduler(self.optimizer, recipe, self.lr, self.updates)
         self.ema = ModelEmaV3(self.trainee, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
         # The weights that are evaluated: the moving average, where there is one.
         self.kept = self.trainee if self.ema is None else self.ema.module
@@ -321,32 +327,43 @@ class Trainer:
             for inputs, targets in self.loader:
                 loss = self.step(inputs, targets)
                 progress.step += 1
-                if self.ema is not None:
-                    self.ema.update(self.trainee, progress.epoch * batches.steps + progress.step)
                 progress.loss_sum += self.accelerator.reduce(loss.detach(), "mean").item()
                 stage.advance(recipe.batch_size)
-                if recipe.checkpoint_steps and progress.step % recipe.checkpoint_steps == 0:
+                if recipe.checkpoint_steps and progress.step % (recipe.checkpoint_steps * recipe.accumulate) == 0:
                     self.save()
         self.seconds = time.monotonic() - began
 
     def step(self, inputs: Any, targets: Any) -> Tensor:
-        """Updates the weights by one batch, and returns its loss."""
+        """Adds the gradient of a batch, and updates the weights where its group is complete; returns the loss."""
         recipe, progress, accelerator = self.recipe, self.progress, self.accelerator
         seed_everything(derive_seed(recipe.seed, progress.epoch, progress.step, accelerator.process_index, 1))
-        self.scheduler.step_update(progress.epoch * self.batches.steps + progress.step)
         full = min(self.start.preprocessing["input_size"][1:])
         side = builders.side_of_epoch(recipe, progress.epoch, full)
         if side < full and self.backbone is None:
             inputs, targets = self.task.shrink(inputs, targets, side, full)
         if recipe.channels_last:
             inputs = channels_last(inputs)
-        loss = self.task.training_step(self.net, inputs, targets)
-        accelerator.backward(loss)
+        # The batches of an epoch, all of one size, form groups of `accumulate`; the last group may be shorter.
+        first = progress.step // recipe.accumulate * recipe.accumulate
+        group = min(recipe.accumulate, self.batches.steps - first)
+        completes = progress.step == first + group - 1
+        with contextlib.nullcontext() if completes else accelerator.no_sync(self.net):
+            loss = self.task.training_step(self.net, inputs, targets)
+            accelerator.backward(loss / group)
+        if completes:
+            self.update(progress.epoch * self.updates + progress.step // recipe.accumulate)
+        return loss
+
+    def update(self, number: int) -> None:
+        """Updates the weights by the gradient, for the time of that number, from 0."""
+        recipe, accelerator = self.recipe, self.accelerator
+        self.scheduler.step_update(number)
         if recipe.clip_grad is not None:
             accelerator.clip_grad_norm_(self.net.parameters(), recipe.clip_grad)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return loss
+        if self.ema is not None:
+            self.ema.update(self.trainee, number + 1)
 
     def validate(self) -> Scores | None:
         """Evaluates the weights on the validation images, if there are any."""
@@ -373,7 +390,7 @@ class Trainer:
             row |= {f"val_{name}": value for name, value in scores.metrics().items()}
         row |= {"images_per_second": self.epoch_images / self.seconds, "seconds": self.seconds}
         progress.history.append(row)
-        value = None if scores is None else self.task.main_metric(scores)
+        value = None if scores is None else self.task.measured(self.monitor, scores)
         if self.recipe.keep == "last" or value is None or self._is_best(value):
             progress.best_metric, progress.best_epoch = value, row["epoch"]
             progress.best = {name: tensor.detach().cpu().clone() for name, tensor in self.kept.state_dict().items()}
@@ -384,7 +401,23 @@ class Trainer:
 
     def _is_best(self, value: float) -> bool:
         best = self.progress.best_metric
-        return best is None or (value > best if self.task.greater_is_better else value < best)
+        return best is None or self.task.is_better(self.monitor, value, best)
+
+    @property
+    def monitor(self) -> str:
+        """The metric that chooses the best epoch."""
+        return self.recipe.monitor or self.task.metric
+
+    def has_stopped(self) -> bool:
+        """Whether the metric has not improved for as many epochs as the recipe's patience."""
+        patience, best, stale = self.recipe.patience, None, 0
+        for row in self.progress.history:
+            value = row.get(f"val_{self.monitor}")
+            if value is None:
+                return False
+            better = best is None or self.task.is_better(self.monitor, value, best)
+            best, stale = (value, 0) if better else (best, stale + 1)
+        return bool(patience) and stale >= patience
 
     def save(self) -> None:
         """Replaces the checkpoint."""
@@ -401,7 +434,8 @@ class Trainer:
         """Evaluates the kept weights, and writes the network, its card, its scores and its report."""
         accelerator, progress, data = self.accelerator, self.progress, self.data
         accelerator.unwrap_model(self.net, keep_fp32_wrapper=False)
-        self.trainee.load_state_dict(progress.best)
+        # Those of the main process, since each process has statistics of its own batches.
+        self.trainee.load_state_dict(on_main(accelerator, lambda: progress.best))
         self.model.eval()
         metrics: dict[str, Metric] = {}
         for split in [split for split in data.splits if split != "train"]:
@@ -410,6 +444,9 @@ class Trainer:
             run_network(accelerator, self.task, self.model, accelerator.prepare(loader), metrics[split].update)
         scores = {split: metric.compute() for split, metric in metrics.items()}
         on_main(accelerator, lambda: self._write(metrics, scores))
+        if progress.epoch < self.recipe.epochs:
+            stale = f"{self.monitor} has not improved for {self.recipe.patience} epochs"
+            self.log.say(f"stopped after epoch {progress.epoch}: {stale}")
         for split, own in scores.items():
             self.log.say(f"{split}: {own.summary()}")
         self.log.say(f"weights of epoch {progress.best_epoch} are in {self.folder.path}")

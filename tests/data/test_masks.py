@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mnv2zoo.data import masks
+from mnv2zoo.data import decode, masks
 from mnv2zoo.errors import DataError
 from tests.conftest import SHARED
 from tests.photos import tar
@@ -44,7 +44,7 @@ def test_images_find_their_masks_and_splits(streets: Path) -> None:
         "train": ["train/images/a.jpg", "train/images/b.jpg"],
         "val": ["val/images/c.jpg"],
     }
-    assert found.splits["val"][0].mask.place == streets / "val/masks/c.png"
+    assert found.splits["val"][0].mask.file.place == streets / "val/masks/c.png"
 
 
 def test_classes_txt_names_the_numbers(streets: Path) -> None:
@@ -97,8 +97,8 @@ def test_palettes_are_numbers_and_colors_are_refused(streets: Path) -> None:
     [
         ("size", "masks of another size than their image: 1 (train/images/b.jpg)"),
         ("no mask", "images without a mask: 1 (train/images/b.jpg)"),
-        ("no image", "masks without an image: 1 (train/masks/b)"),
-        ("no png", "masks that cannot be read"),
+        ("no image", "masks without an image: 1 (train/masks/b.png)"),
+        ("no png", "masks that cannot be read, such as with 'no known image format': 1 (train/images/b.jpg)"),
     ],
 )
 def test_what_does_not_fit_is_named_or_left_out(streets: Path, damage: str, found: str) -> None:
@@ -136,3 +136,27 @@ def test_camvid_has_the_counts_and_classes_that_its_authors_give(tmp_path: Path)
     assert len(found.class_names) == 11
     shutil.copy(CAMVID / "val.tar", tmp_path)
     assert len(masks.read(tmp_path, ignore_index=11).splits["val"]) == 101
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_masks_are_upright_as_their_photos(tmp_path: Path, orientation: int) -> None:
+    """A mask of the size of the stored photo is rotated with it; one that has the upright size stays."""
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    stored = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    photo = Image.fromarray(np.stack([40 * stored] * 3, 2))
+    photo.save(tmp_path / "images/a.png", exif=exif)
+    Image.fromarray(stored).save(tmp_path / "masks/a.png")
+    upright = decode.read(tmp_path / "images/a.png")
+    (image,) = masks.read(tmp_path).splits["train"]
+    assert (40 * image.mask.read() == np.asarray(upright)[..., 0]).all()
+    assert image.mask.size == upright.size
+    if orientation < 5:
+        return
+    Image.fromarray(np.asarray(upright)[..., 0] // 40).save(tmp_path / "masks/a.png")
+    (image,) = masks.read(tmp_path).splits["train"]
+    assert (40 * image.mask.read() == np.asarray(upright)[..., 0]).all()
+    assert image.mask.orientation == 1
+    assert image.mask.pixels == tuple((number, 1) for number in range(6))

@@ -1,9 +1,10 @@
 """Batches are whole, and depend on the seed, the epoch and the step alone."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mnv2zoo.data.sampler import Batches
+from mnv2zoo.data.sampler import Batches, balanced_weights
 
 
 @settings(max_examples=60, deadline=None)
@@ -27,3 +28,19 @@ def test_epochs_differ():
     first = list(batches)
     batches.epoch = 1
     assert list(batches) != first
+
+
+def test_balanced_batches_show_all_classes_equally_often():
+    classes = [(0,)] * 90 + [(1,)] * 9 + [(0, 2)]
+    weights = balanced_weights(classes)
+    assert [sum(weights[:90]), sum(weights[90:99]), weights[99]] == pytest.approx([1, 1, 1])
+    batches = Batches(len(classes), 30, 0, weights)
+    counts = [0, 0, 0]
+    for batches.epoch in range(30):
+        steps = list(batches)
+        assert [len(batch) for batch in steps] == [30] * 4
+        for index, _ in (key for batch in steps for key in batch):
+            counts[0 if index < 90 else 1 if index < 99 else 2] += 1
+    assert [count / sum(counts) for count in counts] == pytest.approx([1 / 3] * 3, abs=0.03)
+    batches.first = 2
+    assert list(batches) == steps[2:]

@@ -61,3 +61,7 @@ def test_images_of_several_classes_are_split_by_the_rarest(tmp_path):
     data = with_validation(Data(("often", "rarely"), {"train": samples}), 0.25, seed=0)
     assert [sum(1 in s.target for s in data.splits[split]) for split in ("train", "val")] == [3, 1]
     assert [len(data.splits[split]) for split in ("train", "val")] == [18, 6]
+
+
+def test_a_fraction_of_zero_takes_no_image(photos):
+    assert list(with_validation(find(photos), 0, seed=0).splits) == ["train"]

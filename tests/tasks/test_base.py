@@ -37,7 +37,7 @@ def test_scores_without_the_deciding_metric_are_an_error():
         metric = "accuracy"
 
     with pytest.raises(TaskError) as error:
-        Lost().main_metric(Errors(3, 0.25, 0.5))
+        Lost().measured("accuracy", Errors(3, 0.25, 0.5))
     assert error.value.expected == "'accuracy'"
     assert error.value.found == "loss, mae"
 

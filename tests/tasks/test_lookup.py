@@ -28,6 +28,7 @@ def test_built_in_and_own_tasks_go_through_one_lookup():
     [
         ("clasify", "no task 'clasify'", "classify, or module:Class"),
         ("detct", "no task 'detct'", "detect, or module:Class"),
+        ("segmnt", "no task 'segmnt'", "segment, or module:Class"),
         ("tests.tasks.toy:", "no task", "module:Class"),
         (":MeanColor", "no task", "module:Class"),
         ("tests.tasks.nowhere:MeanColor", "no module 'tests.tasks.nowhere'", "a module"),

@@ -54,6 +54,7 @@ class MeanColor(Task):
     """The mean red and green of an image."""
 
     metric = "mae"
+    lower_is_better = ("loss", "mae")
 
     def find_data(self, place: str | Path, layout: Any) -> Data:
         file = Path(place) / TARGETS

@@ -12,13 +12,15 @@ import pytest
 import torch
 
 import mnv2zoo
-from mnv2zoo.errors import RunError
+from mnv2zoo.errors import RecipeError, RunError
+from mnv2zoo.tasks.classify import Classify
 from tests.conftest import ROOT
 from tests.photos import QUICK, fill, photo
 from tests.training.runs import (
     MODEL,
     environment,
     equal,
+    interrupted_after,
     process,
     rows,
     save_run,
@@ -131,3 +133,77 @@ def test_a_checkpoint_of_an_earlier_version_is_resumed(tmp_path):
     torch.save(checkpoint, file)
     again = mnv2zoo.finetune(photos, out=run, resume=True)
     assert (again.epoch, again.history) == (result.epoch, result.history)
+
+
+class Double(Classify):
+    """Classification in double precision."""
+
+    def build_model(self, *arguments):
+        start = super().build_model(*arguments)
+        start.model.double().register_forward_pre_hook(lambda module, inputs: (inputs[0].double(),))
+        return start
+
+
+@pytest.mark.parametrize(
+    ("images", "batch", "groups", "options"),
+    [
+        (16, 8, 6, {"opt": "adamw", "lr": 0.001, "ema_decay": 0.9, "clip_grad": 1.0}),
+        (6, 6, 4, {"lr": 0.05}),  # three batches, which the group of four has to do with
+    ],
+)
+def test_accumulated_gradients_are_those_of_the_large_batch(tmp_path, images, batch, groups, options):
+    fill(tmp_path / "photos" / "train", images)
+    fill(tmp_path / "photos" / "val", 1, first=50)
+    start = save_run(tmp_path / "start")
+    values = {"init": str(start), "keep_statistics": True, "epochs": 2, "workers": 0, "keep": "last", **options}
+    data = tmp_path / "photos"
+    one = mnv2zoo.finetune(data, MODEL, tmp_path / "one", task=Double, batch_size=3 * images, **values)
+    many = mnv2zoo.finetune(data, MODEL, tmp_path / "many", task=Double, batch_size=batch, accumulate=groups, **values)
+    found, before = many.model.state_dict(), weights(start)
+    for name, tensor in one.model.state_dict().items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-9)
+    assert max((found[name] - before[name]).abs().max() for name in before if "conv" in name) > 1e-4
+    assert [row["lr"] for row in one.history] == [row["lr"] for row in many.history]
+
+
+@pytest.mark.slow
+def test_accumulation_resumes_bit_for_bit(photos, tmp_path, monkeypatch):
+    values = {**QUICK, "batch_size": 4, "accumulate": 2, "checkpoint_steps": 1, "ema_decay": 0.9}
+    mnv2zoo.finetune(photos, MODEL, tmp_path / "whole", **values)
+    with interrupted_after(monkeypatch, 1, 4):
+        mnv2zoo.finetune(photos, MODEL, tmp_path / "cut", **values)
+    mnv2zoo.finetune(photos, MODEL, tmp_path / "cut", resume=True, **values)
+    assert equal(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_the_monitored_metric_chooses_the_epoch(photos, tmp_path):
+    values = {**QUICK, "epochs": 4}
+    by_loss = mnv2zoo.finetune(photos, MODEL, tmp_path / "loss", monitor="loss", **values)
+    losses = [row["val_loss"] for row in by_loss.history]
+    assert by_loss.epoch == losses.index(min(losses)) + 1
+    by_f1 = mnv2zoo.finetune(photos, MODEL, tmp_path / "f1", monitor="f1_macro", **values)
+    values = [row["val_f1_macro"] for row in by_f1.history]
+    assert by_f1.epoch == values.index(max(values)) + 1
+
+
+def test_training_stops_when_the_metric_no_longer_improves(photos, tmp_path, capsys):
+    # Without a learning rate worth the name, no epoch is better than the first.
+    values = {**QUICK, "epochs": 9, "lr": 1e-12, "patience": 2, "monitor": "top1"}
+    result = mnv2zoo.finetune(photos, MODEL, tmp_path / "run", **values)
+    assert (len(result.history), result.epoch) == (3, 1)
+    assert "stopped after epoch 3: top1 has not improved for 2 epochs" in capsys.readouterr().out
+
+
+def test_a_metric_that_does_not_exist_is_refused_before_anything_is_written(photos, tmp_path):
+    with pytest.raises(RecipeError) as caught:
+        mnv2zoo.finetune(photos, MODEL, tmp_path / "run", monitor="f1_marco")
+    assert caught.value.where == "monitor"
+    assert "f1_macro" in caught.value.expected
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_validation_the_last_epoch_is_kept(photos, tmp_path):
+    result = mnv2zoo.finetune(photos, MODEL, tmp_path / "run", **{**QUICK, "val_fraction": 0})
+    assert (result.epoch, list(result.scores), len(result.history)) == (2, [], 2)
+    assert "val_loss" not in result.history[0]
+    assert json.loads((tmp_path / "run" / "results.json").read_text()) == {"epoch": 2}

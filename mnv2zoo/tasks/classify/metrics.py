@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
+from torchmetrics.functional import classification as metrics
 
 from mnv2zoo.errors import DataError, RunError
 from mnv2zoo.tasks import base
+from mnv2zoo.tasks.classify.task import METRICS
 
 CALIBRATION_BINS = 15  # as in Guo et al.
 
@@ -31,6 +32,16 @@ class Scores(base.Scores):
             that the network gives to its prediction is from the share of predictions that are right.
             Both are compared in 15 bins of equal width, which count by their images (Guo et al. 2017,
             "On Calibration of Modern Neural Networks", https://arxiv.org/abs/1706.04599, eq. 3).
+        f1_macro: F1 score in percent, the mean of the classes. Classes that no image has and none was taken for are
+            left out of all means, as in scikit-learn.
+        f1_weighted: F1 score in percent, the mean of the images' classes.
+        precision_macro: Precision in percent, the mean of the classes; 0 for a class that no image was taken for.
+        balanced_accuracy: Recall in percent, the mean of the classes that have images.
+        roc_auc: Area under the ROC curve of each class against all others, in percent, the mean of the classes that
+            have images; None where all images are of one class.
+        average_precision: Area under the precision-recall curve in percent, the mean of the classes that have images.
+        class_metrics: `precision`, `recall`, `f1` and `average_precision` of the C classes in percent; None where a
+            class has no images.
         label_names: Names of the C classes.
         confusion: C rows of C counts of images: rows are the truth, columns the prediction.
         measured: Which images these are, in words such as `37 val images that the run held out`; empty where nobody
@@ -41,32 +52,35 @@ class Scores(base.Scores):
     top1: float
     top5: float
     calibration_error: float
+    f1_macro: float
+    f1_weighted: float
+    precision_macro: float
+    balanced_accuracy: float
+    roc_auc: float | None
+    average_precision: float
+    class_metrics: Mapping[str, tuple[float | None, ...]]
     label_names: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...]
 
     @property
     def per_class(self) -> list[dict[str, Any]]:
-        """For each class its number, label, images and top-1 in percent, which is None where there is no image."""
+        """For each class its number, label, images, top-1 and `class_metrics`, which are None without images."""
         return [
             {"class": number, "label": label, "images": sum(row), "top1": _percent(row[number], sum(row))}
+            | {name: values[number] for name, values in self.class_metrics.items()}
             for number, (label, row) in enumerate(zip(self.label_names, self.confusion, strict=True))
         ]
 
     def metrics(self) -> dict[str, float]:
         """The metrics that the history of a training records."""
-        return {"loss": self.loss, "top1": self.top1, "top5": self.top5}
+        return {name: value for name in METRICS if (value := getattr(self, name)) is not None}
 
     def to_json(self) -> dict[str, Any]:
         """The metrics, rounded, and those of each class, as `json.dumps` takes them."""
         return ({"measured": self.measured} if self.measured else {}) | {
             "images": self.images,
-            "loss": round(self.loss, 6),
-            "top1": round(self.top1, 4),
-            "top5": round(self.top5, 4),
-            "calibration_error": round(self.calibration_error, 4),
-            "per_class": [
-                row | {"top1": None if row["top1"] is None else round(row["top1"], 4)} for row in self.per_class
-            ],
+            **{name: _rounded(getattr(self, name), 6 if name == "loss" else 4) for name in METRICS},
+            "per_class": [{name: _rounded(value, 4) for name, value in row.items()} for row in self.per_class],
         }
 
     def epoch_line(self) -> list[str]:
@@ -79,13 +93,18 @@ class Scores(base.Scores):
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """The classes that have images, as `mnv2zoo evaluate` prints them."""
-        rows = [[row["label"], str(row["images"]), f"{row['top1']:.2f}"] for row in self.per_class if row["images"]]
-        return ["class", " images", " top-1 (%)"], rows
+        names = ("precision", "recall", "f1")
+        rows = [
+            [row["label"], str(row["images"]), *(f"{row[name]:.2f}" for name in names)]
+            for row in self.per_class
+            if row["images"]
+        ]
+        return ["class", " images", " precision (%)", " recall (%)", " F1 (%)"], rows
 
     def last_line(self) -> str:
         """The last line that `mnv2zoo evaluate` prints."""
         return (
-            f"{self.images} images: top-1 {self.top1:.2f} %, top-5 {self.top5:.2f} %, "
+            f"{self.images} images: top-1 {self.top1:.2f} %, top-5 {self.top5:.2f} %, macro F1 {self.f1_macro:.2f} %, "
             f"calibration error {self.calibration_error:.2f} %, loss {self.loss:.4f}"
         )
 
@@ -115,6 +134,12 @@ class Accuracy(base.Metric):
             RunError: If a logit is not finite.
         """
         return score(torch.cat(self._logits), torch.cat(self._targets), self._label_names)
+
+    def by_image(self) -> Iterator[tuple[int, int, list[float]]]:
+        """The class of each image, the predicted class, and the probabilities of all classes."""
+        for logits, targets in zip(self._logits, self._targets, strict=True):
+            scores = logits.double().softmax(1)
+            yield from zip(targets.tolist(), logits.argmax(1).tolist(), scores.tolist(), strict=True)
 
     def worst_mistakes(self) -> list[Mistake]:
         """The wrong predictions of highest probability; see the function of that name."""
@@ -163,17 +188,70 @@ def score(logits: Tensor, targets: Tensor, label_names: Sequence[str]) -> Scores
     images, classes = logits.shape
     logits = _checked(logits, targets)
     probabilities = logits.softmax(1)
-    confusion = multiclass_confusion_matrix(logits, targets, classes)
+    confusion = metrics.multiclass_confusion_matrix(logits, targets, classes)
+    averages = metrics.multiclass_f1_score, metrics.multiclass_precision
+    f1_macro, precision_macro = (average(logits, targets, classes, average="macro") for average in averages)
+    f1_weighted = metrics.multiclass_f1_score(logits, targets, classes, average="weighted")
+    by_class = _class_metrics(logits, probabilities, targets)
     best = logits.argsort(descending=True, stable=True)[:, :5]  # of equals the first, as argmax has it
     return Scores(
         images=images,
         loss=functional.cross_entropy(logits, targets).item(),
         top1=100 * confusion.trace().item() / images,
         top5=100 * (best == targets[:, None]).sum().item() / images,
-        calibration_error=100 * multiclass_calibration_error(probabilities, targets, classes, CALIBRATION_BINS).item(),
+        calibration_error=100
+        * metrics.multiclass_calibration_error(probabilities, targets, classes, CALIBRATION_BINS).item(),
+        f1_macro=100 * f1_macro.item(),
+        f1_weighted=100 * f1_weighted.item(),
+        precision_macro=100 * precision_macro.item(),
+        balanced_accuracy=_mean(by_class["recall"]),
+        roc_auc=_roc_auc(probabilities, targets),
+        average_precision=_mean(by_class["average_precision"]),
+        class_metrics=by_class,
         label_names=tuple(label_names),
         confusion=tuple(tuple(row) for row in confusion.tolist()),
     )
+
+
+def _class_metrics(logits: Tensor, probabilities: Tensor, targets: Tensor) -> dict[str, tuple[float | None, ...]]:
+    classes = logits.shape[1]
+    functions = {
+        "precision": metrics.multiclass_precision,
+        "recall": metrics.multiclass_recall,
+        "f1": metrics.multiclass_f1_score,
+    }
+    found = {name: function(logits, targets, classes, average="none") for name, function in functions.items()}
+    present = torch.bincount(targets, minlength=classes) > 0
+    found["average_precision"] = _one_by_one(metrics.binary_average_precision, probabilities, targets)
+    return {
+        name: tuple(100 * v if there else None for v, there in zip(values.tolist(), present.tolist(), strict=True))
+        for name, values in found.items()
+    }
+
+
+def _roc_auc(probabilities: Tensor, targets: Tensor) -> float | None:
+    present = targets.unique()
+    if len(present) < 2:
+        return None
+    return 100 * _one_by_one(metrics.binary_auroc, probabilities, targets)[present].mean().item()
+
+
+def _one_by_one(metric: Any, probabilities: Tensor, targets: Tensor) -> Tensor:
+    """A metric of each class against all others (C,); 0 for a class without images."""
+    found = torch.zeros(probabilities.shape[1], dtype=torch.float64)
+    by_class = probabilities.T.contiguous()  # columns in place would take twenty times as long
+    for c in targets.unique().tolist():
+        found[c] = metric(by_class[c], (targets == c).long(), validate_args=False)
+    return found
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known)
+
+
+def _rounded(value: Any, digits: int) -> Any:
+    return round(value, digits) if isinstance(value, float) else value
 
 
 def worst_mistakes(logits: Tensor, targets: Tensor, count: int = 25) -> list[Mistake]:

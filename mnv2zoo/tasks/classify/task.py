@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,13 +25,20 @@ if TYPE_CHECKING:
     from mnv2zoo.tasks.recipe import Recipe
 
 FIELDS = ("class", "label", "score")
+# Fields of `metrics.Scores` with one number for all images.
+METRICS = (
+    *("loss", "top1", "top5", "calibration_error", "f1_macro", "f1_weighted", "precision_macro"),
+    *("balanced_accuracy", "roc_auc", "average_precision"),
+)
 
 
 class Classify(Task):
     """One class per image: the name of the folder that it is in."""
 
     metric = "top1"
-    greater_is_better = True
+    lower_is_better = ("loss", "calibration_error")
+    metric_names = METRICS
+    keeps_scores = True
     ignores = (*OF_HEADS, *OF_DETECTORS, *OF_SEGMENTERS)
 
     def num_outputs(self, data: Data) -> int:
@@ -39,18 +47,24 @@ class Classify(Task):
 
     def setup(self, recipe: Recipe, data: Data, start: Start, device: torch.device) -> None:
         """Prepares the loss, the mixing of images and the teacher."""
+        from mnv2zoo.tasks import class_weights
         from mnv2zoo.tasks.classify import loss
         from mnv2zoo.tasks.classify.distillation import Teacher
 
         self._mixup = loss.make_mixup(recipe, len(data.class_names))
-        self._criterion = loss.make_criterion(recipe)
+        counts = Counter(sample.target for sample in data.splits.get("train", ()))
+        by_class = [counts[label] for label in range(len(data.class_names))]
+        self._weights = class_weights.weights(recipe.class_weights, by_class, data.class_names)
+        self._criterion = loss.make_criterion(recipe, self._weights).to(device)
         self._teacher, self._teacher_weight = None, recipe.teacher_weight
         if recipe.teacher is not None:
             self._teacher = Teacher(recipe.teacher, data.class_names, recipe, start.preprocessing).to(device)
 
-    def fingerprints(self) -> dict[str, str | None]:
-        """The teacher's hash."""
-        return {"teacher": None if self._teacher is None else self._teacher.fingerprint}
+    def fingerprints(self) -> dict[str, Any]:
+        """The teacher's hash, and the weights of the classes where there are any."""
+        teacher = None if self._teacher is None else self._teacher.fingerprint
+        weights = {} if self._weights is None else {"class_weights": self._weights}
+        return {"teacher": teacher, **weights}
 
     def training_step(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         """The cross-entropy of images (N, 3, H, W) and classes (N,), and the distance from the teacher's outputs."""
@@ -80,6 +94,22 @@ class Classify(Task):
         found = match_classes([data.class_names[label] for label in present], label_names)
         classes = dict(zip(present, found, strict=True))
         return [replace(sample, target=classes[sample.target]) for sample in samples]
+
+    def measured_rows(
+        self, metric: Accuracy, images: Sequence[str], label_names: Sequence[str]
+    ) -> tuple[Iterator[dict[str, Any]], dict[str, list[str]]]:
+        """The truth, the predicted class and the scores of all classes of each image."""
+        rows = (
+            {
+                "image": image,
+                "truth": label_names[truth],
+                "predicted": label_names[predicted],
+                "correct": truth == predicted,
+                "scores": [round(score, 6) for score in scores],
+            }
+            for image, (truth, predicted, scores) in zip(images, metric.by_image(), strict=True)
+        )
+        return rows, {"scores": list(label_names)}
 
     def model_card(
         self, model: str, architecture: str, origin: str, run: Mapping[str, Any], scores: Mapping[str, Scores]

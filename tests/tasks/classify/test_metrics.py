@@ -3,19 +3,26 @@
 import json
 import math
 
+import numpy as np
 import pytest
+import sklearn.metrics as sklearn
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mnv2zoo.errors import DataError, RunError
 from mnv2zoo.tasks.classify.metrics import Mistake, score, worst_mistakes
+from mnv2zoo.tasks.classify.task import METRICS
 
 PROBABILITIES = [[0.7, 0.2, 0.1], [0.7, 0.2, 0.1], [0.1, 0.82, 0.08], [0.3, 0.25, 0.45]]
 LOGITS = torch.tensor(PROBABILITIES, dtype=torch.float64).log()  # of which the softmax is these again
 TARGETS = torch.tensor([0, 1, 1, 0])
 SIX = torch.tensor([[5.0, 4.0, 3.0, 2.0, 1.0, 0.0]] * 6)
 NAMES = ("ant", "bee", "cat")
+
+
+def rounded(value):
+    return round(value, 2) if isinstance(value, float) else value
 
 
 def two_classes(confidences, rights):
@@ -44,11 +51,58 @@ def test_figures_are_those_worked_out_by_hand():
 
 
 def test_each_class_has_its_images_and_its_top1_or_none_without_images():
-    assert score(LOGITS, TARGETS, NAMES).per_class == [
-        {"class": 0, "label": "ant", "images": 2, "top1": 50},
-        {"class": 1, "label": "bee", "images": 2, "top1": 50},
-        {"class": 2, "label": "cat", "images": 0, "top1": None},
+    # Predicted: ant, ant, bee, cat. Of ants, the images 0 and 3 have ranks 1 or 2 (tied with image 1) and 3.
+    found = [{name: rounded(value) for name, value in row.items()} for row in score(LOGITS, TARGETS, NAMES).per_class]
+    none = dict.fromkeys(("top1", "precision", "recall", "f1", "average_precision"))
+    ant = {"precision": 50, "recall": 50, "f1": 50, "average_precision": 58.33}
+    bee = {"precision": 100, "recall": 50, "f1": 66.67, "average_precision": 75}
+    assert found == [
+        {"class": 0, "label": "ant", "images": 2, "top1": 50} | ant,
+        {"class": 1, "label": "bee", "images": 2, "top1": 50} | bee,
+        {"class": 2, "label": "cat", "images": 0} | none,
     ]
+
+
+def test_means_over_classes_are_those_worked_out_by_hand():
+    scores = score(LOGITS, TARGETS, NAMES)
+    assert scores.f1_macro == pytest.approx(100 * (1 / 2 + 2 / 3 + 0) / 3)  # an image was taken for a cat
+    assert scores.f1_weighted == pytest.approx(100 * (2 / 4 * 1 / 2 + 2 / 4 * 2 / 3))
+    assert scores.precision_macro == pytest.approx(50)
+    assert scores.balanced_accuracy == 50
+    assert scores.average_precision == pytest.approx(100 * (7 / 12 + 3 / 4) / 2)
+    # Of the four pairs of an ant and another image, two are in order and one is a tie; of bees too.
+    assert scores.roc_auc == pytest.approx(100 * 2.5 / 4)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("seed", range(8))
+def test_metrics_are_those_of_scikit_learn(seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits, targets = torch.randn(60, 5, generator=generator), torch.randint(0, 4, (60,), generator=generator)
+    logits = logits.double() + torch.nn.functional.one_hot(targets, 5)
+    scores, truth, predicted = score(logits, targets, "abcde"), targets.numpy(), logits.argmax(1).numpy()
+    one_hot, probabilities = np.eye(5)[truth][:, :4], logits.softmax(1).numpy()[:, :4]
+    expected = {
+        "f1_macro": sklearn.f1_score(truth, predicted, average="macro"),
+        "f1_weighted": sklearn.f1_score(truth, predicted, average="weighted"),
+        "precision_macro": sklearn.precision_score(truth, predicted, average="macro", zero_division=0),
+        "balanced_accuracy": sklearn.balanced_accuracy_score(truth, predicted),
+        "roc_auc": sklearn.roc_auc_score(one_hot, probabilities, average="macro"),
+        "average_precision": sklearn.average_precision_score(one_hot, probabilities, average="macro"),
+    }
+    assert {name: getattr(scores, name) for name in expected} == {
+        name: pytest.approx(100 * value, abs=1e-4) for name, value in expected.items()
+    }
+    by_class = zip(*sklearn.precision_recall_fscore_support(truth, predicted, zero_division=0)[:3], strict=True)
+    for row, (precision, recall, f1) in zip(scores.per_class[:4], by_class, strict=False):
+        assert (row["precision"], row["recall"], row["f1"]) == pytest.approx((100 * precision, 100 * recall, 100 * f1))
+
+
+def test_one_class_has_no_roc_curve():
+    scores = score(LOGITS, torch.zeros(4, dtype=torch.long), NAMES)
+    assert scores.roc_auc is None
+    assert "roc_auc" not in scores.metrics()
+    assert scores.to_json()["roc_auc"] is None
 
 
 def test_top5_leaves_out_the_sixth():
@@ -114,10 +168,11 @@ def test_figures_agree_with_one_another(batch):
 def test_json_holds_rounded_figures_and_those_of_the_classes():
     document = score(SIX, torch.tensor([0, 1, 1, 0, 1, 5]), "abcdef").to_json()
     assert json.loads(json.dumps(document, allow_nan=False)) == document
-    assert list(document) == ["images", "loss", "top1", "top5", "calibration_error", "per_class"]
+    assert list(document) == ["images", *METRICS, "per_class"]
     assert (document["images"], document["top1"], document["top5"]) == (6, 33.3333, 83.3333)
-    assert document["per_class"][1] == {"class": 1, "label": "b", "images": 3, "top1": 0}
-    assert document["per_class"][2] == {"class": 2, "label": "c", "images": 0, "top1": None}
+    assert document["per_class"][1]["images"] == 3
+    assert document["per_class"][1]["recall"] == 0
+    assert document["per_class"][2]["average_precision"] is None
 
 
 def test_mistakes_come_surest_first():

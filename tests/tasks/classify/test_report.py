@@ -1,5 +1,6 @@
 """The report of a training: its pictures, opened, and its page, rendered."""
 
+import csv
 import io
 import itertools
 import math
@@ -17,8 +18,14 @@ from mnv2zoo.tasks.classify import report
 from mnv2zoo.tasks.classify.metrics import Mistake, Scores
 
 pytestmark = pytest.mark.filterwarnings("error")
+ALWAYS = {"README.md", "confusion.png", "confusion.csv"}
 NAN = math.nan
 RED = (255, 0, 0)
+
+
+def by_class(confusion):
+    """The recall of each class, which stands for all metrics here."""
+    return tuple(100 * row[number] / sum(row) if sum(row) else None for number, row in enumerate(confusion))
 
 
 def scores(confusion, names=None):
@@ -29,6 +36,13 @@ def scores(confusion, names=None):
         top1=66.666,
         top5=99.5,
         calibration_error=3.217,
+        f1_macro=61.234,
+        f1_weighted=64.0,
+        precision_macro=70.0,
+        balanced_accuracy=60.5,
+        roc_auc=90.25,
+        average_precision=80.75,
+        class_metrics={name: by_class(confusion) for name in report.CLASS_METRICS},
         label_names=tuple(names),
         confusion=tuple(map(tuple, confusion)),
     )
@@ -116,14 +130,31 @@ def test_the_page_has_its_title_and_the_headline_figures(tmp_path):
         ["top-5", "99.50 %"],
         ["loss (cross-entropy)", "0.5123"],
         ["calibration error", "3.22 %"],
+        ["F1, macro", "61.23 %"],
+        ["F1, weighted", "64.00 %"],
+        ["precision, macro", "70.00 %"],
+        ["balanced accuracy", "60.50 %"],
+        ["ROC AUC", "90.25 %"],
+        ["average precision", "80.75 %"],
     ]
+
+
+def test_the_confusion_matrix_is_there_in_counts(tmp_path):
+    write(tmp_path)
+    with (tmp_path / "confusion.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [
+            ["truth \\ prediction", "ant", "bee", "cat"],
+            ["ant", "8", "2", "0"],
+            ["bee", "1", "3", "4"],
+            ["cat", "0", "0", "0"],
+        ]
 
 
 def test_the_page_has_a_row_for_each_class_the_worst_first_and_those_without_images_last(tmp_path):
     assert sections(write(tmp_path))["Classes, from worst to best"] == [
-        ["1", "bee", "8", "37.5"],
-        ["0", "ant", "10", "80.0"],
-        ["2", "cat", "0", ""],
+        ["1", "bee", "8", *["37.5"] * 4],
+        ["0", "ant", "10", *["80.0"] * 4],
+        ["2", "cat", "0", *[""] * 4],
     ]
 
 
@@ -183,14 +214,14 @@ ODD_NAMES = [
 def test_odd_names_stand_in_the_page_as_they_are(tmp_path):
     mistakes = [Mistake(0, number, number - 1, 1.0) for number in range(len(ODD_NAMES))]
     page = write(tmp_path, scores=diagonal(len(ODD_NAMES), ODD_NAMES), mistakes=mistakes)
-    assert [label for _, label, _, _ in sections(page)["Classes, from worst to best"]] == ODD_NAMES
+    assert [label for _, label, *_ in sections(page)["Classes, from worst to best"]] == ODD_NAMES
     assert not any(token.type == "html_inline" for part in page for token in part.children or [])
     assert pictures(page) == ["confusion.png", "mistakes.png"]
 
 
 def test_names_stay_on_their_line_and_bytes_that_are_no_text_do_no_harm(tmp_path):
     page = write(tmp_path, scores=diagonal(3, ["two\r\nlines", "\ud800", "tab\tand  blanks "]))
-    labels = [label for _, label, _, _ in sections(page)["Classes, from worst to best"]]
+    labels = [label for _, label, *_ in sections(page)["Classes, from worst to best"]]
     assert labels == ["two lines", "?", "tab and blanks"]
 
 
@@ -269,10 +300,10 @@ def test_a_training_that_diverged_at_once_has_a_report_all_the_same(tmp_path):
 
 def test_without_epochs_and_mistakes_there_are_no_such_sections_nor_pictures_of_an_earlier_report(tmp_path):
     write(tmp_path, [row(1)], mistakes=MISTAKES)
-    assert {file.name for file in tmp_path.iterdir()} == {"README.md", "confusion.png", "curves.png", "mistakes.png"}
+    assert {file.name for file in tmp_path.iterdir()} == {*ALWAYS, "curves.png", "mistakes.png"}
     page = write(tmp_path)
     assert list(sections(page)) == ["a title", "Classes, from worst to best", "Confusions"]
-    assert {file.name for file in tmp_path.iterdir()} == {"README.md", "confusion.png"}
+    assert {file.name for file in tmp_path.iterdir()} == ALWAYS
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, (264, 324)), (5, (1320, 324)), (6, (1320, 648)), (25, (1320, 1620))])

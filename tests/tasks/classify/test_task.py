@@ -12,6 +12,7 @@ from mnv2zoo.errors import DataError
 from mnv2zoo.tasks import find_task
 from mnv2zoo.tasks.base import Options, Seen
 from mnv2zoo.tasks.classify import Classify
+from mnv2zoo.tasks.classify.task import METRICS
 from tests.photos import QUICK, fill
 
 LABELS = ("ant", "bee", "cat")
@@ -57,8 +58,8 @@ def test_accuracy_accumulates_batches():
     metric.update(torch.eye(3)[2:] * 9, torch.tensor([2]))
     scores = metric.compute()
     assert (scores.images, scores.top1, scores.top5) == (3, pytest.approx(200 / 3), 100.0)
-    assert list(scores.metrics()) == ["loss", "top1", "top5"]
-    assert Classify().main_metric(scores) == scores.top1
+    assert list(scores.metrics()) == list(METRICS)
+    assert Classify().measured("top1", scores) == scores.top1
     assert [mistake.index for mistake in metric.worst_mistakes()] == [1]
 
 

@@ -1,0 +1,86 @@
+"""The transforms of images and masks: torchvision's in training, and the whole image otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from mnv2zoo.data.masks import VOID, Mask
+from mnv2zoo.data.preprocessing import Whole
+from mnv2zoo.tasks.recipe import Recipe
+
+
+def whole(preprocessing: Mapping[str, Any]) -> Whole:
+    """The preprocessing outside training: images are resized to the input size, whatever their aspect.
+
+    Args:
+        preprocessing: The preprocessing as timm names it.
+    """
+    _, height, width = preprocessing.get("test_input_size") or preprocessing["input_size"]
+    mean, std = (tuple(preprocessing[key]) for key in ("mean", "std"))
+    return Whole(height, width, mean, std, preprocessing.get("interpolation") or "bilinear")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """From an image and its mask to the network's input, and the mask in full size.
+
+    Attributes:
+        whole: The preprocessing.
+    """
+
+    whole: Whole
+
+    def __call__(self, image: Image.Image, target: Mask) -> tuple[Tensor, Tensor]:
+        """Transforms an RGB image and its mask to tensors (3, H, W) and (height, width)."""
+        return self.whole.tensor(image), torch.from_numpy(target.read())
+
+
+class Augmentation:
+    """From an image and its mask to what the network trains on, both of the input size.
+
+    Args:
+        preprocessing: The preprocessing as timm names it.
+        recipe: The recipe.
+    """
+
+    def __init__(self, preprocessing: Mapping[str, Any], recipe: Recipe) -> None:
+        _, *size = preprocessing["input_size"]
+        height, width = size
+        mean, std = (list(preprocessing[key]) for key in ("mean", "std"))
+        fill: Any = {
+            tv_tensors.Image: [round(255 * min(max(value, 0), 1)) for value in mean],
+            tv_tensors.Mask: VOID,
+        }
+        how = v2.InterpolationMode(preprocessing.get("interpolation") or "bilinear")
+        jitter = recipe.color_jitter
+        low, high = recipe.scale_jitter or (1.0, 1.0)
+        short, long = sorted(size)
+        sides = range(max(round(low * short), 1), max(round(high * short), 1) + 1)
+        turns = [v2.RandomRotation((angle, angle), expand=True) for angle in (90, 180, 270)]
+        self.transform = v2.Compose(
+            [
+                v2.RandomApply([v2.RandomChoice(turns)], recipe.rotate),
+                # Of either side, which keeps a panorama from becoming huge; v2.ScaleJitter mixes up height and width.
+                v2.RandomShortestSize(list(sides), max(2 * round(high * long), 1), how),
+                v2.RandomCrop((height, width), pad_if_needed=True, fill=fill),
+                v2.RandomHorizontalFlip(recipe.hflip),
+                v2.RandomVerticalFlip(recipe.vflip),
+                v2.ColorJitter(jitter, jitter, jitter),
+                v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True),
+                v2.Normalize(mean, std),
+            ]
+        )
+
+    def __call__(self, image: Image.Image, target: Mask) -> tuple[Tensor, Tensor]:
+        """Transforms an RGB image and its mask to tensors (3, H, W) and (H, W)."""
+        pixels, mask = tv_tensors.Image(v2.functional.pil_to_tensor(image)), tv_tensors.Mask(target.read())
+        pixels, mask = self.transform(pixels, mask)
+        return pixels.as_subclass(Tensor), mask.as_subclass(Tensor)

@@ -1,0 +1,88 @@
+"""The model card of a trained segmenter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from mnv2zoo.tasks.pages import escape, table
+
+if TYPE_CHECKING:
+    from mnv2zoo.tasks.segment.metrics import Scores
+
+NAMES = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy", "mean_accuracy": "mean accuracy"}
+KIND = "image-segmentation"
+
+
+def model_card(model: str, architecture: str, origin: str, run: Mapping[str, Any], scores: Mapping[str, Scores]) -> str:
+    """Writes the model card.
+
+    Args:
+        model: The network's name.
+        architecture: Its architecture.
+        origin: Where its weights started, in words.
+        run: The content of `recipe.json`.
+        scores: Scores by split.
+
+    Returns:
+        Markdown with the Hub's metadata.
+    """
+    dataset = Path(run["data"]).name or "images"
+    recipe = {name: value for name, value in run["recipe"].items() if value is not None}
+    rows = [[s, own.images, *(f"{getattr(own, name):.2f}" for name in NAMES)] for s, own in scores.items()]
+    parts = [
+        f"---\n{_metadata(model, dataset, scores).to_yaml()}\n---",
+        f"# {model}",
+        f"A segmenter: the head `{recipe['head']}` on `{architecture}`, trained with mnv2zoo on `{dataset}`, from "
+        f"{origin}. It tells {len(run['classes'])} classes apart.",
+        table(["images", " number", *(f" {name} (%)" for name in NAMES.values())], rows),
+        *_classes(scores),
+        "Metrics are of all pixels of a split together, without those that belong to no class.",
+        "## Use",
+        "```python\nimport mnv2zoo\n\n"
+        'segmenter = mnv2zoo.segmentation.load("THIS_FOLDER")\n'
+        "# Normalized images (N, 3, H, W) go in, logits (N, classes, H, W) come out.\n```",
+        "```sh\nmnv2zoo predict photo.jpg --model THIS_FOLDER --files masks --save-images drawn\n```",
+        "## Training",
+        table(["value", ""], ([f"`{name}`", f"`{value}`"] for name, value in recipe.items())),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _classes(scores: Mapping[str, Scores]) -> list[str]:
+    """The IoU of each class in each split."""
+    if not scores:
+        return []
+    first = next(iter(scores.values()))
+    columns = [[row["iou"] for row in own.per_class] for own in scores.values()]
+    rows = [
+        [escape(label), *("" if iou is None else f"{iou:.1f}" for iou in own)]
+        for label, *own in zip(first.label_names, *columns, strict=True)
+    ]
+    return [table(["class", *(f" IoU, {split} (%)" for split in scores)], rows)]
+
+
+def _metadata(model: str, dataset: str, scores: Mapping[str, Scores]) -> ModelCardData:
+    results = [
+        EvalResult(
+            task_type=KIND,
+            dataset_type=dataset,
+            dataset_name=dataset,
+            dataset_split=split,
+            metric_type=name,
+            metric_name=words,
+            metric_value=round(getattr(own, name), 2),
+        )
+        for split, own in scores.items()
+        for name, words in NAMES.items()
+    ]
+    return ModelCardData(
+        library_name="mnv2zoo",
+        pipeline_tag=KIND,
+        tags=[KIND, "mnv2zoo"],
+        model_name=model,
+        eval_results=results or None,
+    )

@@ -1,0 +1,65 @@
+"""The loss: cross-entropy of labeled pixels, with a loss on regions in addition if wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mnv2zoo.data.masks import VOID
+from mnv2zoo.segmentation import require_smp
+
+
+class SegmentationLoss(nn.Module):
+    """Cross-entropy over the labeled pixels of a batch, plus a loss on regions. Pixels with `VOID` do not count.
+
+    Args:
+        weights: A weight per class; None for equal ones.
+        smoothing: Label smoothing.
+        region: `dice` or `lovasz`, of segmentation_models_pytorch, to add; None for no such loss.
+
+    Raises:
+        MissingExtraError: If a loss on regions is wanted and segmentation_models_pytorch is not installed.
+    """
+
+    table: Tensor
+    weights: Tensor | None
+
+    def __init__(
+        self, weights: Sequence[float] | None = None, smoothing: float = 0.0, region: str | None = None
+    ) -> None:
+        super().__init__()
+        self.smoothing = smoothing
+        self.register_buffer("weights", None if weights is None else torch.tensor(weights))
+        table = torch.ones(256)
+        table[: len(weights or ())] = torch.tensor(weights or ())
+        table[VOID] = 0
+        self.register_buffer("table", table)  # the weight of a pixel by its number
+        self.region: Any = None if region is None else _region(region)
+
+    def forward(self, logits: Tensor, masks: Tensor) -> Tensor:
+        """The loss of logits (N, C, H, W) and class numbers (N, H, W); 0 if no pixel counts."""
+        logits, masks = logits.float(), masks.long()
+        total = functional.cross_entropy(
+            logits,
+            masks,
+            self.weights,
+            ignore_index=VOID,
+            reduction="sum",
+            label_smoothing=self.smoothing,
+        )
+        # The mean that PyTorch takes, which is not a number where no pixel counts.
+        loss: Tensor = total / self.table[masks].sum().clamp(min=1e-6)
+        if self.region is not None:
+            loss = loss + self.region(logits, masks).sum()  # without pixels, Lovász gives an empty tensor
+        return loss
+
+
+def _region(name: str) -> Any:
+    losses = require_smp(f"the loss {name}").losses
+    if name == "dice":
+        return losses.DiceLoss("multiclass", ignore_index=VOID)
+    return losses.LovaszLoss("multiclass", ignore_index=VOID)

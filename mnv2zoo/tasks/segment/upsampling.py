@@ -1,0 +1,62 @@
+"""From logits at the network's size to the class of each pixel of the image, the same in training and in prediction.
+
+Logits are interpolated bilinearly before the best class is chosen, so that borders do not follow the network's coarser
+pixels. One class is interpolated at a time, so that memory does not grow with the classes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mnv2zoo.data.masks import Numbers
+
+
+def class_mask(logits: np.ndarray[Any, np.dtype[np.float32]], size: tuple[int, int]) -> Numbers:
+    """Finds the class of each pixel without PyTorch.
+
+    Args:
+        logits: Logits (classes, height, width) of an image.
+        size: Width and height of the image.
+
+    Returns:
+        Class numbers (height, width). Of equal logits the first class counts.
+    """
+    best = np.full(size[::-1], -np.inf, np.float32)
+    mask = np.zeros(size[::-1], np.uint8)
+    for number, own in enumerate(logits):
+        # On the way up, Pillow's and PyTorch's filters are the same; on the way down both average.
+        resized = np.asarray(Image.fromarray(own).resize(size, Image.Resampling.BILINEAR))
+        np.copyto(mask, number, where=resized > best)
+        np.maximum(best, resized, out=best)
+    return mask
+
+
+def class_tensor(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Finds the class of each pixel with PyTorch, on the logits' device.
+
+    Args:
+        logits: Logits (classes, height, width) of an image.
+        size: Width and height of the image.
+
+    Returns:
+        Class numbers (height, width), 8 bits.
+    """
+    import torch
+    from torch.nn import functional
+
+    best: Tensor | None = None
+    mask = torch.zeros(size[::-1], dtype=torch.uint8, device=logits.device)
+    for number, own in enumerate(logits):
+        resized = functional.interpolate(own[None, None], size[::-1], mode="bilinear", antialias=True)[0, 0]
+        if best is None:
+            best = resized
+        else:
+            mask[resized > best] = number
+            best = torch.maximum(best, resized)
+    return mask
