@@ -43,8 +43,8 @@ def finetune(
             folder of an earlier training; by default `mnv2zoo_100`.
         out: The run folder, which is made outside the data. Afterwards `timm.create_model(f"local-dir:{out}",
             pretrained=True)` gives the trained network.
-        task: What to learn: `classify`, the default, or a task of your own, as an instance of a subclass of
-            `mnv2zoo.tasks.Task`, the class itself, or its name `module:Class`.
+        task: What to learn: `classify`, the default, `detect`, `segment`, or a task of your own, as an instance of a
+            subclass of `mnv2zoo.tasks.Task`, the class itself, or its name `module:Class`.
         resume: Resume an interrupted run in that folder. Everything that decides its result comes from its
             `recipe.json`; an argument that contradicts it is an error. `workers`, `checkpoint_steps`, the device and
             the place of the images may change. Pass a task of your own again. Without a run in the folder a new one

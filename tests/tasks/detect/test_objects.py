@@ -9,8 +9,9 @@ from mnv2zoo.data import checks
 from mnv2zoo.data.layout import Layout
 from mnv2zoo.data.splits import with_validation
 from mnv2zoo.errors import DataError
-from mnv2zoo.tasks.detect import objects
+from mnv2zoo.tasks.detect import Detect, objects
 from mnv2zoo.tasks.detect.objects import Objects
+from tests.data.test_boxes import BCCD, needs_bccd
 from tests.tasks.detect.scenes import fill_coco, fill_voc, picture, write_voc
 
 
@@ -89,3 +90,18 @@ def test_classes_are_numbered_as_the_network_does(tmp_path):
     with pytest.raises(DataError) as error:
         objects.align(samples, data.class_names, ("square", "dis"))
     assert (error.value.expected, error.value.found) == ("dis", "'disk'")
+
+
+@needs_bccd
+def test_the_cells_of_bccd_and_its_two_boxes_without_area():
+    with pytest.raises(DataError) as error:
+        objects.find(BCCD, Layout())
+    assert error.value.found.startswith("boxes without area: 2 (")
+    data = objects.find(BCCD, Layout(skip_bad_images=True))
+    assert {split: len(own) for split, own in data.splits.items()} == {"train": 205, "val": 87, "test": 72}
+    counts = objects.count(sample for own in data.splits.values() for sample in own)
+    named = {data.class_names[number]: count for number, count in counts.items()}
+    assert named == {"RBC": 4155 - 2, "WBC": 372, "Platelets": 361}
+    assert (
+        Detect().found(data).endswith("; images: 205 train, 87 val, 72 test; boxes: 361 Platelets, 4153 RBC, 372 WBC")
+    )

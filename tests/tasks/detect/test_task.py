@@ -7,8 +7,10 @@ import torch
 from PIL import Image
 
 import mnv2zoo
-from mnv2zoo.errors import DeployError, RecipeError
+from mnv2zoo.errors import DataError, DeployError, RecipeError
+from tests.photos import tar
 from tests.tasks.detect.scenes import MODEL, QUICK, fill_coco, fill_voc
+from tests.training.runs import cli
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +32,38 @@ def test_the_evaluation_of_a_run_is_that_of_its_last_epoch_kept(trained):
     assert [row["label"] for row in written["per_class"]] == ["disk", "square"]
     maps = [row["val_map"] for row in result.history]
     assert result.epoch == 1 + maps.index(max(maps))
+
+
+def test_moved_and_packed_data_are_known_to_be_those_of_the_run(trained, tmp_path):
+    data, run, result = trained
+    scores = mnv2zoo.evaluate(tar(data, tmp_path / "cells.tar", "somewhere/"), run)
+    assert scores.measured == "4 val images that the run held out"
+    assert scores.to_json()["map"] == pytest.approx(result.scores["val"].map, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_the_command_line_evaluates_and_predicts(trained, tmp_path):
+    data, run, result = trained
+    done = cli("evaluate", str(data), "--model", str(run), "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["map50"] == pytest.approx(result.scores["val"].map50, abs=1e-3)
+    done = cli("evaluate", str(data), "--model", str(run))
+    assert done.stdout.splitlines()[-1].startswith("4 images with 8 objects: mAP ")
+    file = data / "JPEGImages/000.png"
+    done = cli("predict", str(file), "--model", str(run), "--threshold", "1", "--save-images", str(tmp_path / "drawn"))
+    assert done.stdout == f"{file}\n  nothing found\n"
+    assert (tmp_path / "drawn/000.jpg").is_file()
+
+
+def test_other_data_with_other_classes_are_a_clear_error(trained, tmp_path):
+    _, run, _ = trained
+    other = fill_voc(tmp_path / "other", 4, 2, size=(100, 80))
+    for file in (other / "Annotations").iterdir():
+        file.write_text(file.read_text().replace("square", "squares"))
+    with pytest.raises(DataError) as error:
+        mnv2zoo.evaluate(other, run)
+    assert (error.value.expected, error.value.found) == ("square", "'squares'")
 
 
 def test_rows_are_the_boxes_that_the_loaded_detector_finds(trained):
