@@ -150,7 +150,9 @@ class TorchSession:
 
     def _is_detector(self) -> bool:
         """Whether PyTorch runs the network as it is, since no engine takes a detector."""
-        from mnv2zoo.detection import is_detector
+        if not isinstance(self._network.fast, Whole):
+            return False
+        from mnv2zoo.detection import is_detector  # which classifiers do without
 
         if not is_detector(self._network.model):
             return False
