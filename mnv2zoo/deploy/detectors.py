@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeGuard, cast
 
@@ -222,14 +223,14 @@ class WithPostProcessing(nn.Module):
             `labels` (n,) and `scores` (n,).
         """
         example = [torch.zeros(1, 3, *self.size), *([torch.tensor(self.size)] if self.padded else [])]
-        with exportable_suppression(self.size):
+        two_stages = isinstance(self.post_processing.detector, FasterRCNN)
+        with exportable_suppression(self.size), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`create_unbacked_symint` is deprecated", FutureWarning)  # torchvision's
+            # RoI align makes a tensor of a length that only bytecode analysis can leave open.
+            exported = torch.export.export(self.eval(), tuple(example), strict=two_stages)
+            names = [INPUT, SIZE_INPUT][: len(example)]
             program = torch.onnx.export(
-                self.eval(),
-                args=tuple(example),
-                input_names=[INPUT, SIZE_INPUT][: len(example)],
-                output_names=list(OUTPUTS),
-                dynamo=True,
-                verbose=False,
+                exported, input_names=names, output_names=list(OUTPUTS), dynamo=True, verbose=False
             )
         assert program is not None  # it is None where a file was asked for
         return program.model_proto.SerializeToString()

@@ -29,7 +29,7 @@ from mnv2zoo.data.labels import match_classes
 from mnv2zoo.deploy import calibration, generated_images
 from mnv2zoo.deploy.checks import missing
 from mnv2zoo.deploy.engines import ENGINES
-from mnv2zoo.deploy.export import TARGETS
+from mnv2zoo.deploy.formats import TARGETS
 from mnv2zoo.errors import DataError, DeployError
 from tests.conftest import ROOT, random_state_dict
 
@@ -198,8 +198,8 @@ def test_names_that_a_terminal_cannot_show_end_no_bundle(run_folder, tmp_path):
 
 
 def test_an_export_whose_script_would_read_other_pixels_fails(run_folder, tmp_path, monkeypatch):
-    sound = export.script()
-    monkeypatch.setattr(export, "script", lambda: sound.replace('image.mode.startswith("I")', "False"))
+    sound = export.script("classify.py")
+    monkeypatch.setattr(export, "script", lambda template: sound.replace('image.mode.startswith("I")', "False"))
     with pytest.raises(DeployError) as error:
         deploy.export(run_folder, tmp_path / "bundle")
     assert "16-bit" in error.value.problem
