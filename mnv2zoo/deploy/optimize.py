@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mnv2zoo.deploy import agreement, checks
 from mnv2zoo.deploy.calibration import Calibration, Images, prepare
 from mnv2zoo.deploy.detectors import Detections, Split, is_detector
-from mnv2zoo.deploy.engines import ENGINES, Plan, Runner, Source, fork_safe
+from mnv2zoo.deploy.engines import ENGINES, Plan, Runner, Source, fork_safe, torch_threads
 from mnv2zoo.deploy.fingerprint import cache_key
 from mnv2zoo.deploy.fold import fold
 from mnv2zoo.errors import DeployError, nearest
@@ -125,6 +125,8 @@ class OptimizedDetector(Optimized):
     that the detector's transform brings to the example's, or to less.
 
     Attributes:
+        core: The backbone and heads on their engine, from normalized images to raw outputs.
+        split: The detector in its parts.
         max_abs_error: Largest difference of a raw output of the core from the original's on the example.
 
     Args:
@@ -134,7 +136,7 @@ class OptimizedDetector(Optimized):
 
     def __init__(self, core: Optimized, split: Split) -> None:
         vars(self).update(vars(core))
-        self._core, self._split = core, split
+        self.core, self.split = core, split
 
     def __call__(self, x: Tensor | Sequence[Tensor]) -> Detections:
         """Finds boxes.
@@ -161,9 +163,15 @@ class OptimizedDetector(Optimized):
             return fork_safe(lambda: self._run(x))
 
     def _run(self, x: Tensor | Sequence[Tensor]) -> Detections:
-        images, sizes = self._split.prepare(x)
+        # The steps around the core are small. With more threads PyTorch waits for cores that the engine's threads, which
+        # spin after each call, do not yet give back; that took ten times as long. Faster R-CNN's second stage is large.
+        number = torch.get_num_threads() if self.split.core.two_stages else 1
+        with torch_threads(number):
+            images, sizes = self.split.prepare(x)
+        outputs = self.core(images)
         originals = [(image.shape[-2], image.shape[-1]) for image in x]
-        return self._split.detections(self._core(images), sizes, originals)
+        with torch_threads(number):
+            return self.split.detections(outputs, sizes, originals)
 
 
 def optimize(

@@ -116,10 +116,8 @@ def test_a_bundle_finds_the_boxes_that_the_detector_finds(kind, format, cells, t
         assert {one["label"] for one in row["detections"]} <= set(CELLS)
         assert all(one["label"] == CELLS[one["class"]] for one in row["detections"])
         photo = decode.read(file)  # upright
-        with Image.open(tmp_path / "drawn" / file.name) as drawn:
-            assert drawn.size == photo.size
-            difference = np.abs(np.asarray(drawn, int) - np.asarray(drawing.draw_boxes(photo, row["detections"]), int))
-        assert difference.mean() < 4  # as it is JPEG
+        drawing.draw_boxes(photo, row["detections"]).save(tmp_path / "wanted.jpg", quality=95, subsampling=0)
+        assert (tmp_path / "drawn" / file.name).read_bytes() == (tmp_path / "wanted.jpg").read_bytes()
 
 
 @pytest.mark.slow
@@ -209,7 +207,7 @@ def test_the_card_tells_what_the_model_takes_and_how_many_boxes_are_the_same(bun
     ("model", "arguments", "sound", "wrong"),
     [
         (detector("ssdlite"), {}, "boxes * scale", "boxes * scale * 1.05"),
-        (segmenter("lraspp"), {"preprocessing": WHOLE}, "photo.size, config)", "photo.size, config)[::-1]"),
+        (segmenter("lraspp"), {"preprocessing": WHOLE}, "return class_mask", "return 0 * class_mask"),
     ],
 )
 def test_a_bundle_that_finds_something_else_does_not_appear(model, arguments, sound, wrong, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Optimised networks compute what the originals compute, on every engine."""
 
+import multiprocessing
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -307,3 +308,25 @@ def test_a_cached_detector_finds_the_same_boxes(tmp_path):
     second = deploy.optimize(whole, images, "onnxruntime", cache=tmp_path)(images)
     assert list(tmp_path.rglob("*")) == entries
     assert agreement.matched(second, first) == 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", QUICK)
+def test_a_detector_works_in_another_process(engine):
+    whole, images = detector("ssdlite"), detector_images("ssdlite")
+    fast = deploy.optimize(whole, images, engine)
+    wanted = expected(whole, list(images))
+    for method in ("fork", "spawn"):  # with the engine's threads lost, and with the detector pickled
+        with multiprocessing.get_context(method).Pool(1) as pool:
+            found = pool.apply_async(run_detector, (fast, images.numpy())).get(timeout=120)
+        assert (
+            agreement.matched(
+                [{name: torch.from_numpy(values) for name, values in one.items()} for one in found], wanted
+            )
+            == 100
+        )
+
+
+def run_detector(fast, images):
+    """Detections as numpy arrays, which processes exchange without shared memory."""
+    return [{name: values.numpy() for name, values in one.items()} for one in fast(torch.from_numpy(images))]

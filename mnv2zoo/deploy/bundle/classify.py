@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-# Replaced by the text of these files:
 from mnv2zoo.data.pixels import normalized_square, reason, to_rgb
 from mnv2zoo.deploy.bundle.runtime import HERE, Array, lines, load, read
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-# Replaced by the text of these files:
 from mnv2zoo.data.drawing import draw_boxes
 from mnv2zoo.data.pixels import normalized_whole, whole_size
 from mnv2zoo.deploy.bundle.runtime import HERE, lines, load, new_file, read_or_report
@@ -71,7 +70,7 @@ def main() -> int:
         else:
             print(path, *(f"  {row['score']:.4f}  {row['label']}  {row['box']}" for row in rows), sep="\n")
         if args.save_images:
-            draw_boxes(photo, rows).save(new_file(args.save_images, path, ".jpg", taken), quality=95)
+            draw_boxes(photo, rows).save(new_file(args.save_images, path, ".jpg", taken), quality=95, subsampling=0)
     return status
 
 

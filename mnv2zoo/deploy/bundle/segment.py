@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-# Replaced by the text of these files:
 from mnv2zoo.data.drawing import draw_mask, palette_image
 from mnv2zoo.data.pixels import class_mask, normalized_whole
 from mnv2zoo.deploy.bundle.runtime import HERE, lines, load, new_file, read_or_report
@@ -59,7 +58,7 @@ def main() -> int:
             print(path, *(f"  {100 * n / mask.size:6.2f} %  {name}" for name, n in counts.items()), sep="\n")
         if args.save_images:
             drawn = draw_mask(photo, mask, label_names)
-            drawn.save(new_file(args.save_images, path, ".jpg", taken), quality=95)
+            drawn.save(new_file(args.save_images, path, ".jpg", taken), quality=95, subsampling=0)
     return status
 
 
