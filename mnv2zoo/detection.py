@@ -207,12 +207,29 @@ def head_of(description: Description) -> Head:
 
 
 def is_detector(model: nn.Module) -> bool:
-    """Whether a model is a detector of torchvision's, on whatever network."""
+    """Checks whether a model is a detector of torchvision's, on whatever network.
+
+    Args:
+        model: The model.
+
+    Returns:
+        Whether it is.
+    """
     return isinstance(model, SSD | RetinaNet | GeneralizedRCNN)
 
 
 def input_size(description: Description) -> tuple[int, int, int]:
-    """Channels, height and width of a detector's images, except in training; see `Head.build`."""
+    """The size of a detector's images, except in training; see `Head.build`.
+
+    Args:
+        description: The detector.
+
+    Returns:
+        Channels, height and width.
+
+    Raises:
+        ConversionError: If its `config.json` does not record a size.
+    """
     channels, height, width = description.cfg.get("test_input_size") or description.cfg.get("input_size") or (3, 0, 0)
     if min(height, width) < 1:
         raise ConversionError(

@@ -10,7 +10,10 @@ PACKAGE, TESTS = ROOT / "mnv2zoo", ROOT / "tests"
 # Modules without a test file of their own, and why.
 EXCEPTIONS = {
     "cli/options.py": "declarations only; tests/cli/test_main.py and each command's tests use them",
-    "deploy/bundle/predict.py": "is copied into bundles; tests/deploy/test_export.py runs it there",
+    **dict.fromkeys(
+        [f"deploy/bundle/{name}.py" for name in ("classify", "detect", "runtime", "segment")],
+        "is copied into bundles; tests/deploy/test_export.py and test_contents.py run it there",
+    ),
     "models/timm_compat.py": "private API of timm and PyTorch; tests/test_imports.py checks it",
     "version.py": "one constant; tests/test_main.py prints it",
     "weights/hub_private.py": "private API of the Hub's client; tests/test_imports.py checks it",

@@ -89,6 +89,13 @@ def draw_mask(
     return _with_legend(drawn, [(label_names[number], class_color(number)) for number in shown]) if legend else drawn
 
 
+def palette_image(mask: np.ndarray[Any, np.dtype[np.uint8]]) -> Image.Image:
+    """A mask as an image with a palette: its pixels are the class numbers, and viewers show the classes' colors."""
+    image = Image.fromarray(mask)
+    image.putpalette([value for number in range(256) for value in class_color(number)])
+    return image
+
+
 def _edges(mask: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Where a pixel's class differs from that of the pixel to the right or below."""
     edges = np.zeros(mask.shape, bool)

@@ -125,7 +125,81 @@ def normalized_square(photo: Image.Image, config: Mapping[str, Any]) -> np.ndarr
     photo = photo.resize(size, Image.Resampling[config["interpolation"].upper()])
     # A resized photo that is smaller than the square gets a black border.
     left, top = (round((have - side) / 2) if have >= side else -((side - have) // 2) for have in size)
-    pixels = np.asarray(photo.crop((left, top, left + side, top + side)), np.float32) / np.float32(255)
+    return _normalized(photo.crop((left, top, left + side, top + side)), config)
+
+
+def whole_size(size: tuple[int, int], config: Mapping[str, Any]) -> tuple[int, int]:
+    """The size that a whole image gets within a network's input, without padding.
+
+    Args:
+        size: Width and height of the image.
+        config: `input_size` (3, height, width) and `resize`: `squash` for exactly that size, or `pad` for the largest
+            size within it of the image's own aspect.
+
+    Returns:
+        Width and height.
+    """
+    _, height, width = config["input_size"]
+    if config["resize"] == "squash":
+        return width, height
+    scale = min(width / size[0], height / size[1])
+    return max(1, min(width, round(size[0] * scale))), max(1, min(height, round(size[1] * scale)))
+
+
+def resized_whole(photo: Image.Image, config: Mapping[str, Any]) -> Image.Image:
+    """Resizes a whole image as detectors and segmenters see it, without its padding.
+
+    Args:
+        photo: The image in RGB.
+        config: As for `whole_size`, and `interpolation`.
+
+    Returns:
+        The image in its `whole_size`.
+    """
+    return photo.resize(whole_size(photo.size, config), Image.Resampling[config["interpolation"].upper()])
+
+
+def normalized_whole(photo: Image.Image, config: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Prepares an image for a detector or segmenter: resized as a whole, normalized, and padded with zeros.
+
+    Args:
+        photo: The image in RGB.
+        config: As for `resized_whole`, and `mean` and `std`.
+
+    Returns:
+        The image, with the padding at the right or the bottom: (3, height, width).
+    """
+    normal = _normalized(resized_whole(photo, config), config)
+    padded = np.zeros(config["input_size"], np.float32)
+    padded[:, : normal.shape[1], : normal.shape[2]] = normal
+    return padded
+
+
+def class_mask(
+    logits: np.ndarray[Any, np.dtype[np.float32]], size: tuple[int, int], config: Mapping[str, Any]
+) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The class of each pixel of an image, from a segmenter's logits for it.
+
+    Args:
+        logits: The logits (classes, height, width) for the network's input. A single map is of two classes.
+        size: Width and height of the image.
+        config: As for `whole_size`.
+
+    Returns:
+        Class numbers (height, width) of the image, from logits that are interpolated to its size.
+    """
+    width, height = whole_size(size, config)
+    best = np.full(size[::-1], 0 if len(logits) == 1 else -np.inf, np.float32)
+    mask = np.zeros(size[::-1], np.uint8)
+    for number, logit in enumerate(logits[:, :height, :width], len(logits) == 1):  # one class at a time, to save memory
+        resized = np.asarray(Image.fromarray(logit).resize(size, Image.Resampling.BILINEAR))
+        mask[resized > best] = number
+        np.maximum(best, resized, out=best)
+    return mask
+
+
+def _normalized(photo: Image.Image, config: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    pixels = np.asarray(photo, np.float32) / np.float32(255)
     normal = (pixels - np.asarray(config["mean"], np.float32)) / np.asarray(config["std"], np.float32)
     return np.ascontiguousarray(normal.transpose(2, 0, 1))
 

@@ -2,6 +2,6 @@
 
 from mnv2zoo.deploy.export import export
 from mnv2zoo.deploy.fold import fold
-from mnv2zoo.deploy.optimize import Attempt, Optimized, optimize
+from mnv2zoo.deploy.optimize import Attempt, Optimized, OptimizedDetector, optimize
 
-__all__ = ["Attempt", "Optimized", "export", "fold", "optimize"]
+__all__ = ["Attempt", "Optimized", "OptimizedDetector", "export", "fold", "optimize"]

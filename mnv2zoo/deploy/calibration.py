@@ -5,19 +5,22 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from mnv2zoo.data import decode, discover, transforms
+from mnv2zoo.data import decode, discover, pixels, transforms
 from mnv2zoo.data.labels import match_classes
 from mnv2zoo.deploy import checks
+from mnv2zoo.deploy.detectors import is_detector
+from mnv2zoo.deploy.preprocessing import whole_image
 from mnv2zoo.errors import DataError, DeployError
 from mnv2zoo.models import pretrained
 from mnv2zoo.runtimes import cache
@@ -47,7 +50,9 @@ class Calibration:
         return self.read()
 
 
-def prepare(calibration: Images, model: nn.Module, example: Tensor) -> Calibration:
+def prepare(
+    calibration: Images, model: nn.Module, example: Tensor, preprocessing: Mapping[str, Any] | None = None
+) -> Calibration:
     """Finds or checks calibration images.
 
     Args:
@@ -56,6 +61,7 @@ def prepare(calibration: Images, model: nn.Module, example: Tensor) -> Calibrati
             has the name of one of the network's classes.
         model: The network, whose preprocessing the folder's images get.
         example: Images (N, C, H, W) as the network will see them.
+        preprocessing: How a segmenter's or detector's images are read from a folder; a detector has its own by default.
 
     Returns:
         Up to 300 images: spread over a tensor, a dataset or a folder, and the first of an iterable.
@@ -66,7 +72,7 @@ def prepare(calibration: Images, model: nn.Module, example: Tensor) -> Calibrati
         ImageReadError: If there are no images; as they are read, if one cannot be read.
     """
     if isinstance(calibration, str | os.PathLike):
-        return _of_folder(Path(calibration), model, example)
+        return _of_folder(Path(calibration), model, example, preprocessing)
     if isinstance(calibration, Tensor | np.ndarray):
         images = _checked(calibration, example)
         count = min(len(images), CALIBRATED)
@@ -80,16 +86,8 @@ def prepare(calibration: Images, model: nn.Module, example: Tensor) -> Calibrati
     return _of_batches(calibration, getattr(model, "num_classes", None), example)
 
 
-def _of_folder(folder: Path, model: nn.Module, example: Tensor) -> Calibration:
-    cfg = getattr(model, "pretrained_cfg", None)
-    if cfg is None:
-        raise DeployError(
-            "the model has no preprocessing config, so it cannot take a calibration folder",
-            expected="calibration tensors (n, C, H, W)",
-            found="a folder",
-            where=folder,
-            fix="Preprocess the images and pass them as a tensor.",
-        )
+def _of_folder(folder: Path, model: nn.Module, example: Tensor, preprocessing: Mapping[str, Any] | None) -> Calibration:
+    transform = _transform(folder, model, example, preprocessing)
     if not folder.is_dir():
         raise DeployError(
             f"no such folder of calibration images: {folder}",
@@ -98,14 +96,44 @@ def _of_folder(folder: Path, model: nn.Module, example: Tensor) -> Calibration:
             fix="Pass a folder of images.",
         )
     files = discover.spread(discover.find(str(folder)), CALIBRATED)
-    channels, height, width = example.shape[1:]
-    data = transforms.image_config(cfg, channels)
-    transform: Any = transforms.image_transform({**data, "input_size": (channels, height, width)})
     return Calibration(
         lambda: _checked(torch.stack([transform(decode.read(file)) for file in files]), example),
         f"{transform} {cache.versions(('PIL', 'torchvision'))} {discover.fingerprint(folder, files)}",
         _classes([file.relative_to(folder) for file in files], pretrained.label_names(model)),
     )
+
+
+def _transform(folder: Path, model: nn.Module, example: Tensor, preprocessing: Mapping[str, Any] | None) -> Any:
+    """From an image to a tensor of the example's shape; its text says how, for the cache key."""
+    channels, height, width = example.shape[1:]
+    size = {"input_size": (channels, height, width)}
+    if preprocessing is not None or is_detector(model):
+        return _WholeImages(whole_image(model, {**(preprocessing or {}), **size}), is_detector(model))
+    cfg = getattr(model, "pretrained_cfg", None)
+    if cfg is None:
+        raise DeployError(
+            "the model has no preprocessing config, so it cannot take a calibration folder",
+            expected="calibration tensors (n, C, H, W)",
+            found="a folder",
+            where=folder,
+            fix="Pass preprocessing=, or preprocess the images and pass them as a tensor.",
+        )
+    return transforms.image_transform({**transforms.image_config(cfg, channels), **size})
+
+
+@dataclass(frozen=True)
+class _WholeImages:
+    """Prepares whole images; a detector normalizes by itself, so its images are from 0 to 1 with a neutral padding."""
+
+    config: Mapping[str, Any]
+    from_0_to_1: bool
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        normalized = torch.from_numpy(pixels.normalized_whole(image, self.config))
+        if not self.from_0_to_1:
+            return normalized
+        mean, std = (torch.tensor(self.config[name])[:, None, None] for name in ("mean", "std"))
+        return normalized * std + mean
 
 
 def _classes(files: Sequence[Path], label_names: Sequence[str]) -> Sequence[int]:
@@ -146,10 +174,12 @@ def _batch(batch: Any, number: int, example: Tensor) -> tuple[Tensor, list[int] 
     """The images of a batch, and their labels if it has a label for each."""
     where = f"calibration, batch {number}"
     images, rest = (batch[0], list(batch[1:])) if isinstance(batch, list | tuple) and batch else (batch, [])
+    if isinstance(images, list | tuple) and images and all(map(checks.is_image, images)):  # a detector's images
+        images = torch.stack(tuple(images)) if len({image.shape for image in images}) == 1 else images[0]
     if isinstance(images, Tensor | np.ndarray) and images.ndim == 3:  # a dataset gives one image at a time
         images, rest = images[None], [np.asarray(target)[None] for target in rest if np.ndim(target) == 0]
     for other in rest:
-        if isinstance(other, Tensor | np.ndarray) and other.ndim > 2:
+        if isinstance(other, Tensor | np.ndarray) and other.ndim > 3:  # masks (N, H, W) have three dimensions
             raise _unfit(f"{len(rest) + 1} tensors in one batch", example, where)
     checked = _checked(images, example, where)
     targets = np.asarray(rest[0]) if rest and not isinstance(rest[0], dict) else np.empty(0)

@@ -53,6 +53,11 @@ def are_images(value: object) -> TypeGuard[Tensor]:
     return isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point() and value.device.type == "cpu"
 
 
+def is_image(value: object) -> TypeGuard[Tensor]:
+    """Whether something is an image (C, H, W) of floating-point numbers on the CPU."""
+    return isinstance(value, Tensor) and value.ndim == 3 and value.is_floating_point() and value.device.type == "cpu"
+
+
 def describe(value: object) -> str:
     """What something is, for the `found` of an error."""
     if not isinstance(value, Tensor):

@@ -145,7 +145,8 @@ def to_onnx(model: nn.Module, example: Tensor) -> bytes:
 
 
 @contextlib.contextmanager
-def _threads(number: int) -> Iterator[None]:
+def torch_threads(number: int) -> Iterator[None]:
+    """Lets PyTorch compute with a number of threads for a while."""
     before = torch.get_num_threads()
     if number == before:  # setting it starts a pool of threads that PyTorch cannot end in a forked process
         yield
@@ -207,7 +208,7 @@ def _torch(plan: Plan) -> Runner:
     assert network is not None
 
     def run(x: Tensor) -> list[Tensor]:
-        with torch.inference_mode(), _threads(plan.threads):
+        with torch.inference_mode(), torch_threads(plan.threads):
             images = x.to(memory_format=torch.channels_last, dtype=dtype).split(part)
             return [torch.cat(outputs).float() for outputs in zip(*map(network, images), strict=True)]
 
@@ -220,7 +221,7 @@ def _inductor(plan: Plan) -> Runner:
     part, dtype = min(plan.shape[0], _part(plan)), _dtype(plan.precision)
 
     def run(x: Tensor) -> list[Tensor]:
-        with torch.no_grad(), _threads(plan.threads), inductor_settings(freezing=True):
+        with torch.no_grad(), torch_threads(plan.threads), inductor_settings(freezing=True):
             # Every part is of the one size that is compiled for: each other would take a minute of its own.
             whole = functional.pad(x, (0, 0, 0, 0, 0, 0, 0, -len(x) % part))
             images = whole.to(memory_format=torch.channels_last, dtype=dtype).split(part)

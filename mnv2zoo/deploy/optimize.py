@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,9 +13,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from mnv2zoo.deploy import checks
+from mnv2zoo.deploy import agreement, checks
 from mnv2zoo.deploy.calibration import Calibration, Images, prepare
-from mnv2zoo.deploy.engines import ENGINES, Plan, Runner, Source, fork_safe
+from mnv2zoo.deploy.detectors import Detections, Split, is_detector
+from mnv2zoo.deploy.engines import ENGINES, Plan, Runner, Source, fork_safe, torch_threads
 from mnv2zoo.deploy.fingerprint import cache_key
 from mnv2zoo.deploy.fold import fold
 from mnv2zoo.errors import DeployError, nearest
@@ -26,6 +27,9 @@ from mnv2zoo.runtimes.runners import Parts, PerProcess, require_near
 EngineName = Literal["auto", "torch", "inductor", "onnxruntime", "openvino"]
 Precision = Literal["fp32", "bf16", "int8"]
 TIMED_SECONDS, TIMED_RUNS = 0.5, 20  # how long `auto` times an engine, whichever ends first
+# Boxes of the example, in percent, that an engine has to find in fp32. Rounding decides which of two boxes with nearly
+# the same score suppresses the other, so a few may differ.
+SAME_BOXES = 98
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,9 @@ class Optimized:
         engine: The engine's name.
         precision: `fp32`, `bf16` or `int8`.
         max_abs_error: Largest difference of an output from the original's on the example.
-        agreement: Calibration images, in percent, whose top class is the original's; None but for a
-            classifier in int8.
+        agreement: In int8, how far it agrees with the original on the calibration images, in percent: images with the
+            same top class; for a segmenter, pixels with the same class; for a detector, boxes with a score of at least
+            0.3 that have a partner of the same class with an IoU of at least 0.5. None for other models and precisions.
         accuracy: Top-1 on the calibration images before and after, in percent; None where their classes
             are not known: without labels or class folders, where a folder's name is none of the network's
             classes, and where the network's class names are not known. The calibration images set the ranges,
@@ -113,6 +118,62 @@ class Optimized:
         return f"Optimized({self.engine}, {self.precision}, max_abs_error={self.max_abs_error:.2g})"
 
 
+class OptimizedDetector(Optimized):
+    """A detector whose core runs on an engine, and whose post-processing is torchvision's own, in PyTorch.
+
+    It takes what the detector takes, images from 0 to 1, and gives what the detector gives. Images may have any size
+    that the detector's transform brings to the example's, or to less.
+
+    Attributes:
+        core: The backbone and heads on their engine, from normalized images to raw outputs.
+        split: The detector in its parts.
+        max_abs_error: Largest difference of a raw output of the core from the original's on the example.
+
+    Args:
+        core: The core on its engine.
+        split: The detector in its parts.
+    """
+
+    def __init__(self, core: Optimized, split: Split) -> None:
+        vars(self).update(vars(core))
+        self.core, self.split = core, split
+
+    def __call__(self, x: Tensor | Sequence[Tensor]) -> Detections:
+        """Finds boxes.
+
+        Args:
+            x: Images (N, 3, h, w) from 0 to 1, or a list of images (3, h, w).
+
+        Returns:
+            `boxes` (n, 4) in pixels of the given image, `labels` (n,) and `scores` (n,) for each image.
+
+        Raises:
+            DeployError: If the images are none, or larger than the example after the detector has resized them.
+        """
+        if not checks.are_images(x) and not (isinstance(x, list | tuple) and all(checks.is_image(one) for one in x)):
+            raise DeployError(
+                "these are no images for a detector",
+                expected="floating-point images (N, 3, h, w) on the CPU, or a list of such images (3, h, w)",
+                found=checks.describe(x),
+                fix="Pass images from 0 to 1.",
+            )
+        if not len(x):
+            return []
+        with torch.inference_mode():
+            return fork_safe(lambda: self._run(x))
+
+    def _run(self, x: Tensor | Sequence[Tensor]) -> Detections:
+        # The steps around the core are small. With more threads PyTorch waits for cores on which the engine's threads
+        # still spin after each call; that took ten times as long. Faster R-CNN's second stage is large.
+        number = torch.get_num_threads() if self.split.core.two_stages else 1
+        with torch_threads(number):
+            images, sizes = self.split.prepare(x)
+        outputs = self.core(images)
+        originals = [(image.shape[-2], image.shape[-1]) for image in x]
+        with torch_threads(number):
+            return self.split.detections(outputs, sizes, originals)
+
+
 def optimize(
     model: nn.Module,
     example: Tensor,
@@ -121,16 +182,21 @@ def optimize(
     calibration: Images | None = None,
     threads: int | None = None,
     cache: str | Path | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
 ) -> Optimized:
     """Makes a model fast on this machine's CPU.
 
     Batch norms are folded into convolutions, and the engine does the rest. Its outputs on the example are compared
     with the model's.
 
+    The engine runs all of a model but the post-processing of a detector, which stays torchvision's, in PyTorch: for
+    `SSD` and `RetinaNet` the decoding of boxes and non-maximum suppression, for `FasterRCNN` all that follows the
+    head of the proposal network. The engine's raw outputs are compared with the model's, and in fp32 the boxes too.
+
     Args:
-        model: A zoo model in evaluation mode: a classifier, a feature extractor, taps or a segmenter. A detector
-            cannot be optimized as a whole, because the number of its boxes depends on the image.
-        example: Images (N, C, H, W) like those it will see, with the batch size to be fast at.
+        model: A model in evaluation mode: a classifier, a feature extractor, taps, a segmenter or a detector.
+        example: Images (N, C, H, W) like those it will see, with the batch size to be fast at; for a detector from 0
+            to 1, and otherwise preprocessed.
         engine: `torch` needs no other package. `inductor` compiles for a minute, with a C++ compiler. `onnxruntime` and
             `openvino` come with the extra `deploy`. `auto` times all installed ones but `inductor`, and picks the
             fastest.
@@ -144,9 +210,12 @@ def optimize(
             same weights, settings, image size, calibration images, versions and CPU, after its SHA-256 and its outputs
             were checked; otherwise it is rebuilt. A folder that other users may write is refused. You may delete it at
             any time.
+        preprocessing: How a segmenter's or a detector's calibration folder is read, as for `export`; a detector has
+            its own by default.
 
     Returns:
-        The model as a function, which several threads may call at once (not tested for `inductor`).
+        The model as a function, which several threads may call at once (not tested for `inductor`). A detector also
+        takes a list of images (3, h, w).
 
     Raises:
         DeployError: If the model or the example is unfit, the engine does not support the precision, the outputs
@@ -164,19 +233,32 @@ def optimize(
     """
     _check(model, example, engine, precision, calibration, threads)
     threads = threads or torch.get_num_threads()
-    images = prepare(calibration, model, example) if calibration is not None else None
-    expected = _expected(model, example)
+    images = prepare(calibration, model, example, preprocessing) if calibration is not None else None
     entries = Cache()
     if cache is not None:
         entries = Cache(Path(cache), cache_key(model, example, images.fingerprint if images else ""))
-    source = Source(fold(model), example, images)
+    split = Split(model, example) if is_detector(model) else None
+    network, fed = (split.core, split.prepare(example)[0]) if split else (model, example)
+    expected = _expected(network, fed)
+    source = Source(fold(network), fed, _fed(images, split))
     if engine == "auto":
         optimized = _fastest(source, precision, threads, expected, entries)
     else:
         optimized, _ = _build(engine, source, precision, threads, expected, entries)
-    if images and isinstance(expected, Tensor) and expected.ndim == 2:
+    if split:
+        optimized = OptimizedDetector(optimized, split)
+        if precision == "fp32":
+            _require_same_boxes(optimized, model, example)
+    if images and (split or agreement.decided_by(expected, example) is not None):
         _measure_agreement(optimized, model, images, entries)
     return optimized
+
+
+def _fed(calibration: Calibration | None, split: Split | None) -> Calibration | None:
+    """Calibration images as the engine gets them."""
+    if calibration is None or split is None:
+        return calibration
+    return replace(calibration, read=lambda: split.prepare(calibration.images)[0])
 
 
 def for_runtime(
@@ -232,7 +314,7 @@ def _expected(model: nn.Module, example: Tensor) -> Any:
     if not leaves or not rows or pytree.tree_structure(twice) != structure:
         raise DeployError(
             f"cannot optimize a {type(model).__name__}, whose outputs are not tensors with a row per image",
-            expected="a classifier, a feature extractor, taps or a segmenter",
+            expected="a classifier, a feature extractor, taps, a segmenter or a detector",
             found=type(model).__name__,
             where="model",
             fix="Optimize its backbone, such as `model.backbone`, or run the model in PyTorch.",
@@ -241,15 +323,12 @@ def _expected(model: nn.Module, example: Tensor) -> Any:
 
 
 def _measure_agreement(optimized: Optimized, model: nn.Module, calibration: Calibration, cache: Cache) -> None:
-    """Sets the agreement of a quantized classifier with the original, and both accuracies where labels are known."""
+    """Sets the agreement of a quantized model with the original, and a classifier's accuracies if labels are known."""
+    original = model if not isinstance(optimized, OptimizedDetector) else lambda images: model(list(images))
 
     def measure() -> Parts:
-        with torch.inference_mode():
-            before = torch.cat([model(part) for part in calibration.images.split(32)]).argmax(1)
-        after = optimized(calibration.images).argmax(1)
-        truth = torch.tensor(calibration.classes)
-        accuracy = (_percent(before == truth), _percent(after == truth)) if calibration.classes else None
-        return {"json": json.dumps({"agreement": _percent(before == after), "accuracy": accuracy}).encode()}
+        found = agreement.measure(original, optimized, calibration.images, calibration.classes)
+        return {"json": json.dumps(found).encode()}
 
     key = {**_engine_key(optimized.engine, optimized.precision), "entry": "agreement"}
     key["classes"] = str(calibration.classes)
@@ -258,13 +337,22 @@ def _measure_agreement(optimized: Optimized, model: nn.Module, calibration: Cali
     optimized.accuracy = found["accuracy"] and tuple(found["accuracy"])
 
 
+def _require_same_boxes(optimized: OptimizedDetector, model: nn.Module, example: Tensor) -> None:
+    """Refuses a detector in fp32 that finds other boxes in the example than the original."""
+    with torch.inference_mode():
+        share = agreement.matched(optimized(example), fork_safe(lambda: model(list(example))))
+    if share < SAME_BOXES:  # NaN, where there are no boxes, is not less
+        raise DeployError(
+            f"{optimized.engine} does not find the boxes that the detector finds",
+            expected=f"{SAME_BOXES} % of the boxes with an IoU of {agreement.IOU} and a score within {agreement.SCORE}",
+            found=f"{share:.1f} %",
+            fix="Take another engine, and report this one.",
+        )
+
+
 def _engine_key(engine: str, precision: str) -> dict[str, str]:
     """The part of the cache key that differs between the engines of a model."""
     return {"engine": engine, "precision": precision, **versions(ENGINES[engine].packages(precision))}
-
-
-def _percent(right: Tensor) -> float:
-    return 100 * right.float().mean().item()
 
 
 def _fastest(source: Source, precision: str, threads: int, expected: Any, cache: Cache) -> Optimized:

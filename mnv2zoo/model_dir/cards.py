@@ -204,10 +204,9 @@ def bundle_card(
     architecture: str,
     format: str,
     runtime: str,
-    side: int,
+    outputs: str,
     license: str | None,
-    difference: float,
-    compared: int,
+    comparison: str,
     files: Mapping[str, bytes],
 ) -> str:
     """Writes the card of an exported bundle.
@@ -217,10 +216,9 @@ def bundle_card(
         architecture: Its architecture.
         format: The bundle's format.
         runtime: The packages that its script needs beside numpy and pillow.
-        side: Height and width of its images in pixels.
+        outputs: What it gives for images.
         license: The license of the weights, if it is known.
-        difference: Largest difference of a logit from PyTorch's.
-        compared: Number of image files that were compared.
+        comparison: How it compares with the model in PyTorch, in a sentence.
         files: The model's files by name.
 
     Returns:
@@ -236,10 +234,10 @@ pip install numpy pillow {runtime}
 python predict.py photo.jpg
 ```
 
-Images of {side} x {side} pixels, prepared as `preprocess.json` says, give a logit for each line of `labels.txt`.
+Images prepared as `preprocess.json` says give {outputs}.
 
 - License of the weights: {license or "not known"}
-- Largest difference of a logit from PyTorch's, on {compared} image files of many kinds: {difference:.1e}
+- {comparison}
 
 SHA-256:
 

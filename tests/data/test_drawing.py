@@ -95,6 +95,15 @@ def test_the_legend_shows_the_classes_in_the_mask():
     assert drawing.class_color(1) not in colors
 
 
+def test_a_palette_shows_the_classes_and_keeps_their_numbers(tmp_path):
+    mask = np.array([[0, 1, 14], [255, 2, 2]], np.uint8)
+    drawing.palette_image(mask).save(tmp_path / "mask.png")
+    with Image.open(tmp_path / "mask.png") as image:
+        assert (np.asarray(image) == mask).all()
+        assert image.convert("RGB").getpixel((1, 0)) == drawing.class_color(1)
+        assert image.convert("RGB").getpixel((2, 0)) == drawing.class_color(14)
+
+
 def test_a_mask_of_another_size_is_refused():
     with pytest.raises(ValueError, match=r"\(60, 40\)"):
         drawing.draw_mask(Image.new("RGB", (60, 40)), np.zeros((60, 40), np.uint8), ["a"])

@@ -17,7 +17,7 @@ from timm.data import create_transform, resolve_data_config
 import mnv2zoo
 from mnv2zoo import cli, deploy
 from mnv2zoo.deploy.checks import missing
-from mnv2zoo.deploy.export import TARGETS
+from mnv2zoo.deploy.formats import TARGETS
 from mnv2zoo.errors import DeployError, MissingExtraError
 from tests.conftest import GOOGLE, SAMPLES, needs_google, random_state_dict
 
@@ -134,15 +134,6 @@ def test_what_a_bundle_holds(small, format, tmp_path):
 
 
 @pytest.mark.slow
-def test_onnx_tells_its_opset(small, tmp_path):
-    import onnx
-
-    document = onnx.load(deploy.export(small, tmp_path / "bundle") / "model.onnx")
-    onnx.checker.check_model(document)
-    assert {prop.key: prop.value for prop in document.metadata_props}["opset"] == str(document.opset_import[0].version)
-
-
-@pytest.mark.slow
 def test_a_run_folder_by_its_name(small, tmp_path, capsys):
     from timm.models import save_for_hf
 
@@ -184,9 +175,3 @@ def test_a_missing_runtime_is_told(small, format, extra, tmp_path, monkeypatch):
     monkeypatch.setitem(TARGETS, format, absent)
     with pytest.raises(MissingExtraError, match=rf"mnv2zoo\[{extra}\]"):
         deploy.export(small, tmp_path / "bundle", format)
-
-
-def test_a_torch_export_holds_the_weights_and_little_else(small, tmp_path):
-    bundle = deploy.export(small, tmp_path / "bundle", "torch-export")
-    weights = sum(value.numel() * value.element_size() for value in deploy.fold(small).state_dict().values())
-    assert (bundle / "model.pt2").stat().st_size < weights + 400_000

@@ -1,5 +1,6 @@
 """Optimised networks compute what the originals compute, on every engine."""
 
+import multiprocessing
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -9,19 +10,21 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from timm.data import create_transform, resolve_data_config
 from torch import nn
-from torchvision.transforms.functional import to_pil_image
+from torchvision.transforms.functional import to_pil_image, to_tensor
 
 import mnv2zoo
 from mnv2zoo import deploy
 from mnv2zoo.data import decode
+from mnv2zoo.deploy import agreement, detectors
 from mnv2zoo.deploy.calibration import prepare
 from mnv2zoo.deploy.engines import ENGINES
 from mnv2zoo.errors import DeployError, MissingExtraError
 from tests.conftest import GOOGLE, SAMPLES, needs_google
-from tests.deploy.conftest import expected, network
+from tests.deploy.conftest import DETECTORS, detector, detector_images, expected, network, segmenter
 
 NAMES = list(mnv2zoo.architecture.CONFIGS)
 SLOW = [name for name, engine in ENGINES.items() if engine.slow_to_compile]
@@ -201,3 +204,129 @@ def test_real_photos_get_the_same_classes(engine):
 def test_other_images_than_the_example_are_refused(small, x, wrong):
     with pytest.raises(DeployError, match="with an example of that shape"):
         deploy.optimize(small, x, "torch")(wrong)
+
+
+# Detectors and segmenters.
+
+NOTHING = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long(), "scores": torch.zeros(0)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", QUICK)
+@pytest.mark.parametrize("kind", DETECTORS)
+def test_a_detector_finds_the_same_boxes_on_every_engine(kind, engine):
+    whole, images = detector(kind), detector_images(kind, 3)
+    fast = deploy.optimize(whole, images[:1], engine)
+    assert (fast.engine, fast.precision, fast.agreement) == (engine, "fp32", None)
+    assert 0 < fast.max_abs_error < 1e-3
+    wanted = expected(whole, list(images))
+    assert min(len(one["boxes"]) for one in wanted) > 5
+    for given in (images, list(images)):
+        found = fast(given)
+        assert [set(one) for one in found] == [{"boxes", "labels", "scores"}] * 3
+        assert agreement.matched(found, wanted) >= 99
+    assert fast(images[:0]) == []
+
+
+@pytest.mark.parametrize("kind", DETECTORS)
+def test_a_detectors_boxes_are_in_pixels_of_the_given_images(kind):
+    whole, example = detector(kind), detector_images(kind)
+    larger = [torch.rand(3, 210, 300), example[0]]  # the second fills the size, as the batch of the original does
+    assert agreement.matched(deploy.optimize(whole, example, "torch")(larger), expected(whole, larger)) == 100
+
+
+def test_other_boxes_than_the_detectors_are_an_error(monkeypatch):
+    whole, images = detector("ssdlite"), detector_images("ssdlite")
+    monkeypatch.setattr(detectors.PostProcessing, "__call__", lambda self, outputs, sizes: [NOTHING] * len(sizes))
+    with pytest.raises(DeployError) as error:
+        deploy.optimize(whole, images, "torch")
+    assert error.value.problem == "torch does not find the boxes that the detector finds"
+    assert error.value.found == "0.0 %"
+
+
+@pytest.mark.parametrize(
+    "wrong", [torch.rand(3, 160, 160), [torch.rand(1, 3, 160, 160)], "photo", torch.zeros(1).int()]
+)
+def test_a_detector_refuses_what_are_no_images(wrong):
+    fast = deploy.optimize(detector("ssdlite"), detector_images("ssdlite"), "torch")
+    with pytest.raises(DeployError) as error:
+        fast(wrong)
+    assert error.value.problem == "these are no images for a detector"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", INT8)
+def test_int8_of_a_detector_reports_the_boxes_that_stay(engine):
+    whole, images = detector("ssdlite"), detector_images("ssdlite", 24)
+    batches = [
+        (list(part), [{"labels": torch.ones(1)}] * 8) for part in images.split(8)
+    ]  # as a detector's loader gives
+    fast = deploy.optimize(whole, images[:1], engine, "int8", calibration=batches)
+    measured = agreement.matched(fast(images), expected(whole, list(images)), iou=0.5, score=1, at_least=0.3)
+    assert fast.agreement == pytest.approx(measured)
+    assert 50 < fast.agreement < 100
+    assert fast.max_abs_error > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", INT8)
+@pytest.mark.parametrize("kind", ["lraspp", "deeplabv3"])
+def test_int8_of_a_segmenter_reports_the_pixels_that_stay(kind, engine):
+    whole, images = segmenter(kind), torch.rand(24, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    batches = [(part, torch.zeros(8, 64, 96, dtype=torch.long)) for part in images.split(8)]  # images and masks
+    fast = deploy.optimize(whole, images[:1], engine, "int8", calibration=batches)
+    same = fast(images)["out"].argmax(1) == expected(whole, images)["out"].argmax(1)
+    assert fast.agreement == pytest.approx(100 * same.double().mean().item())
+    assert 80 < fast.agreement < 100
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SAMPLES.is_dir(), reason="sample photos are absent")
+@pytest.mark.parametrize(
+    ("model", "arguments"),
+    [
+        (detector("ssdlite"), {}),
+        (segmenter("lraspp"), {"preprocessing": {"mean": [0.5] * 3, "std": [0.5] * 3}}),
+    ],
+)
+def test_int8_of_a_detector_or_segmenter_takes_a_folder(model, arguments):
+    images = prepare(SAMPLES, model, torch.rand(1, 3, 160, 160), arguments.get("preprocessing")).images
+    assert images.shape == (100, 3, 160, 160)
+    photo = decode.read(sorted(SAMPLES.glob("*.jpg"))[0]).resize((160, 160), Image.Resampling.BILINEAR)
+    wanted = to_tensor(photo) if not arguments else to_tensor(photo) * 2 - 1
+    torch.testing.assert_close(images[0], wanted, rtol=0, atol=1e-5)
+    fast = deploy.optimize(model, images[:1], "openvino", "int8", calibration=SAMPLES, **arguments)
+    assert fast.precision == "int8"
+
+
+@pytest.mark.slow
+def test_a_cached_detector_finds_the_same_boxes(tmp_path):
+    whole, images = detector("ssdlite"), detector_images("ssdlite")
+    first = deploy.optimize(whole, images, "onnxruntime", cache=tmp_path)(images)
+    entries = list(tmp_path.rglob("*"))
+    assert entries
+    second = deploy.optimize(whole, images, "onnxruntime", cache=tmp_path)(images)
+    assert list(tmp_path.rglob("*")) == entries
+    assert agreement.matched(second, first) == 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", QUICK)
+def test_a_detector_works_in_another_process(engine):
+    whole, images = detector("ssdlite"), detector_images("ssdlite")
+    fast = deploy.optimize(whole, images, engine)
+    wanted = expected(whole, list(images))
+    for method in ("fork", "spawn"):  # with the engine's threads lost, and with the detector pickled
+        with multiprocessing.get_context(method).Pool(1) as pool:
+            found = pool.apply_async(run_detector, (fast, images.numpy())).get(timeout=120)
+        assert (
+            agreement.matched(
+                [{name: torch.from_numpy(values) for name, values in one.items()} for one in found], wanted
+            )
+            == 100
+        )
+
+
+def run_detector(fast, images):
+    """Detections as numpy arrays, which processes exchange without shared memory."""
+    return [{name: values.numpy() for name, values in one.items()} for one in fast(torch.from_numpy(images))]

@@ -20,6 +20,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 import mnv2zoo
 from mnv2zoo import deploy
@@ -28,7 +29,7 @@ from mnv2zoo.data.labels import match_classes
 from mnv2zoo.deploy import calibration, generated_images
 from mnv2zoo.deploy.checks import missing
 from mnv2zoo.deploy.engines import ENGINES
-from mnv2zoo.deploy.export import TARGETS
+from mnv2zoo.deploy.formats import TARGETS
 from mnv2zoo.errors import DataError, DeployError
 from tests.conftest import ROOT, random_state_dict
 
@@ -197,8 +198,8 @@ def test_names_that_a_terminal_cannot_show_end_no_bundle(run_folder, tmp_path):
 
 
 def test_an_export_whose_script_would_read_other_pixels_fails(run_folder, tmp_path, monkeypatch):
-    sound = export.script()
-    monkeypatch.setattr(export, "script", lambda: sound.replace('image.mode.startswith("I")', "False"))
+    sound = export.script("classify.py")
+    monkeypatch.setattr(export, "script", lambda template: sound.replace('image.mode.startswith("I")', "False"))
     with pytest.raises(DeployError) as error:
         deploy.export(run_folder, tmp_path / "bundle")
     assert "16-bit" in error.value.problem
@@ -474,6 +475,7 @@ def test_taps_can_be_pickled_too(shared):
 WORKERS = """
 import timm, torch, mnv2zoo
 from torch.utils.data import DataLoader, TensorDataset
+from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 images = torch.rand(8, 3, 128, 128, generator=torch.Generator().manual_seed(0))
 model = timm.create_model("mnv2zoo_035", num_classes=5).eval()
@@ -520,13 +522,14 @@ def test_a_bundles_model_in_a_forked_process_is_an_error_and_not_a_hang(run_fold
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(("head", "count"), [("ssdlite", 1), ("retinanet", 2), ("fasterrcnn", 1)])
-def test_a_detector_is_refused_with_what_can_be_optimized(head, count):
-    detector = getattr(mnv2zoo.detection, head)(SMALL, 3, pretrained_backbone=False).eval()
+def test_a_detector_of_masks_is_refused_with_what_can_be_optimized():
+    detector = maskrcnn_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=3, min_size=64, max_size=64
+    ).eval()
     with pytest.raises(DeployError) as error:
-        deploy.optimize(detector, torch.rand(count, 3, 64, 64), "torch")
-    assert type(detector).__name__ in error.value.problem
-    assert "segmenter" in error.value.expected
+        deploy.optimize(detector, torch.rand(1, 3, 64, 64), "torch")
+    assert "MaskRCNN" in error.value.problem
+    assert "a segmenter or a detector" in error.value.expected
     assert "backbone" in error.value.fix
 
 

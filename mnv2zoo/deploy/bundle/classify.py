@@ -1,0 +1,71 @@
+"""Classifies photos with the model beside this file: `python predict.py photo.jpg ... [--topk 5] [--json]`.
+
+It needs numpy, pillow and the model's runtime: onnxruntime for model.onnx, openvino for model.xml, ai-edge-litert for
+model.tflite, executorch and torch for model.pte, torch for model.pt2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mnv2zoo.data.pixels import normalized_square, reason, to_rgb
+from mnv2zoo.deploy.bundle.runtime import HERE, Array, lines, load, read
+
+
+def preprocess(photo: Image.Image, config: dict[str, Any]) -> Array:
+    """A photo as the model wants it, resized, cut to its middle and normalized: (3, height, width)."""
+    return normalized_square(to_rgb(photo), config)
+
+
+def predictions(logits: Array, labels: list[str], topk: int) -> list[dict[str, Any]]:
+    """The most probable classes of a photo, from its logits (classes,)."""
+    scores = np.exp(logits - logits.max())
+    scores /= scores.sum()
+    return [
+        {"class": int(index), "label": labels[index], "score": round(float(scores[index]), 6)}
+        for index in np.argsort(-logits, kind="stable")[:topk]
+    ]
+
+
+def positive(text: str) -> int:
+    """A number of classes, at least 1."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def main() -> int:
+    """Prints the most probable classes of each photo; returns 1 if one cannot be read."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("photos", nargs="+", type=Path)
+    parser.add_argument("--topk", type=positive, default=5)
+    parser.add_argument("--json", action="store_true", help="print JSON, a line per photo")
+    args = parser.parse_args()
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names that a terminal cannot show
+    config = json.loads((HERE / "preprocess.json").read_text(encoding="utf-8"))
+    labels, model = lines(HERE / "labels.txt"), load()
+    status = 0
+    for path in args.photos:
+        try:
+            image = preprocess(read(path), config)
+        except Exception as error:  # decoders raise nearly anything
+            print(f"error: cannot read {path}: {reason(error)}", file=sys.stderr)
+            status = 1
+            continue
+        best = predictions(model(image[None])[0], labels, args.topk)
+        if args.json:
+            print(json.dumps({"image": str(path), "predictions": best}))
+        else:
+            print(path, *(f"  {row['score']:.4f}  {row['class']:>4}  {row['label']}" for row in best), sep="\n")
+    return status
+
+
+if __name__ == "__main__" and main():
+    sys.exit(1)

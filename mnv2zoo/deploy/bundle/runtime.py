@@ -1,0 +1,112 @@
+"""Runs a bundle's model on its runtime, and reads photos: what the scripts of all tasks share.
+
+`deploy.export` writes this file's text into a bundle's script. It uses the standard library, Pillow, numpy and the
+runtime alone.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mnv2zoo.data.pixels import open_rgb, reason
+
+Array = np.ndarray[Any, np.dtype[np.float32]]
+HERE = Path(__file__).resolve().parent
+
+
+def load(folder: Path = HERE) -> Model:
+    """The model, as a function from its inputs to its output, or to a list of its outputs."""
+    return Model(folder)
+
+
+class Model:
+    """What `load` gives. Load it in each process: a fork copies a runtime without its threads."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.process = folder, os.getpid()
+        self.run = open_model(folder)
+
+    def __call__(self, *inputs: Any) -> Any:
+        """The output for images (N, 3, height, width), or a list of outputs."""
+        if os.getpid() != self.process:
+            raise RuntimeError("The model was loaded in another process. Call load() in this one, after the fork.")
+        outputs = self.run(*inputs)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return load, (self.folder,)
+
+
+def open_model(folder: Path) -> Callable[..., list[Array]]:
+    """Starts the runtime that the model's file is for."""
+    if (folder / "model.onnx").exists():
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its thread keeps a forked process from ending
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+        names = [given.name for given in session.get_inputs()]
+        return lambda *inputs: session.run(None, dict(zip(names, inputs, strict=True)))
+    if (folder / "model.xml").exists():
+        import openvino
+
+        compiled = openvino.Core().compile_model(folder / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        return lambda *inputs: list(compiled(list(inputs)).values())
+    if (folder / "model.tflite").exists():
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(str(folder / "model.tflite"))
+        infer = interpreter.get_signature_runner()
+        (given,), (taken,) = infer.get_input_details(), infer.get_output_details()
+        return one_by_one(lambda image: infer(**{given: image})[taken])
+    import torch
+
+    if (folder / "model.pte").exists():
+        from executorch.runtime import Runtime
+
+        method = Runtime.get().load_program(folder / "model.pte").load_method("forward")
+        return one_by_one(lambda image: method.execute((torch.from_numpy(image),))[0].numpy().copy())
+    model = torch.export.load(folder / "model.pt2").module()
+    return lambda images: [model(torch.from_numpy(images))[0].detach().numpy()]
+
+
+def one_by_one(run: Callable[[Array], Array]) -> Callable[[Array], list[Array]]:
+    """A function of images made from one of a single image."""
+    return lambda images: [np.concatenate([run(image[None]) for image in images])]
+
+
+def read(path: str | Path) -> Image.Image:
+    """Reads a photo in any mode, and turns it upright."""
+    return open_rgb(path)[0]
+
+
+def read_or_report(path: Path) -> Image.Image | None:
+    """Reads a photo; prints an error and gives None if it cannot be read."""
+    try:
+        return read(path)
+    except Exception as error:  # decoders raise nearly anything
+        print(f"error: cannot read {path}: {reason(error)}", file=sys.stderr)
+        return None
+
+
+def new_file(folder: Path, photo: Path, suffix: str, taken: set[Path]) -> Path:
+    """A file in a folder with a photo's name, and a number if another photo of this call has it already."""
+    file, number = folder / f"{photo.stem}{suffix}", 1
+    while file in taken:
+        number += 1
+        file = folder / f"{photo.stem}-{number}{suffix}"
+    taken.add(file)
+    return file
+
+
+def lines(file: Path) -> list[str]:
+    """The lines of `labels.txt`, which may hold any character but a line end."""
+    return file.read_bytes().decode().removesuffix("\n").split("\n")

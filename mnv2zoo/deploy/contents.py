@@ -1,0 +1,365 @@
+"""What a bundle holds for each task, and how it is compared with the model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from mnv2zoo.data import decode, pixels, transforms
+from mnv2zoo.deploy import agreement, checks
+from mnv2zoo.deploy.detectors import Core, PostProcessing, WithPostProcessing, is_detector
+from mnv2zoo.deploy.fold import fold
+from mnv2zoo.deploy.preprocessing import of_detector, whole_image
+from mnv2zoo.errors import DataError, DeployError
+from mnv2zoo.models import names, pretrained
+from mnv2zoo.models.names import Description
+
+TOLERANCE = 1e-3  # of the outputs' norm
+PIXEL_TOLERANCE = 1e-5  # of a normalized value
+# Boxes and pixels, in percent, that have to be the same. Rounding decides between boxes with nearly the same score, and
+# between classes with nearly the same logit.
+SAME_BOXES, SAME_PIXELS = 98.0, 99.9
+MOST_CLASSES = 256  # that the pixels of a mask can tell
+
+
+@dataclass(frozen=True)
+class Contents(ABC):
+    """What a bundle holds.
+
+    Attributes:
+        model: The model.
+        name: What it is called.
+        architecture: What it is.
+        preprocessing: How it sees images, as in `preprocess.json`.
+        label_names: The classes, as in `labels.txt`.
+        license: The license of the weights, if it is known.
+        script: The file of the task's script.
+        formats: The formats that it can be exported to.
+    """
+
+    model: nn.Module
+    name: str
+    architecture: str
+    preprocessing: dict[str, Any]
+    label_names: list[str]
+    license: str | None = None
+    script: ClassVar[str]
+    formats: ClassVar[tuple[str, ...]]
+
+    @property
+    @abstractmethod
+    def outputs(self) -> str:
+        """What the model gives, in a sentence for the card."""
+
+    @abstractmethod
+    def network(self) -> nn.Module:
+        """The network that is exported, folded."""
+
+    @abstractmethod
+    def compare(self, script: Any, run: Callable[..., Any], files: Sequence[Path]) -> str:
+        """Compares a bundle with the model on image files.
+
+        Args:
+            script: The bundle's script.
+            run: Its model.
+            files: The image files.
+
+        Returns:
+            How it went, in a sentence for the card.
+
+        Raises:
+            DeployError: If they differ.
+        """
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the network's images."""
+        _, height, width = self.preprocessing["input_size"]
+        return height, width
+
+
+def of(model: nn.Module | str, label_names: Sequence[str] | None, preprocessing: Mapping[str, Any] | None) -> Contents:
+    """Finds out what a bundle of a model holds. See `export` for the arguments and errors."""
+    description = names.describe(model) if isinstance(model, str) else None
+    network: nn.Module = description.build().eval() if description else cast(nn.Module, model)
+    checks.require_network(network)
+    if is_detector(network):
+        return _detector(network, label_names, preprocessing)
+    if preprocessing is not None:
+        return _segmenter(network, label_names, preprocessing)
+    return _classifier(network, description or _description(network), label_names)
+
+
+class Classifier(Contents):
+    """A classifier of the zoo."""
+
+    script = "classify.py"
+    formats = ("onnx", "openvino", "torch-export", "executorch", "litert")
+
+    @property
+    def outputs(self) -> str:
+        """What the model gives, in a sentence for the card."""
+        return "a logit for each line of `labels.txt`"
+
+    def network(self) -> nn.Module:
+        """The network that is exported, folded."""
+        return fold(self.model)
+
+    def compare(self, script: Any, run: Callable[..., Any], files: Sequence[Path]) -> str:
+        """Compares pixels and logits."""
+        transform = transforms.image_transform({**self.preprocessing, "input_size": (3, *self.size)})
+        prepared = [torch.from_numpy(script.preprocess(script.read(file), self.preprocessing)) for file in files]
+        wanted_pixels = [transform(decode.read(file)) for file in files]
+        for file, ours, theirs in zip(files, prepared, wanted_pixels, strict=True):
+            _, difference = checks.distances([ours], [theirs])
+            if not difference <= PIXEL_TOLERANCE:
+                raise DeployError(
+                    f"the bundle prepares {file.name} in another way than the model's preprocessing",
+                    expected=f"pixels within {PIXEL_TOLERANCE}",
+                    found=f"{difference:.2g}",
+                    fix="Report this, with the model's pretrained_cfg.",
+                )
+        found = torch.from_numpy(run(torch.stack(prepared).numpy()))
+        with torch.inference_mode():
+            wanted = self.model(torch.stack(wanted_pixels))
+        rows = [checks.distances([ours], [theirs]) for ours, theirs in zip(found, wanted, strict=True)]
+        if not all(error <= TOLERANCE for error, _ in rows):  # a comparison with NaN is false
+            raise _other(f"logits within {TOLERANCE:.1%} of their norm", f"{max(error for error, _ in rows):.2%}")
+        difference = max(difference for _, difference in rows)
+        return f"Largest difference of a logit from PyTorch's, on {_kinds(files)}: {difference:.1e}"
+
+
+class Detector(Contents):
+    """A detector, with its post-processing in the graph."""
+
+    script = "detect.py"
+    formats = ("onnx", "openvino")
+
+    @property
+    def outputs(self) -> str:
+        """What the model gives, in a sentence for the card."""
+        size = "; `size` is an image's height and width without its padding" if self._padded else ""
+        return f"`boxes`, `scores`, and `labels` that count the lines of `labels.txt` from 1{size}"
+
+    def network(self) -> nn.Module:
+        """The network that is exported, folded."""
+        core = Core(self.model)
+        return WithPostProcessing(fold(core), self._post_processing(core), self.size, self._padded)
+
+    def compare(self, script: Any, run: Callable[..., Any], files: Sequence[Path]) -> str:
+        """Compares boxes."""
+        core = Core(self.model)
+        post_processing = self._post_processing(core)
+        found, wanted = [], []
+        for file in files:
+            boxes, labels, scores = script.detect(run, script.read(file), self.preprocessing)
+            found.append({"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels)})
+            found[-1]["scores"] = torch.from_numpy(scores)
+            wanted.append(self._boxes(core, post_processing, decode.read(file)))
+        share = agreement.matched(found, wanted)
+        if share < SAME_BOXES:  # NaN, where there are no boxes, is not less
+            same = f"an IoU of {agreement.IOU} and a score within {agreement.SCORE}"
+            raise _other(f"{SAME_BOXES} % of the boxes with {same}", f"{share:.1f} %")
+        count = sum(len(one["boxes"]) for one in wanted)
+        return f"Boxes that are PyTorch's, on {_kinds(files)}: " + (
+            f"{share:.1f} % of {count}" if count else "none found"
+        )
+
+    @property
+    def _padded(self) -> bool:
+        return self.preprocessing["resize"] == "pad"
+
+    def _post_processing(self, core: Core) -> PostProcessing:
+        with torch.inference_mode(False), torch.no_grad():
+            return PostProcessing(self.model, core, torch.zeros(1, 3, *self.size))
+
+    def _boxes(self, core: Core, post_processing: PostProcessing, photo: Image.Image) -> dict[str, Tensor]:
+        """What the model itself finds in a photo, in pixels of the photo."""
+        width, height = pixels.whole_size(photo.size, self.preprocessing)
+        image = torch.from_numpy(pixels.normalized_whole(photo, self.preprocessing))[None]
+        with torch.inference_mode():
+            (boxes,) = post_processing(core(image), [(height, width)])
+        return {**boxes, "boxes": boxes["boxes"] * torch.tensor([photo.width / width, photo.height / height] * 2)}
+
+
+class Segmenter(Contents):
+    """A segmenter."""
+
+    script = "segment.py"
+    formats = ("onnx", "openvino", "torch-export")
+
+    @property
+    def outputs(self) -> str:
+        """What the model gives, in a sentence for the card."""
+        return "a map of logits for each line of `labels.txt`"
+
+    def network(self) -> nn.Module:
+        """The network that is exported, folded."""
+        return fold(Logits(self.model))
+
+    def compare(self, script: Any, run: Callable[..., Any], files: Sequence[Path]) -> str:
+        """Compares masks."""
+        equal, logits = [], Logits(self.model)
+        for file in files:
+            found, photo = script.segment(run, script.read(file), self.preprocessing), decode.read(file)
+            image = torch.from_numpy(pixels.normalized_whole(photo, self.preprocessing))[None]
+            with torch.inference_mode():
+                wanted = pixels.class_mask(logits(image)[0].numpy(), photo.size, self.preprocessing)
+            equal.append(found == wanted)
+        share = 100 * float(np.concatenate([one.ravel() for one in equal]).mean())
+        if share < SAME_PIXELS:
+            raise _other(f"masks with {SAME_PIXELS} % of the pixels", f"{share:.2f} %")
+        return f"Pixels of PyTorch's class, on {_kinds(files)}: {share:.2f} %"
+
+
+class Logits(nn.Module):
+    """A segmenter that gives its logits alone, whatever they come in."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.train(model.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps images (N, 3, H, W) to logits (N, K, H, W)."""
+        outputs = self.model(x)
+        return outputs["out"] if isinstance(outputs, Mapping) else outputs
+
+
+def _kinds(files: Sequence[Path]) -> str:
+    return f"{len(files)} image files of many kinds"
+
+
+def _other(expected: str, found: str) -> DeployError:
+    return DeployError(
+        "the bundle does not compute what the model computes",
+        expected=expected,
+        found=found,
+        fix="Try another format, and report this one.",
+    )
+
+
+def _classifier(model: nn.Module, description: Description, label_names: Sequence[str] | None) -> Contents:
+    count: Any = model.num_classes
+    # Of a network that was given another number of classes, the weights' names are not its own.
+    own = description.label_names if len(description.label_names) == count else pretrained.label_names(model)
+    return Classifier(
+        model,
+        description.name,
+        description.config.name,
+        _square(model),
+        _labels(label_names or own, count),
+        description.cfg.get("license"),
+    )
+
+
+def _detector(model: nn.Module, label_names: Sequence[str] | None, preprocessing: Mapping[str, Any] | None) -> Contents:
+    found, own = whole_image(model, preprocessing), of_detector(model)
+    transform = cast(Any, model).transform
+    _, height, width = found["input_size"]
+    step = transform.size_divisible
+    if found["resize"] != own["resize"] or (found["resize"] == "squash" and found["input_size"] != own["input_size"]):
+        raise DeployError(
+            "the detector sees images in another way",
+            expected={key: own[key] for key in ("resize", "input_size")},
+            found={key: found[key] for key in ("resize", "input_size")},
+            where="preprocessing",
+            fix="Leave both out, or build the detector for that size.",
+        )
+    if height % step or width % step:
+        raise DeployError(
+            "the input size does not fit the detector",
+            expected=f"a height and width that {step} divides",
+            found=f"{height} x {width}",
+            where="preprocessing",
+            fix=f"Round both up to a multiple of {step}.",
+        )
+    with torch.inference_mode():
+        count = _class_count(model, torch.zeros(1, 3, height, width))
+    kind = type(model).__name__
+    return Detector(model, kind, kind, found, _labels(label_names, count))
+
+
+def _class_count(detector: nn.Module, image: Tensor) -> int:
+    """How many classes a detector has, without the background."""
+    source = cast(Any, detector)
+    if hasattr(source, "roi_heads"):
+        return source.roi_heads.box_predictor.cls_score.out_features - 1
+    return Core(detector)(image)["cls_logits"].shape[-1] - 1
+
+
+def _segmenter(model: nn.Module, label_names: Sequence[str] | None, preprocessing: Mapping[str, Any]) -> Contents:
+    found = whole_image(model, preprocessing)
+    example = torch.zeros(1, *found["input_size"])
+    try:
+        with torch.inference_mode():
+            logits = agreement.decided_by(model(example), example)
+    except Exception as error:  # of any class: assertions, indices, attributes
+        raise _no_segmenter(model, f"{type(error).__name__}: {checks.first_line(error)}") from error
+    if logits is None or logits.ndim != 4:
+        raise _no_segmenter(model, "other outputs")
+    count = max(2, logits.shape[1])  # a single map is of two classes
+    if count > MOST_CLASSES:
+        raise DeployError("too many classes for a mask", expected=f"at most {MOST_CLASSES}", found=count)
+    kind = type(model).__name__
+    return Segmenter(model, kind, kind, found, _labels(label_names, count))
+
+
+def _no_segmenter(model: nn.Module, found: str) -> DeployError:
+    return DeployError(
+        f"a {type(model).__name__} is no segmenter for these images",
+        expected="logits (N, K, H, W) for images (N, 3, H, W), or a dict with these at out",
+        found=found,
+        where="model",
+        fix="Pass a segmenter, and its input_size in preprocessing=.",
+    )
+
+
+def _labels(given: Sequence[str] | None, count: int) -> list[str]:
+    found = list(given or map(str, range(count)))
+    if len(found) != count:
+        raise DataError(
+            "the label names do not fit the model",
+            expected=f"{count} names, without a detector's background",
+            found=f"{len(found)} names",
+            where="label_names",
+            fix="Pass a name for each class, in order.",
+        )
+    return found
+
+
+def _description(model: nn.Module) -> Description:
+    """Describes a classifier that was built already."""
+    config, cfg = getattr(model, "arch_config", None), getattr(model, "pretrained_cfg", None)
+    if config is None or cfg is None or not getattr(model, "num_classes", 0):
+        raise DeployError(
+            "no classifier of the zoo",
+            expected="a zoo network of timm.create_model or its name, a detector, or a segmenter with preprocessing",
+            found=type(model).__name__,
+        )
+    name = f"{config.name}.{cfg['tag']}" if cfg.get("tag") else config.name
+    return Description(name, config, dict(cfg))
+
+
+def _square(model: nn.Module) -> dict[str, Any]:
+    cfg: Any = model.pretrained_cfg
+    data = transforms.image_config(cfg)
+    _, height, width = data["input_size"]
+    in_chans: Any = model.in_chans  # the cfg has that of the weights
+    known = str(data["interpolation"]).upper() in Image.Resampling.__members__
+    if data["crop_mode"] != "center" or height != width or in_chans != 3 or not known:
+        raise DeployError(
+            "predict.py cannot prepare images as this model wants them",
+            expected="a square cut from the middle of an RGB image",
+            found={"in_chans": in_chans, **{key: data[key] for key in ("input_size", "crop_mode", "interpolation")}},
+            fix="Call deploy.optimize in Python for this model, or export the network alone with torch.onnx.export.",
+        )
+    return {key: data[key] for key in ("input_size", "crop_pct", "interpolation", "mean", "std")}
