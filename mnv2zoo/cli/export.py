@@ -1,4 +1,4 @@
-"""`mnv2zoo export`: a bundle that classifies photos without this package."""
+"""`mnv2zoo export`: a bundle that classifies, detects or segments without this package."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from mnv2zoo import detection, segmentation
 from mnv2zoo.data import decode, pixels, transforms
 from mnv2zoo.deploy import agreement, checks
 from mnv2zoo.deploy.detectors import Core, PostProcessing, WithPostProcessing, is_detector
@@ -89,6 +90,8 @@ class Contents(ABC):
 def of(model: nn.Module | str, label_names: Sequence[str] | None, preprocessing: Mapping[str, Any] | None) -> Contents:
     """Finds out what a bundle of a model holds. See `export` for the arguments and errors."""
     description = names.describe(model) if isinstance(model, str) else None
+    if description and description.head:
+        return _trained(description, label_names, preprocessing)
     network: nn.Module = description.build().eval() if description else cast(nn.Module, model)
     checks.require_network(network)
     if is_detector(network):
@@ -245,6 +248,30 @@ def _other(expected: str, found: str) -> DeployError:
         found=found,
         fix="Try another format, and report this one.",
     )
+
+
+def _trained(
+    description: Description, label_names: Sequence[str] | None, preprocessing: Mapping[str, Any] | None
+) -> Contents:
+    """A detector or segmenter that a run folder, a package or a repository on the Hub holds."""
+    load = {"detect": detection.load, "segment": segmentation.load}.get(description.task or "")
+    if load is None:
+        raise DeployError(
+            f"cannot export a model for the task {description.task!r}",
+            expected="a classifier, a detector or a segmenter",
+            found=description.task,
+            where=description.name,
+        )
+    network: Any = load(description.name, "cpu")
+    labels = label_names or list(network.label_names)
+    if description.task == "detect":
+        held = _detector(network, labels, preprocessing)
+    else:
+        cfg = network.pretrained_cfg
+        own = {key: cfg[key] for key in ("input_size", "interpolation", "mean", "std")}
+        own["input_size"] = cfg.get("test_input_size") or own["input_size"]
+        held = _segmenter(network, labels, {**own, **(preprocessing or {})})
+    return replace(held, name=description.name, architecture=description.config.name)
 
 
 def _classifier(model: nn.Module, description: Description, label_names: Sequence[str] | None) -> Contents:

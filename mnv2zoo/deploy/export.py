@@ -50,17 +50,18 @@ def export(
     Args:
         model: A model in evaluation mode: a zoo classifier; torchvision's `SSD`, `RetinaNet` or `FasterRCNN`; or a
             segmenter, which maps normalized images (N, 3, H, W) to logits (N, K, H, W) or to a dict with these at
-            `out`. Or a classifier's name: an architecture, `architecture.tag`, a run folder or an `hf-hub:` name.
+            `out`. Or a name: an architecture, `architecture.tag`, a run folder of any of these or an `hf-hub:` name.
         directory: The bundle: a new or empty folder.
         format: For batches of any size, `onnx` for ONNX Runtime, `openvino`, or `torch-export` for PyTorch (`.pt2`).
             For one image at a time, as on mobile devices, `executorch` (`.pte`, with XNNPACK) or `litert` (`.tflite`).
             Detectors take `onnx` and `openvino`, and segmenters these and `torch-export`.
         name: The model's name on the card; its own by default.
-        label_names: The classes, in order; those of a detector without the background. By default a classifier's own,
-            and numbers for others.
+        label_names: The classes, in order; those of a detector without the background. By default those of the
+            name, and numbers for other detectors and segmenters.
         preprocessing: How a detector or segmenter sees images: `input_size` (3, H, W), `mean`, `std`, `interpolation`
             (`bilinear` by default) and `resize`: `squash` to resize the whole image to exactly that size, or `pad` to
-            keep its aspect and pad it at the right or bottom. By default a detector's own; a segmenter needs it.
+            keep its aspect and pad it at the right or bottom. By default a detector's own, or that of the name; a
+            segmenter that is not named needs it.
         license: The license of the weights, for the card; a classifier's own by default.
 
     Returns:

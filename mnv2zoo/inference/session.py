@@ -146,20 +146,16 @@ class TorchSession:
         self.preprocessing: Preprocessing = fast or Exact(network.transform)
         self._network, self._engine, self._precision = network, engine, precision
         self._calibration, self._cache = calibration, cache
-        self._run: Any = network.model if network.device.type != "cpu" or self._is_detector() else None
+        self._run: Any = network.model if network.device.type != "cpu" or self._sizes_differ() else None
 
-    def _is_detector(self) -> bool:
-        """Whether PyTorch runs the network as it is, since no engine takes a detector."""
-        if not isinstance(self._network.fast, Whole):
-            return False
-        from mnv2zoo.detection import is_detector  # which classifiers do without
-
-        if not is_detector(self._network.model):
+    def _sizes_differ(self) -> bool:
+        """Whether images come in sizes of their own, which PyTorch runs and engines do not."""
+        if not (isinstance(self.preprocessing, Whole) and self.preprocessing.keep_ratio):
             return False
         if self._engine not in (None, "torch") or self._precision != "fp32":
             raise DeployError(
-                "engines do not run detectors",
-                expected="PyTorch in fp32",
+                "engines do not run a detector whose images differ in size",
+                expected="PyTorch in fp32, or a detector with the head ssdlite",
                 found=f"engine {self._engine or 'torch'}, precision {self._precision}",
                 where=self.name,
                 fix="Leave out --engine and --precision.",
@@ -190,8 +186,26 @@ class TorchSession:
         # Engines that choose or compile by the size of the batch need a whole one; one image is enough to check others.
         example = batch if engine in ("auto", "inductor") else batch[:1]
         return optimize(
-            self._network.model, example, engine, self._precision, calibration=self._calibration, cache=self._cache
+            self._network.model,
+            example,
+            engine,
+            self._precision,
+            calibration=self._calibration,
+            cache=self._cache,
+            preprocessing=self._seen(),
         )
+
+    def _seen(self) -> dict[str, Any] | None:
+        """How a segmenter sees calibration images; None for other models, which know it themselves."""
+        how = self.preprocessing
+        if not isinstance(how, Whole) or self._calibration is None:
+            return None
+        from mnv2zoo.detection import is_detector
+
+        if is_detector(self._network.model):
+            return None
+        names = ("mean", "std", "interpolation")
+        return {"input_size": (3, how.height, how.width)} | {name: getattr(how, name) for name in names}
 
 
 @dataclass(frozen=True)

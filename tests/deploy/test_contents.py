@@ -12,12 +12,15 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
+import mnv2zoo
 from mnv2zoo import deploy
 from mnv2zoo.data import decode, drawing
 from mnv2zoo.deploy import agreement
 from mnv2zoo.errors import DataError, DeployError
 from tests.conftest import SHARED
 from tests.deploy.conftest import detector, expected, network, segmenter
+from tests.tasks.detect import scenes as detect_scenes
+from tests.tasks.segment import scenes as segment_scenes
 
 CELLS = ["red cell", "white cell", "Blutplättchen 血小板"]
 STREETS = ["sky", "building", "road", "tree", "car"]
@@ -244,3 +247,31 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path):
     )
     assert problem(torch.nn.Linear(5, 5).eval(), out, preprocessing=WHOLE).found.startswith("RuntimeError: ")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_run_of_a_detector_is_exported_by_its_name(tmp_path):
+    data = detect_scenes.fill_voc(tmp_path / "data")
+    mnv2zoo.finetune(data, detect_scenes.MODEL, tmp_path / "run", **{**detect_scenes.QUICK, "epochs": 12})
+    bundle = deploy.export(str(tmp_path / "run"), tmp_path / "bundle")
+    photo = str(data / "JPEGImages/000.png")
+    (row,) = rows_of(run_bundle(bundle, tmp_path, photo, "--threshold", "0.2", "--json"))
+    (expected,) = mnv2zoo.predict(photo, str(tmp_path / "run"), threshold=0.2)
+    assert row["detections"]
+    assert [one["label"] for one in row["detections"]] == [one["label"] for one in expected["detections"]]
+    for one, other in zip(row["detections"], expected["detections"], strict=True):
+        assert one["score"] == pytest.approx(other["score"], abs=1e-3)
+        assert one["box"] == pytest.approx(other["box"], abs=0.1)
+
+
+@pytest.mark.slow
+def test_the_run_of_a_segmenter_is_exported_by_its_name(tmp_path):
+    data = segment_scenes.fill(tmp_path / "data")
+    values = {**segment_scenes.QUICK, "input_size": 64, "epochs": 4}
+    mnv2zoo.finetune(data, "mnv2zoo_035", tmp_path / "run", task="segment", **values)
+    bundle = deploy.export(str(tmp_path / "run"), tmp_path / "bundle")
+    photo = str(data / "train/images/00.png")
+    (row,) = rows_of(run_bundle(bundle, tmp_path, photo, "--json"))
+    (expected,) = mnv2zoo.predict(photo, str(tmp_path / "run"))
+    assert sum(row["pixels"].values()) == 48 * 36
+    assert row["pixels"] == {name: pytest.approx(count, abs=2) for name, count in expected["pixels"].items()}

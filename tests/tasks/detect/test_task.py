@@ -92,11 +92,29 @@ def test_pictures_with_boxes_are_saved_at_full_size(trained, tmp_path):
 
 
 @pytest.mark.parametrize("values", [{"engine": "onnxruntime"}, {"precision": "bf16"}], ids=str)
-def test_engines_are_refused_by_name(trained, values):
-    data, run, _ = trained
+def test_engines_refuse_images_that_differ_in_size(trained, tmp_path, values):
+    data, _, _ = trained
+    own = {**QUICK, "epochs": 1, "head": "retinanet", "fpn_channels": 16}
+    mnv2zoo.finetune(data, MODEL, tmp_path / "run", **own)
     with pytest.raises(DeployError) as error:
-        next(mnv2zoo.predict(data / "JPEGImages/000.png", str(run), **values))
+        next(mnv2zoo.predict(data / "JPEGImages/000.png", str(tmp_path / "run"), **values))
     assert next(iter(values.values())) in error.value.found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_engines_find_the_boxes_of_pytorch(trained, engine):
+    data, run, _ = trained
+    rows = {
+        kind: list(mnv2zoo.predict(data / "JPEGImages", str(run), engine=kind, threshold=0.25, batch_size=5))
+        for kind in ("torch", engine)
+    }
+    assert sum(len(row["detections"]) for row in rows["torch"]) > 10
+    for one, other in zip(*rows.values(), strict=True):
+        assert [found["label"] for found in one["detections"]] == [found["label"] for found in other["detections"]]
+        for mine, its in zip(one["detections"], other["detections"], strict=True):
+            assert mine["box"] == pytest.approx(its["box"], abs=0.1)
+            assert mine["score"] == pytest.approx(its["score"], abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,13 @@ from PIL import Image
 from torch.nn import functional
 
 import mnv2zoo
-from mnv2zoo import segmentation
+from mnv2zoo import deploy, segmentation
 from mnv2zoo.data import decode, drawing
 from mnv2zoo.data.masks import decode_mask
 from mnv2zoo.errors import DataError, RecipeError
 from mnv2zoo.model_dir.packaging import pack
 from mnv2zoo.tasks.segment import Segment
+from mnv2zoo.tasks.segment.upsampling import class_mask
 from tests.photos import encoded
 from tests.tasks.segment.scenes import NAMES, QUICK, VOID, add, fill, mask
 from tests.training.runs import environment, equal, interrupted_after, process, rows, weights
@@ -372,3 +373,16 @@ def test_the_command_line(trained, tmp_path):
     lines = done.stdout.splitlines()
     assert lines[0] == str(file)
     assert lines[-1] == f"  mask: {tmp_path / 'masks/08.png'}"
+
+
+@pytest.mark.slow
+def test_a_quantized_segmenter_sees_calibration_images_as_it_was_trained(trained):
+    data, run, _ = trained
+    photo, folder = data / "val/images/08.png", data / "train/images"
+    (row,) = mnv2zoo.predict(photo, str(run), engine="openvino", precision="int8", calibration=folder)
+    network = Segment().load_model(str(run), "cpu")
+    images = torch.stack([network.fast.tensor(decode.read(file)) for file in sorted(folder.iterdir())])
+    example = network.fast.tensor(decode.read(photo))[None]
+    fast = deploy.optimize(network.model, example, "openvino", "int8", calibration=images)
+    counts = np.bincount(class_mask(fast(example)[0].numpy(), (48, 36)).ravel(), minlength=3)
+    assert [row["pixels"].get(name, 0) for name in NAMES] == pytest.approx(counts.tolist(), abs=10)
