@@ -163,8 +163,8 @@ class OptimizedDetector(Optimized):
             return fork_safe(lambda: self._run(x))
 
     def _run(self, x: Tensor | Sequence[Tensor]) -> Detections:
-        # The steps around the core are small. With more threads PyTorch waits for cores that the engine's threads, which
-        # spin after each call, do not yet give back; that took ten times as long. Faster R-CNN's second stage is large.
+        # The steps around the core are small. With more threads PyTorch would wait for cores on which the engine's
+        # threads still spin, ten times as long on a busy machine. Faster R-CNN's second stage is large.
         number = torch.get_num_threads() if self.split.core.two_stages else 1
         with torch_threads(number):
             images, sizes = self.split.prepare(x)
