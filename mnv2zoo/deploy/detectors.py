@@ -206,13 +206,8 @@ class WithPostProcessing(nn.Module):
 
     def forward(self, images: Tensor, size: Tensor | None = None) -> tuple[Tensor, ...]:
         """Finds the boxes in pixels of the image that was given."""
-        inside: list[Any] = list(self.size)
-        if size is not None:
-            inside = [size[0].item(), size[1].item()]
-            for value, limit in zip(inside, self.size, strict=True):
-                torch._check(value > 0)
-                torch._check(value <= limit)
-        (found,) = self.post_processing(self.core(images), [(inside[0], inside[1])])
+        inside: Any = self.size if size is None else (size[0].item(), size[1].item())
+        (found,) = self.post_processing(self.core(images), [inside])
         return tuple(found[name] for name in OUTPUTS)
 
     def to_onnx(self) -> bytes:
