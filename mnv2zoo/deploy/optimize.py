@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import pickle
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -114,8 +115,18 @@ class Optimized:
             outputs = [torch.empty(0, *shape, dtype=dtype) for shape, dtype in self._outputs]
         return pytree.tree_unflatten(outputs, self._structure)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As bytes: PyTorch would pass each of hundreds of tensors to another process by an open file of its own.
+        return _restored, (type(self), pickle.dumps(vars(self)))
+
     def __repr__(self) -> str:
         return f"Optimized({self.engine}, {self.precision}, max_abs_error={self.max_abs_error:.2g})"
+
+
+def _restored(kind: type[Optimized], state: bytes) -> Optimized:
+    fast = kind.__new__(kind)
+    vars(fast).update(pickle.loads(state))
+    return fast
 
 
 class OptimizedDetector(Optimized):

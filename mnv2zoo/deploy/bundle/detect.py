@@ -41,7 +41,7 @@ def detections(found: Detected, label_names: list[str], threshold: float) -> lis
             "box": [round(float(value), 2) for value in box],
         }
         for box, label, score in zip(*found, strict=True)
-        if score >= threshold and label > 0  # 0 is the background
+        if round(float(score), 6) >= threshold and label > 0  # the score that is shown; 0 is the background
     ]
 
 

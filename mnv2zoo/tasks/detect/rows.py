@@ -47,14 +47,14 @@ def _detections(
             found="another preprocessing",
             where=seen.name,
         )
-    scores = np.asarray(outputs["scores"], np.float64)
+    scores = np.asarray(outputs["scores"], np.float64).round(6)  # as rows show them
     order = np.argsort(-scores, kind="stable")
     labels = np.asarray(outputs["labels"]) - 1  # 0 is the background, which RetinaNet may find
     order = order[(scores[order] >= lowest) & (labels[order] >= 0)]
     scale = np.tile(np.divide(seen.size, seen.input_size), 2)
     corners = np.clip(np.asarray(outputs["boxes"], np.float64)[order] * scale, 0, np.tile(seen.size, 2))
     return [
-        {"class": label, "label": label_names[label], "score": round(score, 6), "box": [round(c, 2) for c in box]}
+        {"class": label, "label": label_names[label], "score": score, "box": [round(c, 2) for c in box]}
         for label, score, box in zip(labels[order].tolist(), scores[order].tolist(), corners.tolist(), strict=True)
     ]
 
