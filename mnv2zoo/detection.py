@@ -20,7 +20,6 @@ from msgspec import Meta
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
-from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.ssdlite import SSDLiteHead
 from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork, MultiScaleRoIAlign
@@ -204,18 +203,6 @@ def head_of(description: Description) -> Head:
             where=description.name,
             fix="Name the run folder of a detector.",
         ) from error
-
-
-def is_detector(model: nn.Module) -> bool:
-    """Checks whether a model is a detector of torchvision's, on whatever network.
-
-    Args:
-        model: The model.
-
-    Returns:
-        Whether it is.
-    """
-    return isinstance(model, SSD | RetinaNet | GeneralizedRCNN)
 
 
 def input_size(description: Description) -> tuple[int, int, int]:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from mnv2zoo.errors import MissingExtraError
-from mnv2zoo.system.files import as_text, whole_file
+from mnv2zoo.system import tables
+from mnv2zoo.system.files import whole_file
+from mnv2zoo.system.tables import Row
 
 ROWS = 1_000  # in memory at once, and in a row group of Parquet
-
-Row = Mapping[str, Any]
 
 
 def check(output: Path) -> None:
@@ -55,40 +53,30 @@ def write(output: Path, rows: Iterable[Row], names: Mapping[str, list[str]]) -> 
     Raises:
         OSError: If the file cannot be written.
     """
-    writer = {".csv": _csv, ".parquet": _parquet}.get(output.suffix.lower(), _json_lines)
     with whole_file(output) as file:
-        writer(file, iter(rows), names)
+        match output.suffix.lower():
+            case ".csv":
+                tables.write_csv(file, _cells(rows, names))
+            case ".parquet":
+                tables.write_parquet(file, rows, partial(_schema, names=names), ROWS)
+            case _:
+                tables.write_json_lines(file, rows)
 
 
-def _json_lines(file: BinaryIO, rows: Iterator[Row], names: Mapping[str, list[str]]) -> None:
-    for row in rows:
-        file.write(f"{json.dumps(row, allow_nan=False)}\n".encode())
-
-
-def _csv(file: BinaryIO, rows: Iterator[Row], names: Mapping[str, list[str]]) -> None:
-    # Names of files may not be valid text; they are written as the bytes that they are.
-    text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="", write_through=True)
-    writer = csv.writer(text, lineterminator="\n")
+def _cells(rows: Iterable[Row], names: Mapping[str, list[str]]) -> Iterator[list[Any]]:
+    """Titles and cells, with a column for each item of a list."""
     for number, row in enumerate(rows):
         if number == 0:
-            writer.writerow(itertools.chain.from_iterable(names.get(key, [key]) for key in row))
-        writer.writerow(itertools.chain.from_iterable(v if isinstance(v, list) else [v] for v in row.values()))
-    text.detach()
+            yield [title for key in row for title in names.get(key, [key])]
+        yield [cell for value in row.values() for cell in (value if isinstance(value, list) else [value])]
 
 
-def _parquet(file: BinaryIO, rows: Iterator[Row], names: Mapping[str, list[str]]) -> None:
+def _schema(first: Sequence[dict[str, Any]], names: Mapping[str, list[str]]) -> Any:
+    """The schema of the rows, with lists of floats in single precision."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    def part() -> list[Row]:
-        return [{**row, "image": as_text(row["image"])} for row in itertools.islice(rows, ROWS)]
-
-    first = part()
     floats = {key: pa.list_(pa.float32()) for key, value in first[0].items() if isinstance(value, list)}
-    schema = pa.schema(
+    return pa.schema(
         [(field.name, floats.get(field.name, field.type)) for field in pa.Table.from_pylist(first).schema],
         {key: json.dumps(items) for key, items in names.items()},
     )
-    with pq.ParquetWriter(file, schema) as writer:
-        for own in itertools.chain([first], iter(part, [])):
-            writer.write_table(pa.Table.from_pylist(own, schema))

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import importlib.util
-import io
 import itertools
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from mnv2zoo.errors import MissingExtraError, OutputError
-from mnv2zoo.system import files
+from mnv2zoo.system import files, tables
 from mnv2zoo.tasks import Task
 
 Row = dict[str, Any]
@@ -161,8 +159,7 @@ class Journal:
 
 def write_json_lines(file: BinaryIO, rows: Iterable[Row], task: Task, topk: int) -> None:
     """Writes rows as JSON, one per line."""
-    for row in rows:
-        file.write(f"{json.dumps(row, allow_nan=False)}\n".encode())
+    tables.write_json_lines(file, rows)
 
 
 def write_csv(file: BinaryIO, rows: Iterable[Row], task: Task, topk: int) -> None:
@@ -175,36 +172,22 @@ def write_csv(file: BinaryIO, rows: Iterable[Row], task: Task, topk: int) -> Non
     columns = task.csv_columns(topk)
     if columns is None:
         columns = [name for row in first for name in row if name not in ("image", "model")]
-    # Names of files may be no valid text; they are written as the bytes that they are.
-    text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="", write_through=True)
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "model", *columns])
-    for row in itertools.chain(first, rows):
-        writer.writerow([row["image"], row["model"], *task.csv_cells(row)])
-    text.detach()
+    cells = ([row["image"], row["model"], *task.csv_cells(row)] for row in itertools.chain(first, rows))
+    tables.write_csv(file, itertools.chain([["image", "model", *columns]], cells))
 
 
 def write_parquet(file: BinaryIO, rows: Iterable[Row], task: Task, topk: int) -> None:
-    """Writes rows as Parquet, with a classifier's `predictions` a list of structures.
+    """Writes rows as Parquet, with a classifier's `predictions` a list of structures."""
 
-    Bytes of a file's name that are no valid text are written with a backslash.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    def schema_of(first: Sequence[dict[str, Any]]) -> Any:
+        import pyarrow as pa
 
-    def tables() -> Iterator[list[Row]]:
-        rest = iter(rows)
-        while part := list(itertools.islice(rest, PARQUET_ROWS)):
-            yield [{**row, "image": files.as_text(row["image"])} for row in part]
+        known = parquet_schema(task)
+        if known is not None:
+            return known
+        return pa.Table.from_pylist(first).schema if first else pa.schema(_NAMES)
 
-    parts = tables()
-    first = next(parts, [])
-    schema = parquet_schema(task)
-    if schema is None:
-        schema = pa.Table.from_pylist(first).schema if first else pa.schema(_NAMES)
-    with pq.ParquetWriter(file, schema) as writer:
-        for part in itertools.chain([first] if first else [], parts):
-            writer.write_table(pa.Table.from_pylist(part, schema))
+    tables.write_parquet(file, rows, schema_of, PARQUET_ROWS)
 
 
 def write_coco(file: BinaryIO, rows: Iterable[Row], task: Task, topk: int) -> None:

@@ -200,7 +200,7 @@ class TorchSession:
         how = self.preprocessing
         if not isinstance(how, Whole) or self._calibration is None:
             return None
-        from mnv2zoo.detection import is_detector
+        from mnv2zoo.deploy.detectors import is_detector
 
         if is_detector(self._network.model):
             return None

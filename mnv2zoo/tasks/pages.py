@@ -8,6 +8,7 @@ import warnings
 from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 PALE = "#e6e6e6"
 
 DPI = 120
+CONFUSIONS = 10  # rows of their table
 NAME_WIDTH = 186  # pixels, in letters of 8 points; with "taken for" before it, it is as wide as a photo
 
 History = Sequence[Mapping[str, Any]]
@@ -63,6 +65,95 @@ def write_report(folder: Path, history: History, scores: Scores, title: str) -> 
         )
         parts += ["## Curves", duration(history), "![Loss, metrics and learning rate by epoch](curves.png)"]
     save(folder, parts, figures)
+
+
+def card_metadata(
+    model: str, dataset: str, scores: Mapping[str, Any], kind: str, metrics: Mapping[str, str]
+) -> ModelCardData:
+    """The Hub's metadata of a model card.
+
+    Args:
+        model: The model's name.
+        dataset: The name of its data.
+        scores: Scores by split.
+        kind: What it does, by the Hub's name, such as `object-detection`.
+        metrics: Fields of the scores, and each in words.
+
+    Returns:
+        The metadata.
+    """
+    results = [
+        EvalResult(
+            task_type=kind,
+            dataset_type=dataset,
+            dataset_name=dataset,
+            dataset_split=split,
+            metric_type=name,
+            metric_name=words,
+            metric_value=round(getattr(own, name), 2),
+        )
+        for split, own in scores.items()
+        for name, words in metrics.items()
+    ]
+    return ModelCardData(
+        library_name="mnv2zoo",
+        pipeline_tag=kind,
+        tags=[kind, "mnv2zoo"],
+        model_name=model,
+        eval_results=results or None,
+    )
+
+
+def summary(history: History, name: str, words: str) -> str:
+    """How long a training took, and the highest value of a validation metric.
+
+    Args:
+        history: A row per epoch.
+        name: The metric.
+        words: The metric in words.
+
+    Returns:
+        A sentence or two.
+    """
+    text = duration(history)
+    found = [(value, epoch) for epoch, value in values(history, f"val_{name}") if math.isfinite(value)]
+    if found:
+        value, epoch = max(found, key=itemgetter(0))
+        text += f" Best validation {words}: {value:.2f} %, first in epoch {epoch}."
+    return text
+
+
+def confusions(
+    confusion: Sequence[Sequence[int]], names: Sequence[str], unit: str, none: str, number: str = "d"
+) -> str:
+    """A table of the most frequent confusions.
+
+    Args:
+        confusion: The confusion matrix in counts; rows are the truth.
+        names: Names of the classes, escaped.
+        unit: What is counted.
+        none: The sentence for a matrix without confusions.
+        number: How counts are written, as `format` has it.
+
+    Returns:
+        Markdown.
+    """
+    pairs = [
+        (count, truth, predicted)
+        for truth, row in enumerate(confusion)
+        for predicted, count in enumerate(row)
+        if count and truth != predicted
+    ]
+    if not pairs:
+        return none
+    most = sorted(pairs, key=lambda pair: -pair[0])[:CONFUSIONS]
+    return table(
+        ["truth", "taken for", f" {unit}", " of the true class's (%)"],
+        (
+            [names[truth], names[predicted], format(count, number), f"{100 * count / sum(confusion[truth]):.1f}"]
+            for count, truth, predicted in most
+        ),
+    )
 
 
 def save(folder: Path, parts: Sequence[str], figures: Mapping[str, Figure | None]) -> None:

@@ -6,7 +6,6 @@ import csv
 import io
 import math
 from collections.abc import Callable, Sequence
-from operator import itemgetter
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -15,10 +14,9 @@ from PIL import Image, ImageOps
 from mnv2zoo.system.files import whole_file
 from mnv2zoo.tasks import pages
 from mnv2zoo.tasks.classify.metrics import Mistake, Scores
-from mnv2zoo.tasks.pages import BLUE, DPI, GREEN, ORANGE, PALE, History, duration, escape, short, table, values
+from mnv2zoo.tasks.pages import BLUE, DPI, GREEN, ORANGE, PALE, History, escape, short, table
 
 PHOTO_SIDE = 256  # pixels; of the thinnest image that `decode.read` gives, 1 x 500, a line is left
-CONFUSIONS = 10  # rows of the table
 CLASS_METRICS = ("precision", "recall", "f1", "average_precision")
 PANELS: pages.Panels = [
     ("Loss (cross-entropy)", {"train_loss": ("training", BLUE), "val_loss": ("validation", ORANGE)}),
@@ -129,7 +127,11 @@ def _page(history: History, scores: Scores, mistakes: Sequence[Mistake], title: 
     ]
     parts = [f"# {escape(title)}", table(["figure", " value"], figures)]
     if history:
-        parts += ["## Curves", _summary(history), "![Loss, validation top-1 and learning rate by epoch](curves.png)"]
+        parts += [
+            "## Curves",
+            pages.summary(history, "top1", "top-1"),
+            "![Loss, validation top-1 and learning rate by epoch](curves.png)",
+        ]
 
     classes = sorted(scores.per_class, key=lambda row: (row["top1"] is None, row["top1"]))
     parts += [
@@ -145,7 +147,7 @@ def _page(history: History, scores: Scores, mistakes: Sequence[Mistake], title: 
         "## Confusions",
         "![Confusion matrix](confusion.png)",
         "In counts: [confusion.csv](confusion.csv).",
-        _confusions(scores, names),
+        pages.confusions(scores.confusion, names, "images", "None: each image was taken for what it is."),
     ]
     if mistakes:
         parts += [
@@ -157,31 +159,3 @@ def _page(history: History, scores: Scores, mistakes: Sequence[Mistake], title: 
             ),
         ]
     return parts
-
-
-def _summary(history: History) -> str:
-    text = duration(history)
-    top1 = [(value, epoch) for epoch, value in values(history, "val_top1") if math.isfinite(value)]
-    if top1:
-        value, epoch = max(top1, key=itemgetter(0))
-        text += f" Best validation top-1: {value:.2f} %, first in epoch {epoch}."
-    return text
-
-
-def _confusions(scores: Scores, names: Sequence[str]) -> str:
-    pairs = [
-        (count, truth, predicted)
-        for truth, row in enumerate(scores.confusion)
-        for predicted, count in enumerate(row)
-        if count and truth != predicted
-    ]
-    if not pairs:
-        return "None: each image was taken for what it is."
-    most = sorted(pairs, key=lambda pair: -pair[0])[:CONFUSIONS]
-    return table(
-        ["truth", "taken for", " images", " of the true class's (%)"],
-        (
-            [names[truth], names[predicted], count, f"{100 * count / sum(scores.confusion[truth]):.1f}"]
-            for count, truth, predicted in most
-        ),
-    )

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import EvalResult, ModelCardData
-
-from mnv2zoo.tasks.pages import escape, table
+from mnv2zoo.tasks.pages import card_metadata, escape, table
 
 if TYPE_CHECKING:
     from mnv2zoo.tasks.detect.metrics import Scores
 
+KIND = "object-detection"
 NAMES = {"map": "mAP", "map50": "AP50", "map75": "AP75"}
 
 
@@ -38,7 +37,7 @@ def model_card(model: str, architecture: str, origin: str, run: Mapping[str, Any
     ]
     head = f"the head `{recipe['head']}` on " if "head" in recipe else ""
     parts = [
-        f"---\n{_metadata(model, dataset, scores).to_yaml()}\n---",
+        f"---\n{card_metadata(model, dataset, scores, KIND, NAMES).to_yaml()}\n---",
         f"# {model}",
         f"A detector: {head}`{architecture}`, trained with mnv2zoo on `{dataset}`, from {origin}. "
         f"It finds {len(run['classes'])} classes: {classes}.",
@@ -53,26 +52,3 @@ def model_card(model: str, architecture: str, origin: str, run: Mapping[str, Any
         table(["value", ""], ([f"`{name}`", f"`{value}`"] for name, value in recipe.items())),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _metadata(model: str, dataset: str, scores: Mapping[str, Scores]) -> ModelCardData:
-    results = [
-        EvalResult(
-            task_type="object-detection",
-            dataset_type=dataset,
-            dataset_name=dataset,
-            dataset_split=split,
-            metric_type=name,
-            metric_name=words,
-            metric_value=round(getattr(own, name), 2),
-        )
-        for split, own in scores.items()
-        for name, words in NAMES.items()
-    ]
-    return ModelCardData(
-        library_name="mnv2zoo",
-        pipeline_tag="object-detection",
-        tags=["object-detection", "mnv2zoo"],
-        model_name=model,
-        eval_results=results or None,
-    )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from PIL import Image
 from mnv2zoo.data.drawing import class_color, draw_boxes
 from mnv2zoo.tasks import pages
 from mnv2zoo.tasks.detect.metrics import Array, Judged, Scores
-from mnv2zoo.tasks.pages import BLUE, DPI, GREEN, ORANGE, PALE, History, duration, escape, one_line, table, values
+from mnv2zoo.tasks.pages import BLUE, DPI, GREEN, ORANGE, PALE, History, escape, one_line, table
 
 WORST = 6  # images that are shown
 CLASSES = 40  # that the confusion matrix shows at most, and the legend of the precision-recall curves
@@ -166,7 +164,11 @@ def _page(history: History, scores: Scores, worst: Sequence[tuple[str, int]], ti
     rows = [["images", str(scores.images)], ["objects", str(scores.objects)], *percent.items()]
     parts = [f"# {escape(title)}", table(["figure", " value"], rows)]
     if history:
-        parts += ["## Curves", _summary(history), "![Loss, validation mAP and learning rate by epoch](curves.png)"]
+        parts += [
+            "## Curves",
+            pages.summary(history, "map", "mAP"),
+            "![Loss, validation mAP and learning rate by epoch](curves.png)",
+        ]
     columns, cells = scores.table()
     parts += [
         "## Classes",
@@ -189,12 +191,3 @@ def _page(history: History, scores: Scores, worst: Sequence[tuple[str, int]], ti
             table(["image", " mistakes"], rows),
         ]
     return parts
-
-
-def _summary(history: History) -> str:
-    text = duration(history)
-    maps = [(value, epoch) for epoch, value in values(history, "val_map") if math.isfinite(value)]
-    if maps:
-        value, epoch = max(maps, key=itemgetter(0))
-        text += f" Best validation mAP: {value:.2f} %, first in epoch {epoch}."
-    return text

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import EvalResult, ModelCardData
-
-from mnv2zoo.tasks.pages import escape, table
+from mnv2zoo.tasks.pages import card_metadata, escape, table
 
 if TYPE_CHECKING:
     from mnv2zoo.tasks.segment.metrics import Scores
@@ -34,7 +32,7 @@ def model_card(model: str, architecture: str, origin: str, run: Mapping[str, Any
     recipe = {name: value for name, value in run["recipe"].items() if value is not None}
     rows = [[s, own.images, *(f"{getattr(own, name):.2f}" for name in NAMES)] for s, own in scores.items()]
     parts = [
-        f"---\n{_metadata(model, dataset, scores).to_yaml()}\n---",
+        f"---\n{card_metadata(model, dataset, scores, KIND, NAMES).to_yaml()}\n---",
         f"# {model}",
         f"A segmenter: the head `{recipe['head']}` on `{architecture}`, trained with mnv2zoo on `{dataset}`, from "
         f"{origin}. It tells {len(run['classes'])} classes apart.",
@@ -63,26 +61,3 @@ def _classes(scores: Mapping[str, Scores]) -> list[str]:
         for label, *own in zip(first.label_names, *columns, strict=True)
     ]
     return [table(["class", *(f" IoU, {split} (%)" for split in scores)], rows)]
-
-
-def _metadata(model: str, dataset: str, scores: Mapping[str, Scores]) -> ModelCardData:
-    results = [
-        EvalResult(
-            task_type=KIND,
-            dataset_type=dataset,
-            dataset_name=dataset,
-            dataset_split=split,
-            metric_type=name,
-            metric_name=words,
-            metric_value=round(getattr(own, name), 2),
-        )
-        for split, own in scores.items()
-        for name, words in NAMES.items()
-    ]
-    return ModelCardData(
-        library_name="mnv2zoo",
-        pipeline_tag=KIND,
-        tags=[KIND, "mnv2zoo"],
-        model_name=model,
-        eval_results=results or None,
-    )

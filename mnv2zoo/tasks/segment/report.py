@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ from mnv2zoo.tasks.pages import BLUE, DPI, GREEN, ORANGE, Figure, History, escap
 from mnv2zoo.tasks.segment.metrics import Scores, Worst
 
 PICTURE_SIDE = 360  # pixels of a picture's longer side
-CONFUSIONS = 10  # rows of the table
 PANELS: pages.Panels = [
     ("Loss", {"train_loss": ("training", BLUE)}),
     (
@@ -144,7 +142,11 @@ def _page(
     ]
     parts = [f"# {escape(title)}", table(["metric", " value"], figures)]
     if history:
-        parts += ["## Curves", _summary(history), "![Loss, validation metrics and learning rate by epoch](curves.png)"]
+        parts += [
+            "## Curves",
+            pages.summary(history, "miou", "mIoU"),
+            "![Loss, validation metrics and learning rate by epoch](curves.png)",
+        ]
     classes = sorted(scores.per_class, key=lambda row: (row["iou"] is None, row["iou"]))
     parts += [
         "## Classes, from worst to best",
@@ -155,7 +157,7 @@ def _page(
         "The IoU of a class is the intersection of truth and prediction over their union, of all pixels together.",
         "## Confusions",
         "![Confusion matrix](confusion.png)",
-        _confusions(scores, names),
+        pages.confusions(scores.confusion, names, "pixels", "None: every labeled pixel has its class.", ","),
     ]
     if worst:
         parts += [
@@ -171,31 +173,3 @@ def _page(
 
 def _one(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
-
-
-def _summary(history: History) -> str:
-    text = pages.duration(history)
-    found = [(value, epoch) for epoch, value in pages.values(history, "val_miou") if math.isfinite(value)]
-    if found:
-        value, epoch = max(found, key=itemgetter(0))
-        text += f" Best validation mIoU: {value:.2f} %, first in epoch {epoch}."
-    return text
-
-
-def _confusions(scores: Scores, names: Sequence[str]) -> str:
-    pairs = [
-        (count, truth, predicted)
-        for truth, row in enumerate(scores.confusion)
-        for predicted, count in enumerate(row)
-        if count and truth != predicted
-    ]
-    if not pairs:
-        return "None: every labeled pixel has its class."
-    most = sorted(pairs, key=lambda pair: -pair[0])[:CONFUSIONS]
-    return table(
-        ["truth", "taken for", " pixels", " of the true class's (%)"],
-        (
-            [names[truth], names[predicted], f"{count:,}", f"{100 * count / sum(scores.confusion[truth]):.1f}"]
-            for count, truth, predicted in most
-        ),
-    )

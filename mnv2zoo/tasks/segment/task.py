@@ -295,12 +295,8 @@ class Segment(Task):
 
 def _png(mask: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
     """A mask as a PNG whose palette shows the classes in the colors in which they are drawn."""
-    from PIL import Image
+    from mnv2zoo.data.drawing import palette_image
 
-    from mnv2zoo.data.drawing import class_color
-
-    image = Image.frombytes("P", mask.shape[::-1], mask.tobytes())
-    image.putpalette([value for number in range(256) for value in class_color(number)])
     buffer = BytesIO()
-    image.save(buffer, "PNG")
+    palette_image(mask).save(buffer, "PNG")
     return buffer.getvalue()

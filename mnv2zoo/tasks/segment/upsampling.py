@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from PIL import Image
+from mnv2zoo.data import pixels
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from mnv2zoo.data.masks import Numbers
@@ -27,14 +27,8 @@ def class_mask(logits: np.ndarray[Any, np.dtype[np.float32]], size: tuple[int, i
     Returns:
         Class numbers (height, width). Of equal logits the first class counts.
     """
-    best = np.full(size[::-1], -np.inf, np.float32)
-    mask = np.zeros(size[::-1], np.uint8)
-    for number, own in enumerate(logits):
-        # On the way up, Pillow's and PyTorch's filters are the same; on the way down both average.
-        resized = np.asarray(Image.fromarray(own).resize(size, Image.Resampling.BILINEAR))
-        np.copyto(mask, number, where=resized > best)
-        np.maximum(best, resized, out=best)
-    return mask
+    # On the way up, Pillow's and PyTorch's filters are the same; on the way down both average.
+    return pixels.class_mask(logits, size, {"resize": "squash", "input_size": (3, *logits.shape[1:])})
 
 
 def class_tensor(logits: Tensor, size: tuple[int, int]) -> Tensor:
