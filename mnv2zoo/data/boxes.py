@@ -128,7 +128,7 @@ def _upright(images: Sequence[BoxImage], trouble: Trouble, turned: list[str]) ->
     """The images with their own size, and their boxes in pixels of the upright image."""
     with ThreadPoolExecutor() as pool:
         for image, header in zip(images, pool.map(_header, images, chunksize=64), strict=True):
-            if header is None:  # whoever reads the image reports it
+            if header is None:  # the check of all images reports it
                 yield image
                 continue
             stored, orientation = header

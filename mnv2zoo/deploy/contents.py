@@ -28,7 +28,7 @@ PIXEL_TOLERANCE = 1e-5  # of a normalized value
 # Boxes and pixels, in percent, that have to be the same. Rounding decides between boxes with nearly the same score, and
 # between classes with nearly the same logit.
 SAME_BOXES, SAME_PIXELS = 98.0, 99.9
-MOST_CLASSES = 256  # that the pixels of a mask can tell
+MOST_CLASSES = 256  # of a mask with 8 bits per pixel
 
 
 @dataclass(frozen=True)

@@ -196,8 +196,6 @@ class Task(ABC):
         gather_objects: Whether processes exchange outputs and targets as Python objects. Set it where their sizes
             differ from image to image, as those of detections do. Both are then lists with an item per image.
         writes_files: Whether `rows` writes files alongside the rows.
-        draws: Whether `draw` is defined.
-        keeps_scores: Whether `measured_rows` is defined.
     """
 
     metric: ClassVar[str] = "loss"
@@ -208,8 +206,6 @@ class Task(ABC):
     collate: ClassVar[Any] = None
     gather_objects: ClassVar[bool] = False
     writes_files: ClassVar[bool] = False
-    draws: ClassVar[bool] = False
-    keeps_scores: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -221,6 +217,16 @@ class Task(ABC):
     def loads_from_zoo(self) -> bool:
         """Whether trained networks are loaded as those of the zoo, whose preprocessing is known without PyTorch."""
         return type(self).load_model is Task.load_model
+
+    @property
+    def draws(self) -> bool:
+        """Whether the task draws its rows into images."""
+        return type(self).draw is not Task.draw
+
+    @property
+    def keeps_scores(self) -> bool:
+        """Whether the task gives the outputs for each image that was measured."""
+        return type(self).measured_rows is not Task.measured_rows
 
     # Before anything is read or written.
 
@@ -242,10 +248,11 @@ class Task(ABC):
                 fix="Correct --monitor.",
             )
         for f in dataclasses.fields(recipe):
-            if f.name in self.ignores and getattr(recipe, f.name) != self.defaults.get(f.name, f.default):
+            default = self.defaults.get(f.name, f.default)
+            if f.name in self.ignores and getattr(recipe, f.name) != default:
                 raise RecipeError(
                     f"the task {self.name} does not use {f.name}",
-                    expected=f"the default, {f.default!r}",
+                    expected=f"the default, {default!r}",
                     found=repr(getattr(recipe, f.name)),
                     where=f.name,
                     fix=f"Leave out --{f.name.replace('_', '-')}.",
@@ -550,7 +557,7 @@ class Task(ABC):
         Returns:
             Rows and names, as `evaluation.predictions.write` takes them.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # `evaluate` asks `keeps_scores` first
 
     # The run folder.
 
@@ -644,17 +651,8 @@ class Task(ABC):
 
         Returns:
             The picture.
-
-        Raises:
-            TaskError: If the task has nothing to draw.
         """
-        raise TaskError(
-            f"the task {self.name} has nothing to draw",
-            expected="a task that detects or segments",
-            found=self.name,
-            where="save_images",
-            fix="Leave out --save-images.",
-        )
+        raise NotImplementedError  # `predict` asks `draws` first
 
     def describe(self, row: Mapping[str, Any]) -> str:
         """Describes a row for people.

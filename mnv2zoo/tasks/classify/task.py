@@ -38,7 +38,6 @@ class Classify(Task):
     metric = "top1"
     lower_is_better = ("loss", "calibration_error")
     metric_names = METRICS
-    keeps_scores = True
     ignores = (*OF_HEADS, *OF_DETECTORS, *OF_SEGMENTERS)
 
     def num_outputs(self, data: Data) -> int:

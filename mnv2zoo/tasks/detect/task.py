@@ -57,7 +57,6 @@ class Detect(Task):
     )
     collate = staticmethod(_collate)
     gather_objects = True
-    draws = True
 
     def check(self, recipe: Recipe) -> None:
         """Refuses values that detection does not use, and those that do not suit the head."""

@@ -63,7 +63,6 @@ class Segment(Task):
         *("layout", "train_dir", "val_dir", "test_dir", "cache_features"),
     )
     writes_files = True
-    draws = True
 
     # Before anything is read or written.
 
