@@ -60,6 +60,7 @@ class Measurement:
         self.seconds: float = args.seconds
         self.photos: Path | None = args.photos
         self.shrink: int = args.shrink
+        self.half = "bf16" if args.device == "cpu" else "fp16"
 
     def synchronize(self) -> None:
         """Waits for the device."""
@@ -168,7 +169,7 @@ def bound(measurement: Measurement) -> dict[str, Any]:
     limit_ms = 1000 * moved / rate
     images = torch.randn(batch, 3, SIDE, SIDE, device=measurement.device)
     times = measurement.take_turns(
-        {engine: on_engine(images, engine, "fp16", measurement.device) for engine in ("torch", "inductor")}
+        {engine: on_engine(images, engine, measurement.half, measurement.device) for engine in ("torch", "inductor")}
     )
     return {
         "batch": batch,
@@ -188,7 +189,7 @@ def bytes_moved(batch: int, element: int) -> int:
         weights = sum(parameter.numel() for parameter in module.parameters())
         moved += element * (batch * (inputs[0].numel() + output.numel()) + weights)
 
-    model: Any = network("mnv2zoo_100")
+    model = network("mnv2zoo_100")
     hooks = [
         module.register_forward_hook(count) for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)
     ]
@@ -196,7 +197,7 @@ def bytes_moved(batch: int, element: int) -> int:
         model(torch.zeros(1, 3, SIDE, SIDE))
     for hook in hooks:
         hook.remove()
-    for block in architecture.bottlenecks(model.config):
+    for block in architecture.bottlenecks(architecture.get("mnv2zoo_100")):
         if block.shortcut:  # the residual is read too
             moved += element * batch * block.out_channels * (SIDE // block.reduction) ** 2
     return moved
@@ -228,8 +229,8 @@ def heads(measurement: Measurement) -> dict[str, Any]:
                 "torchvision eager fp32": eager(theirs, images, device),
                 "mnv2zoo eager fp32": eager(ours, images, device),
             }
-            fast = deploy.optimize(ours.cpu().eval(), images, "torch", "fp16", device=str(device))
-            calls["mnv2zoo torch fp16"] = lambda fast=fast, images=images: fast(images)  # type: ignore[misc]
+            fast = deploy.optimize(ours.cpu().eval(), images, "torch", measurement.half, device=str(device))
+            calls[f"mnv2zoo torch {measurement.half}"] = lambda fast=fast, images=images: fast(images)  # type: ignore[misc]
             rows[f"{name}, batch {batch}"] = measurement.take_turns(calls)
             print(name, batch, rows[f"{name}, batch {batch}"], flush=True)
     return rows
