@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 
 import segmentation_models_pytorch as smp
 import torch
-from results import add, machine
+from results import PATH, add, machine
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
@@ -192,7 +192,7 @@ def main() -> None:
         "test": tested(peer, task, data, args),
         **machine(args.device),
     }
-    add(f"{args.data_set}-peer-{args.seed}", row)
+    add(args.results, f"{args.data_set}-peer-{args.seed}", row)
 
 
 def epoch(peer: Any, task: Task, data: Data, args: argparse.Namespace, done: Callable[[], float]) -> Iterator[Tensor]:
@@ -242,6 +242,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--results", type=Path, default=PATH, help="the file that gets the row")
     return parser.parse_args()
 
 

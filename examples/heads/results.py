@@ -14,12 +14,12 @@ from mnv2zoo.system.files import whole_file
 PATH = Path(__file__).resolve().parents[2] / "docs/results/heads.json"
 
 
-def add(name: str, row: dict[str, Any]) -> None:
+def add(path: Path, name: str, row: dict[str, Any]) -> None:
     """Adds a row, or values to a row that is there. Several processes may."""
-    with filelock.FileLock(PATH.with_suffix(".lock")):
-        rows = json.loads(PATH.read_text(encoding="utf-8")) if PATH.exists() else {}
+    with filelock.FileLock(path.with_suffix(".lock")):
+        rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         rows[name] = rows.get(name, {}) | row
-        with whole_file(PATH) as file:
+        with whole_file(path) as file:
             file.write((json.dumps(dict(sorted(rows.items())), indent=2) + "\n").encode())
 
 

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from results import add, machine
+from results import PATH, add, machine
 
 from mnv2zoo.deploy import optimize
-from mnv2zoo.tasks import find_task, records
+from mnv2zoo.model_dir import records
+from mnv2zoo.tasks import find_task
 
 ROUNDS = 15  # of timing, of which the median counts
 
@@ -29,16 +30,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+")
     parser.add_argument("--runs", type=Path, default=Path("runs/heads"))
+    parser.add_argument("--results", type=Path, default=PATH, help="the file that gets the times")
     args = parser.parse_args()
     for name in args.names:
         times = speed(args.runs / name)
         print(f"{name}: {times}")
-        add(name, {"ms": times, "ms_on": machine(None)})
+        add(args.results, name, {"ms": times, "ms_on": machine(None)})
 
 
 def speed(run: Path) -> dict[str, float]:
     """Milliseconds per image in plain PyTorch and on the fastest engine."""
-    network = find_task(records.task_name(run)).load_model(str(run), "cpu")
+    network = find_task(records.task_name(str(run))).load_model(str(run), "cpu")
     _, height, width = network.config["input_size"]
     images = torch.rand(1, 3, min(height, width), max(height, width))
     with torch.inference_mode():

@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from results import add, machine
+from results import PATH, add, machine
 
 import mnv2zoo
 from mnv2zoo.data.datasets import Data
@@ -34,8 +34,8 @@ def main() -> None:
         init=str(args.weights),
         seed=args.seed,
         workers=args.workers,
-        device=args.device,
-        **described["recipe"],
+        **({} if args.device is None else {"device": args.device}),
+        **described["recipe"] | ({} if args.epochs is None else {"epochs": args.epochs}),
     )
     if args.dev:
         return
@@ -50,7 +50,7 @@ def main() -> None:
         **{split: scores.to_json() for split, scores in result.scores.items()},
         **machine(next(result.model.parameters()).device),
     }
-    add(f"{args.recipe}-{args.seed}", row)
+    add(args.results, f"{args.recipe}-{args.seed}", row)
 
 
 def without_test(name: str) -> Task:
@@ -76,7 +76,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--device", help="such as cuda; by default the first GPU if there is one")
     parser.add_argument("--runs", type=Path, default=Path("runs/heads"))
+    parser.add_argument("--epochs", type=int, help="another number of epochs than the recipe's")
     parser.add_argument("--dev", action="store_true", help="leave the test images out, and add no row")
+    parser.add_argument("--results", type=Path, default=PATH, help="the file that gets the row")
     return parser.parse_args()
 
 
