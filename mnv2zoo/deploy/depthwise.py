@@ -19,12 +19,16 @@ class DepthwiseSum(nn.Module):
     """A depthwise convolution as a sum over the places of its kernel.
 
     Args:
-        conv: The convolution, whose parameters it shares.
+        conv: The convolution.
     """
+
+    places: Tensor
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         self.conv = conv
+        # (places, C): the weights of neighboring channels lie side by side, as those channels of a map do.
+        self.register_buffer("places", conv.weight.detach().flatten(1).T.contiguous())
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (N, C, H, W) to what the convolution gives."""
@@ -38,11 +42,11 @@ class DepthwiseSum(nn.Module):
         height = (x.shape[2] - conv.dilation[0] * (high - 1) - 1) // down + 1
         width = (x.shape[3] - conv.dilation[1] * (wide - 1) - 1) // across + 1
         total = None if conv.bias is None else conv.bias[:, None, None]
-        for row, column in itertools.product(range(high), range(wide)):
+        for place, (row, column) in enumerate(itertools.product(range(high), range(wide))):
             top, left = row * conv.dilation[0], column * conv.dilation[1]
             rows = slice(top, top + down * (height - 1) + 1, down)
             columns = slice(left, left + across * (width - 1) + 1, across)
-            part = x[:, :, rows, columns] * conv.weight[:, 0, row, column, None, None]
+            part = x[:, :, rows, columns] * self.places[place, :, None, None]
             total = part if total is None else total + part
         assert total is not None  # a kernel has a place
         return total
