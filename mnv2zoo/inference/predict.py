@@ -211,7 +211,7 @@ def predict(
         exact: Prepare images as timm does, bit for bit. By default large JPEGs are decoded at a fraction of
             their size, among other savings.
         batch_size: Images that go through the network at once.
-        device: Where to compute, such as `cuda:1`; by default the first GPU if there is one.
+        device: Where to compute, such as `cuda:1`; by default the accelerator if there is one.
         output: File to keep the rows in too: CSV or Parquet if it ends in `.csv` or `.parquet`, COCO results of a
             detector if it ends in `.coco.json` (`image_id` is the number of the image's row, from 1), or else JSON
             lines. It appears when all rows are there. Until then they are beside it, and where the process was
