@@ -23,7 +23,8 @@ Described = Annotated[
 Name = Annotated[str, typer.Argument(metavar="NAME", help="An architecture or architecture.tag.", show_default=False)]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images that go through the network at once.")]
 Device = Annotated[
-    str | None, typer.Option(help="Where to compute, such as 'cpu' or 'cuda:1'; by default a GPU if there is one.")
+    str | None,
+    typer.Option(help="Device, such as 'cpu', 'cuda:1', 'mps' or 'xpu'; by default the accelerator if there is one."),
 ]
 Task = Annotated[
     str | None,

@@ -365,7 +365,7 @@ class Task(ABC):
 
         Args:
             name: A name in the zoo, or a folder or `hf-hub:` repository with `config.json`.
-            device: The device; by default the first GPU if there is one.
+            device: The device; by default the accelerator if there is one.
 
         Returns:
             The network in evaluation mode, with its preprocessing.

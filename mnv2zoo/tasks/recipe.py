@@ -224,7 +224,9 @@ class Recipe:
     )
     cache_features: bool = _choice(True, "with `head`: run the images through the network once, without augmentation")
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = _choice(0, "seed of everything random")
-    precision: Literal["fp32", "bf16"] = _choice("fp32", "precision: `fp32`, or `bf16` for autocast")
+    precision: Literal["fp32", "bf16", "fp16"] = _choice(
+        "fp32", "precision: `fp32`, or autocast to `bf16` or, with a scaled loss, to `fp16`, which needs a GPU"
+    )
     channels_last: bool = _choice(True, "keep channels last in memory, which is faster on most machines")
     workers: Annotated[int, Meta(ge=0, le=256)] = _choice(2, "processes that read images ahead")
     checkpoint_steps: Annotated[int, Meta(ge=0, le=10**9)] = _choice(

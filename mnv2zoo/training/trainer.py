@@ -72,6 +72,7 @@ def run(
     task: str | Task | type[Task] | None = None,
     resumes: bool = False,
     log: Log | None = None,
+    device: str | None = None,
 ) -> FinetuneResult:
     """Trains a network; see `mnv2zoo.finetune`.
 
@@ -86,6 +87,7 @@ def run(
         task: The task; None for classification, or for the one of the run that is resumed.
         resumes: Resume the run in the folder, if there is one.
         log: The log.
+        device: The device; by default the accelerator if there is one.
 
     Returns:
         The outcome.
@@ -100,13 +102,13 @@ def run(
         recipe, model_name = resume.resumed(recorded, given, model_name)
     found.check(recipe)
     builders.check(recipe)
-    accelerator = accelerate_settings.start(recipe)
+    accelerator = accelerate_settings.start(recipe, device)
     log = log or Log()
     log.active = accelerator.is_main_process
     try:
         if recorded is not None:
             on_main(accelerator, folder.lock)
-        with memory.kept():
+        with memory.kept(), accelerate_settings.current(accelerator.device):
             return Trainer(accelerator, found, place, model_name, folder, recipe, log, recorded).run()
     except ZooError as error:
         raise of_worker(error) from error.__cause__
@@ -168,6 +170,7 @@ class Trainer:
         self.accelerator, self.task, self.place, self.model_name = accelerator, task, place, model_name
         self.folder, self.recipe, self.log, self.recorded = folder, recipe, log, recorded
         self.progress = Progress()
+        self.losses: list[Tensor] = []  # of the steps whose losses are not in the sum of the progress yet
 
     def run(self) -> FinetuneResult:
         """Trains."""
@@ -274,6 +277,8 @@ class Trainer:
             self.optimizer.load_state_dict(checkpoint["optimizer"])
             if self.ema is not None:
                 self.ema.module.load_state_dict(checkpoint["ema"])
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.load_state_dict(checkpoint["scaler"])
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise self.folder.bad_checkpoint(error) from error
         self.log.say(f"resuming after epoch {self.progress.epoch}, step {self.progress.step}")
@@ -306,9 +311,13 @@ class Trainer:
             num_workers=workers,
             collate_fn=collate,
             persistent_workers=workers > 0,
+            pin_memory=accelerate_settings.pins(self.accelerator.device),
             worker_init_fn=give_way if self.accelerator.device.type == "cpu" else None,
         )
-        self.net, self.optimizer, self.loader = self.accelerator.prepare(self.trainee, self.optimizer, loader)
+        # Accelerate would move the optimizer's counters of steps to the device too, where each read waits for it.
+        self.net, self.optimizer, self.loader = self.accelerator.prepare(
+            self.trainee, self.optimizer, loader, device_placement=[True, False, True]
+        )
         val_loader = test_loader(datasets["val"], collate, recipe, workers) if "val" in datasets else None
         self.val_loader = self.accelerator.prepare(val_loader) if val_loader is not None else None
 
@@ -327,11 +336,19 @@ class Trainer:
             for inputs, targets in self.loader:
                 loss = self.step(inputs, targets)
                 progress.step += 1
-                progress.loss_sum += self.accelerator.reduce(loss.detach(), "mean").item()
+                self.losses.append(loss.detach())
                 stage.advance(recipe.batch_size)
                 if recipe.checkpoint_steps and progress.step % (recipe.checkpoint_steps * recipe.accumulate) == 0:
                     self.save()
+            self.add_losses()
         self.seconds = time.monotonic() - began
+
+    def add_losses(self) -> None:
+        """Adds the losses of the latest steps to their sum, for which the device has to finish these steps."""
+        if self.losses:
+            for loss in self.accelerator.reduce(torch.stack(self.losses), "mean").cpu().tolist():
+                self.progress.loss_sum += loss
+            self.losses.clear()
 
     def step(self, inputs: Any, targets: Any) -> Tensor:
         """Adds the gradient of a batch, and updates the weights where its group is complete; returns the loss."""
@@ -421,6 +438,7 @@ class Trainer:
 
     def save(self) -> None:
         """Replaces the checkpoint."""
+        self.add_losses()
         state = {
             **vars(self.progress),
             "trainee": self.trainee.state_dict(),
@@ -428,6 +446,8 @@ class Trainer:
         }
         if self.ema is not None:
             state["ema"] = self.kept.state_dict()
+        if self.accelerator.scaler is not None:
+            state["scaler"] = self.accelerator.scaler.state_dict()
         on_main(self.accelerator, lambda: self.folder.save_checkpoint(to_cpu(state)))
 
     def finish(self) -> FinetuneResult:

@@ -114,8 +114,11 @@ class Detect(Task):
         """Freezes the part of the backbone that the recipe does not train."""
         from mnv2zoo.models.timm_compat import resize_at_evaluation_only
         from mnv2zoo.tasks import initialization
+        from mnv2zoo.tasks.detect import network
 
         resize_at_evaluation_only(model)
+        if recipe.precision != "fp32":
+            network.predict_in_single_precision(model)
         frozen = initialization.freeze(model.network, recipe.train)
         return frozen + (initialization.norms(model.network) if recipe.keep_statistics else [])
 
