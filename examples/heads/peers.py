@@ -40,7 +40,7 @@ from mnv2zoo.data.datasets import Data, Photos
 from mnv2zoo.data.layout import Layout
 from mnv2zoo.data.masks import VOID
 from mnv2zoo.tasks import Task, find_task
-from mnv2zoo.tasks.tensors import map_tensors
+from mnv2zoo.tasks.tensors import to_cpu, to_device
 
 BATCH = 8
 MEAN = STD = (0.5, 0.5, 0.5)
@@ -209,7 +209,7 @@ def epoch(peer: Any, task: Task, data: Data, args: argparse.Namespace, done: Cal
     base = [group.setdefault("base", group["lr"]) for group in peer.optimizer.param_groups]
     peer.network.train()
     for batch in loader:
-        images, targets = map_tensors(lambda tensor: tensor.to(args.device), batch)
+        images, targets = to_device(batch, args.device)
         for group, lr in zip(peer.optimizer.param_groups, base, strict=True):
             group["lr"] = lr * peer.learning_rate(done())
         loss = peer.loss(images, targets)
@@ -225,9 +225,9 @@ def tested(peer: Any, task: Task, data: Data, args: argparse.Namespace) -> dict[
     metric = task.metrics(data.class_names)
     peer.network.eval()
     with torch.inference_mode():
-        for images, targets in DataLoader(photos, BATCH, num_workers=args.workers, collate_fn=task.collate):
-            outputs = peer.outputs(map_tensors(lambda tensor: tensor.to(args.device), images))
-            metric.update(*task.condense(outputs, targets))
+        for batch in DataLoader(photos, BATCH, num_workers=args.workers, collate_fn=task.collate):
+            images, targets = to_device(batch, args.device)
+            metric.update(*to_cpu(task.condense(peer.outputs(images), targets)))
     scores: dict[str, Any] = metric.compute().to_json()
     return scores
 
