@@ -59,16 +59,21 @@ class CudaGraphs:
     def record(self, compute: Compute, images: Tensor) -> tuple[Sequence[Tensor], Callable[[], object]]:
         """Records a computation; see `Recorder`."""
         graph = torch.cuda.CUDAGraph()
-        with _recording, torch.cuda.device(self._device), fastest_convolutions():
-            self._side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self._side):
-                for _ in range(WARM_UPS):
-                    compute(images)
-            # Other threads may allocate memory meanwhile, which the default mode would forbid them.
-            with torch.cuda.graph(graph, self._pool, self._side, capture_error_mode="thread_local"):
-                outputs = compute(images)
-            torch.cuda.current_stream().wait_stream(self._side)
-        return outputs, graph.replay
+        with torch.cuda.device(self._device), fastest_convolutions():
+            compute(images)  # which compiles it, for a minute, where it is to be compiled
+            with _recording:
+                return self._recorded(graph, compute, images), graph.replay
+
+    def _recorded(self, graph: Any, compute: Compute, images: Tensor) -> Sequence[Tensor]:
+        self._side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._side):
+            for _ in range(WARM_UPS):
+                compute(images)
+        # Other threads may allocate memory meanwhile, which the default mode would forbid them.
+        with torch.cuda.graph(graph, self._pool, self._side, capture_error_mode="thread_local"):
+            outputs = compute(images)
+        torch.cuda.current_stream().wait_stream(self._side)
+        return outputs
 
     def wait(self) -> None:
         """Makes this thread's stream wait for the stream of the call before; see `Recorder`."""
