@@ -44,6 +44,7 @@ RESULTS = ROOT / "docs/results/gpu.json"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 BATCHES = (1, 32, 256, 1024)
 COMPILED = [("fp16", 1), ("fp16", 256), ("bf16", 256), ("fp32", 256)]  # what `inductor` is measured at
+CHECKS = ("tests/test_gpu.py", *(f"tests/deploy/test_{name}.py" for name in ("graphs", "engines", "optimize")))
 SIDE, CLASSES = 224, 10
 TRAIN_BATCH, IMAGES, WORKERS = 256, 8192, 14
 
@@ -102,7 +103,7 @@ def about(measurement: Measurement) -> dict[str, Any]:
 
 def checks(measurement: Measurement) -> dict[str, Any]:
     """The tests that need a GPU."""
-    words = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests"]
+    words = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *CHECKS]
     done = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     print(done.stdout[-6000:], flush=True)
     if done.returncode:
