@@ -414,6 +414,14 @@ class Task(ABC):
 
         return head.split(model)
 
+    def compiled_parts(self, model: Any) -> list[nn.Module]:
+        """The parts of the network that the recipe's `compile` compiles, each on its own; by default all of it.
+
+        Args:
+            model: The network.
+        """
+        return [model]
+
     def backbone(self, model: Any) -> nn.Module | None:
         """The part of the network whose learning rate the recipe's `backbone_lr` scales; None for no part.
 

@@ -128,6 +128,28 @@ def current(device: torch.device) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def algorithms(recipe: Recipe, sizes_differ: bool) -> Iterator[None]:
+    """Chooses the algorithms of GPUs until the end of the `with` statement.
+
+    Deterministic ones are asked for as https://pytorch.org/docs/stable/notes/randomness.html says. Otherwise cuDNN
+    measures which are the fastest for each shape of a batch, as in timm's `train.py`.
+
+    Args:
+        recipe: The recipe.
+        sizes_differ: Whether batches differ in shape, so that measuring would not end.
+    """
+    was = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    with _variable("CUBLAS_WORKSPACE_CONFIG", ":4096:8" if recipe.deterministic else None):
+        torch.use_deterministic_algorithms(recipe.deterministic or was[0])
+        torch.backends.cudnn.benchmark = not (recipe.deterministic or was[0] or sizes_differ)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(was[0])
+            torch.backends.cudnn.benchmark = was[1]
+
+
+@contextlib.contextmanager
 def _variable(name: str, value: str | None) -> Iterator[None]:
     """Sets an environment variable until the end of the `with` statement; None leaves it as it is."""
     before = os.environ.get(name)

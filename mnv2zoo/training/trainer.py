@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import operator
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,10 +36,17 @@ from mnv2zoo.tasks import Metric, Scores, Task, find_task
 from mnv2zoo.tasks import recipe as recipes
 from mnv2zoo.tasks.initialization import Start, set_training
 from mnv2zoo.tasks.recipe import Recipe
-from mnv2zoo.tasks.tensors import channels_last, to_cpu
-from mnv2zoo.training import accelerate_settings, artifacts, builders, resume
+from mnv2zoo.tasks.tensors import channels_last, map_tensors, to_cpu
+from mnv2zoo.training import accelerate_settings, artifacts, builders, failures, resume
 from mnv2zoo.training.cached_features import cache_features
-from mnv2zoo.training.distributed import give_way, of_worker, on_main, run_network, test_loader
+from mnv2zoo.training.distributed import (
+    give_way,
+    of_worker,
+    on_main,
+    run_network,
+    synchronize_norms,
+    test_loader,
+)
 from mnv2zoo.training.progress import Log
 from mnv2zoo.training.run_dir import RunFolder
 
@@ -108,7 +116,11 @@ def run(
     try:
         if recorded is not None:
             on_main(accelerator, folder.lock)
-        with memory.kept(), accelerate_settings.current(accelerator.device):
+        with (
+            memory.kept(),
+            accelerate_settings.current(accelerator.device),
+            accelerate_settings.algorithms(recipe, sizes_differ=found.gather_objects),
+        ):
             return Trainer(accelerator, found, place, model_name, folder, recipe, log, recorded).run()
     except ZooError as error:
         raise of_worker(error) from error.__cause__
@@ -186,9 +198,12 @@ class Trainer:
             while self.progress.epoch < self.recipe.epochs and not self.has_stopped():
                 self.train_epoch()
                 self.end_epoch(self.validate())
-        except BaseException:
+        except BaseException as error:
             self.log.close()
             self.folder.discard()  # only the main process has anything to remove
+            if failures.is_out_of_memory(error):
+                where = f"outside of a step, on {self.accelerator.device}"
+                raise failures.out_of_memory(error, self.recipe, self.accelerator.num_processes, where) from error
             raise
         return self.finish()
 
@@ -226,6 +241,8 @@ class Trainer:
         self.architecture = target.config.name
         self.model: Any = self.start.model.to(device)
         self.frozen = self.task.freeze(self.model, recipe)
+        if self.accelerator.num_processes > 1 and device.type != "cpu":
+            synchronize_norms(self.model)
         if recipe.channels_last:
             self.model.to(memory_format=torch.channels_last)
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
@@ -318,6 +335,10 @@ class Trainer:
         self.net, self.optimizer, self.loader = self.accelerator.prepare(
             self.trainee, self.optimizer, loader, device_placement=[True, False, True]
         )
+        if recipe.compile:
+            # In place, so that the names of tensors stay as they are.
+            for part in [self.trainee] if self.backbone is not None else task.compiled_parts(self.model):
+                part.compile()
         val_loader = test_loader(datasets["val"], collate, recipe, workers) if "val" in datasets else None
         self.val_loader = self.accelerator.prepare(val_loader) if val_loader is not None else None
 
@@ -334,7 +355,13 @@ class Trainer:
         title = f"epoch {progress.epoch + 1}/{recipe.epochs}"
         with self.log.stage(title, self.epoch_images) as stage:
             for inputs, targets in self.loader:
-                loss = self.step(inputs, targets)
+                try:
+                    loss = self.step(inputs, targets)
+                except Exception as error:
+                    explained = self.explained(error, inputs, targets)
+                    if explained is None:
+                        raise
+                    raise explained from error
                 progress.step += 1
                 self.losses.append(loss.detach())
                 stage.advance(recipe.batch_size)
@@ -342,6 +369,22 @@ class Trainer:
                     self.save()
             self.add_losses()
         self.seconds = time.monotonic() - began
+
+    def explained(self, error: Exception, inputs: Any, targets: Any) -> RunError | None:
+        """Says what to do about an error of a step; where memory does not suffice, names the batch that fits."""
+        recipe, processes = self.recipe, self.accelerator.num_processes
+        where = f"epoch {self.progress.epoch + 1}, step {self.progress.step + 1}, on {self.accelerator.device}"
+        if not failures.is_out_of_memory(error):
+            return failures.explained(error, recipe, where)
+
+        def passes(count: int) -> None:
+            self.optimizer.zero_grad()
+            first = operator.itemgetter(slice(count))
+            part = [first(own) if self.task.gather_objects else map_tensors(first, own) for own in (inputs, targets)]
+            self.accelerator.backward(self.task.training_step(self.net, *part))
+
+        self.losses.clear()
+        return failures.out_of_memory(error, recipe, processes, where, passes if processes == 1 else None)
 
     def add_losses(self) -> None:
         """Adds the losses of the latest steps to their sum, for which the device has to finish these steps."""
@@ -395,8 +438,14 @@ class Trainer:
         if self.val_loader is None:
             return None
         metric = self.task.metrics(self.data.class_names)
-        run_network(self.accelerator, self.task, self.kept, self.val_loader, metric.update)
+        with self.evaluating():
+            run_network(self.accelerator, self.task, self.kept, self.val_loader, metric.update)
         return metric.compute()
+
+    def evaluating(self) -> contextlib.AbstractContextManager[Any]:
+        """Runs compiled parts as they are, since compiling them once more takes longer than an evaluation."""
+        plain = getattr(torch.compiler, "set_stance", None) if self.recipe.compile else None  # since PyTorch 2.6
+        return contextlib.nullcontext() if plain is None else plain("force_eager")
 
     def end_epoch(self, scores: Scores | None) -> None:
         """Adds the epoch to the history, keeps its weights if they are the best, and saves a checkpoint."""
@@ -461,7 +510,8 @@ class Trainer:
         for split in [split for split in data.splits if split != "train"]:
             loader = test_loader(self._evaluated(split), self.task.collate, self.recipe, self.recipe.workers)
             metrics[split] = self.task.metrics(data.class_names)
-            run_network(accelerator, self.task, self.model, accelerator.prepare(loader), metrics[split].update)
+            with self.evaluating():
+                run_network(accelerator, self.task, self.model, accelerator.prepare(loader), metrics[split].update)
         scores = {split: metric.compute() for split, metric in metrics.items()}
         on_main(accelerator, lambda: self._write(metrics, scores))
         if progress.epoch < self.recipe.epochs:

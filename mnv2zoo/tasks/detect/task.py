@@ -126,6 +126,10 @@ class Detect(Task):
         """None: images are augmented with their boxes, so features cannot be computed once."""
         return
 
+    def compiled_parts(self, model: Any) -> list[nn.Module]:
+        """The backbone: matching boxes with anchors is no computation of fixed shape."""
+        return [model.backbone]
+
     def backbone(self, model: Any) -> nn.Module:
         """The network under the head."""
         taps: nn.Module = model.backbone.taps
