@@ -261,9 +261,16 @@ def _inductor(plan: Plan) -> Runner:
     return run
 
 
-# 1x1 convolutions become matrix products, into which Inductor fuses activations and shortcuts. `max_autotune` times
-# several kernels for each. Graphs are recorded by `graphs.py`: those of `torch.compile` belong to one thread.
-TUNED = {"max_autotune": True, "conv_1x1_as_mm": True, "force_layout_optimization": True}
+# Settings of `torch._inductor.config`. 1x1 convolutions become matrix products, into which Inductor fuses what follows.
+# `max_autotune` times several kernels for each. A map that several places of a depthwise convolution read is written
+# first: otherwise each of them computes the activation before it again, which takes longer than the memory.
+# Graphs are recorded by `graphs.py`, because those of `torch.compile` belong to one thread.
+TUNED = {
+    "max_autotune": True,
+    "conv_1x1_as_mm": True,
+    "force_layout_optimization": True,
+    "realize_reads_threshold": 0,
+}
 
 
 def _inductor_on_device(plan: Plan) -> Runner:
