@@ -123,7 +123,7 @@ def load(name: str | Path, device: str | None = None) -> nn.Module:
 
     Args:
         name: A run folder, a package, or an `hf-hub:` name.
-        device: The device; by default the first GPU if there is one.
+        device: The device; by default the accelerator if there is one.
 
     Returns:
         The detector in evaluation mode. It takes a list of images (3, height, width) with values from 0 to 1 and of any

@@ -331,7 +331,7 @@ def load(name: str | Path, device: str | None = None) -> Segmenter:
 
     Args:
         name: A run folder, a package, or a repository on the Hub such as `hf-hub:owner/name`.
-        device: The device; by default the first GPU if there is one.
+        device: The device; by default the accelerator if there is one.
 
     Returns:
         The segmenter in evaluation mode. `label_names` has the names of its classes, `pretrained_cfg` the

@@ -15,7 +15,8 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 NAME = "fake"
 aten = torch.ops.aten
-_LIBRARY = torch.library.Library("_", "IMPL")
+_LIBRARY, _ATEN = (torch.library.Library(name, "IMPL") for name in ("_", "aten"))
+LOWERED: set[tuple[str, torch.dtype]] = set()  # operations that autocast lowered, and to what
 # Copies between devices are what moves tensors; nothing else may see two of them.
 _COPIES = {aten.copy_.default, aten._to_copy.default, aten.set_.source_Tensor}
 
@@ -51,6 +52,9 @@ class FakeTensor(torch.Tensor):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise RuntimeError("a checkpoint with tensors of the fake device")
+
+    def tolist(self) -> Any:
+        return self.raw.detach().tolist()
 
     def __repr__(self, **options: Any) -> str:
         return f"FakeTensor({self.raw!r})"
@@ -136,10 +140,48 @@ class _Generator(torch.Generator):
         return super().__new__(cls, "cpu" if _on_fake(device) else device)
 
 
+def _kernel(name: str) -> Any:
+    packet, _, overload = name.partition(".")
+    func = getattr(getattr(aten, packet), overload or "default")
+    return lambda *args, **kwargs: compute(func, args, kwargs)
+
+
+def _lowering(name: str) -> Any:
+    """An operation in the precision of autocast, as on devices that PyTorch has autocast for."""
+    func = getattr(aten, name).default
+
+    def lowered(*args: Any, **kwargs: Any) -> Any:
+        dtype = torch.get_autocast_dtype(NAME)
+        LOWERED.add((name, dtype))
+
+        def lower(value: Any) -> Any:
+            return value.to(dtype) if isinstance(value, FakeTensor) and value.dtype == torch.float32 else value
+
+        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)):
+            return func(*tree_map(lower, args), **tree_map(lower, kwargs))
+
+    return lowered
+
+
+class _NoGrad(torch.no_grad):
+    """`torch.inference_mode` in which wrapper tensors can be made."""
+
+    def __new__(cls, mode: bool = True) -> _NoGrad:
+        return super().__new__(cls)
+
+    def __init__(self, mode: bool = True) -> None:
+        super().__init__()
+
+
 def install() -> None:
     """Makes the device known to PyTorch, and takes it from here on."""
     _setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
     _LIBRARY.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+    # `torch.tensor` and `Tensor.new_tensor` make their result past all modes.
+    for name in ("empty_strided", "empty.memory_format", "_copy_from", "copy_"):
+        _ATEN.impl(name, _kernel(name), "PrivateUse1")
+    for name in ("conv2d", "linear"):
+        _ATEN.impl(name, _lowering(name), "AutocastPrivateUse1")
     torch.Generator = _Generator
-    torch.inference_mode = torch.no_grad  # wrapper tensors cannot be made in the other
+    torch.inference_mode = _NoGrad
     FakeDevice().__enter__()

@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from mnv2zoo.cli.options import Debug, Task
+from mnv2zoo.cli.options import Debug, Device, Task
 from mnv2zoo.cli.output import print_json
 from mnv2zoo.tasks.recipe import CHOICES, FIELDS, MODEL, Recipe, read
 
@@ -95,6 +95,7 @@ def command(
         typer.Option(metavar="FILE", help="Values in a TOML or JSON file; options come before it.", show_default=False),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in the folder by its own recipe.")] = False,
+    device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON, and all else to stderr.")] = False,
     debug: Debug = False,
     **values: Any,
@@ -112,7 +113,7 @@ def command(
     given = {name: value for name in FIELDS if (value := values[name]) is not None}
     written = read(recipe) if recipe is not None else {}
     log = Log(stream=sys.stderr if as_json else sys.stdout)
-    result = finetune(data, model, out, task=task, resume=resume, log=log, **{**written, **given})
+    result = finetune(data, model, out, task=task, resume=resume, device=device, log=log, **{**written, **given})
     if as_json:
         print_json(
             {"run": str(result.run), "epoch": result.epoch}

@@ -16,10 +16,15 @@ def _with_own_folder(task: str | None) -> str | None:
 
 Debug = Annotated[bool, typer.Option("--debug", help="Print a traceback where something fails.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Described = Annotated[
+    str,
+    typer.Argument(metavar="NAME|RUN", help="An architecture, architecture.tag, or a run folder.", show_default=False),
+]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="An architecture or architecture.tag.", show_default=False)]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images that go through the network at once.")]
 Device = Annotated[
-    str | None, typer.Option(help="Where to compute, such as 'cpu' or 'cuda:1'; by default a GPU if there is one.")
+    str | None,
+    typer.Option(help="Device, such as 'cpu', 'cuda:1', 'mps' or 'xpu'; by default the accelerator if there is one."),
 ]
 Task = Annotated[
     str | None,

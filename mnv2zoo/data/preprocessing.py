@@ -112,9 +112,7 @@ class Fast:
         Returns:
             Images (N, 3, side, side).
         """
-        import torch
-
-        return torch.from_numpy(self.array(prepared)).to(device)
+        return _tensor(prepared, (self.side, self.side), self.mean, self.std, device)
 
 
 class Prepared(NamedTuple):
@@ -198,11 +196,13 @@ class Whole:
         Returns:
             Images (N, 3, height, width); with `keep_ratio` a list of images (3, height, width), whose sizes differ.
         """
-        import torch
+        if self.keep_ratio:
+            return [self._tensor([one], device)[0] for one in prepared]
+        return self._tensor(prepared, device)
 
-        if not self.keep_ratio:
-            return torch.from_numpy(self.array(prepared)).to(device)
-        return [torch.from_numpy(self.array([one]))[0].to(device) for one in prepared]
+    def _tensor(self, prepared: Sequence[Prepared], device: torch.device) -> torch.Tensor:
+        width, height = prepared[0].input_size
+        return _tensor([one.pixels for one in prepared], (height, width), self.mean, self.std, device)
 
     def tensor(self, photo: Image.Image) -> torch.Tensor:
         """The network's input (3, height, width) for an RGB image."""
@@ -223,6 +223,19 @@ def _normalized(pixels: Sequence[bytes], size: tuple[int, int], mean: Sequence[f
         image -= means
         image /= stds
     return images
+
+
+def _tensor(
+    pixels: Sequence[bytes], size: tuple[int, int], mean: Sequence[float], std: Sequence[float], device: torch.device
+) -> torch.Tensor:
+    """The same as a tensor on a device, which gets the 8-bit pixels and computes in the same order."""
+    import torch
+
+    if device.type == "cpu":
+        return torch.from_numpy(_normalized(pixels, size, mean, std))
+    means, stds = (torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1) for values in (mean, std))
+    images = torch.frombuffer(bytearray(b"".join(pixels)), dtype=torch.uint8).to(device)
+    return images.view(-1, *size, 3).permute(0, 3, 1, 2).float().div_(255).sub_(means).div_(stds).contiguous()
 
 
 Preprocessing = Exact | Fast | Whole

@@ -23,7 +23,7 @@ from mnv2zoo.model_dir import split as splits
 from mnv2zoo.models.pretrained import Network
 from mnv2zoo.system import memory
 from mnv2zoo.tasks import Metric, Task, find_task
-from mnv2zoo.tasks.tensors import in_single_precision, map_tensors, to_cpu
+from mnv2zoo.tasks.tensors import in_single_precision, to_cpu, to_device
 
 Showing = Callable[[int], contextlib.AbstractContextManager[Callable[[int], Any]]]
 
@@ -66,7 +66,7 @@ def evaluate(
         ignore_index: Number in masks of pixels that belong to no class; by default that of the run, or 255.
         skip_bad_images: Leave out images that cannot be read.
         batch_size: Images that go through the network at once.
-        device: Where to compute; by default the first GPU if there is one.
+        device: Where to compute; by default the accelerator if there is one.
         output: File for the scores of each image: CSV or Parquet if it ends in `.csv` or `.parquet`, or else JSON
             lines.
         progress: Takes the number of images, and gives a context whose function takes the number of images done.
@@ -152,10 +152,8 @@ def _run_network(
             if len(ready) < len(batch) and not skip_bad_images:
                 raise next(error for _, error in batch if isinstance(error, ImageReadError))
             if ready:
-                inputs, targets = collate(ready)
-                outputs = net.model(map_tensors(lambda tensor: tensor.to(net.device), inputs))
-                outputs, targets = task.condense(in_single_precision(outputs), targets)
-                metric.update(to_cpu(outputs), targets)
+                inputs, targets = to_device(collate(ready), net.device)
+                metric.update(*to_cpu(task.condense(in_single_precision(net.model(inputs)), targets)))
             measured += [sample for sample, _ in good]
             done(len(batch))
     return measured

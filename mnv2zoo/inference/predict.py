@@ -213,7 +213,7 @@ def predict(
             their size, among other savings.
         batch_size: Images that go through the network at once.
         device: Where to compute, such as `cuda:1`; by default the CPU if an engine or a precision is given, and
-            otherwise the first GPU if there is one.
+            otherwise the accelerator if there is one.
         output: File to keep the rows in too: CSV or Parquet if it ends in `.csv` or `.parquet`, COCO results of a
             detector if it ends in `.coco.json` (`image_id` is the number of the image's row, from 1), or else JSON
             lines. It appears when all rows are there. Until then they are beside it, and where the process was

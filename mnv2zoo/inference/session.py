@@ -91,8 +91,8 @@ def start(
         precision: As for `deploy.optimize`.
         calibration: Folder of images for `int8`.
         exact: Preprocess images as timm does, bit for bit.
-        device: The device; by default the CPU if an engine or a precision is given, and otherwise the first GPU if
-            there is one.
+        device: The device; by default the CPU if an engine or a precision is given, and otherwise the accelerator
+            if there is one.
         cache: Folder for compiled engines, as for `predict`.
 
     Returns:

@@ -66,7 +66,7 @@ def load(name: str, device: str | None = None) -> Network:
 
     Args:
         name: As in `describe`.
-        device: Where to put it; by default the first GPU if there is one.
+        device: Where to put it; by default the accelerator if there is one.
 
     Returns:
         The network.
@@ -97,11 +97,26 @@ def load(name: str, device: str | None = None) -> Network:
     )
 
 
+def accelerator() -> torch.device | None:
+    """The kind of accelerator that PyTorch can use here, such as `cuda`, `mps` or `xpu`; None for none."""
+    if hasattr(torch, "accelerator"):
+        return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return torch.device("cuda") if torch.cuda.is_available() else None  # PyTorch before 2.6
+
+
+def device_names() -> list[str]:
+    """Names of the devices of this machine: `cpu`, and those of the accelerator."""
+    kind = accelerator()
+    if kind is None:
+        return ["cpu"]
+    return ["cpu", *(f"{kind.type}:{number}" for number in range(torch.get_device_module(kind).device_count()))]
+
+
 def find_device(name: str | None) -> torch.device:
     """Finds a device that works.
 
     Args:
-        name: Such as `cpu` or `cuda:1`; by default the first GPU if there is one, else the CPU.
+        name: Such as `cpu` or `cuda:1`; by default the accelerator if there is one, else the CPU.
 
     Returns:
         The device.
@@ -110,10 +125,16 @@ def find_device(name: str | None) -> torch.device:
         DeviceError: If it cannot be used.
     """
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return accelerator() or torch.device("cpu")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
     except Exception as error:  # of many classes: no such type, not built in, no driver, no such number
-        raise DeviceError(f"Cannot use the device {name!r}", found=str(error).splitlines()[0]) from error
+        raise DeviceError(
+            f"cannot use the device {name!r}",
+            expected=" or ".join(device_names()),
+            found=(str(error).splitlines() or [type(error).__name__])[0],
+            where="device",
+            fix="Choose another --device, or leave it out.",
+        ) from error
     return device

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import timm
+import torch
 from torch.utils import _pytree
 
 from mnv2zoo.errors import IncompatibleVersionError
@@ -67,10 +68,13 @@ def resize_at_evaluation_only(detector: Any) -> None:
 
 
 def reset_accelerator() -> None:
-    """Lets the next `accelerate.Accelerator` have other settings than an earlier one in this process."""
+    """Lets the next `accelerate.Accelerator` have other settings than an earlier one in this process.
+
+    The device is one of them, except where several processes are connected already.
+    """
     from accelerate.state import AcceleratorState
 
-    AcceleratorState._reset_state()
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
 
 
 act_layer_names = _names("create_act", "_ACT_LAYER_DEFAULT")

@@ -365,7 +365,7 @@ class Task(ABC):
 
         Args:
             name: A name in the zoo, or a folder or `hf-hub:` repository with `config.json`.
-            device: The device; by default the first GPU if there is one.
+            device: The device; by default the accelerator if there is one.
 
         Returns:
             The network in evaluation mode, with its preprocessing.
@@ -413,6 +413,14 @@ class Task(ABC):
         from mnv2zoo.tasks import head
 
         return head.split(model)
+
+    def compiled_parts(self, model: Any) -> list[nn.Module]:
+        """The parts of the network that the recipe's `compile` compiles, each on its own; by default all of it.
+
+        Args:
+            model: The network.
+        """
+        return [model]
 
     def backbone(self, model: Any) -> nn.Module | None:
         """The part of the network whose learning rate the recipe's `backbone_lr` scales; None for no part.

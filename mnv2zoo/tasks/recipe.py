@@ -224,8 +224,16 @@ class Recipe:
     )
     cache_features: bool = _choice(True, "with `head`: run the images through the network once, without augmentation")
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = _choice(0, "seed of everything random")
-    precision: Literal["fp32", "bf16"] = _choice("fp32", "precision: `fp32`, or `bf16` for autocast")
+    precision: Literal["fp32", "bf16", "fp16"] = _choice(
+        "fp32", "precision: `fp32`, or autocast to `bf16` or, with a scaled loss, to `fp16`, which needs a GPU"
+    )
     channels_last: bool = _choice(True, "keep channels last in memory, which is faster on most machines")
+    deterministic: bool = _choice(
+        False, "compute the same bits in every run on a GPU too, with algorithms that are slower"
+    )
+    compile: bool = _choice(
+        False, "compile the training step with `torch.compile`, which takes about a minute and saves time on a GPU"
+    )
     workers: Annotated[int, Meta(ge=0, le=256)] = _choice(2, "processes that read images ahead")
     checkpoint_steps: Annotated[int, Meta(ge=0, le=10**9)] = _choice(
         0, "steps between checkpoints within an epoch; 0 for one an epoch"
@@ -367,7 +375,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 # Fields that do not decide what a run ends with, and so may be others when it is resumed.
-FREE = ("workers", "checkpoint_steps")
+FREE = ("workers", "checkpoint_steps", "compile")
 # Fields that may name a file or a folder.
 PLACES = ("init", "teacher", "class_weights")
 

@@ -29,6 +29,11 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     return value
 
 
+def to_device(value: Any, device: torch.device) -> Any:
+    """The same structure with its tensors on a device."""
+    return map_tensors(lambda tensor: tensor.to(device), value)
+
+
 def to_cpu(value: Any) -> Any:
     """The same structure with its tensors on the CPU."""
     return map_tensors(lambda tensor: tensor.detach().cpu(), value)

@@ -27,6 +27,7 @@ def finetune(
     *,
     task: str | Task | type[Task] | None = None,
     resume: bool = False,
+    device: str | None = None,
     log: Log | None = None,
     **recipe: Any,
 ) -> FinetuneResult:
@@ -49,6 +50,9 @@ def finetune(
             `recipe.json`; an argument that contradicts it is an error. `workers`, `checkpoint_steps`, the device and
             the place of the images may change. Pass a task of your own again. Without a run in the folder a new one
             starts.
+        device: Where to train, such as `cpu`, `cuda:1`, `mps` or `xpu`; by default the accelerator if there is one. A
+            run resumes on any device. With several processes, name the kind alone, such as `cuda`: each process takes
+            one device.
         log: The output; lines on stdout by default, or a progress bar on a terminal.
         **recipe: Fields of `Recipe`.
 
@@ -59,6 +63,7 @@ def finetune(
         UnknownArgumentError: If a field is none of the recipe's; the message names the nearest.
         RecipeError: If a value is of the wrong kind, out of bounds, or does not suit the network or the task.
         TaskError: If there is no such task.
+        DeviceError: If the device cannot be used; the message names those that can.
         DataError: If the images are not laid out, or not readable, as they must be.
         WeightsError: If weights to start from cannot be found, fetched or verified.
         RunError: If the run folder cannot be used or written, or the loss is no longer finite.
@@ -76,4 +81,4 @@ def finetune(
         if task is not None:
             task = find_task(task)
         from mnv2zoo.training import trainer
-    return trainer.run(data, model, out, recipe, task, resume, log)
+    return trainer.run(data, model, out, recipe, task, resume, log, device)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, find_batch_size
+from timm.layers import BatchNormAct2d, SyncBatchNormAct
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -61,6 +62,29 @@ def give_way(worker: int) -> None:
     A step's threads wait for each other many times; one that is interrupted keeps all waiting.
     """
     posix.give_way()
+
+
+def synchronize_norms(model: nn.Module) -> None:
+    """Lets batch norms in training mode share the statistics of all processes' batches.
+
+    `timm.layers.convert_sync_batchnorm` puts other modules in their place, which modules that refer to them, such as
+    those that stay frozen, would not know of. Here they stay, and so does the state dict.
+
+    Args:
+        model: The network, on a GPU. It is changed in place.
+    """
+    for module in model.modules():
+        kind = _SYNCHRONIZED.get(type(module))
+        if kind is not None:
+            module.__class__ = kind
+            module.process_group = None  # type: ignore[assignment]  # all processes
+
+
+_SYNCHRONIZED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.BatchNorm1d: nn.SyncBatchNorm,
+    nn.BatchNorm2d: nn.SyncBatchNorm,
+    BatchNormAct2d: SyncBatchNormAct,
+}
 
 
 def test_loader(dataset: Dataset[Any], collate: Any, recipe: Recipe, workers: int) -> DataLoader[Any]:

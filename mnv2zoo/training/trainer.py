@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import operator
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,10 +36,17 @@ from mnv2zoo.tasks import Metric, Scores, Task, find_task
 from mnv2zoo.tasks import recipe as recipes
 from mnv2zoo.tasks.initialization import Start, set_training
 from mnv2zoo.tasks.recipe import Recipe
-from mnv2zoo.tasks.tensors import channels_last, to_cpu
-from mnv2zoo.training import accelerate_settings, artifacts, builders, resume
+from mnv2zoo.tasks.tensors import channels_last, map_tensors, to_cpu
+from mnv2zoo.training import accelerate_settings, artifacts, builders, failures, resume
 from mnv2zoo.training.cached_features import cache_features
-from mnv2zoo.training.distributed import give_way, of_worker, on_main, run_network, test_loader
+from mnv2zoo.training.distributed import (
+    give_way,
+    of_worker,
+    on_main,
+    run_network,
+    synchronize_norms,
+    test_loader,
+)
 from mnv2zoo.training.progress import Log
 from mnv2zoo.training.run_dir import RunFolder
 
@@ -72,6 +80,7 @@ def run(
     task: str | Task | type[Task] | None = None,
     resumes: bool = False,
     log: Log | None = None,
+    device: str | None = None,
 ) -> FinetuneResult:
     """Trains a network; see `mnv2zoo.finetune`.
 
@@ -86,6 +95,7 @@ def run(
         task: The task; None for classification, or for the one of the run that is resumed.
         resumes: Resume the run in the folder, if there is one.
         log: The log.
+        device: The device; by default the accelerator if there is one.
 
     Returns:
         The outcome.
@@ -100,13 +110,17 @@ def run(
         recipe, model_name = resume.resumed(recorded, given, model_name)
     found.check(recipe)
     builders.check(recipe)
-    accelerator = accelerate_settings.start(recipe)
+    accelerator = accelerate_settings.start(recipe, device)
     log = log or Log()
     log.active = accelerator.is_main_process
     try:
         if recorded is not None:
             on_main(accelerator, folder.lock)
-        with memory.kept():
+        with (
+            memory.kept(),
+            accelerate_settings.current(accelerator.device),
+            accelerate_settings.algorithms(recipe, sizes_differ=found.gather_objects),
+        ):
             return Trainer(accelerator, found, place, model_name, folder, recipe, log, recorded).run()
     except ZooError as error:
         raise of_worker(error) from error.__cause__
@@ -168,6 +182,7 @@ class Trainer:
         self.accelerator, self.task, self.place, self.model_name = accelerator, task, place, model_name
         self.folder, self.recipe, self.log, self.recorded = folder, recipe, log, recorded
         self.progress = Progress()
+        self.losses: list[Tensor] = []  # of the steps whose losses are not in the sum of the progress yet
 
     def run(self) -> FinetuneResult:
         """Trains."""
@@ -183,9 +198,12 @@ class Trainer:
             while self.progress.epoch < self.recipe.epochs and not self.has_stopped():
                 self.train_epoch()
                 self.end_epoch(self.validate())
-        except BaseException:
+        except BaseException as error:
             self.log.close()
             self.folder.discard()  # only the main process has anything to remove
+            if failures.is_out_of_memory(error):
+                where = f"outside of a step, on {self.accelerator.device}"
+                raise failures.out_of_memory(error, self.recipe, self.accelerator.num_processes, where) from error
             raise
         return self.finish()
 
@@ -223,6 +241,8 @@ class Trainer:
         self.architecture = target.config.name
         self.model: Any = self.start.model.to(device)
         self.frozen = self.task.freeze(self.model, recipe)
+        if self.accelerator.num_processes > 1 and device.type != "cpu":
+            synchronize_norms(self.model)
         if recipe.channels_last:
             self.model.to(memory_format=torch.channels_last)
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
@@ -274,6 +294,8 @@ class Trainer:
             self.optimizer.load_state_dict(checkpoint["optimizer"])
             if self.ema is not None:
                 self.ema.module.load_state_dict(checkpoint["ema"])
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.load_state_dict(checkpoint["scaler"])
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise self.folder.bad_checkpoint(error) from error
         self.log.say(f"resuming after epoch {self.progress.epoch}, step {self.progress.step}")
@@ -306,9 +328,17 @@ class Trainer:
             num_workers=workers,
             collate_fn=collate,
             persistent_workers=workers > 0,
+            pin_memory=accelerate_settings.pins(self.accelerator.device),
             worker_init_fn=give_way if self.accelerator.device.type == "cpu" else None,
         )
-        self.net, self.optimizer, self.loader = self.accelerator.prepare(self.trainee, self.optimizer, loader)
+        # Accelerate would move the optimizer's counters of steps to the device too, where each read waits for it.
+        self.net, self.optimizer, self.loader = self.accelerator.prepare(
+            self.trainee, self.optimizer, loader, device_placement=[True, False, True]
+        )
+        if recipe.compile:
+            # In place, so that the names of tensors stay as they are.
+            for part in [self.trainee] if self.backbone is not None else task.compiled_parts(self.model):
+                part.compile()
         val_loader = test_loader(datasets["val"], collate, recipe, workers) if "val" in datasets else None
         self.val_loader = self.accelerator.prepare(val_loader) if val_loader is not None else None
 
@@ -325,13 +355,43 @@ class Trainer:
         title = f"epoch {progress.epoch + 1}/{recipe.epochs}"
         with self.log.stage(title, self.epoch_images) as stage:
             for inputs, targets in self.loader:
-                loss = self.step(inputs, targets)
+                try:
+                    loss = self.step(inputs, targets)
+                except Exception as error:
+                    explained = self.explained(error, inputs, targets)
+                    if explained is None:
+                        raise
+                    raise explained from error
                 progress.step += 1
-                progress.loss_sum += self.accelerator.reduce(loss.detach(), "mean").item()
+                self.losses.append(loss.detach())
                 stage.advance(recipe.batch_size)
                 if recipe.checkpoint_steps and progress.step % (recipe.checkpoint_steps * recipe.accumulate) == 0:
                     self.save()
+            self.add_losses()
         self.seconds = time.monotonic() - began
+
+    def explained(self, error: Exception, inputs: Any, targets: Any) -> RunError | None:
+        """Says what to do about an error of a step; where memory does not suffice, names the batch that fits."""
+        recipe, processes = self.recipe, self.accelerator.num_processes
+        where = f"epoch {self.progress.epoch + 1}, step {self.progress.step + 1}, on {self.accelerator.device}"
+        if not failures.is_out_of_memory(error):
+            return failures.explained(error, recipe, where)
+
+        def passes(count: int) -> None:
+            self.optimizer.zero_grad()
+            first = operator.itemgetter(slice(count))
+            part = [first(own) if self.task.gather_objects else map_tensors(first, own) for own in (inputs, targets)]
+            self.accelerator.backward(self.task.training_step(self.net, *part))
+
+        self.losses.clear()
+        return failures.out_of_memory(error, recipe, processes, where, passes if processes == 1 else None)
+
+    def add_losses(self) -> None:
+        """Adds the losses of the latest steps to their sum, for which the device has to finish these steps."""
+        if self.losses:
+            for loss in self.accelerator.reduce(torch.stack(self.losses), "mean").cpu().tolist():
+                self.progress.loss_sum += loss
+            self.losses.clear()
 
     def step(self, inputs: Any, targets: Any) -> Tensor:
         """Adds the gradient of a batch, and updates the weights where its group is complete; returns the loss."""
@@ -378,8 +438,14 @@ class Trainer:
         if self.val_loader is None:
             return None
         metric = self.task.metrics(self.data.class_names)
-        run_network(self.accelerator, self.task, self.kept, self.val_loader, metric.update)
+        with self.evaluating():
+            run_network(self.accelerator, self.task, self.kept, self.val_loader, metric.update)
         return metric.compute()
+
+    def evaluating(self) -> contextlib.AbstractContextManager[Any]:
+        """Runs compiled parts as they are, since compiling them once more takes longer than an evaluation."""
+        plain = getattr(torch.compiler, "set_stance", None) if self.recipe.compile else None  # since PyTorch 2.6
+        return contextlib.nullcontext() if plain is None else plain("force_eager")
 
     def end_epoch(self, scores: Scores | None) -> None:
         """Adds the epoch to the history, keeps its weights if they are the best, and saves a checkpoint."""
@@ -421,6 +487,7 @@ class Trainer:
 
     def save(self) -> None:
         """Replaces the checkpoint."""
+        self.add_losses()
         state = {
             **vars(self.progress),
             "trainee": self.trainee.state_dict(),
@@ -428,6 +495,8 @@ class Trainer:
         }
         if self.ema is not None:
             state["ema"] = self.kept.state_dict()
+        if self.accelerator.scaler is not None:
+            state["scaler"] = self.accelerator.scaler.state_dict()
         on_main(self.accelerator, lambda: self.folder.save_checkpoint(to_cpu(state)))
 
     def finish(self) -> FinetuneResult:
@@ -441,7 +510,8 @@ class Trainer:
         for split in [split for split in data.splits if split != "train"]:
             loader = test_loader(self._evaluated(split), self.task.collate, self.recipe, self.recipe.workers)
             metrics[split] = self.task.metrics(data.class_names)
-            run_network(accelerator, self.task, self.model, accelerator.prepare(loader), metrics[split].update)
+            with self.evaluating():
+                run_network(accelerator, self.task, self.model, accelerator.prepare(loader), metrics[split].update)
         scores = {split: metric.compute() for split, metric in metrics.items()}
         on_main(accelerator, lambda: self._write(metrics, scores))
         if progress.epoch < self.recipe.epochs:

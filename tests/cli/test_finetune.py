@@ -20,7 +20,7 @@ def asked(monkeypatch):
 
 def test_what_is_not_given_is_left_to_the_function(run, asked):
     run("finetune", "photos")
-    assert asked == [{"data": "photos", "model": None, "out": "run", "resume": False, "task": None}]
+    assert asked == [{"data": "photos", "model": None, "out": "run", "resume": False, "task": None, "device": None}]
 
 
 def test_options_win_over_the_recipes_file(run, asked, tmp_path):

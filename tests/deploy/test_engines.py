@@ -15,7 +15,7 @@ from mnv2zoo.deploy import engines
 from mnv2zoo.deploy.calibration import prepare
 from mnv2zoo.deploy.depthwise import DepthwiseSum
 from mnv2zoo.deploy.engines import ENGINES
-from tests.conftest import ROOT
+from tests.conftest import ROOT, needs_cuda
 from tests.deploy.conftest import expected
 
 SLOW = [name for name, engine in ENGINES.items() if engine.slow_to_compile]
@@ -144,7 +144,7 @@ def test_what_inductor_compiles_for_a_device_agrees_whatever_the_batch(small, x)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@needs_cuda
 def test_inductor_on_a_gpu_agrees_in_every_thread(small, x):
     fast = deploy.optimize(small, x[:2], "inductor", "fp16", device="cuda")
     batches = [torch.randn(1 + number % 3, 3, 64, 64) for number in range(30)]

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from mnv2zoo.deploy import graphs
+from tests.conftest import needs_cuda
 from tests.deploy.conftest import expected
 
 CPU = torch.device("cpu")
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
 
 class Again:

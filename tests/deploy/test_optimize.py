@@ -23,7 +23,7 @@ from mnv2zoo.deploy import agreement, detectors
 from mnv2zoo.deploy.calibration import prepare
 from mnv2zoo.deploy.engines import ENGINES
 from mnv2zoo.errors import DeployError, DeviceError, MissingExtraError
-from tests.conftest import GOOGLE, SAMPLES, needs_google
+from tests.conftest import GOOGLE, SAMPLES, needs_cuda, needs_google
 from tests.deploy.conftest import DETECTORS, detector, detector_images, expected, network, segmenter
 
 NAMES = list(mnv2zoo.architecture.CONFIGS)
@@ -333,8 +333,6 @@ def run_detector(fast, images):
 
 
 # Devices other than the CPU.
-
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 
 
 def test_the_cpu_is_a_device_too(small, x):

@@ -1,11 +1,13 @@
 """Each of Accelerate's variables is honored whole or refused by name."""
 
+import os
+
 import pytest
 import torch
 from timm.data import Mixup
 
 import mnv2zoo
-from mnv2zoo.errors import RecipeError
+from mnv2zoo.errors import DeviceError, RecipeError
 from mnv2zoo.tasks.recipe import Recipe
 from mnv2zoo.training import accelerate_settings
 from tests.training.runs import MODEL, ONE, cli, equal
@@ -14,10 +16,10 @@ from tests.training.runs import MODEL, ONE, cli, equal
 @pytest.mark.slow
 def test_mixup_asks_each_process_for_an_even_batch(monkeypatch):
     class Two:
-        num_processes = 2
+        num_processes, device = 2, torch.device("cpu")
 
-        def __init__(self, **options):
-            pass
+        def __init__(self, dataloader_config, **options):
+            self.dataloader_config = dataloader_config
 
     monkeypatch.setattr(accelerate_settings, "Accelerator", Two)
     with pytest.raises(RecipeError) as error:
@@ -58,6 +60,38 @@ def test_an_environment_that_would_change_the_result_is_refused_by_name(photos, 
     assert error.value.where == f"ACCELERATE_{variable}"
     assert f"ACCELERATE_{variable}" in error.value.fix
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("device", ["toaster", "cuda:99"])
+def test_a_device_that_is_not_there_is_an_error_before_anything_is_written(photos, tmp_path, device):
+    with pytest.raises(DeviceError) as error:
+        mnv2zoo.finetune(photos, MODEL, tmp_path / "run", device=device, **ONE)
+    assert device in error.value.problem
+    assert "cpu" in error.value.expected
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.environment
+def test_several_processes_are_given_a_kind_of_device_alone(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(DeviceError) as error:
+        accelerate_settings.start(Recipe(), "cpu:0")
+    assert (error.value.where, error.value.found) == ("device", "cpu:0")
+    assert "--device cpu" in error.value.fix
+
+
+def test_fp16_needs_a_gpu(photos, tmp_path):
+    with pytest.raises(RecipeError) as error:
+        mnv2zoo.finetune(photos, MODEL, tmp_path / "run", device="cpu", **ONE, precision="fp16")
+    assert error.value.where == "precision"
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_device_that_is_passed_comes_before_that_of_the_environment(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "meta")
+    assert accelerate_settings.start(Recipe()).device.type == "meta"
+    assert accelerate_settings.start(Recipe(), "cpu").device.type == "cpu"
+    assert os.environ["ACCELERATE_TORCH_DEVICE"] == "meta"
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from mnv2zoo.tasks import initialization
 from mnv2zoo.tasks.detect.transforms import Evaluation, whole
 from mnv2zoo.tasks.initialization import Start
 from mnv2zoo.tasks.recipe import Recipe
+from mnv2zoo.tasks.tensors import in_single_precision
 
 SIDE = {"ssdlite": 320, "retinanet": 480, "fasterrcnn": 480}  # by default
 LONGEST = 5 / 3  # of a long side to the short side, as in torchvision's detectors
@@ -210,6 +211,25 @@ def shrink(
         small.append(resized)
         scaled.append({**target, "boxes": target["boxes"] * target["boxes"].new_tensor([width, height] * 2)})
     return small, scaled
+
+
+def predict_in_single_precision(detector: Any) -> None:
+    """Lets the head of a detector give numbers in single precision, whatever autocast computes in.
+
+    torchvision decodes boxes in the precision that it gets. Between 256 and 512 pixels, neighbors in bfloat16 are two
+    pixels apart.
+
+    Args:
+        detector: The detector. It is changed in place.
+    """
+    two_stages = hasattr(detector, "roi_heads")
+    heads = [detector.rpn.head, detector.roi_heads.box_predictor] if two_stages else [detector.head]
+    for head in heads:
+        head.register_forward_hook(_in_single_precision)
+
+
+def _in_single_precision(head: nn.Module, inputs: Any, outputs: Any) -> Any:
+    return in_single_precision(outputs)
 
 
 def network_of(detector: Any) -> MobileNetV2:

@@ -114,14 +114,21 @@ class Detect(Task):
         """Freezes the part of the backbone that the recipe does not train."""
         from mnv2zoo.models.timm_compat import resize_at_evaluation_only
         from mnv2zoo.tasks import initialization
+        from mnv2zoo.tasks.detect import network
 
         resize_at_evaluation_only(model)
+        if recipe.precision != "fp32":
+            network.predict_in_single_precision(model)
         frozen = initialization.freeze(model.network, recipe.train)
         return frozen + (initialization.norms(model.network) if recipe.keep_statistics else [])
 
     def split_head(self, model: Any) -> None:
         """None: images are augmented with their boxes, so features cannot be computed once."""
         return
+
+    def compiled_parts(self, model: Any) -> list[nn.Module]:
+        """The backbone: matching boxes with anchors is no computation of fixed shape."""
+        return [model.backbone]
 
     def backbone(self, model: Any) -> nn.Module:
         """The network under the head."""

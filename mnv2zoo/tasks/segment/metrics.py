@@ -139,7 +139,7 @@ def condense(logits: Tensor, masks: Tensor | Sequence[Tensor]) -> tuple[dict[str
     found = []
     for own, mask in zip(logits, masks, strict=True):
         height, width = mask.shape
-        predicted, truth = class_tensor(own, (width, height)).long(), mask.to(logits.device).long()
+        predicted, truth = class_tensor(own, (width, height)).long(), mask.long()
         found.append(multiclass_confusion_matrix(predicted, truth, classes, ignore_index=VOID, validate_args=False))
     confusion = torch.stack(found)
     return {"confusion": confusion, "prediction": logits.argmax(1).byte()}, confusion.sum((1, 2))
