@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import import_module
@@ -23,7 +25,7 @@ from mnv2zoo.deploy import agreement, detectors
 from mnv2zoo.deploy.calibration import prepare
 from mnv2zoo.deploy.engines import ENGINES
 from mnv2zoo.errors import DeployError, DeviceError, MissingExtraError
-from tests.conftest import GOOGLE, SAMPLES, needs_cuda, needs_google
+from tests.conftest import GOOGLE, ROOT, SAMPLES, needs_cuda, needs_google, save_photos
 from tests.deploy.conftest import DETECTORS, detector, detector_images, expected, network, segmenter
 
 NAMES = list(mnv2zoo.architecture.CONFIGS)
@@ -342,11 +344,20 @@ def test_the_cpu_is_a_device_too(small, x):
     assert torch.equal(fast(x), deploy.optimize(small, x, "torch")(x))
 
 
+@pytest.mark.slow
+def test_a_second_device_computes_what_the_cpu_computes(tiny, tmp_path):
+    photos = save_photos(tmp_path / "photos", 5)
+    command = [sys.executable, "-m", "tests.fake_engines", tiny, str(photos)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.split()[-1] == "prediction"
+
+
 @pytest.mark.parametrize("device", ["cuda:99", "nonsense"])
 def test_a_device_that_is_not_there_is_an_error(small, x, device):
     with pytest.raises(DeviceError) as error:
         deploy.optimize(small, x, "torch", device=device)
-    assert error.value.problem == f"Cannot use the device {device!r}"
+    assert error.value.problem == f"cannot use the device {device!r}"
 
 
 @pytest.mark.parametrize(
