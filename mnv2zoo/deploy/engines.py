@@ -14,7 +14,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from mnv2zoo.deploy import graphs
 from mnv2zoo.deploy.calibration import Calibration
 from mnv2zoo.deploy.depthwise import replace_depthwise
 from mnv2zoo.errors import DeployError
-from mnv2zoo.models.timm_compat import inductor_settings, pytree
+from mnv2zoo.models.timm_compat import compile_any_number, inductor_settings, pytree
 from mnv2zoo.runtimes import runners
 from mnv2zoo.runtimes.runners import INPUT, Parts
 from mnv2zoo.system import posix
@@ -253,7 +253,7 @@ def _inductor(plan: Plan) -> Runner:
         return [output.float() for output in compiled(images)]
 
     def run(x: Tensor) -> list[Tensor]:
-        with torch.no_grad(), torch_threads(plan.threads), inductor_settings(freezing=True):
+        with torch.no_grad(), torch_threads(plan.threads), compile_any_number(), inductor_settings(freezing=True):
             # Every part is of the one size that is compiled for: each other would take a minute of its own.
             images = x.to(memory_format=torch.channels_last, dtype=dtype)
             return graphs.in_parts(run_part, part, images)
@@ -277,7 +277,12 @@ def _inductor_on_device(plan: Plan) -> Runner:
     network = replace_depthwise(_moved(plan))
     compiled = torch.compile(network, dynamic=False, options=dict(TUNED))
     size, shape, dtype = plan.shape[0], plan.shape[1:], _dtype(plan.precision)
-    whole_batch = graphs.runner(compiled, shape, dtype, plan.device, graphs.recorder_for(plan.device), most=1)
+
+    def compute(images: Tensor) -> Sequence[Tensor]:
+        with compile_any_number():
+            return compiled(images)
+
+    whole_batch = graphs.runner(compute, shape, dtype, plan.device, graphs.recorder_for(plan.device), most=1)
     return lambda x: graphs.in_parts(whole_batch, size, x)
 
 
