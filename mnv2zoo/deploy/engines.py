@@ -229,8 +229,13 @@ def _part(plan: Plan) -> int:
 
 def _torch(plan: Plan) -> Runner:
     if plan.device.type != "cpu":
+        network = _moved(plan)  # first, because it explains a device that a forked process cannot use
         recorder = graphs.recorder_for(plan.device)
-        return graphs.runner(_moved(plan), plan.shape[1:], _dtype(plan.precision), plan.device, recorder)
+        return graphs.runner(network, plan.shape[1:], _dtype(plan.precision), plan.device, recorder)
+    return _torch_on_cpu(plan)
+
+
+def _torch_on_cpu(plan: Plan) -> Runner:
     network, part, dtype = plan.network, _part(plan), _dtype(plan.precision)
     assert network is not None
 
