@@ -132,7 +132,7 @@ def test_a_cuda_graph_computes_what_the_network_computes(small):
         for size in (2, 3, 4, 2):
             images = torch.randn(size, 3, 64, 64, device=device)
             (found,), wanted = run(images), expected(network, images)
-            assert (found - wanted).norm() < 0.01 * wanted.norm()
+            assert (found - wanted).norm() < 0.05 * wanted.norm()  # by other algorithms of cuDNN, in TF32
     finally:
         small.cpu()
 

@@ -404,7 +404,7 @@ def test_a_runtime_without_the_device_is_left_out_and_refused(engine, device):
 @needs_cuda
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_a_gpu_computes_what_the_cpu_computes_whatever_the_batch(precision):
-    model, images = network(), torch.randn(9, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    model, images = network("mnv2zoo_050_c20"), torch.randn(9, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     fast = deploy.optimize(model, images[:2], "torch", precision, device="cuda")
     assert (fast.engine, fast.precision, fast.device) == ("torch", precision, torch.device("cuda", 0))
     assert next(model.parameters()).device.type == "cpu"
@@ -414,7 +414,7 @@ def test_a_gpu_computes_what_the_cpu_computes_whatever_the_batch(precision):
             found = fast(given)
             assert (found.dtype, found.device) == (torch.float32, fast.device)
             assert (found.cpu() - wanted[:number]).norm() < 0.1 * wanted[:number].norm()
-    assert fast(images[:0]).shape == (0, 1000)
+    assert fast(images[:0]).shape == (0, 20)
     with pytest.raises(DeployError):
         fast(images[:, :, 1:])
 
@@ -445,7 +445,8 @@ def test_a_spawned_process_records_its_own_graphs(x):
     fast = deploy.optimize(network(), x, "torch", device="cuda")
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         found = pool.apply_async(run_on_gpu, (fast, x.numpy())).get(timeout=120)
-    torch.testing.assert_close(torch.from_numpy(found), fast(x).cpu(), rtol=1e-2, atol=1e-2)
+    wanted = fast(x).cpu()
+    assert (torch.from_numpy(found) - wanted).norm() < 0.05 * wanted.norm()  # cuDNN may pick other algorithms there
 
 
 def run_on_gpu(fast, images):
