@@ -117,7 +117,7 @@ def run(
         if recorded is not None:
             on_main(accelerator, folder.lock)
         with (
-            memory.kept(),
+            memory.kept() if accelerator.device.type == "cpu" else contextlib.nullcontext(),
             accelerate_settings.current(accelerator.device),
             accelerate_settings.algorithms(recipe, sizes_differ=found.gather_objects),
         ):
