@@ -124,21 +124,6 @@ def test_every_way_of_training_works_on_another_device(tmp_path, part):
         assert all(float(one) <= bound for one, bound in zip(outcome.split(), bounds, strict=True)), (way, outcome)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_step_trains_the_same_network(photos, tmp_path):
-    values = {**QUICK, "lr": 1e-3, "device": "cpu"}
-    plain = mnv2zoo.finetune(photos, MODEL, tmp_path / "plain", **values)
-    compiled = mnv2zoo.finetune(photos, MODEL, tmp_path / "compiled", **values, compile=True)
-    one, other = weights(tmp_path / "plain"), weights(tmp_path / "compiled")
-    assert one.keys() == other.keys()
-    assert max((one[name] - other[name]).abs().max() for name in one if "running" not in name) < 1e-2
-    losses = [[row["train_loss"] for row in result.history] for result in (plain, compiled)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
-    again = mnv2zoo.finetune(photos, out=tmp_path / "compiled", resume=True, compile=False, device="cpu")
-    assert again.history == compiled.history
-
-
 def test_a_scaled_loss_skips_steps_keeps_the_schedule_and_resumes_bit_for_bit(photos, tmp_path, monkeypatch):
     values = {**QUICK, "epochs": 3, "ema_decay": 0.9, "opt": "adamw", "lr": 1e-3, "clip_grad": 1.0, "device": "cpu"}
     plain = mnv2zoo.finetune(photos, MODEL, tmp_path / "plain", **values)
@@ -185,6 +170,21 @@ class Double(Classify):
         start = super().build_model(*arguments)
         start.model.double().register_forward_pre_hook(lambda module, inputs: (inputs[0].double(),))
         return start
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_step_trains_the_same_network(photos, tmp_path):
+    # Two steps, since rounding grows a hundredfold with each, in a random network on so small images.
+    values = {**QUICK, "epochs": 1, "batch_size": 12, "ema_decay": 0.9, "device": "cpu", "task": Double}
+    mnv2zoo.finetune(photos, MODEL, tmp_path / "plain", **values)
+    compiled = mnv2zoo.finetune(photos, MODEL, tmp_path / "compiled", **values, compile=True)
+    one, other = weights(tmp_path / "plain"), weights(tmp_path / "compiled")
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, rtol=1e-6, atol=1e-8)
+    again = mnv2zoo.finetune(photos, out=tmp_path / "compiled", resume=True, compile=False, device="cpu", task=Double)
+    assert again.history == compiled.history
 
 
 @pytest.mark.parametrize(
