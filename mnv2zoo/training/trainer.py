@@ -397,6 +397,8 @@ class Trainer:
         """Adds the gradient of a batch, and updates the weights where its group is complete; returns the loss."""
         recipe, progress, accelerator = self.recipe, self.progress, self.accelerator
         seed_everything(derive_seed(recipe.seed, progress.epoch, progress.step, accelerator.process_index, 1))
+        if self.backbone is None:
+            inputs, targets = self.task.augment(inputs, targets)
         full = min(self.start.preprocessing["input_size"][1:])
         side = builders.side_of_epoch(recipe, progress.epoch, full)
         if side < full and self.backbone is None:
