@@ -38,7 +38,7 @@ from mnv2zoo.tasks.initialization import Start, set_training
 from mnv2zoo.tasks.recipe import Recipe
 from mnv2zoo.tasks.tensors import channels_last, map_tensors, to_cpu
 from mnv2zoo.training import accelerate_settings, artifacts, builders, failures, resume
-from mnv2zoo.training.cached_features import cache_features
+from mnv2zoo.training.cached_features import Features, cache_features
 from mnv2zoo.training.distributed import (
     give_way,
     of_worker,
@@ -317,7 +317,7 @@ class Trainer:
             transforms = task.transforms(self.start.preprocessing, recipe)
             datasets["train"] = Photos(self.data.splits["train"], transforms=transforms)
         else:
-            workers, collate = 0, None
+            workers, collate = 0, Features.collate
             for split in [split for split in ("train", "val") if split in datasets]:
                 datasets[split] = cache_features(
                     self.accelerator, task, self.backbone, datasets[split], recipe, self.log
@@ -328,7 +328,7 @@ class Trainer:
             num_workers=workers,
             collate_fn=collate,
             persistent_workers=workers > 0,
-            pin_memory=accelerate_settings.pins(self.accelerator.device),
+            pin_memory=self.backbone is None and accelerate_settings.pins(self.accelerator.device),
             worker_init_fn=give_way if self.accelerator.device.type == "cpu" else None,
         )
         # Accelerate would move the optimizer's counters of steps to the device too, where each read waits for it.
