@@ -58,6 +58,11 @@ def inductor_settings(**settings: Any) -> Any:
     return config.patch(**settings)
 
 
+def is_of_compiler(error: BaseException) -> bool:
+    """Whether an error is one of `torch.compile`, whose classes are private."""
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+
+
 def resize_at_evaluation_only(detector: Any) -> None:
     """Lets a detector of torchvision train on images of the size that they have.
 

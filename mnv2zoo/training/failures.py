@@ -12,6 +12,7 @@ import torch
 
 from mnv2zoo.errors import RunError, ZooError
 from mnv2zoo.models import pretrained
+from mnv2zoo.models.timm_compat import is_of_compiler
 from mnv2zoo.tasks.recipe import Recipe
 
 # What PyTorch raises on a device that ran out of memory, and what its allocator on the CPU says.
@@ -45,7 +46,7 @@ def explained(error: Exception, recipe: Recipe, where: str) -> RunError | None:
             where=where,
             fix="Start a new run without --deterministic, or with --device cpu.",
         )
-    if recipe.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+    if recipe.compile and is_of_compiler(error):
         return RunError(
             "torch.compile cannot compile the network",
             expected="a C++ compiler for the CPU, or Triton for a GPU",
