@@ -30,6 +30,7 @@ from mnv2zoo.data.sampler import Batches, balanced_weights, derive_seed, seed_ev
 from mnv2zoo.errors import DataError, RunError, ZooError
 from mnv2zoo.model_dir import split as splits
 from mnv2zoo.model_dir.records import RECIPE, SPLIT
+from mnv2zoo.models import pretrained
 from mnv2zoo.models.names import Description
 from mnv2zoo.system import memory
 from mnv2zoo.tasks import Metric, Scores, Task, find_task
@@ -201,7 +202,7 @@ class Trainer:
         except BaseException as error:
             self.log.close()
             self.folder.discard()  # only the main process has anything to remove
-            if failures.is_out_of_memory(error):
+            if pretrained.is_out_of_memory(error):
                 where = f"outside of a step, on {self.accelerator.device}"
                 raise failures.out_of_memory(error, self.recipe, self.accelerator.num_processes, where) from error
             raise
@@ -374,7 +375,7 @@ class Trainer:
         """Says what to do about an error of a step; where memory does not suffice, names the batch that fits."""
         recipe, processes = self.recipe, self.accelerator.num_processes
         where = f"epoch {self.progress.epoch + 1}, step {self.progress.step + 1}, on {self.accelerator.device}"
-        if not failures.is_out_of_memory(error):
+        if not pretrained.is_out_of_memory(error):
             return failures.explained(error, recipe, where)
 
         def passes(count: int) -> None:
