@@ -12,7 +12,7 @@ IMAGENET ?= ../shared/data/imagenet_samples
 RUN ?= runs/grocery-head
 WEIGHTS ?= ../shared/weights/google_mobilenet_v2_1.0_224/model.safetensors
 
-.PHONY: help demo test quick attack browser-test docs docs-serve generate check lint types release scan fuzz lock audit bench detection segmentation elsewhere clean
+.PHONY: help demo test quick attack browser-test docs docs-serve generate check lint types release scan fuzz lock audit bench elsewhere clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -115,9 +115,6 @@ audit: build/audit/.made  ## ask PyPI for known flaws of what the lock files lis
 	build/audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements/scan.txt
 
 # ARGS="--weights FILE --mean 0.5 --std 0.5" takes other weights than those of the Hub.
-detection segmentation: $(VENV)/.dev  ## train an example on the photos in GROCERY
-	$(BIN)/python examples/$@.py $(GROCERY) --out runs/$@ $(ARGS)
-
 elsewhere: $(VENV)/.dev  ## measure what forgotten padding or normalisation costs, with WEIGHTS on the photos in IMAGENET
 	$(BIN)/python examples/elsewhere.py $(IMAGENET) --weights $(WEIGHTS) --out docs/results/elsewhere.json
 

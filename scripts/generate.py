@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
@@ -259,16 +260,60 @@ def taps() -> str:
     return table("maps | of | ms an image: | taps' time against it: | memory for 64 images, MB:", rows)
 
 
-def detection() -> str:
-    settings, rows = trained("detection")
-    cells = ((row["backbone"], row["map"], row["map_50"], row["map_75"], row["minutes"]) for row in rows)
-    return settings + table("backbone | mAP (%): | mAP at 0.5: | mAP at 0.75: | minutes:", cells)
+# What decides on each data, and what is shown beside it.
+HEADS = {"bccd": ("map50", "AP50", "map", "mAP"), "camvid": ("miou", "mIoU", "pixel_accuracy", "pixel accuracy")}
 
 
-def segmentation() -> str:
-    settings, rows = trained("segmentation")
-    cells = ((row["backbone"], row["miou"], row["classes"]["background"], row["minutes"]) for row in rows)
-    return settings + table("backbone | mIoU (%): | of the background: | minutes:", cells)
+def heads(data: str) -> str:
+    """A row for each head that was trained on some data, and for what a user would take otherwise.
+
+    Args:
+        data: `bccd` or `camvid`.
+    """
+    metric, title, further, further_title = HEADS[data]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for name, row in recorded("heads").items():
+        if name.startswith(f"{data}-"):
+            groups.setdefault(row.get("peer") or f"`{row['recipe']}`", []).append(row)
+    rows = [
+        (
+            name,
+            len(runs),
+            spread([run["test"][metric] for run in runs]),
+            spread([run["test"][further] for run in runs]),
+            spread([run["val"][metric] for run in runs]) if "val" in runs[0] else "",
+            f"{runs[0]['parameters'] / 1e6:.1f}",
+            *(minutes(runs, on) for on in ("cpu", "gpu")),
+            *milliseconds(runs),
+        )
+        for name, runs in groups.items()
+    ]
+    return table(
+        f"network | seeds: | test {title} (%): | test {further_title} (%): | val {title} (%): | params (M): "
+        "| minutes, 2 cores: | minutes, GPU: | ms eager: | ms, fastest engine: ",
+        rows,
+    )
+
+
+def spread(values: list[float]) -> str:
+    """The mean, with the standard deviation of several values."""
+    mean = f"{statistics.mean(values):.2f}"
+    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
+
+
+def minutes(runs: list[dict[str, Any]], on: str) -> str:
+    """How long training took on average; empty if no run was trained there."""
+    own = [run["minutes"] for run in runs if ("threads" in run) == (on == "cpu")]
+    return f"{statistics.mean(own):.0f}" if own else ""
+
+
+def milliseconds(runs: list[dict[str, Any]]) -> tuple[str, str]:
+    """Milliseconds an image in eager mode and on the fastest engine, if they were measured."""
+    for run in runs:
+        if "ms" in run:
+            eager, *(best,) = run["ms"].values()
+            return f"{eager:.0f}", f"{best:.0f} ({list(run['ms'])[1]})"
+    return "", ""
 
 
 def attacks() -> str:
@@ -288,14 +333,6 @@ def fuzz() -> str:
         for name, row in recorded("fuzz")["targets"].items()
     )
     return table("target | inputs: | edges of the code reached: | findings: | seconds:", rows)
-
-
-def trained(example: str) -> tuple[str, list[dict[str, Any]]]:
-    """What an example last wrote for the documentation: its settings in words, and a row for each backbone."""
-    found = recorded(example)
-    values, cores = found["settings"], found["machine"]["cores"]
-    settings = "{scenes} scenes of {side} pixels, {epochs} epochs, {test_scenes} test scenes".format(**values)
-    return f"{settings}; minutes are those of training on {cores} cores:\n\n", list(found["results"].values())
 
 
 def forgotten() -> str:
@@ -322,7 +359,7 @@ PARTS: dict[str, Callable[..., str]] = {
         *(zoo, model_pages.models, model_pages.costs, model_pages.model, variables, recipe),
         *(twenty_layers, twenty_differences),
         *(head_cache, training_step, grocery, transfer, preprocessing, taps),
-        *(detection, segmentation, forgotten, alphas, attacks, fuzz),
+        *(heads, forgotten, alphas, attacks, fuzz),
         *(c20_figures, c20_releases, c20_runs, performance.performance),
     )
 }

@@ -44,6 +44,13 @@ needs_google = pytest.mark.skipif(not GOOGLE.is_file(), reason=f"real weights ar
 needs_samples = pytest.mark.skipif(not SAMPLES.is_dir(), reason=f"sample photos are not at {SAMPLES}")
 
 
+def needs_cuda(test: Callable[..., None]) -> Callable[..., None]:
+    """Marks a test that needs a GPU of CUDA; `scripts/gpu.py` runs these."""
+    there = torch.cuda.is_available()
+    marked: Callable[..., None] = pytest.mark.gpu(pytest.mark.skipif(not there, reason="needs CUDA")(test))
+    return marked
+
+
 def raw_entry(**fields: Any) -> dict[str, Any]:
     """The fields of a valid index entry, with some of them replaced."""
     return {

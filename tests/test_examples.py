@@ -1,112 +1,69 @@
-"""The examples: the data that they make, and that those for detectors and segmenters run, go on and refuse."""
+"""The examples: the data that they make, and the rows and pictures of the heads that they train."""
 
 import json
 import runpy
 import subprocess
 import sys
 import tarfile
-import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
+from PIL import Image
 
 from tests.conftest import GOOGLE, SHARED, needs_google
+from tests.tasks.detect.scenes import fill_voc
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 GROCERY = SHARED / "data/grocery"
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not GROCERY.is_dir(), reason="needs the Grocery Store photos in ../shared/data/grocery"),
-]
+needs_grocery = pytest.mark.skipif(not GROCERY.is_dir(), reason=f"Grocery Store photos are not at {GROCERY}")
+pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def scenes():
-    sys.path.insert(0, str(EXAMPLES))
-    import scenes
-
-    yield scenes
-    sys.path.remove(str(EXAMPLES))
-
-
-def test_a_scene_depends_on_its_seed_and_number_alone(scenes):
-    first, again = (scenes.Scenes(GROCERY, "val", 4, 96, seed=5) for _ in range(2))
-    other = scenes.Scenes(GROCERY, "val", 4, 96, seed=6)
-    assert torch.equal(again[3].image, first[3].image)
-    assert torch.equal(again[3].boxes, first[3].boxes)
-    assert not torch.equal(other[3].image, first[3].image)
-
-
-def test_boxes_labels_and_mask_agree(scenes):
-    found = scenes.Scenes(GROCERY, "val", 40, 96)
-    for scene in found:
-        assert scene.image.shape == (3, 96, 96)
-        assert scene.image.dtype == torch.uint8
-        assert set(scene.labels.tolist()) == set(scene.mask.unique().tolist()) - {0}
-        for (left, top, right, bottom), label in zip(scene.boxes.int().tolist(), scene.labels.tolist(), strict=True):
-            inside = scene.mask[top:bottom, left:right] == label
-            # The piece touches all four sides of its box, unless another of its class does so for it.
-            assert all(edge.any() for edge in (inside[0], inside[-1], inside[:, 0], inside[:, -1]))
-    assert {label for scene in found for label in scene.labels.tolist()} == set(range(1, 11))
-
-
-def test_the_splits_share_no_photo(scenes):
-    photos = {}
-    for split in ("train", "test"):
-        made = scenes.Scenes(GROCERY, split, 1, 96)
-        photos[split] = {photo for row in (*made.pieces, made.backgrounds) for photo in row}
-    assert photos["train"].isdisjoint(photos["test"])
-
-
-def command(example, out, *more):
-    small = ["--scenes", "8", "--test-scenes", "4", "--batch-size", "4", "--side", "64", "--test-on", "val"]
-    source = ["--weights", str(GOOGLE), "--mean", "0.5", "--std", "0.5"]
-    return [sys.executable, str(EXAMPLES / f"{example}.py"), str(GROCERY), "--out", str(out), *source, *small, *more]
-
-
-def figures(out):
-    results = json.loads((out / "results.json").read_text(encoding="utf-8"))["results"]
-    return {backbone: {k: v for k, v in row.items() if k != "minutes"} for backbone, row in results.items()}
+def run(script, *words):
+    done = subprocess.run([sys.executable, str(EXAMPLES / script), *map(str, words)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @needs_google
-@pytest.mark.parametrize("example", ["detection", "segmentation"])
-def test_it_goes_on_where_it_was_killed(example, tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    done = subprocess.run(command(example, whole, "--epochs", "2"), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    running = subprocess.Popen(command(example, killed, "--epochs", "2"), stdout=subprocess.DEVNULL)
-    while not (killed / "mnv2zoo.pt").exists():
-        assert running.poll() is None
-        time.sleep(0.05)
-    running.kill()
-    running.wait()
-    subprocess.run(command(example, killed, "--epochs", "2"), check=True, stdout=subprocess.DEVNULL)
+def test_a_head_is_trained_measured_and_drawn_with_a_row_of_its_scores(tmp_path):
+    data, results, runs = fill_voc(tmp_path / "data", train=6), tmp_path / "heads.json", tmp_path / "runs"
+    (data / "ImageSets/Main/test.txt").write_text("000\n001\n002\n")
+    (data / "ImageSets/Main/train.txt").write_text("003\n004\n005\n")
+    words = ["bccd-ssdlite", "--data", data, "--weights", GOOGLE, "--runs", runs, "--results", results]
+    run("heads/train.py", *words, "--epochs", 1)
+    name = "bccd-ssdlite-0"
+    row = json.loads(results.read_text())[name]
+    measured = json.loads((runs / name / "results.json").read_text())
+    assert row["test"] == measured["test"]
+    assert row["val"] == measured["val"]
+    assert (row["images"], row["epoch"], row["seed"], row["head"]) == (3, 1, 0, "ssdlite")
 
-    first, second = figures(whole), figures(killed)
-    assert list(first) == ["mnv2zoo", "timm", "random"]
-    assert first == second
-    assert (killed / "predictions.jpg").stat().st_size > 10_000
+    run("heads/speed.py", name, "--runs", runs, "--results", results)
+    after = json.loads(results.read_text())[name]
+    assert {key: after[key] for key in row} == row
+    eager, fastest = after["ms"]
+    assert eager == "eager"
+    assert fastest in ("torch", "onnxruntime", "openvino")
 
-    other = subprocess.run(command(example, killed, "--epochs", "3"), capture_output=True, text=True, check=False)
-    assert other.returncode == 1
-    assert "trained with other settings" in other.stderr
-
-
-def test_what_it_refuses(tmp_path):
-    for arguments, words in (
-        (["--weights", "mnv2zoo_100.nothing"], "neither a file nor one of mnv2zoo_100.ra_in1k"),
-        (["--weights", str(GROCERY / "classes.csv")], "--mean and --std are wanted with a file"),
-        (["--mean", "0.5", "--std", "0.5"], "only with one"),
-    ):
-        asked = [sys.executable, str(EXAMPLES / "detection.py"), str(GROCERY), "--out", str(tmp_path), *arguments]
-        refused = subprocess.run(asked, capture_output=True, text=True, check=False)
-        assert refused.returncode == 2
-        assert words in refused.stderr
+    strip = tmp_path / "strip.jpg"
+    run("heads/pictures.py", runs / name, "--data", data, "--out", strip, "--images", 2, "--width", 206)
+    with Image.open(strip) as image:
+        assert image.size == (206, 2 * 75 + 6)  # two columns of 100 x 75, as the images are 96 x 72
 
 
+def test_rows_of_processes_that_finish_together_are_all_there(tmp_path):
+    code = "import sys, pathlib, results; results.add(pathlib.Path(sys.argv[1]), sys.argv[2], {'a': 1})"
+    started = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "heads.json"), str(n)], cwd=EXAMPLES / "heads")
+        for n in range(4)
+    ]
+    assert [process.wait() for process in started] == [0] * 4
+    assert json.loads((tmp_path / "heads.json").read_text()) == {str(n): {"a": 1} for n in range(4)}
+
+
+@needs_grocery
 def test_a_thousand_photos_are_spread_evenly_over_the_classes(tmp_path):
     lay_out = runpy.run_path(str(EXAMPLES / "grocery/transfer.py"))["thousand"]
     found = []

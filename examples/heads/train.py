@@ -7,28 +7,21 @@ Run the same command again to resume. `--dev` leaves the test images out, for ch
 
 import argparse
 import json
-import statistics
-import time
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
+from results import PATH, add, machine
 
 import mnv2zoo
 from mnv2zoo.data.datasets import Data
-from mnv2zoo.deploy import optimize
-from mnv2zoo.system.files import whole_file
 from mnv2zoo.tasks import Task, find_task
 
 HERE = Path(__file__).resolve().parent
-RESULTS = HERE.parents[1] / "docs/results/heads.json"
-ROUNDS = 15  # of timing, of which the median counts
 
 
 def main() -> None:
-    """Trains, measures and writes the row."""
+    """Trains, and writes the row."""
     args = arguments()
     described = tomllib.loads((HERE / f"{args.recipe}.toml").read_text(encoding="utf-8"))
     task = without_test(described["task"]) if args.dev else find_task(described["task"])
@@ -41,7 +34,8 @@ def main() -> None:
         init=str(args.weights),
         seed=args.seed,
         workers=args.workers,
-        **described["recipe"],
+        **({} if args.device is None else {"device": args.device}),
+        **described["recipe"] | ({} if args.epochs is None else {"epochs": args.epochs}),
     )
     if args.dev:
         return
@@ -54,14 +48,9 @@ def main() -> None:
         "minutes": round(sum(epoch["seconds"] for epoch in result.history) / 60, 1),
         "parameters": sum(p.numel() for p in result.model.parameters()),
         **{split: scores.to_json() for split, scores in result.scores.items()},
-        "ms": speed(find_task(described["task"]), run),
-        "threads": torch.get_num_threads(),
-        "processor": processor(),
+        **machine(next(result.model.parameters()).device),
     }
-    rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    rows[f"{args.recipe}-{args.seed}"] = row
-    with whole_file(RESULTS) as file:
-        file.write((json.dumps(dict(sorted(rows.items())), indent=2) + "\n").encode())
+    add(args.results, f"{args.recipe}-{args.seed}", row)
 
 
 def without_test(name: str) -> Task:
@@ -77,33 +66,6 @@ def without_test(name: str) -> Task:
     return Development()
 
 
-def speed(task: Task, run: Path) -> dict[str, float]:
-    """Milliseconds per image of the network with its post-processing: in plain PyTorch and on the fastest engine."""
-    network = task.load_model(str(run), "cpu")
-    _, height, width = network.config["input_size"]
-    images = torch.rand(1, 3, min(height, width), max(height, width))
-    with torch.inference_mode():
-        eager = median_ms(lambda: network.model(images))
-        fast = optimize(network.model, images)
-        return {"eager": eager, fast.engine: median_ms(lambda: fast(images))}
-
-
-def median_ms(run: Callable[[], Any]) -> float:
-    """The median time of some runs, in milliseconds."""
-    times = []
-    for _ in range(ROUNDS + 2):
-        began = time.perf_counter()
-        run()
-        times.append(1000 * (time.perf_counter() - began))
-    return round(statistics.median(times[2:]), 2)
-
-
-def processor() -> str:
-    """The processor's name, as Linux has it."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
 def arguments() -> argparse.Namespace:
     """The words of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -112,8 +74,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, required=True, help="ImageNet weights of mnv2zoo_100")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--device", help="such as cuda; by default the first GPU if there is one")
     parser.add_argument("--runs", type=Path, default=Path("runs/heads"))
+    parser.add_argument("--epochs", type=int, help="another number of epochs than the recipe's")
     parser.add_argument("--dev", action="store_true", help="leave the test images out, and add no row")
+    parser.add_argument("--results", type=Path, default=PATH, help="the file that gets the row")
     return parser.parse_args()
 
 

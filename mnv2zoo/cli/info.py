@@ -1,25 +1,40 @@
-"""`mnv2zoo info`: the figures of a network and where its weights are from."""
+"""`mnv2zoo info`: the figures of a network and where its weights are from, or what a run is and how well it does."""
 
 from __future__ import annotations
 
+import hashlib
+import math
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnv2zoo.cli.options import Debug, Json, Name
+from mnv2zoo.cli.options import Debug, Described, Json
 from mnv2zoo.cli.output import print_json
 
 if TYPE_CHECKING:
     from mnv2zoo.weights import WeightsEntry
 
-EXAMPLE = "\b\nExample:\n  mnv2zoo info mnv2zoo_100"
+EXAMPLE = "\b\nExamples:\n  mnv2zoo info mnv2zoo_100\n  mnv2zoo info run"
+WEIGHTS, RESULTS = "model.safetensors", "results.json"
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+SHOWN = 8  # classes, and metrics of a split
 
 
-def command(name: Name, as_json: Json = False, debug: Debug = False) -> None:
-    """Tell a network's figures and where its weights are from."""
-    model = describe(name)
+def command(name: Described, as_json: Json = False, debug: Debug = False) -> None:
+    """Tell a network's figures and where its weights are from, or what a run was trained for and how well it does."""
+    from mnv2zoo.models import names
+
+    folder = names.folder_of(name)
+    model = describe(name) if folder is None else describe_folder(name, folder)
     if as_json:
         print_json(model)
-        return
+    elif folder is None:
+        _print_network(model)
+    else:
+        _print_folder(model)
+
+
+def _print_network(model: dict[str, Any]) -> None:
     maps = zip(model["feature_channels"], model["feature_reductions"], strict=True)
     _print_facts(
         model["name"],
@@ -69,6 +84,95 @@ def describe(name: str) -> dict[str, Any]:
     model = zoo.model_info(name)
     entries = [weights.entry(key) for key in model.weights if "." not in name or key == name]
     return asdict(model) | {"weights": {e.name: {"trust": _trust(e), **e.to_json()} for e in entries}}
+
+
+def describe_folder(name: str, folder: Path) -> dict[str, Any]:
+    """Puts together what a run folder, or another folder with a model, tells about itself.
+
+    Args:
+        name: The folder's name as it was given.
+        folder: The folder.
+
+    Returns:
+        The name, `task`, `head`, `architecture`, `params`, `input_size`, `label_names`, `model`, `init` and `epochs` of
+        the training, `results` by split, and `file`, `bytes` and `sha256` of the weights; None for what it does not
+        tell.
+
+    Raises:
+        UnknownModelError: If its `config.json` names no architecture.
+        WeightsUnavailableError: If its `config.json` or its weights cannot be read.
+        RunError: If its results cannot be read.
+    """
+    from mnv2zoo.model_dir import records
+    from mnv2zoo.models import names
+    from mnv2zoo.tasks import lookup
+
+    described = names.describe(name)
+    recorded = records.recorded(name)
+    results = records.read_json(folder, RESULTS) if (folder / RESULTS).is_file() else {}
+    training = recorded.get("recipe", {})
+    return {
+        "name": name,
+        "task": records.task_name(name) or lookup.DEFAULT,
+        "head": described.head.get("name"),
+        "architecture": described.config.name,
+        "input_size": list(described.cfg["input_size"]),
+        "label_names": list(described.label_names),
+        "model": recorded.get("model"),
+        "init": training.get("init"),
+        "epochs": training.get("epochs"),
+        "results": {split: scores for split, scores in results.items() if isinstance(scores, dict)},
+        **_weights(folder / WEIGHTS),
+    }
+
+
+def _weights(file: Path) -> dict[str, Any]:
+    """The parameters, size and hash of a file of weights. The statistics of batch norms are no parameters."""
+    from safetensors import SafetensorError, safe_open
+
+    from mnv2zoo.errors import WeightsUnavailableError
+
+    try:
+        with file.open("rb") as content, safe_open(file, "np") as tensors:
+            names = [name for name in tensors.keys() if not name.endswith(STATISTICS)]  # noqa: SIM118  # no mapping
+            shapes = [tensors.get_slice(name).get_shape() for name in names]
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+    except (OSError, SafetensorError) as error:
+        raise WeightsUnavailableError(
+            "cannot read the weights of the folder", found=str(error).rstrip("."), where=file
+        ) from error
+    return {
+        "params": sum(map(math.prod, shapes)),
+        "file": str(file),
+        "bytes": file.stat().st_size,
+        "sha256": digest,
+    }
+
+
+def _print_folder(model: dict[str, Any]) -> None:
+    names = model["label_names"]
+    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    facts = {
+        "task": model["task"],
+        **({"head": model["head"]} if model["head"] else {}),
+        "architecture": model["architecture"],
+        "parameters": f"{model['params']:,}",
+        "input": " x ".join(map(str, model["input_size"])),
+        "classes": f"{len(names)}: {', '.join(names[:SHOWN])}{more}" if names else None,
+        **({"trained from": f"{model['model']}, {model['init']} weights"} if model["model"] else {}),
+        "file": model["file"],
+        "sha256": model["sha256"],
+        "bytes": f"{model['bytes']:,}",
+    }
+    for split, scores in model["results"].items():
+        metrics = [f"{name} {percent(value)} %" for name, value in scores.items() if is_percentage(name, value)]
+        facts[f"{split} images"] = f"{scores['images']}: {', '.join(metrics[:SHOWN])}"
+    _print_facts(model["name"], facts)
+
+
+def is_percentage(name: str, value: Any) -> bool:
+    """Whether a value of `results.json` is a metric in percent; losses are not, and lists and counts are no floats."""
+    return isinstance(value, float) and "loss" not in name
 
 
 def giga(macs: int) -> str:

@@ -16,6 +16,10 @@ def _with_own_folder(task: str | None) -> str | None:
 
 Debug = Annotated[bool, typer.Option("--debug", help="Print a traceback where something fails.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Described = Annotated[
+    str,
+    typer.Argument(metavar="NAME|RUN", help="An architecture, architecture.tag, or a run folder.", show_default=False),
+]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="An architecture or architecture.tag.", show_default=False)]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images that go through the network at once.")]
 Device = Annotated[

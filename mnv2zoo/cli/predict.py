@@ -22,6 +22,7 @@ Examples:
   mnv2zoo predict photo.jpg
   mnv2zoo predict photos/ "more/**/*.png" --topk 3 --output rows.jsonl
   mnv2zoo predict photos/ --engine openvino --precision bf16 --cache .engines --output rows.parquet
+  mnv2zoo predict photos/ --engine torch --precision fp16 --device cuda
   mnv2zoo predict photos/ --model cells-run --threshold 0.4 --save-images drawn
   mnv2zoo predict s3://bucket/photos --ray --output s3://bucket/rows
 """
@@ -50,9 +51,11 @@ Output = Annotated[
 ]
 Engine = Annotated[
     Literal["auto", "torch", "inductor", "onnxruntime", "openvino"] | None,
-    typer.Option(help="The inference engine; by default 'torch' on the CPU, and plain PyTorch on a GPU."),
+    typer.Option(help="The inference engine; by default 'torch' on the CPU, and on a GPU plain PyTorch in fp32."),
 ]
-Precision = Annotated[Literal["fp32", "bf16", "int8"], typer.Option(help="The engine's precision.")]
+Precision = Annotated[
+    Literal["fp32", "fp16", "bf16", "int8"], typer.Option(help="The engine's precision; 'fp16' needs a GPU.")
+]
 Calibration = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Images to calibrate int8 on.", show_default=False)
 ]

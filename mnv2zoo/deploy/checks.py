@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from mnv2zoo.errors import DeployError, MissingExtraError
 
+CPU = torch.device("cpu")
+
 
 def missing(packages: Iterable[str]) -> list[str]:
     """The packages that are not installed."""
@@ -33,29 +35,46 @@ def require(packages: Iterable[str], what: str, extra: str = "deploy") -> None:
         raise MissingExtraError(f"{what} needs {', '.join(absent)}", fix=f'Run: pip install "mnv2zoo[{extra}]"')
 
 
-def require_network(model: object) -> None:
-    """Requires a model in evaluation mode on the CPU.
+def require_network(model: object, on_cpu: bool = True) -> None:
+    """Requires a model in evaluation mode.
+
+    Args:
+        model: The model.
+        on_cpu: Whether it has to be on the CPU.
 
     Raises:
-        DeployError: If it is not a module, or any part of it is in training mode or on another device.
+        DeployError: If it is not a module, or any part of it is in training mode or on a device that it may not be on.
     """
     if not isinstance(model, nn.Module):
         raise DeployError("no network", expected="a torch.nn.Module", found=describe(model))
     if any(module.training for module in model.modules()):
         raise DeployError("the model is in training mode", fix="Call model.eval() first.")
     devices = {str(tensor.device) for tensor in itertools.chain(model.parameters(), model.buffers())} - {"cpu"}
-    if devices:
-        raise DeployError("the model is not on the CPU", found=", ".join(devices), fix="Call model.cpu() first.")
+    if devices and on_cpu:
+        raise DeployError(
+            "the model is not on the CPU",
+            found=", ".join(sorted(devices)),
+            fix="Call model.cpu() first, or pass device= to optimize for another device.",
+        )
 
 
-def are_images(value: object) -> TypeGuard[Tensor]:
-    """Whether something is a batch of preprocessed images (N, C, H, W) on the CPU."""
-    return isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point() and value.device.type == "cpu"
+def are_images(value: object, device: torch.device = CPU) -> TypeGuard[Tensor]:
+    """Whether something is a batch of preprocessed images (N, C, H, W), on the CPU or on the device given."""
+    return isinstance(value, Tensor) and value.ndim == 4 and _fits(value, device)
 
 
-def is_image(value: object) -> TypeGuard[Tensor]:
-    """Whether something is an image (C, H, W) of floating-point numbers on the CPU."""
-    return isinstance(value, Tensor) and value.ndim == 3 and value.is_floating_point() and value.device.type == "cpu"
+def is_image(value: object, device: torch.device = CPU) -> TypeGuard[Tensor]:
+    """Whether something is an image (C, H, W) of floating-point numbers, on the CPU or on the device given."""
+    return isinstance(value, Tensor) and value.ndim == 3 and _fits(value, device)
+
+
+def _fits(value: Tensor, device: torch.device) -> bool:
+    return value.is_floating_point() and (value.device.type == "cpu" or value.device == device)
+
+
+def places(device: torch.device) -> str:
+    """Where images may be for an engine on a device, for the `expected` of an error."""
+    return "on the CPU" if device.type == "cpu" else f"on {device} or the CPU"
 
 
 def describe(value: object) -> str:

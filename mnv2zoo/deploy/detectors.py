@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import threading
 import warnings
@@ -109,6 +110,12 @@ class PostProcessing:
         levels = {name: list(tensor.split(self.counts, 1)) for name, tensor in outputs.items()}
         return detector.postprocess_detections(levels, [list(one.split(self.counts)) for one in anchors], list(sizes))
 
+    def to(self, detector: nn.Module, device: torch.device) -> PostProcessing:
+        """The same for a copy of the detector on a device."""
+        moved = copy.copy(self)
+        moved.detector, moved.anchors = cast(Any, detector), self.anchors.to(device)
+        return moved
+
     def _from_proposals(self, outputs: Mapping[str, Any], sizes: list[Size]) -> Detections:
         """What torchvision's `RegionProposalNetwork.forward` and `GeneralizedRCNN.forward` do after the head."""
         rpn: Any = self.detector.rpn
@@ -147,6 +154,14 @@ class Split:
                 where="example",
                 fix="Pass images (N, 3, H, W) from 0 to 1.",
             ) from error
+
+    def to(self, device: torch.device) -> Split:
+        """A copy of the parts on a device."""
+        moved = copy.copy(self)
+        moved.detector = copy.deepcopy(self.detector).to(device)
+        moved.core = Core(moved.detector)
+        moved.post_processing = self.post_processing.to(moved.detector, device)
+        return moved
 
     def prepare(self, images: Tensor | Sequence[Tensor]) -> tuple[Tensor, list[Size]]:
         """Resizes, normalizes and pads images as the detector does, to the size of the core.

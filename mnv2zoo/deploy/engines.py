@@ -22,9 +22,11 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from mnv2zoo.deploy import graphs
 from mnv2zoo.deploy.calibration import Calibration
+from mnv2zoo.deploy.depthwise import replace_depthwise
+from mnv2zoo.errors import DeployError
 from mnv2zoo.models.timm_compat import inductor_settings, pytree
 from mnv2zoo.runtimes import runners
 from mnv2zoo.runtimes.runners import INPUT, Parts
@@ -68,7 +70,8 @@ class Plan:
         parts: The bytes that another runtime starts from; none where PyTorch runs the network.
         shape: Shape (N, C, H, W) of the example.
         precision: What it computes in.
-        threads: Threads that it computes with.
+        threads: Threads that it computes with, on the CPU.
+        device: Where it computes. The network stays on the CPU; each process moves a copy to the device.
     """
 
     network: nn.Module | None
@@ -76,6 +79,7 @@ class Plan:
     shape: tuple[int, ...]
     precision: str
     threads: int
+    device: torch.device
 
 
 @dataclass(frozen=True)
@@ -84,11 +88,14 @@ class Engine:
 
     Attributes:
         start: From a plan to a function.
-        precisions: The precisions that it supports.
+        precisions: The precisions that it supports on the CPU.
         prepare: From the source and a precision to bytes that can be cached; None for an engine that starts from the
             PyTorch module itself.
         needs: Packages that it imports beyond the project's own dependencies.
         slow_to_compile: Whether it compiles for a minute before the first image.
+        accelerated: The precisions that it supports on a device other than the CPU.
+        device_types: The types of these devices; None for all that PyTorch has.
+        reaches: Whether the installed packages compute on such a device.
     """
 
     start: Callable[[Plan], Runner]
@@ -96,10 +103,27 @@ class Engine:
     prepare: Callable[[Source, str], Parts] | None = None
     needs: tuple[str, ...] = ()
     slow_to_compile: bool = False
+    accelerated: tuple[str, ...] = ()
+    device_types: tuple[str, ...] | None = None
+    reaches: Callable[[], bool] = lambda: True
 
     def packages(self, precision: str) -> tuple[str, ...]:
         """The packages that it imports for a precision: NNCF quantizes for int8."""
         return (*self.needs, "nncf") if precision == "int8" else self.needs
+
+    def knows(self, device: torch.device) -> bool:
+        """Whether it computes on devices of this type, with the right packages."""
+        return device.type == "cpu" or self.device_types is None or device.type in self.device_types
+
+    def precisions_on(self, device: torch.device) -> tuple[str, ...]:
+        """The precisions that it supports on a device."""
+        if device.type == "cpu":
+            return self.precisions
+        return self.accelerated if self.knows(device) else ()
+
+    def has(self, device: torch.device) -> bool:
+        """Whether its packages, which are installed, compute on a device."""
+        return self.knows(device) and (device.type == "cpu" or self.reaches())
 
 
 class Flat(nn.Module):
@@ -204,6 +228,9 @@ def _part(plan: Plan) -> int:
 
 
 def _torch(plan: Plan) -> Runner:
+    if plan.device.type != "cpu":
+        recorder = graphs.recorder_for(plan.device)
+        return graphs.runner(_moved(plan), plan.shape[1:], _dtype(plan.precision), plan.device, recorder)
     network, part, dtype = plan.network, _part(plan), _dtype(plan.precision)
     assert network is not None
 
@@ -216,18 +243,63 @@ def _torch(plan: Plan) -> Runner:
 
 
 def _inductor(plan: Plan) -> Runner:
+    if plan.device.type != "cpu":
+        return _inductor_on_device(plan)
     assert plan.network is not None
     compiled = torch.compile(plan.network, dynamic=False)
     part, dtype = min(plan.shape[0], _part(plan)), _dtype(plan.precision)
 
+    def run_part(images: Tensor) -> list[Tensor]:
+        return [output.float() for output in compiled(images)]
+
     def run(x: Tensor) -> list[Tensor]:
         with torch.no_grad(), torch_threads(plan.threads), inductor_settings(freezing=True):
             # Every part is of the one size that is compiled for: each other would take a minute of its own.
-            whole = functional.pad(x, (0, 0, 0, 0, 0, 0, 0, -len(x) % part))
-            images = whole.to(memory_format=torch.channels_last, dtype=dtype).split(part)
-            return [torch.cat(outputs)[: len(x)].float() for outputs in zip(*map(compiled, images), strict=True)]
+            images = x.to(memory_format=torch.channels_last, dtype=dtype)
+            return graphs.in_parts(run_part, part, images)
 
     return run
+
+
+# 1x1 convolutions become matrix products, into which Inductor fuses activations and shortcuts. `max_autotune` times
+# several kernels for each. Graphs are recorded by `graphs.py`: those of `torch.compile` belong to one thread.
+TUNED = {"max_autotune": True, "conv_1x1_as_mm": True, "force_layout_optimization": True}
+
+
+def _inductor_on_device(plan: Plan) -> Runner:
+    network = replace_depthwise(_moved(plan))
+    compiled = torch.compile(network, dynamic=False, options=dict(TUNED))
+    size, shape, dtype = plan.shape[0], plan.shape[1:], _dtype(plan.precision)
+    whole_batch = graphs.runner(compiled, shape, dtype, plan.device, graphs.recorder_for(plan.device), most=1)
+    return lambda x: graphs.in_parts(whole_batch, size, x)
+
+
+def _moved(plan: Plan) -> nn.Module:
+    """A copy of the plan's network on its device."""
+    assert plan.network is not None
+    with usable(plan.device):
+        return copy.deepcopy(plan.network).to(plan.device)
+
+
+@contextlib.contextmanager
+def usable(device: torch.device) -> Iterator[None]:
+    """Explains a device that cannot be used because its process was forked from one that had used it.
+
+    Raises:
+        DeployError: If that is the reason for an error of PyTorch's.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not _forked or isinstance(error, DeployError):
+            raise
+        raise DeployError(
+            f"a forked process cannot use {device}, which its parent has used",
+            expected="a process that multiprocessing starts with spawn or forkserver",
+            found=str(error).partition("\n")[0],
+            where="device",
+            fix="Start processes with spawn, or optimize the model in each of them after the fork.",
+        ) from error
 
 
 def _for_onnxruntime(source: Source, precision: str) -> Parts:
@@ -277,27 +349,41 @@ def _for_openvino(source: Source, precision: str) -> Parts:
 
 def _runtime(name: str, plan: Plan) -> Runner:
     """Starts an engine that is a runtime of its own."""
-    run_arrays = runners.RUNTIMES[name](plan.parts, plan.shape[1:], plan.precision, plan.threads)
-    return lambda x: [torch.from_numpy(output) for output in run_arrays(x.contiguous().numpy())]
+    place = (plan.device.type, plan.device.index or 0)
+    run_arrays = runners.RUNTIMES[name](plan.parts, plan.shape[1:], plan.precision, plan.threads, place)
+
+    def run(x: Tensor) -> list[Tensor]:
+        outputs = run_arrays(x.float().cpu().contiguous().numpy())
+        return [torch.from_numpy(output).to(plan.device) for output in outputs]
+
+    return run
 
 
 def _dtype(precision: str) -> torch.dtype:
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
 
 
 ENGINES = {
-    "torch": Engine(start=_torch, precisions=("fp32", "bf16")),
-    "inductor": Engine(start=_inductor, precisions=("fp32", "bf16"), slow_to_compile=True),
+    "torch": Engine(start=_torch, precisions=("fp32", "bf16"), accelerated=("fp32", "fp16", "bf16")),
+    "inductor": Engine(
+        start=_inductor, precisions=("fp32", "bf16"), slow_to_compile=True, accelerated=("fp32", "fp16", "bf16")
+    ),
     "onnxruntime": Engine(
         start=functools.partial(_runtime, "onnxruntime"),
         precisions=("fp32", "int8"),
         prepare=_for_onnxruntime,
         needs=("onnx", "onnxscript", "onnxruntime"),
+        accelerated=("fp32",),
+        device_types=("cuda",),
+        reaches=runners.onnxruntime_has_cuda,
     ),
     "openvino": Engine(
         start=functools.partial(_runtime, "openvino"),
         precisions=("fp32", "bf16", "int8"),
         prepare=_for_openvino,
         needs=("onnx", "onnxscript", "openvino"),
+        accelerated=("fp32", "fp16", "int8"),
+        device_types=("xpu",),
+        reaches=runners.openvino_has_gpu,
     ),
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import itertools
 import json
 import pickle
 import time
@@ -17,20 +19,23 @@ from torch import Tensor, nn
 from mnv2zoo.deploy import agreement, checks
 from mnv2zoo.deploy.calibration import Calibration, Images, prepare
 from mnv2zoo.deploy.detectors import Detections, Split, is_detector
-from mnv2zoo.deploy.engines import ENGINES, Plan, Runner, Source, fork_safe, torch_threads
+from mnv2zoo.deploy.engines import ENGINES, Plan, Runner, Source, fork_safe, torch_threads, usable
 from mnv2zoo.deploy.fingerprint import cache_key
 from mnv2zoo.deploy.fold import fold
 from mnv2zoo.errors import DeployError, nearest
+from mnv2zoo.models.pretrained import find_device
 from mnv2zoo.models.timm_compat import pytree
 from mnv2zoo.runtimes.cache import Cache, versions
 from mnv2zoo.runtimes.runners import Parts, PerProcess, require_near
 
 EngineName = Literal["auto", "torch", "inductor", "onnxruntime", "openvino"]
-Precision = Literal["fp32", "bf16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 TIMED_SECONDS, TIMED_RUNS = 0.5, 20  # how long `auto` times an engine, whichever ends first
 # Boxes of the example, in percent, that an engine has to find in fp32. Rounding decides which of two boxes with nearly
 # the same score suppresses the other, so a few may differ.
 SAME_BOXES = 98
+NEARLY_SAME = (0.9, 0.02)  # IoU and difference of scores of boxes that a device and the CPU make of the same outputs
+COMPARED = 16  # images of the example on which outputs of a device are compared with the original's on the CPU
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,8 @@ class Optimized:
 
     Attributes:
         engine: The engine's name.
-        precision: `fp32`, `bf16` or `int8`.
+        precision: `fp32`, `fp16`, `bf16` or `int8`.
+        device: Where it computes and gives its outputs.
         max_abs_error: Largest difference of an output from the original's on the example.
         agreement: In int8, how far it agrees with the original on the calibration images, in percent: images with the
             same top class; for a segmenter, pixels with the same class; for a detector, boxes with a score of at least
@@ -74,13 +80,22 @@ class Optimized:
     Args:
         runner: Runs the engine: from images (N, C, H, W) to the outputs in a row.
         engine: The engine's name.
-        precision: `fp32`, `bf16` or `int8`.
+        precision: As the attribute.
         example: Images (N, C, H, W), whose shape but for N the network takes.
         expected: What the original gives for the example.
+        device: As the attribute.
     """
 
-    def __init__(self, runner: Runner, engine: str, precision: str, example: Tensor, expected: Any) -> None:
-        self.engine, self.precision = engine, precision
+    def __init__(
+        self,
+        runner: Runner,
+        engine: str,
+        precision: str,
+        example: Tensor,
+        expected: Any,
+        device: torch.device = checks.CPU,
+    ) -> None:
+        self.engine, self.precision, self.device = engine, precision, device
         self.max_abs_error = 0.0
         self.agreement: float | None = None
         self.accuracy: tuple[float, float] | None = None
@@ -97,22 +112,25 @@ class Optimized:
             x: Images (N, C, H, W) of floating-point numbers, as the network's preprocessing makes them.
 
         Returns:
-            What the network gives: logits, or an ordered dict of maps; on the CPU.
+            What the network gives: logits, or an ordered dict of maps; on the engine's device.
 
         Raises:
-            DeployError: If the shape is another than the example's but for N.
+            DeployError: If the shape is another than the example's but for N, the images are on another device than
+                the engine or the CPU, or a forked process cannot use the device.
         """
-        if not checks.are_images(x) or tuple(x.shape[1:]) != self._shape:
+        if not checks.are_images(x, self.device) or tuple(x.shape[1:]) != self._shape:
             raise DeployError(
                 "the images have another shape than the example",
-                expected="floating-point (N, {}, {}, {}) on the CPU".format(*self._shape),
+                expected="floating-point ({}) {}".format(
+                    ", ".join(["N", *map(str, self._shape)]), checks.places(self.device)
+                ),
                 found=checks.describe(x),
                 fix="Optimize again with an example of that shape.",
             )
         if len(x):
-            outputs = fork_safe(lambda: self._runner(x.detach().float()))
+            outputs = fork_safe(lambda: self._runner(x.detach()))
         else:
-            outputs = [torch.empty(0, *shape, dtype=dtype) for shape, dtype in self._outputs]
+            outputs = [torch.empty(0, *shape, dtype=dtype, device=self.device) for shape, dtype in self._outputs]
         return pytree.tree_unflatten(outputs, self._structure)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -120,7 +138,8 @@ class Optimized:
         return _restored, (type(self), pickle.dumps(vars(self)))
 
     def __repr__(self) -> str:
-        return f"Optimized({self.engine}, {self.precision}, max_abs_error={self.max_abs_error:.2g})"
+        place = "" if self.device.type == "cpu" else f"{self.device}, "
+        return f"Optimized({self.engine}, {self.precision}, {place}max_abs_error={self.max_abs_error:.2g})"
 
 
 def _restored(kind: type[Optimized], state: bytes) -> Optimized:
@@ -161,10 +180,12 @@ class OptimizedDetector(Optimized):
         Raises:
             DeployError: If the images are none, or larger than the example after the detector has resized them.
         """
-        if not checks.are_images(x) and not (isinstance(x, list | tuple) and all(checks.is_image(one) for one in x)):
+        listed = isinstance(x, list | tuple) and all(checks.is_image(one, self.device) for one in x)
+        if not listed and not checks.are_images(x, self.device):
+            where = checks.places(self.device)
             raise DeployError(
                 "these are no images for a detector",
-                expected="floating-point images (N, 3, h, w) on the CPU, or a list of such images (3, h, w)",
+                expected=f"floating-point images (N, 3, h, w) {where}, or a list of such images (3, h, w)",
                 found=checks.describe(x),
                 fix="Pass images from 0 to 1.",
             )
@@ -174,6 +195,8 @@ class OptimizedDetector(Optimized):
             return fork_safe(lambda: self._run(x))
 
     def _run(self, x: Tensor | Sequence[Tensor]) -> Detections:
+        if self.device.type != "cpu":
+            return self._run_on_device(x)
         # The steps around the core are small. With more threads PyTorch waits for cores on which the engine's threads
         # still spin after each call; that took ten times as long. Faster R-CNN's second stage is large.
         number = torch.get_num_threads() if self.split.core.two_stages else 1
@@ -183,6 +206,13 @@ class OptimizedDetector(Optimized):
         originals = [(image.shape[-2], image.shape[-1]) for image in x]
         with torch_threads(number):
             return self.split.detections(outputs, sizes, originals)
+
+    def _run_on_device(self, x: Tensor | Sequence[Tensor]) -> Detections:
+        with usable(self.device):
+            there = x.to(self.device) if isinstance(x, Tensor) else [image.to(self.device) for image in x]
+            images, sizes = self.split.prepare(there)
+        originals = [(image.shape[-2], image.shape[-1]) for image in x]
+        return self.split.detections(self.core(images), sizes, originals)
 
 
 def optimize(
@@ -194,43 +224,57 @@ def optimize(
     threads: int | None = None,
     cache: str | Path | None = None,
     preprocessing: Mapping[str, Any] | None = None,
+    device: str | torch.device | None = None,
 ) -> Optimized:
-    """Makes a model fast on this machine's CPU.
+    """Makes a model fast on this machine's CPU or GPU.
 
     Batch norms are folded into convolutions, and the engine does the rest. Its outputs on the example are compared
-    with the model's.
+    with the model's. On a GPU, the first 16 images of the example are compared, and the model computes them on the CPU
+    in single precision.
 
     The engine runs all of a model but the post-processing of a detector, which stays torchvision's, in PyTorch: for
     `SSD` and `RetinaNet` the decoding of boxes and non-maximum suppression, for `FasterRCNN` all that follows the
     head of the proposal network. The engine's raw outputs are compared with the model's, and in fp32 the boxes too.
 
     Args:
-        model: A model in evaluation mode: a classifier, a feature extractor, taps, a segmenter or a detector.
+        model: A model in evaluation mode: a classifier, a feature extractor, taps, a segmenter or a detector. With
+            `device`, it may be on any device. It is not changed.
         example: Images (N, C, H, W) like those it will see, with the batch size to be fast at; for a detector from 0
             to 1, and otherwise preprocessed.
         engine: `torch` needs no other package. `inductor` compiles for a minute, with a C++ compiler. `onnxruntime` and
             `openvino` come with the extra `deploy`. `auto` times all installed ones but `inductor`, and picks the
-            fastest.
-        precision: `fp32`; `bf16`, for CPUs that can multiply it; or `int8`, for which NNCF quantizes.
+            fastest. On a GPU, `torch` and `inductor` replay CUDA graphs, where PyTorch has them. There `inductor` times
+            several kernels for each layer (`max_autotune`), which takes minutes, and it computes in batches of the
+            example's size. `onnxruntime` needs `onnxruntime-gpu`, and `openvino` an Intel GPU; neither was tested on
+            one.
+        precision: `fp32`; `fp16`, on a GPU; `bf16`, for CPUs and GPUs that can multiply it; or `int8`, for which NNCF
+            quantizes, and which `onnxruntime` has on the CPU and `openvino` on the CPU and Intel GPUs. On NVIDIA GPUs,
+            `fp32` follows PyTorch's own settings, which are not changed: by default convolutions multiply in TF32
+            (`torch.backends.cudnn.allow_tf32`), and matrix products do not
+            (`torch.set_float32_matmul_precision`). `inductor` computes 1x1 convolutions as matrix products.
         calibration: For `int8`, a few hundred representative images: preprocessed (n, C, H, W), as a tensor or numpy
             array; an iterable of such batches, or of pairs of a batch and its labels, such as a `DataLoader`, of which
             the first 300 images are used; a `Dataset`; or a folder. With labels, or with one folder per class, the
             accuracy is reported too.
-        threads: Number of threads; PyTorch's by default.
+        threads: Number of threads on the CPU; PyTorch's by default.
         cache: A folder in which to cache what `onnxruntime` and `openvino` start from. An entry is used only for the
             same weights, settings, image size, calibration images, versions and CPU, after its SHA-256 and its outputs
             were checked; otherwise it is rebuilt. A folder that other users may write is refused. You may delete it at
             any time.
         preprocessing: How a segmenter's or a detector's calibration folder is read, as for `export`; a detector has
             its own by default.
+        device: Where to compute, such as `cuda:1`, `xpu` or `mps`; by default the CPU. The function takes images on the
+            device or the CPU, and gives outputs on the device. On `cuda`, the first 8 batch sizes that it sees get a
+            CUDA graph each, recorded at the first call; further sizes run without one.
 
     Returns:
-        The model as a function, which several threads may call at once (not tested for `inductor`). A detector also
-        takes a list of images (3, h, w).
+        The model as a function, which several threads may call at once (on the CPU not tested for `inductor`). A
+        detector also takes a list of images (3, h, w).
 
     Raises:
-        DeployError: If the model or the example is unfit, the engine does not support the precision, the outputs
-            differ by more than the precision explains, or the cache cannot be used.
+        DeployError: If the model or the example is unfit, the engine does not support the precision or the device, the
+            outputs differ by more than the precision explains, or the cache cannot be used.
+        DeviceError: If the device cannot be used.
         ImageReadError: If the calibration folder has no images, or one cannot be read.
         MissingExtraError: If the engine is not installed.
 
@@ -242,7 +286,10 @@ def optimize(
         >>> fast(images).shape, fast.max_abs_error < 1e-3
         (torch.Size([2, 1000]), True)
     """
-    _check(model, example, engine, precision, calibration, threads)
+    where = _place(device)
+    _check(model, example, engine, precision, calibration, threads, where)
+    if where.type != "cpu":
+        model, example = _on_cpu(model), example.detach().cpu()
     threads = threads or torch.get_num_threads()
     images = prepare(calibration, model, example, preprocessing) if calibration is not None else None
     entries = Cache()
@@ -250,19 +297,51 @@ def optimize(
         entries = Cache(Path(cache), cache_key(model, example, images.fingerprint if images else ""))
     split = Split(model, example) if is_detector(model) else None
     network, fed = (split.core, split.prepare(example)[0]) if split else (model, example)
-    expected = _expected(network, fed)
-    source = Source(fold(network), fed, _fed(images, split))
+    expected = _expected(network, fed if where.type == "cpu" else fed[:COMPARED])
+    source, goal = Source(fold(network), fed, _fed(images, split)), Goal(precision, threads, where, expected)
     if engine == "auto":
-        optimized = _fastest(source, precision, threads, expected, entries)
+        optimized = _fastest(source, goal, entries)
     else:
-        optimized, _ = _build(engine, source, precision, threads, expected, entries)
+        optimized, _ = _build(engine, source, goal, entries)
     if split:
-        optimized = OptimizedDetector(optimized, split)
-        if precision == "fp32":
+        optimized = OptimizedDetector(optimized, split if where.type == "cpu" else split.to(where))
+        if where.type != "cpu":
+            _require_same_post_processing(optimized, split, example[:COMPARED])
+        elif precision == "fp32":
             _require_same_boxes(optimized, model, example)
-    if images and (split or agreement.decided_by(expected, example) is not None):
+    if images and (split or agreement.decided_by(expected, fed[: len(pytree.tree_leaves(expected)[0])]) is not None):
         _measure_agreement(optimized, model, images, entries)
     return optimized
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What an engine has to do.
+
+    Attributes:
+        precision: What it computes in.
+        threads: Threads that it computes with, on the CPU.
+        device: Where it computes.
+        expected: What the original gives for the example, or on a device for its first images.
+    """
+
+    precision: str
+    threads: int
+    device: torch.device
+    expected: Any
+
+
+def _place(device: str | torch.device | None) -> torch.device:
+    """The device with its number, as its tensors name it."""
+    if device is None:
+        return checks.CPU
+    return torch.empty(0, device=find_device(str(device))).device
+
+
+def _on_cpu(model: nn.Module) -> nn.Module:
+    """The model, or a copy of it where any part is on another device."""
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return model if all(tensor.device.type == "cpu" for tensor in tensors) else copy.deepcopy(model).cpu()
 
 
 def _fed(calibration: Calibration | None, split: Split | None) -> Calibration | None:
@@ -294,7 +373,7 @@ def for_runtime(
         MissingExtraError: As `optimize`.
     """
     example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
-    _check(model, example, engine, precision, calibration, None)
+    _check(model, example, engine, precision, calibration, None, checks.CPU)
     images = prepare(calibration, model, example) if calibration is not None else None
     if images:
         example = images.images[:2]  # in the range that it is quantized for
@@ -337,11 +416,16 @@ def _measure_agreement(optimized: Optimized, model: nn.Module, calibration: Cali
     """Sets the agreement of a quantized model with the original, and a classifier's accuracies if labels are known."""
     original = model if not isinstance(optimized, OptimizedDetector) else lambda images: model(list(images))
 
+    def on_cpu(images: Tensor) -> Any:
+        return pytree.tree_map(Tensor.cpu, optimized(images))
+
     def measure() -> Parts:
-        found = agreement.measure(original, optimized, calibration.images, calibration.classes)
+        found = agreement.measure(original, on_cpu, calibration.images, calibration.classes)
         return {"json": json.dumps(found).encode()}
 
     key = {**_engine_key(optimized.engine, optimized.precision), "entry": "agreement"}
+    if optimized.device.type != "cpu":
+        key["device"] = optimized.device.type
     key["classes"] = str(calibration.classes)
     found = cache.fetch(key, measure, lambda parts: json.loads(parts["json"]))
     optimized.agreement = found["agreement"]
@@ -361,21 +445,44 @@ def _require_same_boxes(optimized: OptimizedDetector, model: nn.Module, example:
         )
 
 
+def _require_same_post_processing(optimized: OptimizedDetector, split: Split, example: Tensor) -> None:
+    """Refuses a detector that makes other boxes of the same raw outputs on the device than on the CPU.
+
+    The raw outputs were compared already. The boxes of two cores that differ by a rounding may differ by more, because
+    rounding decides which box suppresses another.
+    """
+    with torch.inference_mode():
+        images, sizes = split.prepare(example)
+        outputs = optimized.core(images)
+        originals = [(image.shape[-2], image.shape[-1]) for image in example]
+        found = optimized.split.detections(outputs, sizes, originals)
+        wanted = split.detections(pytree.tree_map(Tensor.cpu, outputs), sizes, originals)
+    share = agreement.matched(pytree.tree_map(Tensor.cpu, found), wanted, *NEARLY_SAME)
+    if share < SAME_BOXES:
+        raise DeployError(
+            f"{optimized.device} does not find the boxes that the CPU finds",
+            expected=f"{SAME_BOXES} % of the boxes with an IoU of {NEARLY_SAME[0]} and a score within {NEARLY_SAME[1]}",
+            found=f"{share:.1f} %",
+            fix="Run the detector in PyTorch, and report this device.",
+        )
+
+
 def _engine_key(engine: str, precision: str) -> dict[str, str]:
     """The part of the cache key that differs between the engines of a model."""
     return {"engine": engine, "precision": precision, **versions(ENGINES[engine].packages(precision))}
 
 
-def _fastest(source: Source, precision: str, threads: int, expected: Any, cache: Cache) -> Optimized:
+def _fastest(source: Source, goal: Goal, cache: Cache) -> Optimized:
     best: Optimized | None = None
     attempts: dict[str, Attempt] = {}
     for name in ENGINES:
-        if reason := _reason_to_skip(name, precision):
+        if reason := _reason_to_skip(name, goal):
             attempts[name] = Attempt(name, None, None, reason)
             continue
         try:
-            optimized, error = _build(name, source, precision, threads, expected, cache)
-            attempts[name] = Attempt(name, _milliseconds(optimized, source.example), error, "slower")
+            optimized, error = _build(name, source, goal, cache)
+            example = source.example.to(goal.device)
+            attempts[name] = Attempt(name, _milliseconds(optimized, example), error, "slower")
         except DeployError as failure:
             attempts[name] = Attempt(name, None, None, failure.summary)
             continue
@@ -394,32 +501,39 @@ def _fastest(source: Source, precision: str, threads: int, expected: Any, cache:
     return best
 
 
-def _reason_to_skip(name: str, precision: str) -> str:
+def _reason_to_skip(name: str, goal: Goal) -> str:
     """Why `auto` skips an engine; empty if it does not."""
     engine = ENGINES[name]
-    if precision not in engine.precisions:
-        return f"knows no {precision}"
-    if missing := checks.missing(engine.packages(precision)):
+    if not engine.knows(goal.device):
+        return f"does not have the device {goal.device}"
+    if goal.precision not in engine.precisions_on(goal.device):
+        return f"knows no {goal.precision}{_on(goal.device)}"
+    if missing := checks.missing(engine.packages(goal.precision)):
         return f"not installed: {', '.join(missing)}"
+    if not engine.has(goal.device):
+        return f"does not have the device {goal.device}"
     if engine.slow_to_compile:
         return "compiles for a minute; ask for it by name"
     return ""
 
 
-def _build(
-    name: str, source: Source, precision: str, threads: int, expected: Any, cache: Cache
-) -> tuple[Optimized, float]:
+def _on(device: torch.device) -> str:
+    return "" if device.type == "cpu" else f" on {device.type}"
+
+
+def _build(name: str, source: Source, goal: Goal, cache: Cache) -> tuple[Optimized, float]:
     """Starts a model on an engine, and returns it with the relative error of its outputs."""
-    engine = ENGINES[name]
+    engine, device, precision = ENGINES[name], goal.device, goal.precision
 
     def start(parts: Parts) -> tuple[Optimized, float]:
         network = source.own(precision) if engine.prepare is None else None
-        plan = Plan(network, parts, tuple(source.example.shape), precision, threads)
+        plan = Plan(network, parts, tuple(source.example.shape), precision, goal.threads, device)
         runner = PerProcess(functools.partial(engine.start, plan))
-        optimized = Optimized(runner, name, precision, source.example, expected)
-        outputs = runner(source.example.float())
-        error, optimized.max_abs_error = checks.distances(outputs, pytree.tree_leaves(expected))
-        require_near(name, precision, error)
+        optimized = Optimized(runner, name, precision, source.example, goal.expected, device)
+        wanted = pytree.tree_leaves(goal.expected)
+        outputs = [output[: len(wanted[0])].cpu() for output in runner(source.example.to(device))]
+        error, optimized.max_abs_error = checks.distances(outputs, wanted)
+        require_near(name, precision, error, device.type != "cpu")
         return optimized, error
 
     if engine.prepare is None:
@@ -432,13 +546,21 @@ def _milliseconds(run: Callable[[Tensor], Any], example: Tensor) -> float:
     times: list[float] = []
     while len(times) < TIMED_RUNS and (sum(times) < TIMED_SECONDS or len(times) < 3):
         started = time.perf_counter()
-        run(example)
+        outputs = run(example)
+        if example.device.type != "cpu":
+            pytree.tree_leaves(outputs)[0].flatten()[:1].cpu()  # which waits until the device has computed it
         times.append(time.perf_counter() - started)
     return 1000 * sorted(times)[len(times) // 2]
 
 
 def _check(
-    model: nn.Module, example: Tensor, engine: str, precision: str, calibration: object, threads: int | None
+    model: nn.Module,
+    example: Tensor,
+    engine: str,
+    precision: str,
+    calibration: object,
+    threads: int | None,
+    device: torch.device,
 ) -> None:
     for what, value, known in (("engine", engine, get_args(EngineName)), ("precision", precision, get_args(Precision))):
         if value not in known:
@@ -461,15 +583,12 @@ def _check(
             f"cannot compute with {threads} threads", expected="1 or more", found=threads, fix="Pass 1 or more threads."
         )
     if engine != "auto":
-        if precision not in ENGINES[engine].precisions:
-            able = [name for name, other in ENGINES.items() if precision in other.precisions]
-            raise DeployError(f"{engine} knows no {precision}", fix=f"These do: {', '.join(able)}.")
-        checks.require(ENGINES[engine].packages(precision), f"engine {engine}")
-    checks.require_network(model)
-    if not checks.are_images(example) or not len(example):
+        _check_engine(engine, precision, device)
+    checks.require_network(model, on_cpu=device.type == "cpu")
+    if not checks.are_images(example, device) or not len(example):
         raise DeployError(
             "the example is not a batch of images",
-            expected="floating-point images (N, C, H, W) on the CPU",
+            expected=f"floating-point images (N, C, H, W) {checks.places(device)}",
             found=checks.describe(example),
             where="example",
             fix="Preprocess the images and stack them.",
@@ -482,3 +601,45 @@ def _check(
             where="example",
             fix="Check the preprocessing.",
         )
+
+
+def _check_engine(name: str, precision: str, device: torch.device) -> None:
+    engine = ENGINES[name]
+    if not engine.knows(device):
+        able = [other for other, one in ENGINES.items() if one.knows(device)]
+        raise DeployError(
+            f"{name} does not have the device {device}",
+            expected=f"cpu{''.join(f' or {kind}' for kind in engine.device_types or ())}",
+            found=device,
+            where="device",
+            fix=f"These engines do: {', '.join(able)}.",
+        )
+    if precision not in engine.precisions_on(device):
+        raise DeployError(
+            f"{name} knows no {precision}{_on(device)}",
+            expected=", ".join(engine.precisions_on(device)),
+            found=precision,
+            where="precision",
+            fix=_able(precision, device),
+        )
+    checks.require(engine.packages(precision), f"engine {name}")
+    if not engine.has(device):
+        raise DeployError(
+            f"{name} does not have the device {device}",
+            expected=f"a build or plug-in of {name} for {device.type}",
+            found="the CPU alone",
+            where="device",
+            fix="Install it, or take the engine torch.",
+        )
+
+
+def _able(precision: str, device: torch.device) -> str:
+    """Which engines have a precision, on the device or else on others."""
+
+    def names(place: torch.device) -> str:
+        return ", ".join(name for name, engine in ENGINES.items() if precision in engine.precisions_on(place))
+
+    if here := names(device):
+        return f"These do: {here}."
+    others = {kind: names(torch.device(kind)) for kind in ("cpu", "cuda", "xpu", "mps")}
+    return f"On other devices these do: {'; '.join(f'{found} on {kind}' for kind, found in others.items() if found)}."

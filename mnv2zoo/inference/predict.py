@@ -42,7 +42,8 @@ class Settings:
     Attributes:
         model: Name of the network, as for `predict`.
         topk: Number of classes per image.
-        engine: As for `deploy.optimize`; None for `torch` on the CPU and plain PyTorch on a GPU.
+        engine: As for `deploy.optimize`; None for `torch` on the CPU, and on a GPU for plain PyTorch, or `torch` if the
+            precision is not `fp32`.
         precision: As for `deploy.optimize`.
         calibration: Folder of images for `int8`.
         exact: Preprocess images as timm does, bit for bit.
@@ -106,7 +107,7 @@ class Predictor:
 
     Raises:
         TaskError: If the task cannot be found.
-        DeviceError: If the device cannot be used, or not by the engine.
+        DeviceError: If the device cannot be used.
         UnknownModelError: If there is no network of that name.
         WeightsError: If its weights cannot be found, fetched or verified.
         DeployError: If the cache cannot be filled or used.
@@ -204,14 +205,15 @@ def predict(
         model: An architecture, `architecture.tag`, a folder with `config.json` and `model.safetensors`, or
             an `hf-hub:` name.
         topk: Classes to tell for each image; all if there are fewer.
-        engine: As for `deploy.optimize`; computes on the CPU. By default `torch` on the CPU, and PyTorch as it
-            is on a GPU.
+        engine: As for `deploy.optimize`. By default `torch` on the CPU, and on a GPU plain PyTorch, or `torch` if the
+            precision is not `fp32`.
         precision: As for `deploy.optimize`.
         calibration: Folder of images, for `int8`.
         exact: Prepare images as timm does, bit for bit. By default large JPEGs are decoded at a fraction of
             their size, among other savings.
         batch_size: Images that go through the network at once.
-        device: Where to compute, such as `cuda:1`; by default the accelerator if there is one.
+        device: Where to compute, such as `cuda:1`; by default the CPU if an engine or a precision is given, and
+            otherwise the accelerator if there is one.
         output: File to keep the rows in too: CSV or Parquet if it ends in `.csv` or `.parquet`, COCO results of a
             detector if it ends in `.coco.json` (`image_id` is the number of the image's row, from 1), or else JSON
             lines. It appears when all rows are there. Until then they are beside it, and where the process was

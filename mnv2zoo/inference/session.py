@@ -19,7 +19,7 @@ import numpy as np
 
 from mnv2zoo.data import discover
 from mnv2zoo.data.preprocessing import Exact, Fast, Preprocessing, Whole
-from mnv2zoo.errors import DeployError, DeviceError
+from mnv2zoo.errors import DeployError
 from mnv2zoo.models import names
 from mnv2zoo.runtimes.cache import Cache, versions
 from mnv2zoo.runtimes.runners import CALIBRATED, RUNTIMES, Array, Parts, PerProcess, Runner, cores, require_near
@@ -86,30 +86,31 @@ def start(
     Args:
         task: The task, which loads networks of its own.
         model: Name of the network, as for `predict`.
-        engine: As for `deploy.optimize`; None for `torch` on the CPU and plain PyTorch on a GPU.
+        engine: As for `deploy.optimize`; None for `torch` on the CPU, and on a GPU for plain PyTorch, or `torch` if the
+            precision is not `fp32`.
         precision: As for `deploy.optimize`.
         calibration: Folder of images for `int8`.
         exact: Preprocess images as timm does, bit for bit.
-        device: The device; by default the accelerator if there is one.
+        device: The device; by default the CPU if an engine or a precision is given, and otherwise the accelerator
+            if there is one.
         cache: Folder for compiled engines, as for `predict`.
 
     Returns:
         The network, without PyTorch where the cache has it.
 
     Raises:
-        DeviceError: If the device cannot be used, or not by the engine.
+        DeviceError: If the device cannot be used.
         UnknownModelError: If there is no network of that name.
         WeightsError: If its weights cannot be found, fetched or verified.
         DeployError: If the cache cannot be filled or used.
     """
-    on_cpu = engine is not None or precision != "fp32"  # engines compute on the CPU
-    if on_cpu and device not in (None, "cpu"):
-        raise DeviceError("engines and their precisions are for the CPU", expected="device cpu", found=device)
-    if cache is not None and engine is not None and not exact and task.loads_from_zoo:
+    if device is None and (engine is not None or precision != "fp32"):
+        device = "cpu"  # as for `optimize`
+    if cache is not None and engine is not None and not exact and task.loads_from_zoo and device == "cpu":
         cached = load(model, engine, precision, calibration, cache)
         if cached is not None:
             return cached
-    network = task.load_model(model, "cpu" if on_cpu else device)
+    network = task.load_model(model, device)
     return TorchSession(network, engine, precision, calibration, exact, cache)
 
 
@@ -146,7 +147,8 @@ class TorchSession:
         self.preprocessing: Preprocessing = fast or Exact(network.transform)
         self._network, self._engine, self._precision = network, engine, precision
         self._calibration, self._cache = calibration, cache
-        self._run: Any = network.model if network.device.type != "cpu" or self._sizes_differ() else None
+        eager = network.device.type != "cpu" and engine is None and precision == "fp32"
+        self._run: Any = network.model if eager or self._sizes_differ() else None
 
     def _sizes_differ(self) -> bool:
         """Whether images come in sizes of their own, which PyTorch runs and engines do not."""
@@ -186,8 +188,10 @@ class TorchSession:
         from mnv2zoo.deploy import optimize
 
         engine = self._engine or "torch"
-        # Engines that choose or compile by the size of the batch need a whole one; one image is enough to check others.
-        example = batch if engine in ("auto", "inductor") else batch[:1]
+        # Engines that choose, compile or record by the size of the batch need a whole one; one image is enough to check
+        # others.
+        device = self._network.device
+        example = batch if engine in ("auto", "inductor") or device.type != "cpu" else batch[:1]
         return optimize(
             self._network.model,
             example,
@@ -196,6 +200,7 @@ class TorchSession:
             calibration=self._calibration,
             cache=self._cache,
             preprocessing=self._seen(),
+            device=device,
         )
 
     def _seen(self) -> dict[str, Any] | None:

@@ -116,12 +116,25 @@ def describe(name: str) -> Description:
     if kind == HUB:
         file = HubFile.of_hub_id(place, filename="config.json")
         return _from_folder(name, Hub().download(file, file.revision).parent, repository=place)
-    if kind == FOLDER:
-        return _from_folder(name, Path(place))
-    if name.partition(".")[0] not in architecture.CONFIGS and Path(name).is_dir():
-        return _from_folder(name, Path(name))
+    if (folder := folder_of(name)) is not None:
+        return _from_folder(name, folder)
     config, entry = architecture.get(name), weights_of(name)
     return Description(entry.name if entry else name, config, pretrained_cfg(config, entry), source=entry)
+
+
+def folder_of(name: str) -> Path | None:
+    """Finds the folder that a name stands for.
+
+    Args:
+        name: As for `describe`.
+
+    Returns:
+        The folder; None for a name of the zoo, a repository on the Hub and a name that stands for nothing.
+    """
+    kind, _, place = name.partition(":")
+    if kind == FOLDER:
+        return Path(place)
+    return Path(name) if name.partition(".")[0] not in architecture.CONFIGS and Path(name).is_dir() else None
 
 
 def describe_local(name: str) -> Description | None:

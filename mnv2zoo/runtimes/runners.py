@@ -20,29 +20,34 @@ from mnv2zoo.system import posix
 Array = NDArray[np.float32]
 Runner = Callable[[Array], list[Array]]
 Parts = Mapping[str, bytes]
+Place = tuple[str, int]  # a device's type as PyTorch names it, and its number
 T = TypeVar("T")
 
 INPUT = "images"  # what a model calls its input
 CALIBRATED = 300  # most images that int8 is calibrated on: as many as NNCF looks at by default
+CPU: Place = ("cpu", 0)
 # How far outputs may be from the original's, as a part of their norm.
-TOLERANCE = {"fp32": 1e-3, "bf16": 0.1, "int8": 0.4}
+TOLERANCE = {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.1, "int8": 0.4}
 
 
-def require_near(engine: str, precision: str, error: float) -> None:
+def require_near(engine: str, precision: str, error: float, accelerated: bool = False) -> None:
     """Refuses an engine whose outputs are further from the original's than its precision explains.
 
     Args:
         engine: Its name.
         precision: What it computes in.
         error: How far its outputs are, as a part of the original's norm.
+        accelerated: Whether it computes on a device other than the CPU. In fp32 a GPU may multiply with the 10 bits of
+            TF32, which fp16 has too.
 
     Raises:
         DeployError: If that is too far, or no number.
     """
-    if not error <= TOLERANCE[precision]:  # a comparison with NaN is false
+    bound = TOLERANCE["fp16" if accelerated and precision == "fp32" else precision]
+    if not error <= bound:  # a comparison with NaN is false
         raise DeployError(
             f"{engine} does not compute what the model computes",
-            expected=f"outputs within {TOLERANCE[precision]:.1%} of the original's norm in {precision}",
+            expected=f"outputs within {bound:.1%} of the original's norm in {precision}",
             found=f"{error:.2%}",
             fix="Take precision fp32." if precision != "fp32" else "Take another engine, and report this one.",
         )
@@ -107,19 +112,40 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def onnxruntime(parts: Parts, shape: Sequence[int], precision: str, threads: int) -> Runner:
-    """Starts ONNX Runtime.
+CUDA_PROVIDER = "CUDAExecutionProvider"
+
+
+def onnxruntime_has_cuda() -> bool:
+    """Whether the installed ONNX Runtime was built for CUDA."""
+    return CUDA_PROVIDER in import_onnxruntime().get_available_providers()
+
+
+def openvino_has_gpu() -> bool:
+    """Whether OpenVINO's plug-in for Intel GPUs finds one."""
+    import openvino
+
+    return any(name.startswith("GPU") for name in openvino.Core().available_devices)
+
+
+def onnxruntime(parts: Parts, shape: Sequence[int], precision: str, threads: int, place: Place = CPU) -> Runner:
+    """Starts ONNX Runtime. On a GPU this was not tested.
 
     Args:
         parts: An ONNX file as `model`.
         shape: Channels, height and width of its images.
         precision: What it computes in, which the file decides.
         threads: Threads that it computes with.
+        place: The device.
 
     Returns:
         A function from images (N, C, H, W) to the outputs.
+
+    Raises:
+        DeployError: If ONNX Runtime cannot use the GPU.
     """
     runtime = import_onnxruntime()
+    if place[0] != "cpu":
+        return _onnxruntime_on_gpu(runtime, parts, place[1])
 
     @functools.cache
     def session(cores: int) -> Any:
@@ -140,7 +166,25 @@ def onnxruntime(parts: Parts, shape: Sequence[int], precision: str, threads: int
     return run
 
 
-def openvino_compiler(parts: Parts, shape: Sequence[int], precision: str, threads: int) -> Callable[..., Any]:
+def _onnxruntime_on_gpu(runtime: Any, parts: Parts, number: int) -> Runner:
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    providers = [(CUDA_PROVIDER, {"device_id": number}), "CPUExecutionProvider"]
+    session = runtime.InferenceSession(parts["model"], options, providers=providers)
+    if session.get_providers()[0] != CUDA_PROVIDER:  # it goes on with the CPU, where CUDA's libraries are missing
+        raise DeployError(
+            "ONNX Runtime cannot use the GPU",
+            expected=CUDA_PROVIDER,
+            found=", ".join(session.get_providers()),
+            where="device",
+            fix="Install the CUDA and cuDNN libraries that your onnxruntime-gpu needs.",
+        )
+    return lambda images: list(session.run(None, {INPUT: images}))
+
+
+def openvino_compiler(
+    parts: Parts, shape: Sequence[int], precision: str, threads: int, place: Place = CPU
+) -> Callable[..., Any]:
     """Reads a network for OpenVINO.
 
     Args:
@@ -148,6 +192,7 @@ def openvino_compiler(parts: Parts, shape: Sequence[int], precision: str, thread
         shape: Channels, height and width of its images.
         precision: What it computes in.
         threads: Threads that it computes with.
+        place: The device.
 
     Returns:
         A function from further settings of OpenVINO's, by name, to the network compiled for one image at a time.
@@ -157,30 +202,33 @@ def openvino_compiler(parts: Parts, shape: Sequence[int], precision: str, thread
     core = openvino.Core()
     network = core.read_model(parts["model"], parts.get("weights", b""))
     network.reshape([1, *shape])  # kernels for one known size are faster
+    device, settings = "CPU", {"INFERENCE_NUM_THREADS": threads}
     rest = "f32" if precision == "fp32" else "bf16"
-    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": rest}
+    if place[0] != "cpu":
+        device, settings, rest = f"GPU.{place[1]}", {}, "f32" if precision == "fp32" else "f16"
 
     def compiled(**more: Any) -> Any:
         with posix.preserved_signal_stack():
-            return core.compile_model(network, "CPU", {**settings, **more})
+            return core.compile_model(network, device, {**settings, "INFERENCE_PRECISION_HINT": rest, **more})
 
     return compiled
 
 
-def openvino(parts: Parts, shape: Sequence[int], precision: str, threads: int) -> Runner:
-    """Starts OpenVINO.
+def openvino(parts: Parts, shape: Sequence[int], precision: str, threads: int, place: Place = CPU) -> Runner:
+    """Starts OpenVINO. On a GPU this was not tested.
 
     Args:
         parts: An ONNX file as `model`; or OpenVINO's own, with its `weights`.
         shape: Channels, height and width of its images.
         precision: `fp32`; or `bf16` or `int8`, where what the file leaves in floating point is computed in
-            bf16 where the processor can.
+            bf16 where the processor can, or on a GPU in fp16.
         threads: Threads that it computes with.
+        place: The device.
 
     Returns:
         A function from images (N, C, H, W) to the outputs.
     """
-    compiled = openvino_compiler(parts, shape, precision, threads)
+    compiled = openvino_compiler(parts, shape, precision, threads, place)
 
     @functools.cache
     def single() -> Any:
@@ -216,7 +264,7 @@ def openvino(parts: Parts, shape: Sequence[int], precision: str, threads: int) -
     return run
 
 
-RUNTIMES: Mapping[str, Callable[[Parts, Sequence[int], str, int], Runner]] = {
+RUNTIMES: Mapping[str, Callable[..., Runner]] = {
     "onnxruntime": onnxruntime,
     "openvino": openvino,
 }

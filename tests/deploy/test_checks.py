@@ -17,7 +17,8 @@ from tests.deploy.conftest import SMALL
     ("change", "words"),
     [
         ({"engine": "openvin"}, "openvino"),
-        ({"precision": "fp16"}, "bf16"),
+        ({"precision": "fp8"}, "fp32"),
+        ({"precision": "fp16"}, "torch, inductor on cuda"),
         ({"engine": "onnxruntime", "precision": "bf16"}, "These do: torch"),
         ({"threads": 0}, "1 or more"),
         ({"example": torch.randn(3, 64, 64)}, r"\(N, C, H, W\)"),
@@ -34,6 +35,28 @@ from tests.deploy.conftest import SMALL
 def test_bad_input_is_told(small, x, change, words):
     with pytest.raises(DeployError, match=words):
         deploy.optimize(**{"model": small, "example": x, "engine": "torch", **change})
+
+
+def test_images_may_be_on_the_cpu_or_the_device():
+    meta = torch.device("meta")
+    on_cpu, on_meta = torch.randn(1, 3, 4, 4), torch.randn(1, 3, 4, 4, device="meta")
+    assert checks.are_images(on_cpu)
+    assert checks.are_images(on_cpu, meta)
+    assert checks.are_images(on_meta, meta)
+    assert not checks.are_images(on_meta)
+    assert not checks.are_images(on_meta, torch.device("cuda", 0))
+    assert checks.is_image(on_meta[0], meta)
+    assert not checks.is_image(on_meta[0])
+    assert checks.places(torch.device("cuda", 1)) == "on cuda:1 or the CPU"
+
+
+def test_a_model_may_be_anywhere_if_a_device_is_given():
+    model = nn.Conv2d(3, 8, 1, device="meta").eval()
+    checks.require_network(model, on_cpu=False)
+    with pytest.raises(DeployError) as error:
+        checks.require_network(model)
+    assert error.value.found == "meta"
+    assert "device=" in error.value.fix
 
 
 def test_a_model_in_training_mode_is_refused(x):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from torch._dynamo.utils import counters
 from mnv2zoo import deploy
 from mnv2zoo.deploy import engines
 from mnv2zoo.deploy.calibration import prepare
+from mnv2zoo.deploy.depthwise import DepthwiseSum
 from mnv2zoo.deploy.engines import ENGINES
-from tests.conftest import ROOT
+from tests.conftest import ROOT, needs_cuda
 from tests.deploy.conftest import expected
 
 SLOW = [name for name, engine in ENGINES.items() if engine.slow_to_compile]
@@ -93,11 +95,63 @@ def test_compiled_code_agrees_whatever_the_batch_and_is_compiled_once(small, eng
     assert counters["stats"]["unique_graphs"] == 1
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_reports_a_device_that_its_parent_has_used():
+    code = """if True:
+        import os, sys, torch
+        from mnv2zoo.deploy import engines
+        from mnv2zoo.errors import DeployError
+
+        def fail():
+            with engines.usable(torch.device("cuda", 0)):
+                raise RuntimeError("Cannot re-initialize CUDA in forked subprocess")
+
+        try:
+            fail()
+        except RuntimeError as error:
+            assert type(error) is RuntimeError  # here it has another reason
+        if not os.fork():
+            try:
+                fail()
+            except DeployError as error:
+                assert error.found == "Cannot re-initialize CUDA in forked subprocess"
+                assert error.problem == "a forked process cannot use cuda:0, which its parent has used"
+                os._exit(0)
+            os._exit(1)
+        sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+    """
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100, cwd=ROOT)
+
+
 def test_threads_are_set_for_the_run_alone(small, x):
     before = torch.get_num_threads()
     fast = deploy.optimize(small, x, "torch", threads=before + 1)
     fast(x)
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.slow
+def test_what_inductor_compiles_for_a_device_agrees_whatever_the_batch(small, x):
+    counters.clear()
+    source = engines.Source(deploy.fold(small), x[:2])
+    plan = engines.Plan(source.own("fp32"), {}, (2, 3, 64, 64), "fp32", 1, torch.device("cpu"))
+    run = engines._inductor_on_device(plan)  # the CPU is a device without graphs
+    five = torch.cat([x, x[:2]])
+    for number in (2, 1, 3, 5):
+        torch.testing.assert_close(run(five[:number])[0], expected(small, five[:number]), rtol=1e-3, atol=1e-3)
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not any(isinstance(module, DepthwiseSum) for module in plan.network.modules())  # the plan's own is unchanged
+
+
+@pytest.mark.slow
+@needs_cuda
+def test_inductor_on_a_gpu_agrees_in_every_thread(small, x):
+    fast = deploy.optimize(small, x[:2], "inductor", "fp16", device="cuda")
+    batches = [torch.randn(1 + number % 3, 3, 64, 64) for number in range(30)]
+    with ThreadPoolExecutor(4) as pool:
+        for found, batch in zip(pool.map(fast, batches), batches, strict=True):
+            wanted = expected(small, batch)
+            assert (found.cpu() - wanted).norm() < 0.05 * wanted.norm()
 
 
 FORK = """

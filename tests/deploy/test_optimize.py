@@ -22,12 +22,13 @@ from mnv2zoo.data import decode
 from mnv2zoo.deploy import agreement, detectors
 from mnv2zoo.deploy.calibration import prepare
 from mnv2zoo.deploy.engines import ENGINES
-from mnv2zoo.errors import DeployError, MissingExtraError
-from tests.conftest import GOOGLE, SAMPLES, needs_google
+from mnv2zoo.errors import DeployError, DeviceError, MissingExtraError
+from tests.conftest import GOOGLE, SAMPLES, needs_cuda, needs_google
 from tests.deploy.conftest import DETECTORS, detector, detector_images, expected, network, segmenter
 
 NAMES = list(mnv2zoo.architecture.CONFIGS)
 SLOW = [name for name, engine in ENGINES.items() if engine.slow_to_compile]
+optimization = import_module("mnv2zoo.deploy.optimize")  # the module, which `deploy.optimize` the function hides
 QUICK = [name for name, engine in ENGINES.items() if not engine.slow_to_compile]
 
 
@@ -143,8 +144,7 @@ def test_auto_makes_do_with_what_is_there(small, x, monkeypatch):
         name: engine if name == "torch" else replace(engine, needs=("mnv2zoo_no_such_package",), slow_to_compile=False)
         for name, engine in ENGINES.items()
     }
-    # The module, which `deploy.optimize` the function hides.
-    monkeypatch.setattr(import_module("mnv2zoo.deploy.optimize"), "ENGINES", there)
+    monkeypatch.setattr(optimization, "ENGINES", there)
     fast = deploy.optimize(small, x)
     assert fast.engine == "torch"
     assert "not installed: mnv2zoo_no_such_package" in fast.tried[-1].verdict
@@ -330,3 +330,112 @@ def test_a_detector_works_in_another_process(engine):
 def run_detector(fast, images):
     """Detections as numpy arrays, which processes exchange without shared memory."""
     return [{name: values.numpy() for name, values in one.items()} for one in fast(torch.from_numpy(images))]
+
+
+# Devices other than the CPU.
+
+
+def test_the_cpu_is_a_device_too(small, x):
+    fast = deploy.optimize(small, x, "torch", device="cpu")
+    assert fast.device == torch.device("cpu")
+    assert repr(fast).startswith("Optimized(torch, fp32, max_abs_error=")
+    assert torch.equal(fast(x), deploy.optimize(small, x, "torch")(x))
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "nonsense"])
+def test_a_device_that_is_not_there_is_an_error(small, x, device):
+    with pytest.raises(DeviceError) as error:
+        deploy.optimize(small, x, "torch", device=device)
+    assert error.value.problem == f"Cannot use the device {device!r}"
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "device", "problem", "fix"),
+    [
+        (
+            "torch",
+            "int8",
+            "cuda",
+            "torch knows no int8 on cuda",
+            "On other devices these do: onnxruntime, openvino on cpu; openvino on xpu.",
+        ),
+        ("openvino", "bf16", "xpu", "openvino knows no bf16 on xpu", "These do: torch, inductor."),
+        (
+            "onnxruntime",
+            "fp32",
+            "mps",
+            "onnxruntime does not have the device mps",
+            "These engines do: torch, inductor.",
+        ),
+        ("openvino", "fp32", "cuda", "openvino does not have the device cuda", None),
+    ],
+)
+def test_an_engine_names_those_that_can(engine, precision, device, problem, fix):
+    with pytest.raises(DeployError) as error:
+        optimization._check_engine(engine, precision, torch.device(device))
+    assert error.value.problem == problem
+    assert fix is None or error.value.fix == fix
+
+
+@pytest.mark.parametrize(("engine", "device"), [("onnxruntime", "cuda"), ("openvino", "xpu")])
+def test_a_runtime_without_the_device_is_left_out_and_refused(engine, device):
+    pytest.importorskip(engine)
+    place = torch.device(device, 0)
+    if ENGINES[engine].has(place):
+        pytest.skip(f"{engine} has {device} here")
+    goal = optimization.Goal("fp32", 1, place, None)
+    assert optimization._reason_to_skip(engine, goal) == f"does not have the device {place}"
+    with pytest.raises(DeployError) as error:
+        optimization._check_engine(engine, "fp32", place)
+    assert error.value.where == "device"
+
+
+@needs_cuda
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_a_gpu_computes_what_the_cpu_computes_whatever_the_batch(precision):
+    model, images = network(), torch.randn(9, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    fast = deploy.optimize(model, images[:2], "torch", precision, device="cuda")
+    assert (fast.engine, fast.precision, fast.device) == ("torch", precision, torch.device("cuda", 0))
+    assert next(model.parameters()).device.type == "cpu"
+    wanted = expected(model, images)
+    for number in (2, 1, 9, 2):
+        for given in (images[:number], images[:number].cuda()):
+            found = fast(given)
+            assert (found.dtype, found.device) == (torch.float32, fast.device)
+            assert (found.cpu() - wanted[:number]).norm() < 0.1 * wanted[:number].norm()
+    assert fast(images[:0]).shape == (0, 1000)
+    with pytest.raises(DeployError):
+        fast(images[:, :, 1:])
+
+
+@needs_cuda
+def test_a_model_on_the_gpu_stays_there(x):
+    model = network().cuda()
+    fast = deploy.optimize(model, x.cuda(), device="cuda")
+    assert next(model.parameters()).device.type == "cuda"
+    assert {attempt.engine: attempt.verdict for attempt in fast.tried}["openvino"] == "does not have the device cuda:0"
+    assert (fast(x) - expected(model, x.cuda())).norm() < 0.1 * fast(x).norm()
+
+
+@needs_cuda
+@pytest.mark.parametrize("kind", DETECTORS)
+def test_a_detector_gives_its_boxes_on_the_gpu(kind):
+    whole, images = detector(kind), detector_images(kind)
+    fast = deploy.optimize(whole, images, "torch", device="cuda")
+    for given in (images, list(images.cuda())):
+        found = fast(given)
+        assert [set(one) for one in found] == [{"boxes", "labels", "scores"}] * 2
+        assert found[0]["boxes"].device.type == "cuda"
+        assert min(len(one["boxes"]) for one in found) > 5
+
+
+@needs_cuda
+def test_a_spawned_process_records_its_own_graphs(x):
+    fast = deploy.optimize(network(), x, "torch", device="cuda")
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        found = pool.apply_async(run_on_gpu, (fast, x.numpy())).get(timeout=120)
+    torch.testing.assert_close(torch.from_numpy(found), fast(x).cpu(), rtol=1e-2, atol=1e-2)
+
+
+def run_on_gpu(fast, images):
+    return fast(torch.from_numpy(images)).cpu().numpy()

@@ -1,0 +1,438 @@
+"""Checks and measures the package on a GPU, and writes `docs/results/gpu.json`.
+
+    python scripts/gpu.py --photos PHOTOS
+
+`PHOTOS` holds some photos as JPEG files, of which the training's data is made. A section that fails is named at the
+end, and what the others measured is kept: `--only SECTION` measures it again.
+
+All networks are MobileNetV2 1.0 at 224 pixels with random weights, on which speed does not depend. Those that are
+compared take turns; the figures are medians. The compiler works before anything is timed, in several processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import datetime
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import create_dataset, create_loader
+from timm.optim import create_optimizer_v2
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models import detection as torchvision_detection
+from torchvision.models import segmentation as torchvision_segmentation
+
+import mnv2zoo
+from mnv2zoo import architecture, deploy, detection, segmentation
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs/results/gpu.json"
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+BATCHES = (1, 32, 256, 1024)
+COMPILED = [("fp16", 1), ("fp16", 256), ("bf16", 256), ("fp32", 256)]  # what `inductor` is measured at
+CHECKS = ("tests/test_gpu.py", *(f"tests/deploy/test_{name}.py" for name in ("graphs", "engines", "optimize")))
+SIDE, CLASSES = 224, 10
+TRAIN_BATCH, IMAGES, WORKERS = 256, 8192, 14
+
+
+class Measurement:
+    """What a section needs: the device, how long to measure, and the photos.
+
+    Args:
+        args: The words of the command line.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.device = torch.device(args.device)
+        self.seconds: float = args.seconds
+        self.photos: Path | None = args.photos
+        self.shrink: int = args.shrink
+        self.half = "bf16" if args.device == "cpu" else "fp16"
+
+    def synchronize(self) -> None:
+        """Waits for the device."""
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
+
+    def take_turns(self, calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+        """Median milliseconds of each call, which take turns for a while."""
+        times: dict[str, list[float]] = {name: [] for name in calls}
+        for call in calls.values():
+            for _ in range(3):
+                call()
+        self.synchronize()
+        end = time.perf_counter() + self.seconds
+        while time.perf_counter() < end or not all(times.values()):
+            for name, call in calls.items():
+                began = time.perf_counter()
+                call()
+                self.synchronize()
+                times[name].append(time.perf_counter() - began)
+        return {name: round(1000 * statistics.median(series), 4) for name, series in times.items()}
+
+
+# Sections. Each returns what it measured.
+
+
+def about(measurement: Measurement) -> dict[str, Any]:
+    """The card and the versions."""
+    device = measurement.device
+    card = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+    return {
+        "card": card.name if card else str(device),
+        "memory_gib": round(card.total_memory / 2**30, 1) if card else None,
+        "date": datetime.date.today().isoformat(),
+        "tf32": {"convolutions": torch.backends.cudnn.allow_tf32, "products": torch.backends.cuda.matmul.allow_tf32},
+        "versions": {name: version(name) for name in ("torch", "torchvision", "timm")},
+    }
+
+
+def checks(measurement: Measurement) -> dict[str, Any]:
+    """The tests that need a GPU."""
+    words = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *CHECKS]
+    done = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    print(done.stdout[-6000:], flush=True)
+    if done.returncode:
+        raise RuntimeError("tests failed")
+    return {"pytest": done.stdout.strip().splitlines()[-1]}
+
+
+@torch.inference_mode()
+def inference(measurement: Measurement) -> dict[str, Any]:
+    """Milliseconds a batch of every engine and precision, and of timm in eager mode, at several batch sizes."""
+    rows: dict[str, Any] = {}
+    for batch in BATCHES:
+        size = max(batch // measurement.shrink, 1)
+        images = torch.randn(size, 3, SIDE, SIDE, device=measurement.device)
+        calls: dict[str, Callable[[], object]] = {}
+        for precision, dtype in DTYPES.items():
+            calls[f"timm eager {precision}"] = timm_eager(images, dtype, measurement.device)
+            for engine in ("torch", "inductor"):
+                if engine == "torch" or (precision, batch) in COMPILED:
+                    calls[f"{engine} {precision}"] = on_engine(images, engine, precision, measurement.device)
+        times = measurement.take_turns(calls)
+        rows[str(batch)] = {
+            name: {"ms": ms, "images_per_second": round(1000 * size / ms)} for name, ms in times.items()
+        }
+        print(batch, rows[str(batch)], flush=True)
+        del calls
+    return rows
+
+
+def network(name: str) -> nn.Module:
+    """A network in evaluation mode, with the same weights in every process."""
+    torch.manual_seed(0)
+    model: nn.Module = timm.create_model(name).eval()
+    return model
+
+
+def timm_eager(images: Tensor, dtype: torch.dtype, device: torch.device) -> Callable[[], object]:
+    """timm's network as its benchmark runs it fastest in eager mode: channels last, weights of the type."""
+    model = network("mobilenetv2_100").to(device, dtype, memory_format=torch.channels_last)
+    given = images.to(dtype).contiguous(memory_format=torch.channels_last)
+    return lambda: model(given)
+
+
+def on_engine(images: Tensor, engine: Any, precision: Any, device: torch.device) -> Callable[[], object]:
+    """Our network on an engine."""
+    fast = deploy.optimize(network("mnv2zoo_100"), images, engine, precision, device=str(device))
+    print(f"{fast!r} at batch {len(images)}", flush=True)
+    return lambda: fast(images)
+
+
+@torch.inference_mode()
+def bound(measurement: Measurement) -> dict[str, Any]:
+    """What the memory's bandwidth allows at batch 256 in fp16, and the part of it that the engines reach.
+
+    The bound: every convolution of the folded network, with its activation and its residual, reads its input and its
+    weights once, and writes its output once, at the rate at which the device copies a tensor of 2 GiB.
+    """
+    batch = max(256 // measurement.shrink, 1)
+    moved = bytes_moved(batch, 2)
+    source = torch.empty(2**30 // measurement.shrink, dtype=torch.float16, device=measurement.device)
+    target = torch.empty_like(source)
+    copy_ms = measurement.take_turns({"copy": lambda: target.copy_(source)})["copy"]
+    rate = 2 * source.numel() * source.element_size() / copy_ms * 1000
+    limit_ms = 1000 * moved / rate
+    images = torch.randn(batch, 3, SIDE, SIDE, device=measurement.device)
+    times = measurement.take_turns(
+        {engine: on_engine(images, engine, measurement.half, measurement.device) for engine in ("torch", "inductor")}
+    )
+    return {
+        "batch": batch,
+        "gb_per_second": round(rate / 1e9),
+        "mb_moved": round(moved / 1e6),
+        "limit_ms": round(limit_ms, 3),
+        "part_reached_percent": {engine: round(100 * limit_ms / ms, 1) for engine, ms in times.items()},
+    }
+
+
+def bytes_moved(batch: int, element: int) -> int:
+    """Bytes that the folded network's layers read and write for a batch, if each tensor moves once per layer."""
+    moved = 0
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal moved
+        weights = sum(parameter.numel() for parameter in module.parameters())
+        moved += element * (batch * (inputs[0].numel() + output.numel()) + weights)
+
+    model = network("mnv2zoo_100")
+    hooks = [
+        module.register_forward_hook(count) for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
+    with torch.inference_mode():
+        model(torch.zeros(1, 3, SIDE, SIDE))
+    for hook in hooks:
+        hook.remove()
+    for block in architecture.bottlenecks(architecture.get("mnv2zoo_100")):
+        if block.shortcut:  # the residual is read too
+            moved += element * batch * block.out_channels * (SIDE // block.reduction) ** 2
+    return moved
+
+
+@torch.inference_mode()
+def heads(measurement: Measurement) -> dict[str, Any]:
+    """Our SSDLite and LR-ASPP, eager and on the engine `torch` in fp16, beside torchvision's of MobileNetV3."""
+    device, rows = measurement.device, {}
+    torch.manual_seed(0)
+    cases: dict[str, tuple[nn.Module, nn.Module, tuple[int, int]]] = {
+        "ssdlite": (
+            detection.ssdlite("mnv2zoo_100", 91, size=(320, 320), score_thresh=0.5),
+            torchvision_detection.ssdlite320_mobilenet_v3_large(
+                weights=None, weights_backbone=None, num_classes=91, score_thresh=0.5
+            ),
+            (320, 320),
+        ),
+        "lraspp": (
+            segmentation.lraspp("mnv2zoo_100", 21),
+            torchvision_segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=21),
+            (360, 480),
+        ),
+    }
+    for name, (ours, theirs, size) in cases.items():
+        for batch in (1, max(32 // measurement.shrink, 2)):
+            images = torch.rand(batch, 3, *size, device=device)
+            calls: dict[str, Callable[[], object]] = {
+                "torchvision eager fp32": eager(theirs, images, device),
+                "mnv2zoo eager fp32": eager(ours, images, device),
+            }
+            fast = deploy.optimize(ours.cpu().eval(), images, "torch", measurement.half, device=str(device))
+            calls[f"mnv2zoo torch {measurement.half}"] = lambda fast=fast, images=images: fast(images)  # type: ignore[misc]
+            rows[f"{name}, batch {batch}"] = measurement.take_turns(calls)
+            print(name, batch, rows[f"{name}, batch {batch}"], flush=True)
+    return rows
+
+
+def eager(model: nn.Module, images: Tensor, device: torch.device) -> Callable[[], object]:
+    """A network as it is."""
+    placed = copy.deepcopy(model).eval().to(device)
+    given = list(images) if isinstance(placed, torchvision_detection.ssd.SSD) else images
+    return lambda: placed(given)
+
+
+def steps(measurement: Measurement) -> dict[str, Any]:
+    """Training images a second of timm's network and ours in the same loop, on images that lie on the device."""
+    batch = max(TRAIN_BATCH // measurement.shrink, 2)
+    images = torch.randn(batch, 3, SIDE, SIDE, device=measurement.device).contiguous(memory_format=torch.channels_last)
+    labels = torch.arange(batch, device=measurement.device) % CLASSES
+    calls = {
+        f"{name}{', compiled' if compiled else ''}": training_step(name, images, labels, compiled)
+        for name in ("mnv2zoo_100", "mobilenetv2_100")
+        for compiled in (False, True)
+    }
+    times = measurement.take_turns(calls)
+    return {name: {"ms": ms, "images_per_second": round(1000 * batch / ms)} for name, ms in times.items()}
+
+
+def training_step(name: str, images: Tensor, labels: Tensor, compiled: bool) -> Callable[[], object]:
+    """A step with bf16 autocast, channels last."""
+    torch.manual_seed(0)
+    model: Any = timm.create_model(name, num_classes=CLASSES).to(images.device, memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    model.train()
+    run = torch.compile(model) if compiled else model
+
+    def step() -> None:
+        with torch.autocast(images.device.type, torch.bfloat16):
+            loss = functional.cross_entropy(run(images), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def training(measurement: Measurement) -> dict[str, Any]:
+    """Training images a second from JPEG files: `finetune`, and a loop of timm's parts with its best flags.
+
+    Both decode the same photos of about 320 by 430 pixels on as many processes, crop at random, flip, and step in bf16
+    channels last. The first epoch warms up; the second counts.
+    """
+    if measurement.photos is None:
+        raise ValueError("training needs --photos")
+    number = max(IMAGES // measurement.shrink, 64)
+    rows: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        data = copied(measurement.photos, Path(folder) / "photos", number)
+        for name, options in {
+            "mnv2zoo, all": {},
+            "mnv2zoo, all, compiled": {"compile": True},
+            "mnv2zoo, head": {"train": "head"},
+        }.items():
+            result = mnv2zoo.finetune(
+                data,
+                out=Path(folder) / name,
+                init="random",
+                epochs=3,
+                batch_size=max(TRAIN_BATCH // measurement.shrink, 4),
+                workers=WORKERS,
+                val_fraction=0.01,
+                precision="bf16",
+                channels_last=True,
+                device=str(measurement.device),
+                **options,
+            )
+            rows[name] = [round(row["images_per_second"]) for row in result.history]
+            print(name, rows[name], flush=True)
+        for name, compiled in {"timm": False, "timm, compiled": True}.items():
+            rows[name] = timms_epochs(data / "train", measurement, compiled)
+            print(name, rows[name], flush=True)
+    return {"images": number, "workers": WORKERS, "images_per_second_by_epoch": rows}
+
+
+def copied(photos: Path, target: Path, number: int) -> Path:
+    """A folder of classes with so many copies of the photos, and a few for validation."""
+    files = sorted(photos.glob("*.jpg"))
+    for split, count in (("train", number), ("val", 64)):
+        for place in range(count):
+            folder = target / split / f"class{place % CLASSES}"
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(files[place % len(files)], folder / f"{place}.jpg")
+    return target
+
+
+def timms_epochs(folder: Path, measurement: Measurement, compiled: bool) -> list[int]:
+    """Images a second of epochs as timm's `train.py` runs them: --amp --amp-dtype bfloat16 --channels-last."""
+    device = measurement.device
+    loader = create_loader(
+        create_dataset("", str(folder)),
+        input_size=(3, SIDE, SIDE),
+        batch_size=max(TRAIN_BATCH // measurement.shrink, 4),
+        is_training=True,
+        num_workers=WORKERS,
+        persistent_workers=True,
+        use_prefetcher=device.type == "cuda",
+        pin_memory=True,
+        device=device,
+    )
+    model: Any = timm.create_model("mobilenetv2_100", num_classes=CLASSES)
+    model.to(device, memory_format=torch.channels_last).train()
+    optimizer = create_optimizer_v2(model, "sgd", lr=0.01)
+    run = torch.compile(model) if compiled else model
+    rates = []
+    for _ in range(3):
+        began, seen = time.perf_counter(), 0
+        for given, labels in loader:
+            images = given.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+            with torch.autocast(device.type, torch.bfloat16):
+                loss = functional.cross_entropy(run(images), labels.to(device, non_blocking=True))
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            seen += len(images)
+        measurement.synchronize()
+        rates.append(round(seen / (time.perf_counter() - began)))
+    return rates
+
+
+SECTIONS: dict[str, Callable[[Measurement], dict[str, Any]]] = {
+    "about": about,
+    "checks": checks,
+    "inference": inference,
+    "bound": bound,
+    "heads": heads,
+    "steps": steps,
+    "training": training,
+}
+
+
+def main() -> int:
+    """Runs the sections, and writes what each measured as soon as it is there."""
+    args = arguments()
+    if args.compile:
+        compile_one(args)
+        return 0
+    began = time.perf_counter()
+    if not args.cold:
+        compile_all(args)
+        print(f"compiled after {time.perf_counter() - began:.0f} s", flush=True)
+    measurement, failed = Measurement(args), []
+    results = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
+    for name in ["about", *[name for name in args.only or SECTIONS if name != "about"]]:
+        try:
+            results[name] = SECTIONS[name](measurement)
+        except Exception:
+            traceback.print_exc()
+            failed.append(name)
+        args.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        print(f"{name}: {json.dumps(results.get(name))}; {time.perf_counter() - began:.0f} s", flush=True)
+        torch.accelerator.empty_cache() if args.device != "cpu" else None
+    print(f"failed: {', '.join(failed)}" if failed else f"written to {args.out}")
+    return len(failed)
+
+
+def compile_all(args: argparse.Namespace) -> None:
+    """Fills the compiler's cache by processes that work side by side."""
+    cases = [f"inference {precision} {batch}" for precision, batch in COMPILED]
+    cases += ["step mnv2zoo_100", "step mobilenetv2_100"]
+    words = [sys.executable, __file__, "--device", args.device, "--shrink", str(args.shrink), "--compile"]
+    running = {case: subprocess.Popen([*words, case]) for case in cases}
+    for case, process in running.items():
+        if process.wait():
+            print(f"could not compile: {case}", flush=True)
+
+
+def compile_one(args: argparse.Namespace) -> None:
+    """Compiles what a section compiles."""
+    kind, *words = args.compile.split()
+    measurement = Measurement(args)
+    if kind == "inference":
+        images = torch.randn(max(int(words[1]) // args.shrink, 1), 3, SIDE, SIDE, device=measurement.device)
+        on_engine(images, "inductor", words[0], measurement.device)()
+    else:
+        batch = max(TRAIN_BATCH // args.shrink, 2)
+        images = torch.randn(batch, 3, SIDE, SIDE, device=measurement.device)
+        labels = torch.arange(batch, device=measurement.device) % CLASSES
+        training_step(words[0], images.contiguous(memory_format=torch.channels_last), labels, compiled=True)()
+
+
+def arguments() -> argparse.Namespace:
+    """The words of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=Path, help="folder of photos, for the section `training`")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--only", nargs="*", choices=list(SECTIONS), help="sections to measure")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--seconds", type=float, default=2, help="how long a comparison takes (2 by default)")
+    parser.add_argument("--shrink", type=int, default=1, help="divides batches and data, to try the script on a CPU")
+    parser.add_argument("--cold", action="store_true", help="do not compile beforehand")
+    parser.add_argument("--compile", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
