@@ -27,6 +27,7 @@ CLASSIFY = {
     "from a bottleneck on, average": {"train": "Bottleneck_15", "ema_decay": 0.9},
     "mixup": {"mixup": 0.5, "cutmix": 0.5, "loss": "bce", "keep_statistics": True, "init": "pretrained"},
     "weights of classes": {"loss": "focal", "class_weights": "balanced", "sampler": "balanced"},
+    "augmented on the device": {"augment_on": "device", "vflip": 0.5, "reprob": 0.5, "channels_last": False},
     "teacher": {"teacher": "START", "clip_grad": 1.0, "layer_decay": 0.8},
     "growing, bf16": {"input_size": 64, "start_input_size": 32, "precision": "bf16", "epochs": 2},
     "resume": {"epochs": 2, "ema_decay": 0.9, "channels_last": False, "opt": "adamw", "lr": 1e-3},

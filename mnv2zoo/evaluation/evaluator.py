@@ -20,7 +20,7 @@ from mnv2zoo.errors import DataError, ImageReadError, RecipeError, TaskError
 from mnv2zoo.evaluation import predictions
 from mnv2zoo.model_dir import records
 from mnv2zoo.model_dir import split as splits
-from mnv2zoo.models.pretrained import Network
+from mnv2zoo.models.pretrained import Network, enough_memory
 from mnv2zoo.system import memory
 from mnv2zoo.tasks import Metric, Task, find_task
 from mnv2zoo.tasks.tensors import in_single_precision, to_cpu, to_device
@@ -152,8 +152,10 @@ def _run_network(
             if len(ready) < len(batch) and not skip_bad_images:
                 raise next(error for _, error in batch if isinstance(error, ImageReadError))
             if ready:
-                inputs, targets = to_device(collate(ready), net.device)
-                metric.update(*to_cpu(task.condense(in_single_precision(net.model(inputs)), targets)))
+                with enough_memory(net.device, len(ready)):
+                    inputs, targets = to_device(collate(ready), net.device)
+                    outputs = to_cpu(task.condense(in_single_precision(net.model(inputs)), targets))
+                metric.update(*outputs)
             measured += [sample for sample, _ in good]
             done(len(batch))
     return measured

@@ -173,13 +173,16 @@ class TorchSession:
         """Runs a batch; see `Session`."""
         import torch
 
+        from mnv2zoo.models.pretrained import enough_memory
         from mnv2zoo.tasks.tensors import in_single_precision, map_tensors
 
-        batch = self.preprocessing.batch(prepared, self._network.device)
-        if self._run is None:
-            self._run = self._optimized(batch)
-        with torch.inference_mode():
-            return map_tensors(lambda tensor: tensor.cpu().numpy(), in_single_precision(self._run(batch)))
+        device = self._network.device
+        with enough_memory(device, len(prepared)):
+            batch = self.preprocessing.batch(prepared, device)
+            if self._run is None:
+                self._run = self._optimized(batch)
+            with torch.inference_mode():
+                return map_tensors(lambda tensor: tensor.cpu().numpy(), in_single_precision(self._run(batch)))
 
     def _optimized(self, batch: Any) -> Any:
         from mnv2zoo.deploy import optimize

@@ -5,7 +5,9 @@ A name is one of the zoo's, or a folder or Hub repository with timm's `config.js
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +17,7 @@ from PIL import Image
 from mnv2zoo.data import labels, preprocessing
 from mnv2zoo.data.preprocessing import Fast, Whole
 from mnv2zoo.data.transforms import check_channels, image_config, image_transform
-from mnv2zoo.errors import DeviceError, WeightsUnavailableError
+from mnv2zoo.errors import DeviceError, WeightsUnavailableError, ZooError
 from mnv2zoo.models.names import describe
 from mnv2zoo.weights import index
 
@@ -110,6 +112,44 @@ def device_names() -> list[str]:
     if kind is None:
         return ["cpu"]
     return ["cpu", *(f"{kind.type}:{number}" for number in range(torch.get_device_module(kind).device_count()))]
+
+
+# What PyTorch raises on a device that ran out of memory, and what its allocator on the CPU says.
+_OUT_OF_MEMORY = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
+_ON_CPU = re.compile(r"DefaultCPUAllocator: (not enough|can't allocate) memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory does not suffice."""
+    if isinstance(error, ZooError):  # which quotes what it explains
+        return False
+    return isinstance(error, _OUT_OF_MEMORY | MemoryError) or bool(_ON_CPU.search(str(error)))
+
+
+@contextlib.contextmanager
+def enough_memory(device: torch.device, images: int) -> Iterator[None]:
+    """Explains the error of a batch that does not fit in memory.
+
+    Args:
+        device: The device.
+        images: Images of the batch.
+
+    Raises:
+        DeviceError: If memory does not suffice; the message names a smaller batch.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        smaller = f"Pass --batch-size {images // 2}" if images > 1 else "Choose a smaller model"
+        raise DeviceError(
+            "out of memory",
+            expected=f"memory for a batch of {images} images",
+            found=(str(error).splitlines() or [type(error).__name__])[0],
+            where=device,
+            fix=f"{smaller}, or another --device.",
+        ) from error
 
 
 def find_device(name: str | None) -> torch.device:

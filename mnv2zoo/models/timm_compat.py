@@ -72,6 +72,11 @@ def compile_any_number() -> Any:
     return config.patch(cache_size_limit=unlimited, accumulated_cache_size_limit=unlimited)
 
 
+def is_of_compiler(error: BaseException) -> bool:
+    """Whether an error is one of `torch.compile`, whose classes are private."""
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+
+
 def resize_at_evaluation_only(detector: Any) -> None:
     """Lets a detector of torchvision train on images of the size that they have.
 

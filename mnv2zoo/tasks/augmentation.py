@@ -1,14 +1,17 @@
-"""The augmentation of training images, which is timm's."""
+"""The augmentation of training images: timm's, or the part of it that a device computes for a whole batch."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from PIL import Image
 from timm.data import create_transform
+from timm.data.random_erasing import RandomErasing
 from torch import Tensor
+from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 from mnv2zoo.errors import RecipeError
 from mnv2zoo.tasks.recipe import Recipe
@@ -22,18 +25,72 @@ def augmentation(recipe: Recipe, **preprocessing: Any) -> Callable[[Any], Tensor
         **preprocessing: The preprocessing, as timm names it. Its `crop_pct` is not used: training crops at random.
 
     Returns:
-        A function from an RGB image to a tensor (3, H, W).
+        A function from an RGB image to a tensor (3, H, W); in 8 bits where `OnDevice` does the rest.
     """
+    cropped = {**preprocessing, "crop_pct": None, "is_training": True, "scale": (recipe.scale, 1.0)}
+    if recipe.augment_on == "device":
+        return create_transform(**cropped, hflip=0.0, color_jitter=0.0, use_prefetcher=True)
     return create_transform(
-        **{**preprocessing, "crop_pct": None},
-        is_training=True,
-        scale=(recipe.scale, 1.0),
+        **cropped,
         hflip=recipe.hflip,
         vflip=recipe.vflip,
         color_jitter=recipe.color_jitter,
         auto_augment=recipe.auto_augment,
         re_prob=recipe.reprob,
     )
+
+
+class OnDevice:
+    """The augmentation of a batch on its device: flips, changes of color, normalization and erasing.
+
+    torchvision's transforms choose once for a whole batch. Here each image has its own values, drawn on the CPU, so
+    that they do not depend on the device.
+
+    Args:
+        recipe: The augmentation.
+        preprocessing: The `mean` and `std` of the colors.
+        device: The device.
+    """
+
+    def __init__(self, recipe: Recipe, preprocessing: Mapping[str, Any], device: torch.device) -> None:
+        self.recipe, self.device = recipe, device
+        self.mean, self.std = (torch.tensor(preprocessing[k], device=device).view(3, 1, 1) for k in ("mean", "std"))
+        self.erase = RandomErasing(recipe.reprob, device=str(device)) if recipe.reprob else None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Augments images (N, 3, H, W) in 8 bits, and returns what the network takes."""
+        count, amount = len(images), self.recipe.color_jitter
+        for axis, probability in ((-1, self.recipe.hflip), (-2, self.recipe.vflip)):
+            images = torch.where(self._column(torch.rand(count) < probability), images.flip(axis), images)
+        images = images.float() / 255
+        if amount:
+            factors = torch.empty(3, count).uniform_(1 - amount, 1 + amount)
+            for number in torch.randperm(3).tolist():
+                images = JITTERS[number](images, self._column(factors[number]))
+        images = (images - self.mean) / self.std
+        return images if self.erase is None else self.erase(images)
+
+    def _column(self, values: Tensor) -> Tensor:
+        """Values for the images of a batch (N,), as they are multiplied with it."""
+        return values.to(self.device).view(-1, 1, 1, 1)
+
+
+def brightness(images: Tensor, factors: Tensor) -> Tensor:
+    """Scales images (N, 3, H, W) from 0 to 1 by factors (N, 1, 1, 1), as torchvision does with one factor for all."""
+    return (images * factors).clamp(0, 1)
+
+
+def contrast(images: Tensor, factors: Tensor) -> Tensor:
+    """Moves images towards their mean gray; arguments as for `brightness`."""
+    return torch.lerp(rgb_to_grayscale(images).mean((1, 2, 3), keepdim=True), images, factors).clamp(0, 1)
+
+
+def saturation(images: Tensor, factors: Tensor) -> Tensor:
+    """Moves images towards gray; arguments as for `brightness`."""
+    return torch.lerp(rgb_to_grayscale(images), images, factors).clamp(0, 1)
+
+
+JITTERS = (brightness, contrast, saturation)
 
 
 def check(recipe: Recipe) -> None:

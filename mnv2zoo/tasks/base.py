@@ -446,6 +446,19 @@ class Task(ABC):
         """Whatever else decides the result, such as the hash of a teacher's weights; a resumed run compares them."""
         return {}
 
+    def augment(self, inputs: Any, targets: Any) -> tuple[Any, Any]:
+        """Augments a batch on the device; by default `transforms` has done all of it.
+
+        Args:
+            inputs: The batch's inputs on the device. Random choices follow from the generators of the CPU, which are
+                seeded for each step.
+            targets: The batch's targets.
+
+        Returns:
+            Inputs and targets.
+        """
+        return inputs, targets
+
     def shrink(self, inputs: Any, targets: Any, side: int, full: int) -> tuple[Any, Any]:
         """Shrinks a batch for an epoch on smaller images.
 

@@ -33,7 +33,7 @@ Color = tuple[Finite, Finite, Finite]
 Factor = Annotated[float, Meta(ge=0.05, le=20)]
 
 # Fields of one kind of task, for the others to ignore.
-OF_CLASSIFIERS = ("teacher", "mixup", "cutmix", "smoothing", "loss", "focal_gamma")
+OF_CLASSIFIERS = ("teacher", "mixup", "cutmix", "smoothing", "loss", "focal_gamma", "augment_on")
 OF_CLASSES = ("class_weights",)  # of classifiers and segmenters
 OF_HEADS = ("head", "backbone_lr", "scale_jitter", "rotate")  # of detectors and segmenters
 OF_DETECTORS = (
@@ -185,6 +185,11 @@ class Recipe:
     color_jitter: Share = _choice(0.2, "how far brightness, contrast and saturation are changed")
     auto_augment: str | None = _choice(None, "automatic augmentation as timm names it, such as `rand-m7-mstd0.5-inc1`")
     reprob: Share = _choice(0.0, "how often a rectangle is erased")
+    augment_on: Literal["workers", "device"] = _choice(
+        "workers",
+        "where images are flipped, changed in color and erased: by the `workers` that read them, or on the `device`, a "
+        "batch at a time",
+    )
     mixup: Alpha = _choice(0.0, "alpha of mixup; 0 for none")
     cutmix: Alpha = _choice(0.0, "alpha of cutmix; 0 for none")
     smoothing: Annotated[float, Meta(ge=0, le=0.9)] = _choice(0.1, "label smoothing")
@@ -259,6 +264,8 @@ class Recipe:
         if self.mixes and self.train == "head" and self.cache_features:
             name = "mixup" if self.mixup else "cutmix"
             raise _bad(name, "0 with cached features, which are no images to mix", getattr(self, name))
+        if self.augment_on == "device" and self.auto_augment is not None:
+            raise _bad("augment_on", "workers with auto_augment, which takes one image at a time", self.augment_on)
         if self.mixes and self.batch_size % 2:
             raise _bad("batch_size", "an even number, because mixup and cutmix make pairs", self.batch_size)
 

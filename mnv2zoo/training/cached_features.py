@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from mnv2zoo.tasks import Task
 from mnv2zoo.tasks.recipe import Recipe
-from mnv2zoo.tasks.tensors import map_tensors
+from mnv2zoo.tasks.tensors import map_tensors, to_device
 from mnv2zoo.training.distributed import run_network, test_loader
 from mnv2zoo.training.progress import Log
 
 
 def cache_features(
     accelerator: Accelerator, task: Task, backbone: nn.Module, photos: Dataset[Any], recipe: Recipe, log: Log
-) -> Dataset[Any]:
+) -> Features:
     """Computes the features of every image, once and without augmentation.
 
     Args:
@@ -31,13 +32,13 @@ def cache_features(
         log: The log.
 
     Returns:
-        The features and the targets.
+        The features and the targets, on the device.
     """
     loader = accelerator.prepare(test_loader(photos, task.collate, recipe, recipe.workers))
     batches: list[tuple[Tensor, Any]] = []
     with log.stage("computing features", len(photos)) as stage:  # type: ignore[arg-type]
         run_network(accelerator, task, backbone, loader, lambda *batch: batches.append(batch), stage.advance)
-    return Features(batches)
+    return Features(batches, accelerator.device)
 
 
 class Features(Dataset[tuple[Tensor, Any]]):
@@ -45,18 +46,31 @@ class Features(Dataset[tuple[Tensor, Any]]):
 
     Args:
         batches: Features (N, ...) and targets, of which every tensor has N rows.
+        device: Where to keep them.
     """
 
-    def __init__(self, batches: list[tuple[Tensor, Any]]) -> None:
-        self.features = torch.cat([features for features, _ in batches])
-        self.targets = [row for features, own in batches for row in _rows(own, len(features))]
+    def __init__(self, batches: list[tuple[Tensor, Any]], device: torch.device | str = "cpu") -> None:
+        rows = [row for features, own in batches for row in _rows(own, len(features))]
+        self.features = torch.cat([features for features, _ in batches]).to(device)
+        self.targets = to_device(default_collate(rows), torch.device(device))
 
     def __len__(self) -> int:
         return len(self.features)
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Any]:
-        index = key[0] if isinstance(key, tuple) else key
-        return self.features[index], self.targets[index]
+        """The features of an image and its targets."""
+        return map_tensors(operator.itemgetter(0), self.__getitems__([key]))
+
+    def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> tuple[Tensor, Any]:
+        """The same of a whole batch at once, which PyTorch's loaders ask for."""
+        indices = [key[0] if isinstance(key, tuple) else key for key in keys]
+        index = torch.tensor(indices, device=self.features.device)
+        return self.features[index], map_tensors(operator.itemgetter(index), self.targets)
+
+    @staticmethod
+    def collate(batch: tuple[Tensor, Any]) -> tuple[Tensor, Any]:
+        """A batch as `__getitems__` gives it."""
+        return batch
 
 
 def _rows(targets: Any, count: int) -> list[Any]:

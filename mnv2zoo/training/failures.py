@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import gc
-import re
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from mnv2zoo.errors import RunError, ZooError
+from mnv2zoo.errors import RunError
 from mnv2zoo.models import pretrained
+from mnv2zoo.models.timm_compat import is_of_compiler
 from mnv2zoo.tasks.recipe import Recipe
-
-# What PyTorch raises on a device that ran out of memory, and what its allocator on the CPU says.
-_OUT_OF_MEMORY = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
-_ON_CPU = re.compile(r"DefaultCPUAllocator: (not enough|can't allocate) memory")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory does not suffice."""
-    if isinstance(error, ZooError):  # which quotes what it explains
-        return False
-    return isinstance(error, _OUT_OF_MEMORY | MemoryError) or bool(_ON_CPU.search(str(error)))
 
 
 def explained(error: Exception, recipe: Recipe, where: str) -> RunError | None:
@@ -45,7 +34,7 @@ def explained(error: Exception, recipe: Recipe, where: str) -> RunError | None:
             where=where,
             fix="Start a new run without --deterministic, or with --device cpu.",
         )
-    if recipe.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+    if recipe.compile and is_of_compiler(error):
         return RunError(
             "torch.compile cannot compile the network",
             expected="a C++ compiler for the CPU, or Triton for a GPU",
@@ -99,7 +88,7 @@ def _fits(passes: Callable[[int], Any], count: int) -> bool:
     try:
         passes(count)
     except Exception as error:
-        if not is_out_of_memory(error):
+        if not pretrained.is_out_of_memory(error):
             raise
         traceback.clear_frames(error.__traceback__)
         return False

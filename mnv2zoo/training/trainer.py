@@ -30,6 +30,7 @@ from mnv2zoo.data.sampler import Batches, balanced_weights, derive_seed, seed_ev
 from mnv2zoo.errors import DataError, RunError, ZooError
 from mnv2zoo.model_dir import split as splits
 from mnv2zoo.model_dir.records import RECIPE, SPLIT
+from mnv2zoo.models import pretrained
 from mnv2zoo.models.names import Description
 from mnv2zoo.system import memory
 from mnv2zoo.tasks import Metric, Scores, Task, find_task
@@ -38,7 +39,7 @@ from mnv2zoo.tasks.initialization import Start, set_training
 from mnv2zoo.tasks.recipe import Recipe
 from mnv2zoo.tasks.tensors import channels_last, map_tensors, to_cpu
 from mnv2zoo.training import accelerate_settings, artifacts, builders, failures, resume
-from mnv2zoo.training.cached_features import cache_features
+from mnv2zoo.training.cached_features import Features, cache_features
 from mnv2zoo.training.distributed import (
     give_way,
     of_worker,
@@ -117,7 +118,7 @@ def run(
         if recorded is not None:
             on_main(accelerator, folder.lock)
         with (
-            memory.kept(),
+            memory.kept() if accelerator.device.type == "cpu" else contextlib.nullcontext(),
             accelerate_settings.current(accelerator.device),
             accelerate_settings.algorithms(recipe, sizes_differ=found.gather_objects),
         ):
@@ -201,7 +202,7 @@ class Trainer:
         except BaseException as error:
             self.log.close()
             self.folder.discard()  # only the main process has anything to remove
-            if failures.is_out_of_memory(error):
+            if pretrained.is_out_of_memory(error):
                 where = f"outside of a step, on {self.accelerator.device}"
                 raise failures.out_of_memory(error, self.recipe, self.accelerator.num_processes, where) from error
             raise
@@ -317,7 +318,7 @@ class Trainer:
             transforms = task.transforms(self.start.preprocessing, recipe)
             datasets["train"] = Photos(self.data.splits["train"], transforms=transforms)
         else:
-            workers, collate = 0, None
+            workers, collate = 0, Features.collate
             for split in [split for split in ("train", "val") if split in datasets]:
                 datasets[split] = cache_features(
                     self.accelerator, task, self.backbone, datasets[split], recipe, self.log
@@ -328,7 +329,7 @@ class Trainer:
             num_workers=workers,
             collate_fn=collate,
             persistent_workers=workers > 0,
-            pin_memory=accelerate_settings.pins(self.accelerator.device),
+            pin_memory=self.backbone is None and accelerate_settings.pins(self.accelerator.device),
             worker_init_fn=give_way if self.accelerator.device.type == "cpu" else None,
         )
         # Accelerate would move the optimizer's counters of steps to the device too, where each read waits for it.
@@ -374,7 +375,7 @@ class Trainer:
         """Says what to do about an error of a step; where memory does not suffice, names the batch that fits."""
         recipe, processes = self.recipe, self.accelerator.num_processes
         where = f"epoch {self.progress.epoch + 1}, step {self.progress.step + 1}, on {self.accelerator.device}"
-        if not failures.is_out_of_memory(error):
+        if not pretrained.is_out_of_memory(error):
             return failures.explained(error, recipe, where)
 
         def passes(count: int) -> None:
@@ -397,6 +398,8 @@ class Trainer:
         """Adds the gradient of a batch, and updates the weights where its group is complete; returns the loss."""
         recipe, progress, accelerator = self.recipe, self.progress, self.accelerator
         seed_everything(derive_seed(recipe.seed, progress.epoch, progress.step, accelerator.process_index, 1))
+        if self.backbone is None:
+            inputs, targets = self.task.augment(inputs, targets)
         full = min(self.start.preprocessing["input_size"][1:])
         side = builders.side_of_epoch(recipe, progress.epoch, full)
         if side < full and self.backbone is None:

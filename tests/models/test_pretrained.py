@@ -25,3 +25,26 @@ def test_the_default_device_is_the_accelerator():
     found = pretrained.find_device(None)
     assert found.type == (pretrained.device_names()[-1].partition(":")[0])
     assert pretrained.find_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore of it."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: 9 bytes"),
+        MemoryError(),
+    ],
+)
+def test_a_batch_that_does_not_fit_in_memory_is_an_error_that_names_a_smaller_one(error):
+    with pytest.raises(DeviceError) as caught, pretrained.enough_memory(torch.device("cpu"), 64):
+        raise error
+    assert caught.value.problem == "out of memory"
+    assert "--batch-size 32" in caught.value.fix
+    assert "\n" not in caught.value.found
+
+
+def test_other_errors_of_a_batch_stay_as_they_are():
+    with pytest.raises(RuntimeError, match=r"^sizes differ$"), pretrained.enough_memory(torch.device("cpu"), 64):
+        raise RuntimeError("sizes differ")
+    quoted = DeviceError("x", found="DefaultCPUAllocator: not enough memory")
+    assert not pretrained.is_out_of_memory(quoted)

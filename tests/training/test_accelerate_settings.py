@@ -87,6 +87,21 @@ def test_fp16_needs_a_gpu(photos, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_deterministic_algorithms_are_asked_for_during_the_training_alone(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    before = torch.backends.cudnn.benchmark
+    with accelerate_settings.algorithms(Recipe(deterministic=True), sizes_differ=False):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        assert not torch.backends.cudnn.benchmark
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    for sizes_differ in (False, True):
+        with accelerate_settings.algorithms(Recipe(), sizes_differ):
+            assert torch.backends.cudnn.benchmark != sizes_differ
+    assert torch.backends.cudnn.benchmark == before
+
+
 def test_the_device_that_is_passed_comes_before_that_of_the_environment(monkeypatch):
     monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "meta")
     assert accelerate_settings.start(Recipe()).device.type == "meta"

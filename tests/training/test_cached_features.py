@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 import mnv2zoo
 from mnv2zoo.training.cached_features import Features
@@ -58,3 +59,8 @@ def test_cached_features_give_each_image_its_own_targets():
         assert values.tolist() == [2.0, 3.0]
         assert (targets["label"].item(), targets["box"].tolist()) == (6, [2])
     assert features[2][1]["label"] == 7
+    loader = DataLoader(features, batch_sampler=[[(2, 0), (0, 0)], [1]], collate_fn=Features.collate)
+    (values, targets), last = loader
+    assert values.tolist() == [[9.0, 9.0], [0.0, 1.0]]
+    assert (targets["label"].tolist(), targets["box"].tolist()) == ([7, 5], [[3], [1]])
+    assert last[1]["label"].tolist() == [6]

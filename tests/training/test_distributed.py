@@ -9,6 +9,9 @@ import time
 
 import psutil
 import pytest
+import timm
+import torch
+from torch import nn
 
 import mnv2zoo
 from mnv2zoo.errors import DataError, RunError, ZooError
@@ -43,6 +46,26 @@ def test_processes_that_read_ahead_give_way_to_the_one_that_trains(photos, tmp_p
             training.kill()
     assert sorted(found.values()) == [19, 19]
     assert own == psutil.Process().nice()
+
+
+@pytest.mark.parametrize("kind", ["classifier", "c20", "detector", "segmenter"])
+def test_synchronized_norms_stay_the_same_modules_with_the_same_names(kind):
+    make = {
+        "classifier": lambda: timm.create_model(MODEL, num_classes=3),
+        "c20": lambda: timm.create_model("mnv2zoo_100_c20"),
+        "detector": lambda: mnv2zoo.detection.ssdlite(MODEL, 3),
+        "segmenter": lambda: mnv2zoo.segmentation.lraspp(MODEL, 3),
+    }[kind]
+    model = make().eval()
+    images = [torch.rand(3, 96, 96)] if kind == "detector" else torch.rand(2, 3, 96, 96)
+    names, modules, expected = list(model.state_dict()), list(model.modules()), model(images)
+    distributed.synchronize_norms(model)
+    assert list(model.state_dict()) == names
+    assert all(one is other for one, other in zip(model.modules(), modules, strict=True))
+    torch.testing.assert_close(model(images), expected, rtol=0, atol=0)
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    assert norms
+    assert all(isinstance(norm, nn.SyncBatchNorm) and norm.process_group is None for norm in norms)
 
 
 @pytest.mark.slow

@@ -1,8 +1,10 @@
 """Training, step by step: what the seed decides, what stays, and what an interruption leaves."""
 
 import json
+import math
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import torch
 import mnv2zoo
 from mnv2zoo.errors import RecipeError, RunError
 from mnv2zoo.tasks.classify import Classify
+from mnv2zoo.training import accelerate_settings
 from tests.conftest import ROOT
 from tests.fake_training import PARTS
 from tests.photos import QUICK, fill, photo
@@ -121,6 +124,33 @@ def test_every_way_of_training_works_on_another_device(tmp_path, part):
         assert all(float(one) <= bound for one, bound in zip(outcome.split(), bounds, strict=True)), (way, outcome)
 
 
+def test_a_scaled_loss_skips_steps_keeps_the_schedule_and_resumes_bit_for_bit(photos, tmp_path, monkeypatch):
+    values = {**QUICK, "epochs": 3, "ema_decay": 0.9, "opt": "adamw", "lr": 1e-3, "clip_grad": 1.0, "device": "cpu"}
+    plain = mnv2zoo.finetune(photos, MODEL, tmp_path / "plain", **values)
+    real = accelerate_settings.start
+
+    def scaled(recipe, device):
+        # What Accelerate does for fp16 on a GPU. The first steps overflow.
+        accelerator = real(recipe, device)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+        return accelerator
+
+    monkeypatch.setattr(accelerate_settings, "start", scaled)
+    whole = mnv2zoo.finetune(photos, MODEL, tmp_path / "whole", **values)
+    with interrupted_after(monkeypatch, 1, 1):
+        mnv2zoo.finetune(photos, MODEL, tmp_path / "run", **values, checkpoint_steps=1)
+    again = mnv2zoo.finetune(photos, out=tmp_path / "run", resume=True, device="cpu")
+    assert equal(tmp_path / "whole", tmp_path / "run")
+    assert [row["train_loss"] for row in again.history] == [row["train_loss"] for row in whole.history]
+    assert [row["lr"] for row in whole.history] == [row["lr"] for row in plain.history]
+    state = [torch.load(tmp_path / run / "checkpoints/last.pt", weights_only=True) for run in ("whole", "run")]
+    assert state[0]["scaler"] == state[1]["scaler"]
+    skipped = 127 - math.log2(state[0]["scaler"]["scale"])
+    taken = max(one["step"].item() for one in state[0]["optimizer"]["state"].values())
+    assert skipped >= 1
+    assert skipped + taken == 9
+
+
 def test_a_checkpoint_of_an_earlier_version_is_resumed(tmp_path):
     photos = fill(tmp_path / "photos")
     run = tmp_path / "run"
@@ -140,6 +170,21 @@ class Double(Classify):
         start = super().build_model(*arguments)
         start.model.double().register_forward_pre_hook(lambda module, inputs: (inputs[0].double(),))
         return start
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_step_trains_the_same_network(photos, tmp_path):
+    # Two steps, since rounding grows a hundredfold with each, in a random network on so small images.
+    values = {**QUICK, "epochs": 1, "batch_size": 12, "ema_decay": 0.9, "device": "cpu", "task": Double}
+    mnv2zoo.finetune(photos, MODEL, tmp_path / "plain", **values)
+    compiled = mnv2zoo.finetune(photos, MODEL, tmp_path / "compiled", **values, compile=True)
+    one, other = weights(tmp_path / "plain"), weights(tmp_path / "compiled")
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, rtol=1e-6, atol=1e-8)
+    again = mnv2zoo.finetune(photos, out=tmp_path / "compiled", resume=True, compile=False, device="cpu", task=Double)
+    assert again.history == compiled.history
 
 
 @pytest.mark.parametrize(

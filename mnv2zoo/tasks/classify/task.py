@@ -47,6 +47,7 @@ class Classify(Task):
     def setup(self, recipe: Recipe, data: Data, start: Start, device: torch.device) -> None:
         """Prepares the loss, the mixing of images and the teacher."""
         from mnv2zoo.tasks import class_weights
+        from mnv2zoo.tasks.augmentation import OnDevice
         from mnv2zoo.tasks.classify import loss
         from mnv2zoo.tasks.classify.distillation import Teacher
 
@@ -55,6 +56,7 @@ class Classify(Task):
         by_class = [counts[label] for label in range(len(data.class_names))]
         self._weights = class_weights.weights(recipe.class_weights, by_class, data.class_names)
         self._criterion = loss.make_criterion(recipe, self._weights).to(device)
+        self._augment = OnDevice(recipe, start.preprocessing, device) if recipe.augment_on == "device" else None
         self._teacher, self._teacher_weight = None, recipe.teacher_weight
         if recipe.teacher is not None:
             self._teacher = Teacher(recipe.teacher, data.class_names, recipe, start.preprocessing).to(device)
@@ -64,6 +66,10 @@ class Classify(Task):
         teacher = None if self._teacher is None else self._teacher.fingerprint
         weights = {} if self._weights is None else {"class_weights": self._weights}
         return {"teacher": teacher, **weights}
+
+    def augment(self, inputs: Any, targets: Any) -> tuple[Any, Any]:
+        """Flips, changes and erases images on the device, if the recipe wants that."""
+        return inputs if self._augment is None else self._augment(inputs), targets
 
     def training_step(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         """The cross-entropy of images (N, 3, H, W) and classes (N,), and the distance from the teacher's outputs."""

@@ -43,9 +43,12 @@ class SegmentationLoss(nn.Module):
     def forward(self, logits: Tensor, masks: Tensor) -> Tensor:
         """The loss of logits (N, C, H, W) and class numbers (N, H, W); 0 if no pixel counts."""
         logits, masks = logits.float(), masks.long()
+        pixels, numbers = logits, masks
+        if torch.are_deterministic_algorithms_enabled():  # CUDA has such an algorithm for rows alone
+            pixels, numbers = logits.movedim(1, -1).flatten(0, -2), masks.flatten()
         total = functional.cross_entropy(
-            logits,
-            masks,
+            pixels,
+            numbers,
             self.weights,
             ignore_index=VOID,
             reduction="sum",

@@ -27,6 +27,16 @@ def test_it_is_the_cross_entropy_of_pytorch(weights, smoothing):
     assert SegmentationLoss(weights, smoothing)(LOGITS, MASKS).item() == pytest.approx(wanted.item(), rel=1e-5)
 
 
+def test_deterministic_algorithms_give_the_same_loss():
+    loss = SegmentationLoss(WEIGHTS, 0.1)
+    wanted = loss(LOGITS, MASKS)
+    torch.use_deterministic_algorithms(True)
+    try:
+        torch.testing.assert_close(loss(LOGITS, MASKS), wanted)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 @pytest.mark.parametrize("name", ["dice", "lovasz"])
 def test_a_loss_on_regions_is_added(name):
     region = {"dice": smp.losses.DiceLoss, "lovasz": smp.losses.LovaszLoss}[name]("multiclass", ignore_index=255)
