@@ -316,6 +316,51 @@ def milliseconds(runs: list[dict[str, Any]]) -> tuple[str, str]:
     return "", ""
 
 
+def gpu() -> str:
+    """A row for each way to run a network on the GPU that was last measured, with columns by batch size."""
+    found = recorded("gpu")
+    batches = list(found["inference"])
+    rows = [
+        (f"timm, eager {precision}" if library == "timm eager" else f"`{library}` {precision}", *cells)
+        for library in ("timm eager", "torch", "inductor")
+        for precision in ("fp32", "fp16", "bf16")
+        if any(cells := [_rate(found["inference"][batch].get(f"{library} {precision}")) for batch in batches])
+    ]
+    about = found["about"]
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    header = " | ".join(f"batch {batch}:" for batch in batches)
+    return table(f"images per second | {header}", rows) + f"\n*{about['card']}; {versions}.*\n"
+
+
+def _rate(row: dict[str, Any] | None) -> str:
+    return f"{row['images_per_second']:,}" if row else ""
+
+
+def gpu_goals() -> str:
+    """What the engines reach against timm in eager mode, for each goal that was set."""
+    inference = recorded("gpu")["inference"]
+
+    def times(batch: str, theirs: str) -> tuple[str, float]:
+        ours = {name: row["ms"] for name, row in inference[batch].items() if not name.startswith("timm")}
+        best = min((name for name in ours if name.endswith("fp16")), key=lambda name: ours[name])
+        return best, inference[batch][f"timm eager {theirs}"]["ms"] / ours[best]
+
+    goals = (("1", "fp16", 5.0), ("256", "fp32", 4.0), ("256", "fp16", 1.0))
+    rows = []
+    for batch, theirs, goal in goals:
+        best, ratio = times(batch, theirs)
+        rows.append(
+            (
+                batch,
+                f"`{best.split()[0]}` fp16",
+                f"timm, eager {theirs}",
+                f"{ratio:.2f}",
+                performance.at_least(ratio, goal),
+            )
+        )
+    return table("batch: | engine | against | times as fast: | goal:", rows)
+
+
 def attacks() -> str:
     """A row for each attack of the last whole `make attack`."""
     found = recorded("attacks")
@@ -359,7 +404,7 @@ PARTS: dict[str, Callable[..., str]] = {
         *(zoo, model_pages.models, model_pages.costs, model_pages.model, variables, recipe),
         *(twenty_layers, twenty_differences),
         *(head_cache, training_step, grocery, transfer, preprocessing, taps),
-        *(heads, forgotten, alphas, attacks, fuzz),
+        *(heads, gpu, gpu_goals, forgotten, alphas, attacks, fuzz),
         *(c20_figures, c20_releases, c20_runs, performance.performance),
     )
 }
