@@ -171,7 +171,7 @@ def find_device(name: str | None) -> torch.device:
         torch.zeros(1, device=device).item()
     except Exception as error:  # of many classes: no such type, not built in, no driver, no such number
         raise DeviceError(
-            f"cannot use the device {name!r}",
+            f"Cannot use the device {name!r}",
             expected=" or ".join(device_names()),
             found=(str(error).splitlines() or [type(error).__name__])[0],
             where="device",
