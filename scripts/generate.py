@@ -283,14 +283,14 @@ def heads(data: str) -> str:
             spread([run["test"][further] for run in runs]),
             spread([run["val"][metric] for run in runs]) if "val" in runs[0] else "",
             f"{runs[0]['parameters'] / 1e6:.1f}",
-            *(minutes(runs, on) for on in ("cpu", "gpu")),
+            minutes(runs),
             *milliseconds(runs),
         )
         for name, runs in groups.items()
     ]
     return table(
-        f"network | seeds: | test {title} (%): | test {further_title} (%): | val {title} (%): | params (M): "
-        "| minutes, 2 cores: | minutes, GPU: | ms eager: | ms, fastest engine: ",
+        f"network | seeds: | test {title} (%): | test {further_title} (%): | val {title} (%): | params (M): | minutes: "
+        "| ms, eager: | ms, fastest engine: | ms, int8: | int8, points lost:",
         rows,
     )
 
@@ -301,19 +301,22 @@ def spread(values: list[float]) -> str:
     return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
-def minutes(runs: list[dict[str, Any]], on: str) -> str:
-    """How long training took on average; empty if no run was trained there."""
-    own = [run["minutes"] for run in runs if ("threads" in run) == (on == "cpu")]
-    return f"{statistics.mean(own):.0f}" if own else ""
+def minutes(runs: list[dict[str, Any]]) -> str:
+    """How long training took on average, and on what."""
+    return f"{statistics.mean(run['minutes'] for run in runs):.0f}"
 
 
-def milliseconds(runs: list[dict[str, Any]]) -> tuple[str, str]:
-    """Milliseconds an image in eager mode and on the fastest engine, if they were measured."""
+def milliseconds(runs: list[dict[str, Any]]) -> tuple[str, str, str, str]:
+    """Milliseconds an image: in eager mode, on the fastest engine and in int8; and what int8 costs, if measured."""
     for run in runs:
         if "ms" in run:
-            eager, *(best,) = run["ms"].values()
-            return f"{eager:.0f}", f"{best:.0f} ({list(run['ms'])[1]})"
-    return "", ""
+            eager, best = run["ms"].values()
+            quantized = run.get("int8")
+            cost = (
+                (f"{quantized['ms']:.1f}", f"{quantized['before'] - quantized['after']:.2f}") if quantized else ("", "")
+            )
+            return f"{eager:.1f}", f"{best:.1f}", *cost
+    return "", "", "", ""
 
 
 def gpu() -> str:
