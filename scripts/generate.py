@@ -283,14 +283,14 @@ def heads(data: str) -> str:
             spread([run["test"][further] for run in runs]),
             spread([run["val"][metric] for run in runs]) if "val" in runs[0] else "",
             f"{runs[0]['parameters'] / 1e6:.1f}",
-            *(minutes(runs, on) for on in ("cpu", "gpu")),
+            minutes(runs),
             *milliseconds(runs),
         )
         for name, runs in groups.items()
     ]
     return table(
-        f"network | seeds: | test {title} (%): | test {further_title} (%): | val {title} (%): | params (M): "
-        "| minutes, 2 cores: | minutes, GPU: | ms eager: | ms, fastest engine: ",
+        f"network | seeds: | test {title} (%): | test {further_title} (%): | val {title} (%): | params (M): | minutes: "
+        "| ms, eager: | ms, fastest engine: | ms, int8: | int8, points lost:",
         rows,
     )
 
@@ -301,19 +301,67 @@ def spread(values: list[float]) -> str:
     return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
-def minutes(runs: list[dict[str, Any]], on: str) -> str:
-    """How long training took on average; empty if no run was trained there."""
-    own = [run["minutes"] for run in runs if ("threads" in run) == (on == "cpu")]
-    return f"{statistics.mean(own):.0f}" if own else ""
+def minutes(runs: list[dict[str, Any]]) -> str:
+    """How long training took on average, and on what."""
+    return f"{statistics.mean(run['minutes'] for run in runs):.0f}"
 
 
-def milliseconds(runs: list[dict[str, Any]]) -> tuple[str, str]:
-    """Milliseconds an image in eager mode and on the fastest engine, if they were measured."""
+def milliseconds(runs: list[dict[str, Any]]) -> tuple[str, str, str, str]:
+    """Milliseconds an image: in eager mode, on the fastest engine and in int8; and what int8 costs, if measured."""
     for run in runs:
         if "ms" in run:
-            eager, *(best,) = run["ms"].values()
-            return f"{eager:.0f}", f"{best:.0f} ({list(run['ms'])[1]})"
-    return "", ""
+            eager, best = run["ms"].values()
+            quantized = run.get("int8")
+            cost = (
+                (f"{quantized['ms']:.1f}", f"{quantized['before'] - quantized['after']:.2f}") if quantized else ("", "")
+            )
+            return f"{eager:.1f}", f"{best:.1f}", *cost
+    return "", "", "", ""
+
+
+def gpu() -> str:
+    """A row for each way to run a network on the GPU that was last measured, with columns by batch size."""
+    found = recorded("gpu")
+    batches = list(found["inference"])
+    rows = [
+        (f"timm, eager {precision}" if library == "timm eager" else f"`{library}` {precision}", *cells)
+        for library in ("timm eager", "torch", "inductor")
+        for precision in ("fp32", "fp16", "bf16")
+        if any(cells := [_rate(found["inference"][batch].get(f"{library} {precision}")) for batch in batches])
+    ]
+    about = found["about"]
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    header = " | ".join(f"batch {batch}:" for batch in batches)
+    return table(f"images per second | {header}", rows) + f"\n*{about['card']}; {versions}.*\n"
+
+
+def _rate(row: dict[str, Any] | None) -> str:
+    return f"{row['images_per_second']:,}" if row else ""
+
+
+def gpu_goals() -> str:
+    """What the engines reach against timm in eager mode, for each goal that was set."""
+    inference = recorded("gpu")["inference"]
+
+    def times(batch: str, theirs: str) -> tuple[str, float]:
+        ours = {name: row["ms"] for name, row in inference[batch].items() if not name.startswith("timm")}
+        best = min((name for name in ours if name.endswith("fp16")), key=lambda name: ours[name])
+        return best, inference[batch][f"timm eager {theirs}"]["ms"] / ours[best]
+
+    goals = (("1", "fp16", 5.0), ("256", "fp32", 4.0), ("256", "fp16", 1.0))
+    rows = []
+    for batch, theirs, goal in goals:
+        best, ratio = times(batch, theirs)
+        rows.append(
+            (
+                batch,
+                f"`{best.split()[0]}` fp16",
+                f"timm, eager {theirs}",
+                f"{ratio:.2f}",
+                performance.at_least(ratio, goal),
+            )
+        )
+    return table("batch: | engine | against | times as fast: | goal:", rows)
 
 
 def attacks() -> str:
@@ -359,7 +407,7 @@ PARTS: dict[str, Callable[..., str]] = {
         *(zoo, model_pages.models, model_pages.costs, model_pages.model, variables, recipe),
         *(twenty_layers, twenty_differences),
         *(head_cache, training_step, grocery, transfer, preprocessing, taps),
-        *(heads, forgotten, alphas, attacks, fuzz),
+        *(heads, gpu, gpu_goals, forgotten, alphas, attacks, fuzz),
         *(c20_figures, c20_releases, c20_runs, performance.performance),
     )
 }

@@ -2,11 +2,11 @@
 
     python scripts/gpu.py --photos PHOTOS
 
-`PHOTOS` holds some photos as JPEG files, of which the training's data is made. A section that fails is named at the
-end, and what the others measured is kept: `--only SECTION` measures it again.
+`PHOTOS` holds some photos as JPEG files, of which the training's data is made. Each section is written as soon as it is
+measured. One that fails is named at the end; `--only SECTION` measures it again.
 
 All networks are MobileNetV2 1.0 at 224 pixels with random weights, on which speed does not depend. Those that are
-compared take turns; the figures are medians. The compiler works before anything is timed, in several processes.
+compared take turns; the figures are medians.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs/results/gpu.json"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 BATCHES = (1, 32, 256, 1024)
-COMPILED = [("fp16", 1), ("fp16", 256), ("bf16", 256), ("fp32", 256)]  # what `inductor` is measured at
+COMPILED = [("fp16", 1), ("fp16", 256)]  # what `inductor` is measured at: it compiles for minutes
 CHECKS = ("tests/test_gpu.py", *(f"tests/deploy/test_{name}.py" for name in ("graphs", "engines", "optimize")))
 SIDE, CLASSES = 224, 10
 TRAIN_BATCH, IMAGES, WORKERS = 256, 8192, 14
@@ -88,7 +88,7 @@ class Measurement:
 # Sections. Each returns what it measured.
 
 
-def about(measurement: Measurement) -> dict[str, Any]:
+def about(measurement: Measurement, results: Mapping[str, Any]) -> dict[str, Any]:
     """The card and the versions."""
     device = measurement.device
     card = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
@@ -101,7 +101,7 @@ def about(measurement: Measurement) -> dict[str, Any]:
     }
 
 
-def checks(measurement: Measurement) -> dict[str, Any]:
+def checks(measurement: Measurement, results: Mapping[str, Any]) -> dict[str, Any]:
     """The tests that need a GPU."""
     words = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *CHECKS]
     done = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -112,7 +112,7 @@ def checks(measurement: Measurement) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def inference(measurement: Measurement) -> dict[str, Any]:
+def inference(measurement: Measurement, results: Mapping[str, Any]) -> dict[str, Any]:
     """Milliseconds a batch of every engine and precision, and of timm in eager mode, at several batch sizes."""
     rows: dict[str, Any] = {}
     for batch in BATCHES:
@@ -155,29 +155,28 @@ def on_engine(images: Tensor, engine: Any, precision: Any, device: torch.device)
 
 
 @torch.inference_mode()
-def bound(measurement: Measurement) -> dict[str, Any]:
-    """What the memory's bandwidth allows at batch 256 in fp16, and the part of it that the engines reach.
+def bound(measurement: Measurement, results: Mapping[str, Any]) -> dict[str, Any]:
+    """What the memory's bandwidth allows at batch 256 in fp16, and the part of it that timm and the engines reach.
 
     The bound: every convolution of the folded network, with its activation and its residual, reads its input and its
     weights once, and writes its output once, at the rate at which the device copies a tensor of 2 GiB.
     """
-    batch = max(256 // measurement.shrink, 1)
+    batch = 256
     moved = bytes_moved(batch, 2)
     source = torch.empty(2**30 // measurement.shrink, dtype=torch.float16, device=measurement.device)
     target = torch.empty_like(source)
     copy_ms = measurement.take_turns({"copy": lambda: target.copy_(source)})["copy"]
     rate = 2 * source.numel() * source.element_size() / copy_ms * 1000
     limit_ms = 1000 * moved / rate
-    images = torch.randn(batch, 3, SIDE, SIDE, device=measurement.device)
-    times = measurement.take_turns(
-        {engine: on_engine(images, engine, measurement.half, measurement.device) for engine in ("torch", "inductor")}
-    )
+    measured = results["inference"][str(batch)]
     return {
         "batch": batch,
         "gb_per_second": round(rate / 1e9),
         "mb_moved": round(moved / 1e6),
         "limit_ms": round(limit_ms, 3),
-        "part_reached_percent": {engine: round(100 * limit_ms / ms, 1) for engine, ms in times.items()},
+        "part_reached_percent": {
+            name: round(100 * limit_ms / row["ms"], 1) for name, row in measured.items() if name.endswith("fp16")
+        },
     }
 
 
@@ -205,7 +204,7 @@ def bytes_moved(batch: int, element: int) -> int:
 
 
 @torch.inference_mode()
-def heads(measurement: Measurement) -> dict[str, Any]:
+def heads(measurement: Measurement, results: Mapping[str, Any]) -> dict[str, Any]:
     """Our SSDLite and LR-ASPP, eager and on the engine `torch` in fp16, beside torchvision's of MobileNetV3."""
     device, rows = measurement.device, {}
     torch.manual_seed(0)
@@ -244,7 +243,7 @@ def eager(model: nn.Module, images: Tensor, device: torch.device) -> Callable[[]
     return lambda: placed(given)
 
 
-def steps(measurement: Measurement) -> dict[str, Any]:
+def steps(measurement: Measurement, results: Mapping[str, Any]) -> dict[str, Any]:
     """Training images a second of timm's network and ours in the same loop, on images that lie on the device."""
     batch = max(TRAIN_BATCH // measurement.shrink, 2)
     images = torch.randn(batch, 3, SIDE, SIDE, device=measurement.device).contiguous(memory_format=torch.channels_last)
@@ -276,7 +275,7 @@ def training_step(name: str, images: Tensor, labels: Tensor, compiled: bool) -> 
     return step
 
 
-def training(measurement: Measurement) -> dict[str, Any]:
+def training(measurement: Measurement, results: Mapping[str, Any]) -> dict[str, Any]:
     """Training images a second from JPEG files: `finetune`, and a loop of timm's parts with its best flags.
 
     Both decode the same photos of about 320 by 430 pixels on as many processes, crop at random, flip, and step in bf16
@@ -359,7 +358,7 @@ def timms_epochs(folder: Path, measurement: Measurement, compiled: bool) -> list
     return rates
 
 
-SECTIONS: dict[str, Callable[[Measurement], dict[str, Any]]] = {
+SECTIONS: dict[str, Callable[[Measurement, Mapping[str, Any]], dict[str, Any]]] = {
     "about": about,
     "checks": checks,
     "inference": inference,
@@ -373,51 +372,19 @@ SECTIONS: dict[str, Callable[[Measurement], dict[str, Any]]] = {
 def main() -> int:
     """Runs the sections, and writes what each measured as soon as it is there."""
     args = arguments()
-    if args.compile:
-        compile_one(args)
-        return 0
-    began = time.perf_counter()
-    if not args.cold:
-        compile_all(args)
-        print(f"compiled after {time.perf_counter() - began:.0f} s", flush=True)
-    measurement, failed = Measurement(args), []
+    began, measurement, failed = time.perf_counter(), Measurement(args), []
     results = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
     for name in ["about", *[name for name in args.only or SECTIONS if name != "about"]]:
         try:
-            results[name] = SECTIONS[name](measurement)
+            results[name] = SECTIONS[name](measurement, results)
         except Exception:
             traceback.print_exc()
             failed.append(name)
         args.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         print(f"{name}: {json.dumps(results.get(name))}; {time.perf_counter() - began:.0f} s", flush=True)
-        torch.accelerator.empty_cache() if args.device != "cpu" else None
+        torch.cuda.empty_cache()  # does nothing where there is no such GPU
     print(f"failed: {', '.join(failed)}" if failed else f"written to {args.out}")
     return len(failed)
-
-
-def compile_all(args: argparse.Namespace) -> None:
-    """Fills the compiler's cache by processes that work side by side."""
-    cases = [f"inference {precision} {batch}" for precision, batch in COMPILED]
-    cases += ["step mnv2zoo_100", "step mobilenetv2_100"]
-    words = [sys.executable, __file__, "--device", args.device, "--shrink", str(args.shrink), "--compile"]
-    running = {case: subprocess.Popen([*words, case]) for case in cases}
-    for case, process in running.items():
-        if process.wait():
-            print(f"could not compile: {case}", flush=True)
-
-
-def compile_one(args: argparse.Namespace) -> None:
-    """Compiles what a section compiles."""
-    kind, *words = args.compile.split()
-    measurement = Measurement(args)
-    if kind == "inference":
-        images = torch.randn(max(int(words[1]) // args.shrink, 1), 3, SIDE, SIDE, device=measurement.device)
-        on_engine(images, "inductor", words[0], measurement.device)()
-    else:
-        batch = max(TRAIN_BATCH // args.shrink, 2)
-        images = torch.randn(batch, 3, SIDE, SIDE, device=measurement.device)
-        labels = torch.arange(batch, device=measurement.device) % CLASSES
-        training_step(words[0], images.contiguous(memory_format=torch.channels_last), labels, compiled=True)()
 
 
 def arguments() -> argparse.Namespace:
@@ -429,8 +396,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--seconds", type=float, default=2, help="how long a comparison takes (2 by default)")
     parser.add_argument("--shrink", type=int, default=1, help="divides batches and data, to try the script on a CPU")
-    parser.add_argument("--cold", action="store_true", help="do not compile beforehand")
-    parser.add_argument("--compile", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 

@@ -40,12 +40,14 @@ def test_a_head_is_trained_measured_and_drawn_with_a_row_of_its_scores(tmp_path)
     assert row["val"] == measured["val"]
     assert (row["images"], row["epoch"], row["seed"], row["head"]) == (3, 1, 0, "ssdlite")
 
-    run("heads/speed.py", name, "--runs", runs, "--results", results)
+    run("heads/speed.py", name, "--runs", runs, "--results", results, "--data", data)
     after = json.loads(results.read_text())[name]
     assert {key: after[key] for key in row} == row
     eager, fastest = after["ms"]
     assert eager == "eager"
     assert fastest in ("torch", "onnxruntime", "openvino")
+    assert after["int8"]["metric"] == "map"
+    assert after["int8"]["before"] == round(measured["val"]["map"], 2)  # as training measured it, in batches
 
     strip = tmp_path / "strip.jpg"
     run("heads/pictures.py", runs / name, "--data", data, "--out", strip, "--images", 2, "--width", 206)

@@ -1,9 +1,10 @@
-"""Measures trained detectors and segmenters on the CPU, and adds to their rows in `docs/results/heads.json`.
+"""Measures trained heads on the CPU, and adds to their rows in `docs/results/heads.json`.
 
-    python examples/heads/speed.py bccd-ssdlite-0 --runs runs/heads
+    python examples/heads/speed.py bccd-ssdlite-0 --data ../shared/data/bccd --runs runs/heads
 
-Networks with their post-processing, one image of the recipe's size at a time: in plain PyTorch, and on the fastest
-engine of the machine.
+The speed is that of a network with its post-processing, one image of the recipe's size at a time, in plain PyTorch and
+on the fastest engine of the machine. The cost of int8 is that on the validation images, of the network that the fastest
+engine calibrates on training images.
 """
 
 from __future__ import annotations
@@ -18,29 +19,35 @@ from typing import Any
 import torch
 from results import PATH, add, machine
 
+from mnv2zoo.data.datasets import Data, Photos
+from mnv2zoo.data.layout import Layout
 from mnv2zoo.deploy import optimize
 from mnv2zoo.model_dir import records
-from mnv2zoo.tasks import find_task
+from mnv2zoo.models.pretrained import Network
+from mnv2zoo.tasks import Task, find_task
 
 ROUNDS = 15  # of timing, of which the median counts
+CALIBRATED = 100  # training images
 
 
 def main() -> None:
     """Measures each run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="+")
-    parser.add_argument("--runs", type=Path, default=Path("runs/heads"))
-    parser.add_argument("--results", type=Path, default=PATH, help="the file that gets the times")
-    args = parser.parse_args()
+    args = arguments()
     for name in args.names:
-        times = speed(args.runs / name)
-        print(f"{name}: {times}")
-        add(args.results, name, {"ms": times, "ms_on": machine(None)})
+        run = args.runs / name
+        task = find_task(records.task_name(str(run)))
+        network = task.load_model(str(run), "cpu")
+        row = {"ms": speed(network), "ms_on": machine(None)}
+        if args.data is not None:
+            ignored = records.recorded(str(run))["recipe"]["ignore_index"]
+            data = task.find_data(args.data, Layout(skip_bad_images=True, ignore_index=ignored))
+            row["int8"] = cost_of_int8(task, network, data)
+        print(f"{name}: {row}")
+        add(args.results, name, row)
 
 
-def speed(run: Path) -> dict[str, float]:
+def speed(network: Network) -> dict[str, float]:
     """Milliseconds per image in plain PyTorch and on the fastest engine."""
-    network = find_task(records.task_name(str(run))).load_model(str(run), "cpu")
     _, height, width = network.config["input_size"]
     images = torch.rand(1, 3, min(height, width), max(height, width))
     with torch.inference_mode():
@@ -57,6 +64,37 @@ def median_ms(run: Callable[[], Any]) -> float:
         run()
         times.append(1000 * (time.perf_counter() - began))
     return round(statistics.median(times[2:]), 2)
+
+
+def cost_of_int8(task: Task, network: Network, data: Data) -> dict[str, Any]:
+    """The metric on the validation images, in percent, before and after, and the milliseconds per image after."""
+    seen = Photos(data.splits["train"][:CALIBRATED], transforms=task.transforms(network.config))
+    images = torch.stack([image for image, _ in seen])
+    fast = optimize(network.model, images[:1], "auto", "int8", calibration=images)
+    before, after = (measured(task, network, data, model) for model in (network.model, fast))
+    return {"engine": fast.engine, "metric": task.metric, "before": before, "after": after} | {
+        "ms": median_ms(lambda: fast(images[:1]))
+    }
+
+
+def measured(task: Task, network: Network, data: Data, model: Callable[[Any], Any]) -> float:
+    """The task's own metric on the validation images, in percent."""
+    metric = task.metrics(data.class_names)
+    with torch.inference_mode():
+        for image, target in Photos(data.splits["val"], transforms=task.transforms(network.config)):
+            images, targets = task.collate([(image, target)])
+            metric.update(*task.condense(model(images), targets))
+    return round(task.measured(task.metric, metric.compute()), 2)
+
+
+def arguments() -> argparse.Namespace:
+    """The words of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="+", help="run folders")
+    parser.add_argument("--data", type=Path, help="images that the runs were trained on, for the cost of int8")
+    parser.add_argument("--runs", type=Path, default=Path("runs/heads"))
+    parser.add_argument("--results", type=Path, default=PATH, help="the file that gets the measurements")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from mnv2zoo.models.mobilenetv2 import Conv2dSame
 
 
 class DepthwiseSum(nn.Module):
-    """A depthwise convolution as a sum over the places of its kernel.
+    """A depthwise convolution as a sum over the places of its kernel, in single precision.
 
     Args:
         conv: The convolution.
@@ -28,28 +28,27 @@ class DepthwiseSum(nn.Module):
         super().__init__()
         self.conv = conv
         # (places, C): the weights of neighboring channels lie side by side, as those channels of a map do.
-        self.register_buffer("places", conv.weight.detach().flatten(1).T.contiguous())
+        self.register_buffer("places", conv.weight.detach().float().flatten(1).T.contiguous())
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (N, C, H, W) to what the convolution gives."""
         conv = self.conv
         if isinstance(conv, Conv2dSame):
-            x = conv.pad(x)
+            left, right, top, bottom = conv.sides(x)
         else:
-            down, across = (int(side) for side in conv.padding)
-            x = functional.pad(x, (across, across, down, down))
-        (high, wide), (down, across) = conv.kernel_size, conv.stride
-        height = (x.shape[2] - conv.dilation[0] * (high - 1) - 1) // down + 1
-        width = (x.shape[3] - conv.dilation[1] * (wide - 1) - 1) // across + 1
-        total = None if conv.bias is None else conv.bias[:, None, None]
+            top, left = bottom, right = tuple(int(side) for side in conv.padding)
+        (high, wide), (down, across), (row_step, column_step) = conv.kernel_size, conv.stride, conv.dilation
+        height = (x.shape[2] + top + bottom - row_step * (high - 1) - 1) // down * down + 1
+        width = (x.shape[3] + left + right - column_step * (wide - 1) - 1) // across * across + 1
+        total = None if conv.bias is None else conv.bias.float()[:, None, None]
         for place, (row, column) in enumerate(itertools.product(range(high), range(wide))):
-            top, left = row * conv.dilation[0], column * conv.dilation[1]
-            rows = slice(top, top + down * (height - 1) + 1, down)
-            columns = slice(left, left + across * (width - 1) + 1, across)
-            part = x[:, :, rows, columns] * self.places[place, :, None, None]
+            # The map moved to this place, with zeros where it comes in and less of it where it goes out.
+            over, before = top - row * row_step, left - column * column_step
+            moved = functional.pad(x, (before, width - x.shape[3] - before, over, height - x.shape[2] - over))
+            part = moved[:, :, ::down, ::across].float() * self.places[place, :, None, None]
             total = part if total is None else total + part
         assert total is not None  # a kernel has a place
-        return total
+        return total.to(x.dtype)
 
 
 def replace_depthwise(network: nn.Module) -> nn.Module:

@@ -14,7 +14,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from mnv2zoo.deploy import graphs
 from mnv2zoo.deploy.calibration import Calibration
 from mnv2zoo.deploy.depthwise import replace_depthwise
 from mnv2zoo.errors import DeployError
-from mnv2zoo.models.timm_compat import inductor_settings, pytree
+from mnv2zoo.models.timm_compat import compile_any_number, inductor_settings, pytree
 from mnv2zoo.runtimes import runners
 from mnv2zoo.runtimes.runners import INPUT, Parts
 from mnv2zoo.system import posix
@@ -229,8 +229,13 @@ def _part(plan: Plan) -> int:
 
 def _torch(plan: Plan) -> Runner:
     if plan.device.type != "cpu":
+        network = _moved(plan)  # first, because it explains a device that a forked process cannot use
         recorder = graphs.recorder_for(plan.device)
-        return graphs.runner(_moved(plan), plan.shape[1:], _dtype(plan.precision), plan.device, recorder)
+        return graphs.runner(network, plan.shape[1:], _dtype(plan.precision), plan.device, recorder)
+    return _torch_on_cpu(plan)
+
+
+def _torch_on_cpu(plan: Plan) -> Runner:
     network, part, dtype = plan.network, _part(plan), _dtype(plan.precision)
     assert network is not None
 
@@ -253,7 +258,7 @@ def _inductor(plan: Plan) -> Runner:
         return [output.float() for output in compiled(images)]
 
     def run(x: Tensor) -> list[Tensor]:
-        with torch.no_grad(), torch_threads(plan.threads), inductor_settings(freezing=True):
+        with torch.no_grad(), torch_threads(plan.threads), compile_any_number(), inductor_settings(freezing=True):
             # Every part is of the one size that is compiled for: each other would take a minute of its own.
             images = x.to(memory_format=torch.channels_last, dtype=dtype)
             return graphs.in_parts(run_part, part, images)
@@ -261,16 +266,28 @@ def _inductor(plan: Plan) -> Runner:
     return run
 
 
-# 1x1 convolutions become matrix products, into which Inductor fuses activations and shortcuts. `max_autotune` times
-# several kernels for each. Graphs are recorded by `graphs.py`: those of `torch.compile` belong to one thread.
-TUNED = {"max_autotune": True, "conv_1x1_as_mm": True, "force_layout_optimization": True}
+# Settings of `torch._inductor.config`. 1x1 convolutions become matrix products, into which Inductor fuses what follows.
+# `max_autotune` times several kernels for each. A map that several places of a depthwise convolution read is written
+# first: otherwise each of them computes the activation before it again, which takes longer than the memory.
+# Graphs are recorded by `graphs.py`, because those of `torch.compile` belong to one thread.
+TUNED = {
+    "max_autotune": True,
+    "conv_1x1_as_mm": True,
+    "force_layout_optimization": True,
+    "realize_reads_threshold": 0,
+}
 
 
 def _inductor_on_device(plan: Plan) -> Runner:
     network = replace_depthwise(_moved(plan))
     compiled = torch.compile(network, dynamic=False, options=dict(TUNED))
     size, shape, dtype = plan.shape[0], plan.shape[1:], _dtype(plan.precision)
-    whole_batch = graphs.runner(compiled, shape, dtype, plan.device, graphs.recorder_for(plan.device), most=1)
+
+    def compute(images: Tensor) -> Sequence[Tensor]:
+        with compile_any_number():
+            return compiled(images)
+
+    whole_batch = graphs.runner(compute, shape, dtype, plan.device, graphs.recorder_for(plan.device), most=1)
     return lambda x: graphs.in_parts(whole_batch, size, x)
 
 

@@ -174,7 +174,8 @@ def runner(
     by_size = BySize(with_graph, without_graph, most if recorder else 0)
 
     def run(x: Tensor) -> list[Tensor]:
-        with torch.no_grad():
+        # What is made in inference mode cannot be overwritten outside of it, and a later call may come from outside.
+        with torch.inference_mode(False), torch.no_grad():
             return by_size(x.to(device))
 
     return run

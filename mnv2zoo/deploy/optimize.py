@@ -286,30 +286,38 @@ def optimize(
         >>> fast(images).shape, fast.max_abs_error < 1e-3
         (torch.Size([2, 1000]), True)
     """
-    where = _place(device)
-    _check(model, example, engine, precision, calibration, threads, where)
-    if where.type != "cpu":
-        model, example = _on_cpu(model), example.detach().cpu()
-    threads = threads or torch.get_num_threads()
-    images = prepare(calibration, model, example, preprocessing) if calibration is not None else None
-    entries = Cache()
-    if cache is not None:
-        entries = Cache(Path(cache), cache_key(model, example, images.fingerprint if images else ""))
+    with torch.inference_mode(False):  # what is made in this mode could not be used outside of it
+        where = _place(device)
+        _check(model, example, engine, precision, calibration, threads, where)
+        if where.type != "cpu":
+            model, example = _on_cpu(model), example.detach().cpu()
+        threads = threads or torch.get_num_threads()
+        images = prepare(calibration, model, example, preprocessing) if calibration is not None else None
+        entries = Cache()
+        if cache is not None:
+            entries = Cache(Path(cache), cache_key(model, example, images.fingerprint if images else ""))
+        return _optimized(model, example, engine, Goal(precision, threads, where), images, entries)
+
+
+def _optimized(
+    model: nn.Module, example: Tensor, engine: str, goal: Goal, images: Calibration | None, entries: Cache
+) -> Optimized:
+    on_cpu = goal.device.type == "cpu"
     split = Split(model, example) if is_detector(model) else None
     network, fed = (split.core, split.prepare(example)[0]) if split else (model, example)
-    expected = _expected(network, fed if where.type == "cpu" else fed[:COMPARED])
-    source, goal = Source(fold(network), fed, _fed(images, split)), Goal(precision, threads, where, expected)
+    compared = fed if on_cpu else fed[:COMPARED]
+    source, goal = Source(fold(network), fed, _fed(images, split)), replace(goal, expected=_expected(network, compared))
     if engine == "auto":
         optimized = _fastest(source, goal, entries)
     else:
         optimized, _ = _build(engine, source, goal, entries)
     if split:
-        optimized = OptimizedDetector(optimized, split if where.type == "cpu" else split.to(where))
-        if where.type != "cpu":
+        optimized = OptimizedDetector(optimized, split if on_cpu else split.to(goal.device))
+        if not on_cpu:
             _require_same_post_processing(optimized, split, example[:COMPARED])
-        elif precision == "fp32":
+        elif goal.precision == "fp32":
             _require_same_boxes(optimized, model, example)
-    if images and (split or agreement.decided_by(expected, fed[: len(pytree.tree_leaves(expected)[0])]) is not None):
+    if images and (split or agreement.decided_by(goal.expected, compared) is not None):
         _measure_agreement(optimized, model, images, entries)
     return optimized
 
@@ -328,7 +336,7 @@ class Goal:
     precision: str
     threads: int
     device: torch.device
-    expected: Any
+    expected: Any = None
 
 
 def _place(device: str | torch.device | None) -> torch.device:

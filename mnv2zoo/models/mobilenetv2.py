@@ -500,15 +500,15 @@ class Conv2dSame(TimmConv2dSame):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (N, in, H, W) to (N, out, ceil(H/stride), ceil(W/stride))."""
-        return F.conv2d(self.pad(x), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        return F.conv2d(F.pad(x, self.sides(x)), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
-    def pad(self, x: Tensor) -> Tensor:
-        """Adds the padding to a map (N, in, H, W)."""
+    def sides(self, x: Tensor) -> tuple[int, int, int, int]:
+        """The padding of a map (N, in, H, W) at its left, right, top and bottom."""
         down, across = self.stride
         high, wide = ((size - 1) * step for size, step in zip(self.kernel_size, self.dilation, strict=True))
         top = (high + 1 - down + -x.shape[2] % down) // 2
         left = (wide + 1 - across + -x.shape[3] % across) // 2
-        return F.pad(x, (left, wide - left, top, high - top))
+        return left, wide - left, top, high - top
 
 
 def _conv(in_channels: int, out_channels: int, kernel_size: int, padding: str = "", **kwargs: Any) -> nn.Module:

@@ -58,6 +58,20 @@ def inductor_settings(**settings: Any) -> Any:
     return config.patch(**settings)
 
 
+def compile_any_number() -> Any:
+    """Makes a context in which `torch.compile` compiles any number of networks of one class.
+
+    By default it compiles the first eight in a process, and runs the others as they are.
+
+    Returns:
+        The context manager.
+    """
+    from torch._dynamo import config
+
+    unlimited = 2**20
+    return config.patch(cache_size_limit=unlimited, accumulated_cache_size_limit=unlimited)
+
+
 def is_of_compiler(error: BaseException) -> bool:
     """Whether an error is one of `torch.compile`, whose classes are private."""
     return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))

@@ -144,6 +144,19 @@ def test_what_inductor_compiles_for_a_device_agrees_whatever_the_batch(small, x)
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_the_tenth_network_is_compiled_too(monkeypatch):
+    monkeypatch.setattr(engines, "TUNED", {})
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU6()).eval()
+    counters.clear()
+    for number in range(1, 11):
+        images = torch.randn(number, 3, 8, 8)
+        source = engines.Source(network, images)
+        plan = engines.Plan(source.own("fp32"), {}, tuple(images.shape), "fp32", 1, torch.device("cpu"))
+        torch.testing.assert_close(engines._inductor_on_device(plan)(images)[0], network(images))
+    assert counters["stats"]["unique_graphs"] == 10
+
+
 @needs_cuda
 def test_inductor_on_a_gpu_agrees_in_every_thread(small, x):
     fast = deploy.optimize(small, x[:2], "inductor", "fp16", device="cuda")

