@@ -31,8 +31,8 @@ def words(data, run, **values):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_every_head_trains_on_images_that_grow_and_is_loaded(tmp_path, head, precision):
     data = fill_coco(tmp_path / "cells", 6, 2)
-    # Of a map of 1 x 1, which RetinaNet has of small images, oneDNN's bfloat16 gradient is not even finite.
-    side = 160 if (head, precision) == ("retinanet", "bf16") else 64
+    # Of a map of 1 x 1, oneDNN's bfloat16 gradient is what memory happens to hold. Larger images have no such map.
+    side = {"retinanet": 160, "ssdlite": 656}.get(head, 64) if precision == "bf16" else 64
     result = mnv2zoo.finetune(
         data,
         MODEL,
