@@ -289,6 +289,7 @@ def training(measurement: Measurement, results: Mapping[str, Any]) -> dict[str, 
         data = copied(measurement.photos, Path(folder) / "photos", number)
         for name, options in {
             "mnv2zoo, all": {},
+            "mnv2zoo, all, augmented on the device": {"augment_on": "device"},
             "mnv2zoo, all, compiled": {"compile": True},
             "mnv2zoo, head": {"train": "head"},
         }.items():
@@ -302,6 +303,7 @@ def training(measurement: Measurement, results: Mapping[str, Any]) -> dict[str, 
                 val_fraction=0.01,
                 precision="bf16",
                 channels_last=True,
+                color_jitter=0.0,
                 device=str(measurement.device),
                 **options,
             )
