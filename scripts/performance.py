@@ -121,6 +121,25 @@ def folder(results: RESULTS) -> str:
     return table(f"{results['images']:,} photos | first process, s: | later ones, s: | {header}", rows)
 
 
+def detection_folder(results: RESULTS) -> str:
+    names = {"default": "`mnv2zoo predict`", "torchvision": "torchvision, eager"}
+    rows = [
+        (
+            names.get(name, f"`mnv2zoo predict --engine {name}`"),
+            results["torchvision_gmacs" if name == "torchvision" else "gmacs"],
+            row["images_per_second"],
+            row["times_torchvision"],
+            at_least(row["times_torchvision"], results["goal"]) if name == "default" else "",
+        )
+        for name, row in results["results"].items()
+    ]
+    peaks = [f"{mb:,} MB for {int(count):,} photos" for count, mb in results["peak_mb_by_photos"].items()]
+    return (
+        table("SSDLite at 320 pixels | GMACs: | photos per second: | times as fast as torchvision: | goal:", rows)
+        + f"\n{results['images']:,} photos, from start to end. Peak memory of `mnv2zoo predict`: {' and '.join(peaks)}.\n"
+    )
+
+
 def first_prediction(results: RESULTS) -> str:
     times, goal = results["times_faster"], results["goal"]
     rows = [(f"`{name}`" if "." in name else name, results[name]["median_ms"]) for name in ("timm", "predict.py")]
@@ -163,7 +182,7 @@ def training(results: RESULTS) -> str:
 SECTIONS = {
     section.__name__: section
     for section in (
-        *(deploy, engine_profile, deploy_accuracy, folder, first_prediction),
+        *(deploy, engine_profile, deploy_accuracy, folder, detection_folder, first_prediction),
         *(engine_cache, create_model, import_time, training),
     )
 }

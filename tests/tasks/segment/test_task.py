@@ -310,6 +310,22 @@ def test_a_run_that_is_interrupted_resumes_bit_for_bit(trained, tmp_path, monkey
     assert len(record["class_weights"]) == 3
 
 
+def test_class_weights_come_from_a_file_by_the_names_of_the_classes(trained, tmp_path):
+    data, _, _ = trained
+    file = tmp_path / "weights.json"
+    file.write_text('{"car": 4, "sky": 1, "road": 0.5}')
+    values = {**QUICK, "epochs": 1, "class_weights": str(file)}
+    mnv2zoo.finetune(data, MODEL, tmp_path / "run", task="segment", **values)
+    assert json.loads((tmp_path / "run/recipe.json").read_text())["class_weights"] == [1, 0.5, 4]
+    mnv2zoo.finetune(data, MODEL, tmp_path / "plain", task="segment", **{**values, "class_weights": None})
+    assert rows(tmp_path / "run")[0]["train_loss"] != rows(tmp_path / "plain")[0]["train_loss"]
+    file.write_text('{"car": 4, "sky": 1}')
+    with pytest.raises(RecipeError) as raised:
+        mnv2zoo.finetune(data, MODEL, tmp_path / "other", task="segment", **values)
+    assert raised.value.found == "no weight for road"
+    assert not (tmp_path / "other").exists()
+
+
 def test_bf16(trained, tmp_path):
     data, _, _ = trained
     values = {**QUICK, "precision": "bf16", "region_loss": "dice"}
