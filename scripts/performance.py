@@ -136,7 +136,8 @@ def detection_folder(results: RESULTS) -> str:
     peaks = [f"{mb:,} MB for {int(count):,} photos" for count, mb in results["peak_mb_by_photos"].items()]
     return (
         table("SSDLite at 320 pixels | GMACs: | photos per second: | times as fast as torchvision: | goal:", rows)
-        + f"\n{results['images']:,} photos, from start to end. Peak memory of `mnv2zoo predict`: {' and '.join(peaks)}.\n"
+        + f"\n{results['images']:,} photos, from start to end. "
+        f"Peak memory of `mnv2zoo predict`: {' and '.join(peaks)}.\n"
     )
 
 
