@@ -135,6 +135,8 @@ bench: $(VENV)/.dev $(RUN)  ## measure, for about an hour, into benchmarks/resul
 	$(BIN)/python benchmarks/engine_cache.py
 	$(BIN)/python benchmarks/first_prediction.py
 	$(BIN)/python benchmarks/folder.py
+	$(BIN)/python benchmarks/detection_folder.py
+	$(BIN)/python benchmarks/head_training.py
 	$(BIN)/python benchmarks/preprocessing.py
 	$(BIN)/python benchmarks/deploy_accuracy.py $(RUN) $(GROCERY)
 	$(BIN)/python scripts/generate.py

@@ -46,7 +46,7 @@ assert not heavy, heavy
     [
         (["lost"], "No such command 'lost'"),
         (["weights"], "Missing command\n  fix: See `mnv2zoo weights --help`."),
-        (["info"], "Missing argument 'NAME'\n  fix: See `mnv2zoo info --help`."),
+        (["info"], "Missing argument 'NAME|RUN'\n  fix: See `mnv2zoo info --help`."),
         (["list", "--lost"], "No such option: --lost\n  fix: See `mnv2zoo list --help`."),
         (["info", "mnv2zoo_10"], "mnv2zoo_100"),
         (["info", "mnv2zoo_100.lost"], "no such weights"),
