@@ -308,15 +308,11 @@ def minutes(runs: list[dict[str, Any]]) -> str:
 
 def milliseconds(runs: list[dict[str, Any]]) -> tuple[str, str, str, str]:
     """Milliseconds an image: in eager mode, on the fastest engine and in int8; and what int8 costs, if measured."""
-    for run in runs:
-        if "ms" in run:
-            eager, best = run["ms"].values()
-            quantized = run.get("int8")
-            cost = (
-                (f"{quantized['ms']:.1f}", f"{quantized['before'] - quantized['after']:.2f}") if quantized else ("", "")
-            )
-            return f"{eager:.1f}", f"{best:.1f}", *cost
-    return "", "", "", ""
+    times = next((run["ms"] for run in runs if "ms" in run), None)
+    quantized = next((run["int8"] for run in runs if "int8" in run), None)
+    fast = [f"{value:.1f}" for value in times.values()] if times else ["", ""]
+    cost = [f"{quantized['ms']:.1f}", f"{quantized['before'] - quantized['after']:.2f}"] if quantized else ["", ""]
+    return fast[0], fast[1], cost[0], cost[1]
 
 
 def gpu() -> str:

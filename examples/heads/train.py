@@ -7,6 +7,7 @@ Run the same command again to resume. `--dev` leaves the test images out, for ch
 
 import argparse
 import json
+import statistics
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,8 @@ def main() -> None:
         "head": described["recipe"]["head"],
         "images": len(json.loads((run / "split.json").read_text(encoding="utf-8"))["train"]),
         "epoch": result.epoch,
-        "minutes": round(sum(epoch["seconds"] for epoch in result.history) / 60, 1),
+        # Of the median epoch, so that a pause or other work on the machine does not count.
+        "minutes": round(statistics.median(e["seconds"] for e in result.history) * len(result.history) / 60, 1),
         "parameters": sum(p.numel() for p in result.model.parameters()),
         **{split: scores.to_json() for split, scores in result.scores.items()},
         **machine(next(result.model.parameters()).device),
