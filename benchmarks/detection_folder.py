@@ -4,7 +4,7 @@ Whole processes take turns, from start to end. torchvision's side decodes photos
 `weights.transforms()` and runs batches in eager mode. Both have 91 classes, 320 pixels and random weights, and write
 the boxes of each photo with a score of at least 0.5. There are none, since how long suppression takes depends on the
 image. The photos are ImageNet's samples, resized, and linked until they are enough. The goal for the engine that
-`predict` takes by default: 2.5 times faster. The peak of the memory is told for that folder and for one of 10,000.
+`predict` takes by default: 2.5 times faster. The peak of the memory is measured for that folder and for one of 10,000.
 
     python benchmarks/detection_folder.py --rounds 3
 """
@@ -12,8 +12,8 @@ image. The photos are ImageNet's samples, resized, and linked until they are eno
 from __future__ import annotations
 
 import json
+import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from functools import partial
@@ -23,7 +23,7 @@ import report
 import timm
 import torch
 from detection import CLASSES, SIDE, gmacs, ours, torchvisions
-from folder import make_photos
+from folder import make_photos, run
 
 from mnv2zoo.detection import Head
 from mnv2zoo.tasks import find_task
@@ -77,12 +77,6 @@ def make_run(folder: Path) -> None:
         (folder / name).write_bytes(content)
 
 
-def run(command: list[str], count: int) -> None:
-    done = subprocess.run([sys.executable, *command], stdout=subprocess.PIPE, check=True)
-    lines = done.stdout.splitlines()
-    assert len(lines) == count, f"{len(lines)} rows of {count} photos"
-
-
 def peak(command: list[str]) -> int:
     """MB that the largest process of a command takes at most."""
     code = (
@@ -112,7 +106,7 @@ def main() -> None:
 
         commands = {engine: ours_on(engine, home / "photos") for engine in args.engines}
         commands["torchvision"] = ["-c", TORCHVISION, str(home / "photos"), str(BATCH)]
-        functions = {name: partial(run, command, args.images) for name, command in commands.items()}
+        functions = {name: partial(run, command, dict(os.environ), args.images) for name, command in commands.items()}
         series = report.take_turns(functions, args.rounds, warm_up=1)
         memory = {
             str(count): peak(ours_on("default", home / folder))

@@ -197,6 +197,11 @@ class WeightsIndexError(WeightsError):
     """An index of weights that cannot be read, breaks one of its rules, or is not signed as is demanded."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, for the `found` of an error that explains it; its class if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def nearest(name: str, known: Sequence[str], count: int) -> str:
     """Tells what somebody may have meant, for the `expected` of an error.
 

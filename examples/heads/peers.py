@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 
 import segmentation_models_pytorch as smp
 import torch
+from evaluation import measure
 from results import PATH, add, machine
 from safetensors.torch import load_file
 from torch import Tensor
@@ -40,7 +41,7 @@ from mnv2zoo.data.datasets import Data, Photos
 from mnv2zoo.data.layout import Layout
 from mnv2zoo.data.masks import VOID
 from mnv2zoo.tasks import Task, find_task
-from mnv2zoo.tasks.tensors import to_cpu, to_device
+from mnv2zoo.tasks.tensors import to_device
 
 BATCH = 8
 MEAN = STD = (0.5, 0.5, 0.5)
@@ -182,6 +183,17 @@ def main() -> None:
         epochs += 1
         print(f"epoch {epochs}, {100 * done:.0f} % of the time", flush=True)
     minutes = round((time.perf_counter() - began) / 60, 1)
+    peer.network.eval()
+    scores = measure(
+        task,
+        data,
+        "test",
+        kind.preprocessing,
+        peer.outputs,
+        batch=BATCH,
+        workers=args.workers,
+        device=args.device,
+    )
     row = {
         "peer": kind.name,
         "seed": args.seed,
@@ -189,7 +201,7 @@ def main() -> None:
         "epoch": epochs,
         "minutes": minutes,
         "parameters": sum(parameter.numel() for parameter in peer.network.parameters()),
-        "test": tested(peer, task, data, args),
+        "test": scores.to_json(),
         **machine(args.device),
     }
     add(args.results, f"{args.data_set}-peer-{args.seed}", row)
@@ -217,19 +229,6 @@ def epoch(peer: Any, task: Task, data: Data, args: argparse.Namespace, done: Cal
         loss.backward()
         peer.optimizer.step()
         yield loss.detach()
-
-
-def tested(peer: Any, task: Task, data: Data, args: argparse.Namespace) -> dict[str, Any]:
-    """The metrics on the test images."""
-    photos = Photos(data.splits["test"], transforms=task.transforms(peer.preprocessing))
-    metric = task.metrics(data.class_names)
-    peer.network.eval()
-    with torch.inference_mode():
-        for batch in DataLoader(photos, BATCH, num_workers=args.workers, collate_fn=task.collate):
-            images, targets = to_device(batch, args.device)
-            metric.update(*to_cpu(task.condense(peer.outputs(images), targets)))
-    scores: dict[str, Any] = metric.compute().to_json()
-    return scores
 
 
 def arguments() -> argparse.Namespace:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from evaluation import measure
 from results import PATH, add, machine
 
 from mnv2zoo.data.datasets import Data, Photos
@@ -71,20 +72,11 @@ def cost_of_int8(task: Task, network: Network, data: Data) -> dict[str, Any]:
     seen = Photos(data.splits["train"][:CALIBRATED], transforms=task.transforms(network.config))
     images = torch.stack([image for image, _ in seen])
     fast = optimize(network.model, images[:1], "auto", "int8", calibration=images)
-    before, after = (measured(task, network, data, model) for model in (network.model, fast))
+    scores = [measure(task, data, "val", network.config, run) for run in (network.model, fast)]
+    before, after = (round(task.measured(task.metric, own), 2) for own in scores)
     return {"engine": fast.engine, "metric": task.metric, "before": before, "after": after} | {
         "ms": median_ms(lambda: fast(images[:1]))
     }
-
-
-def measured(task: Task, network: Network, data: Data, model: Callable[[Any], Any]) -> float:
-    """The task's own metric on the validation images, in percent."""
-    metric = task.metrics(data.class_names)
-    with torch.inference_mode():
-        for image, target in Photos(data.splits["val"], transforms=task.transforms(network.config)):
-            images, targets = task.collate([(image, target)])
-            metric.update(*task.condense(model(images), targets))
-    return round(task.measured(task.metric, metric.compute()), 2)
 
 
 def arguments() -> argparse.Namespace:

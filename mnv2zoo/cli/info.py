@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from mnv2zoo.weights import WeightsEntry
 
 EXAMPLE = "\b\nExamples:\n  mnv2zoo info mnv2zoo_100\n  mnv2zoo info run"
-WEIGHTS, RESULTS = "model.safetensors", "results.json"
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 SHOWN = 8  # classes, and metrics of a split
 
@@ -109,7 +108,7 @@ def describe_folder(name: str, folder: Path) -> dict[str, Any]:
 
     described = names.describe(name)
     recorded = records.recorded(name)
-    results = records.read_json(folder, RESULTS) if (folder / RESULTS).is_file() else {}
+    results = records.read_json(folder, records.RESULTS) if (folder / records.RESULTS).is_file() else {}
     training = recorded.get("recipe", {})
     return {
         "name": name,
@@ -122,7 +121,7 @@ def describe_folder(name: str, folder: Path) -> dict[str, Any]:
         "init": training.get("init"),
         "epochs": training.get("epochs"),
         "results": {split: scores for split, scores in results.items() if isinstance(scores, dict)},
-        **_weights(folder / WEIGHTS),
+        **_weights(folder / records.WEIGHTS),
     }
 
 

@@ -22,6 +22,7 @@ from mnv2zoo.convert.layouts import native
 from mnv2zoo.errors import ConversionError, WeightsError, WeightsIndexError
 from mnv2zoo.model_dir import cards
 from mnv2zoo.model_dir.cards import METRICS, SPLITS
+from mnv2zoo.model_dir.records import RESULTS, WEIGHTS
 from mnv2zoo.models import arguments, names
 from mnv2zoo.system.files import whole_file
 from mnv2zoo.system.hub_failures import Failure, explain
@@ -32,8 +33,7 @@ from mnv2zoo.weights.store import Verified
 if TYPE_CHECKING:
     from torch import Tensor
 
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
-RESULTS, ENTRY = "results.json", "index_entry.json"
+CONFIG, CARD, ENTRY = "config.json", "README.md", "index_entry.json"
 PUSHED = (WEIGHTS, CONFIG, CARD)  # the entry needs the commit that these make
 
 # What a name from the index builds where timm's `model_args` could say otherwise; an entry cannot.

@@ -11,6 +11,7 @@ from mnv2zoo.errors import RunError, ZooError
 from mnv2zoo.models import names
 
 RECIPE, SPLIT = "recipe.json", "split.json"
+WEIGHTS, RESULTS = "model.safetensors", "results.json"
 
 
 def run_folder(model: str) -> Path:

@@ -17,7 +17,7 @@ from PIL import Image
 from mnv2zoo.data import labels, preprocessing
 from mnv2zoo.data.preprocessing import Fast, Whole
 from mnv2zoo.data.transforms import check_channels, image_config, image_transform
-from mnv2zoo.errors import DeviceError, WeightsUnavailableError, ZooError
+from mnv2zoo.errors import DeviceError, WeightsUnavailableError, ZooError, first_line
 from mnv2zoo.models.names import describe
 from mnv2zoo.weights import index
 
@@ -146,7 +146,7 @@ def enough_memory(device: torch.device, images: int) -> Iterator[None]:
         raise DeviceError(
             "out of memory",
             expected=f"memory for a batch of {images} images",
-            found=(str(error).splitlines() or [type(error).__name__])[0],
+            found=first_line(error),
             where=device,
             fix=f"{smaller}, or another --device.",
         ) from error
@@ -173,7 +173,7 @@ def find_device(name: str | None) -> torch.device:
         raise DeviceError(
             f"Cannot use the device {name!r}",
             expected=" or ".join(device_names()),
-            found=(str(error).splitlines() or [type(error).__name__])[0],
+            found=first_line(error),
             where="device",
             fix="Choose another --device, or leave it out.",
         ) from error

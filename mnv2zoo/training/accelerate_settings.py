@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 
-from mnv2zoo.errors import DeviceError, RecipeError, RunError
+from mnv2zoo.errors import DeviceError, RecipeError, RunError, first_line
 from mnv2zoo.models import pretrained
 from mnv2zoo.models.timm_compat import reset_accelerator
 from mnv2zoo.tasks.recipe import Recipe
@@ -98,7 +98,7 @@ def start(recipe: Recipe, device: str | None = None) -> Accelerator:
     except (ValueError, RuntimeError, ImportError, NotImplementedError) as error:
         raise RunError(
             "Accelerate cannot start on this machine",
-            found=str(error).strip().splitlines()[0].rstrip("."),
+            found=first_line(error).rstrip("."),
             fix="Check the ACCELERATE_* environment variables, --device and --precision.",
         ) from error
     if chosen is not None and accelerator.device.type != chosen.type:

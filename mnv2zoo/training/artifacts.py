@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mnv2zoo.data.datasets import Data, Sample
+from mnv2zoo.model_dir.records import RESULTS
 from mnv2zoo.tasks import Scores, Task
 from mnv2zoo.tasks.initialization import Start
 from mnv2zoo.tasks.recipe import Recipe
@@ -86,4 +87,4 @@ def preprocessing_of(start: Start) -> dict[str, Any]:
 
 def write_results(folder: RunFolder, epoch: int, scores: Mapping[str, Scores]) -> None:
     """Writes the scores of the kept weights."""
-    folder.write_json("results.json", {"epoch": epoch} | {split: own.to_json() for split, own in scores.items()})
+    folder.write_json(RESULTS, {"epoch": epoch} | {split: own.to_json() for split, own in scores.items()})

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mnv2zoo.errors import RunError
+from mnv2zoo.errors import RunError, first_line
 from mnv2zoo.models import pretrained
 from mnv2zoo.models.timm_compat import is_of_compiler
 from mnv2zoo.tasks.recipe import Recipe
@@ -26,7 +26,7 @@ def explained(error: Exception, recipe: Recipe, where: str) -> RunError | None:
     Returns:
         The error to raise in its place.
     """
-    found = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    found = first_line(error)
     if recipe.deterministic and "deterministic" in found:
         return RunError(
             "an operation of this training has no deterministic algorithm on the device",
@@ -61,7 +61,7 @@ def out_of_memory(
     Returns:
         The error to raise.
     """
-    found = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    found = first_line(error)
     each = recipe.batch_size // processes
     traceback.clear_frames(error.__traceback__)  # they hold the activations of the step
     count = each // 2

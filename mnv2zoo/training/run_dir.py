@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from mnv2zoo.errors import DataError, RunError
+from mnv2zoo.errors import DataError, RunError, first_line
 from mnv2zoo.model_dir import records
 from mnv2zoo.model_dir.records import RECIPE, SPLIT
 from mnv2zoo.system.files import locked, missing, remove_empty, whole_file
@@ -294,7 +294,7 @@ class RunFolder:
         """The error for a checkpoint that cannot be read or does not belong to the run."""
         return RunError(
             "cannot read the checkpoint",
-            found=(str(error).splitlines() or [type(error).__name__])[0],
+            found=first_line(error),
             where=self.path / CHECKPOINT,
             fix="Restore the file, or start a new run with another --out.",
         )
