@@ -2,7 +2,7 @@
 
     python examples/heads/train.py bccd-ssdlite --data ../shared/data/bccd --weights model.safetensors --seed 0
 
-Run the same command again to resume. `--dev` leaves the test images out, for choosing recipes: no row is added.
+Run the same command again to resume. With `--dev` it ends before the test images are looked at, for choosing recipes.
 """
 
 import argparse
@@ -25,12 +25,11 @@ def main() -> None:
     """Trains, and writes the row."""
     args = arguments()
     described = tomllib.loads((HERE / f"{args.recipe}.toml").read_text(encoding="utf-8"))
-    task = without_test(described["task"]) if args.dev else find_task(described["task"])
-    run = args.runs / f"{args.recipe}-{args.seed}{'-dev' if args.dev else ''}"
+    run = args.runs / f"{args.recipe}-{args.seed}"
     result = mnv2zoo.finetune(
         args.data,
         out=run,
-        task=task,
+        task=without_test(described["task"]),
         resume=True,
         init=str(args.weights),
         seed=args.seed,
@@ -49,7 +48,8 @@ def main() -> None:
         # Of the median epoch, so that a pause or other work on the machine does not count.
         "minutes": round(statistics.median(e["seconds"] for e in result.history) * len(result.history) / 60, 1),
         "parameters": sum(p.numel() for p in result.model.parameters()),
-        **{split: scores.to_json() for split, scores in result.scores.items()},
+        "val": result.scores["val"].to_json(),
+        "test": mnv2zoo.evaluate(args.data, run, split="test").to_json(),
         **machine(next(result.model.parameters()).device),
     }
     add(args.results, f"{args.recipe}-{args.seed}", row)
@@ -79,7 +79,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", help="such as cuda; by default the first GPU if there is one")
     parser.add_argument("--runs", type=Path, default=Path("runs/heads"))
     parser.add_argument("--epochs", type=int, help="another number of epochs than the recipe's")
-    parser.add_argument("--dev", action="store_true", help="leave the test images out, and add no row")
+    parser.add_argument("--dev", action="store_true", help="stop before the test, and add no row")
     parser.add_argument("--results", type=Path, default=PATH, help="the file that gets the row")
     return parser.parse_args()
 

@@ -163,7 +163,9 @@ class Recipe:
     # What is seen.
     input_size: Side | None = _choice(None, "side of the images in training, in pixels; by default that of the weights")
     start_input_size: Side | None = _choice(
-        None, "side of the images in the first quarter of the epochs, from which it grows by the quarter; saves time"
+        None,
+        "side of the images in the first quarter of the epochs, from which it grows by the quarter; saves time. "
+        "Segmenters crop to it, so that objects keep their size",
     )
     test_input_size: Side | None = _choice(None, "side of the images otherwise; by default that of training")
     crop_pct: Annotated[float, Meta(ge=0.1, le=1)] | None = _choice(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,3 +84,19 @@ class Augmentation:
         pixels, mask = tv_tensors.Image(v2.functional.pil_to_tensor(image)), tv_tensors.Mask(target.read())
         pixels, mask = self.transform(pixels, mask)
         return pixels.as_subclass(Tensor), mask.as_subclass(Tensor)
+
+
+def crop(images: Tensor, masks: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Crops a batch at random.
+
+    Args:
+        images: Images (N, 3, H, W).
+        masks: Their masks (N, H, W).
+        size: The height and width to keep, the same part of each image.
+
+    Returns:
+        Images and masks of that size.
+    """
+    cut = v2.RandomCrop(list(size))
+    pixels, numbers = cut(tv_tensors.Image(images), tv_tensors.Mask(masks))
+    return pixels.as_subclass(Tensor), numbers.as_subclass(Tensor)

@@ -178,12 +178,14 @@ class Segment(Task):
         return {} if self._weights is None else {"class_weights": [round(w, 6) for w in self._weights]}
 
     def shrink(self, inputs: Any, targets: Any, side: int, full: int) -> tuple[Any, Any]:
-        """Shrinks images and masks in proportion, to sides that are multiples of 8."""
-        from torch.nn import functional
+        """Crops images and masks at random to smaller ones of their aspect, with sides that are multiples of 8.
+
+        Resized ones would show thin objects, such as poles, thinner than they are outside training.
+        """
+        from mnv2zoo.tasks.segment import augmentation
 
         size = [max(round(own * side / full / 8) * 8, 8) for own in inputs.shape[-2:]]
-        inputs = functional.interpolate(inputs, size, mode="bilinear", antialias=True)
-        return inputs, functional.interpolate(targets[:, None], size, mode="nearest-exact")[:, 0]
+        return augmentation.crop(inputs, targets, size)
 
     def training_step(self, model: nn.Module, inputs: Any, targets: Any) -> Tensor:
         """The loss of images (N, 3, H, W) and masks (N, H, W)."""
