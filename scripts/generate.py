@@ -315,6 +315,30 @@ def milliseconds(runs: list[dict[str, Any]]) -> tuple[str, str, str, str]:
     return fast[0], fast[1], cost[0], cost[1]
 
 
+def service() -> str:
+    """What the service answered within its limit, at twice as many requests, and while it stopped."""
+    found = recorded("service")
+    rows = [
+        ("as many requests in work as it takes", f"{found['images_per_second']:.0f}", "all", "", ""),
+        *(
+            (words, f"{part['sent_per_second']:.0f}" if "sent_per_second" in part else "", *_answers(part))
+            for words, part in (
+                ("twice as many requests a second as it can answer", found["overload"]),
+                ("SIGTERM with as many in work as it takes", found["stop"]),
+            )
+        ),
+    ]
+    return table("load | requests a second: | answered: | status 503: | p50 / p99 of answers, ms:", rows)
+
+
+def _answers(part: dict[str, Any]) -> tuple[str, str, str]:
+    """Answers, refusals and times of a part of the load test, which fails if anything else came back."""
+    counts, times = part["answers"], part["ms_200"]
+    assert counts.keys() <= {"200", "503"}
+    assert sum(counts.values()) == part["sent"]
+    return f"{counts['200']:,}", f"{counts.get('503', 0):,}", f"{times['p50']:.0f} / {times['p99']:.0f}"
+
+
 def gpu() -> str:
     """A row for each way to run a network on the GPU that was last measured, with columns by batch size."""
     found = recorded("gpu")
@@ -403,7 +427,7 @@ PARTS: dict[str, Callable[..., str]] = {
         *(zoo, model_pages.models, model_pages.costs, model_pages.model, variables, recipe),
         *(twenty_layers, twenty_differences),
         *(head_cache, training_step, grocery, transfer, preprocessing, taps),
-        *(heads, gpu, gpu_goals, forgotten, alphas, attacks, fuzz),
+        *(heads, service, gpu, gpu_goals, forgotten, alphas, attacks, fuzz),
         *(c20_figures, c20_releases, c20_runs, performance.performance),
     )
 }

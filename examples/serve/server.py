@@ -1,0 +1,78 @@
+"""Answers images over HTTP with what `mnv2zoo predict` says of them, by LitServe (https://lightning.ai/docs/litserve).
+
+pip install "mnv2zoo[openvino]" litserve
+python examples/serve/server.py --model mnv2zoo_100_c20
+curl --data-binary @photo.jpg http://127.0.0.1:8000/predict
+"""
+
+import asyncio
+import multiprocessing
+import signal
+from functools import partial
+from io import BytesIO
+from typing import Annotated, Any
+
+import typer
+from fastapi import Body
+from fastapi.responses import JSONResponse
+from litserve import LitAPI, LitServer
+from PIL import Image
+
+from mnv2zoo.data import decode
+from mnv2zoo.errors import ImageReadError
+from mnv2zoo.inference.predict import Predictor, Settings
+
+
+class Photos(LitAPI):
+    """Predicts images in batches of those that wait. The network and the engine that `settings` name are kept."""
+
+    def setup(self, device: str) -> None:
+        """Loads them."""
+        Image.MAX_IMAGE_PIXELS = 12_500_000  # Pillow refuses images of twice as many
+        self.predictor = Predictor(self.settings)
+
+    def decode_request(self, request: Annotated[bytes, Body(media_type="application/octet-stream")]) -> bytes:
+        """Takes the bytes of an image file."""
+        return request
+
+    def predict(self, files: list[bytes]) -> list[JSONResponse]:
+        """Makes a row of each image. One that cannot be read fails alone, not the batch that it came in."""
+        how = self.predictor.session.preprocessing
+        read = partial(decode.read, where="the request's body", at_least=how.at_least)
+        found = [one for _, one in decode.read_all(map(BytesIO, files), how.prepare, read=read)]
+        ready = [one for one in found if not isinstance(one, ImageReadError)]
+        rows = iter(self.predictor(["body"] * len(ready), ready) if ready else [])
+        bad = [JSONResponse({"error": str(one)}, 422) if isinstance(one, ImageReadError) else None for one in found]
+        return [answer or JSONResponse(next(rows)) for answer in bad]
+
+
+def stop(*_: object) -> None:
+    """Ends a process in order: LitServe waits for the requests in work after an interrupt of the first one."""
+    raise KeyboardInterrupt if multiprocessing.parent_process() is None else SystemExit
+
+
+def main(model: str = "mnv2zoo_100_c20", port: int = 8000, max_bytes: int = 10**7, requests: int = 64) -> None:
+    """Serves a model: a name, a run or a package. Beyond a number of requests in work, further ones get status 503."""
+    slots = asyncio.Semaphore(requests)
+
+    def limited(app: Any) -> Any:
+        async def answer(scope: Any, receive: Any, send: Any) -> None:
+            if scope.get("path") != "/predict":
+                await app(scope, receive, send)
+            elif slots.locked():
+                await JSONResponse({"error": "too many"}, 503, {"Retry-After": "1"})(scope, receive, send)
+            else:
+                async with slots:
+                    await app(scope, receive, send)
+
+        return answer
+
+    signal.signal(signal.SIGTERM, stop)
+    photos = Photos(max_batch_size=16, batch_timeout=0.002)
+    photos.settings = Settings(model, engine="openvino")
+    server = LitServer(photos, "cpu", healthcheck_path="/healthz", max_payload_size=max_bytes, middlewares=[limited])
+    server.run("127.0.0.1", port, generate_client_file=False)
+
+
+if __name__ == "__main__":
+    typer.run(main)
