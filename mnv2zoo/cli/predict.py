@@ -90,6 +90,14 @@ SaveImages = Annotated[
         metavar="DIR", help="Draw boxes or masks into the images, and save them in this folder.", show_default=False
     ),
 ]
+Explain = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Classifiers: save a heat map of what the first class rests on, for each image, in this folder.",
+        show_default=False,
+    ),
+]
 
 
 def command(
@@ -111,6 +119,7 @@ def command(
     files: Files = None,
     threshold: Threshold = None,
     save_images: SaveImages = None,
+    explain: Explain = None,
     debug: Debug = False,
 ) -> None:
     """Classify images, or predict what else the network was trained for.
@@ -132,6 +141,7 @@ def command(
         files=str(files) if files else None,
         threshold=threshold,
         save_images=str(save_images) if save_images else None,
+        explain=str(explain) if explain else None,
     )
     if ray:
         if output is None or device is not None or cache is not None:

@@ -51,6 +51,7 @@ class Settings:
         files: Folder for files alongside the rows, as for `predict`.
         threshold: Lowest score that a row reports; None for the task's own.
         save_images: Folder for pictures with the predictions drawn in, as for `predict`.
+        explain: Folder for heat maps, as for `predict`.
         root: The folder that holds all images; files alongside the rows lie as their images do in it.
     """
 
@@ -64,6 +65,7 @@ class Settings:
     files: str | None = None
     threshold: float | None = None
     save_images: str | None = None
+    explain: str | None = None
     root: str = "."
 
     def find_task(self) -> Task:
@@ -89,6 +91,18 @@ class Settings:
                 where="save_images",
                 fix="Leave out --save-images.",
             )
+        if self.explain is not None:
+            if not task.explains:
+                raise TaskError(
+                    f"the task {task.name} cannot explain its rows",
+                    expected="a classifier",
+                    found=task.name,
+                    where="explain",
+                    fix="Leave out --explain.",
+                )
+            from mnv2zoo.tasks.classify import explanation
+
+            explanation.require()
         return task
 
 
@@ -125,6 +139,8 @@ class Predictor:
             device,
             cache,
         )
+        # Gradients need PyTorch, whatever engine gives the rows.
+        self._explained = None if settings.explain is None else self.task.load_model(settings.model, device)
         self._folder = Path(settings.files) if settings.files is not None else None
 
     def __call__(self, files: Sequence[str | Path], prepared: Sequence[Any]) -> list[Row]:
@@ -153,14 +169,25 @@ class Predictor:
         ]
         if self.settings.save_images is not None:
             self._draw(files, whole, Path(self.settings.save_images))
+        if self.settings.explain is not None:
+            self._explain(files, whole, Path(self.settings.explain))
         return [{key: value for key, value in row.items() if not key.startswith("_")} for row in whole]
 
     def _draw(self, files: Sequence[str | Path], rows: Sequence[Row], folder: Path) -> None:
         """Writes each image with its predictions drawn in. Images are read again, at full size."""
         for file, row in zip(files, rows, strict=True):
-            picture = self.task.draw(decode.read(Path(file)), row, self.session.label_names)
-            with whole_file(discover.alongside(folder, str(file), ".jpg", self.settings.root)) as open_file:
-                picture.save(open_file, format="JPEG", quality=92)
+            self._save(self.task.draw(decode.read(Path(file)), row, self.session.label_names), folder, file)
+
+    def _explain(self, files: Sequence[str | Path], rows: Sequence[Row], folder: Path) -> None:
+        """Writes the heat map of each image."""
+        assert self._explained is not None
+        for file, row in zip(files, rows, strict=True):
+            (picture,) = self.task.explain(self._explained, [decode.read(Path(file))], [row])
+            self._save(picture, folder, file)
+
+    def _save(self, picture: Image.Image, folder: Path, file: str | Path) -> None:
+        with whole_file(discover.alongside(folder, str(file), ".jpg", self.settings.root)) as open_file:
+            picture.save(open_file, format="JPEG", quality=92)
 
     def facts(self) -> dict[str, Any]:
         """Everything that decides its rows, as JSON can hold it."""
@@ -175,7 +202,7 @@ class Predictor:
         }
 
 
-_LATER = ("task", "files", "threshold", "save_images", "root")
+_LATER = ("task", "files", "threshold", "save_images", "explain", "root")
 
 
 def predict(
@@ -195,6 +222,7 @@ def predict(
     files: str | Path | None = None,
     threshold: float | None = None,
     save_images: str | Path | None = None,
+    explain: str | Path | None = None,
 ) -> Generator[Row | ImageReadError, None, None]:
     """Predicts the classes of images, or whatever else the network was trained for.
 
@@ -225,6 +253,7 @@ def predict(
         files: Folder for files alongside the rows, for tasks that write some, such as masks.
         threshold: Lowest score of the boxes in a row, from 0 to 1; by default 0.5. Other tasks ignore it.
         save_images: Folder for a picture of each image with its boxes or mask drawn in.
+        explain: Folder for a heat map of each image, which shows what a classifier's first class rests on (Grad-CAM).
 
     Yields:
         For each image its row, or the reason why it cannot be read. A classifier's row is `{"image": ..., "model": ...,
@@ -252,6 +281,7 @@ def predict(
         files=str(files) if files else None,
         threshold=threshold,
         save_images=str(save_images) if save_images else None,
+        explain=str(explain) if explain else None,
     )
     yield from run(paths, settings, batch_size=batch_size, device=device, output=output, cache=cache)
 

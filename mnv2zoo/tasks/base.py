@@ -224,6 +224,11 @@ class Task(ABC):
         return type(self).draw is not Task.draw
 
     @property
+    def explains(self) -> bool:
+        """Whether the task draws what its answers rest on."""
+        return type(self).explain is not Task.explain
+
+    @property
     def keeps_scores(self) -> bool:
         """Whether the task gives the outputs for each image that was measured."""
         return type(self).measured_rows is not Task.measured_rows
@@ -674,6 +679,21 @@ class Task(ABC):
             The picture.
         """
         raise NotImplementedError  # `predict` asks `draws` first
+
+    def explain(
+        self, network: Network, images: Sequence[Image.Image], rows: Sequence[Mapping[str, Any]]
+    ) -> list[Image.Image]:
+        """Draws what the answers of rows rest on.
+
+        Args:
+            network: The network, as `load_model` gives it.
+            images: The upright RGB images in full size.
+            rows: Their rows.
+
+        Returns:
+            A picture per image.
+        """
+        raise NotImplementedError  # `predict` asks `explains` first
 
     def describe(self, row: Mapping[str, Any]) -> str:
         """Describes a row for people.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from mnv2zoo.data import transforms
 from mnv2zoo.errors import MissingExtraError
 from mnv2zoo.tasks.classify.metrics import Mistake
 
@@ -67,38 +67,69 @@ def heat_maps(model: nn.Module, images: Tensor, classes: Sequence[int]) -> np.nd
     finally:
         for module, own in training.items():
             module.training = own
-        with contextlib.suppress(AttributeError):
-            model.zero_grad()
+        model.zero_grad()
     return maps
 
 
-def pictures(
-    model: nn.Module, images: Tensor, classes: Sequence[int], preprocessing: Mapping[str, Any]
+def explain(
+    model: nn.Module,
+    transform: Callable[[Image.Image], Tensor],
+    preprocessing: Mapping[str, Any],
+    images: Sequence[Image.Image],
+    classes: Sequence[int],
 ) -> list[Image.Image]:
     """Lays heat maps over images as the network sees them.
 
     Args:
         model: As for `heat_maps`.
-        images: As for `heat_maps`.
+        transform: Its preprocessing, from an RGB image to a normalized tensor (C, H, W).
+        preprocessing: The `mean` and `std` of it.
+        images: RGB images of any size.
         classes: As for `heat_maps`.
-        preprocessing: The `mean` and `std` by which the images are normalized.
 
     Returns:
-        RGB pictures of H x W pixels: the part that speaks most for the class is red, the others are blue.
+        RGB pictures of W x H pixels: the part that speaks most for the class is red, what says nothing of it blue.
     """
     from pytorch_grad_cam.utils.image import show_cam_on_image
 
-    mean, std = (torch.tensor(preprocessing[key], device=images.device).view(-1, 1, 1) for key in ("mean", "std"))
-    colors = (images * std + mean).clamp(0, 1).movedim(1, -1).cpu().numpy().astype(np.float32)
-    maps = heat_maps(model, images, classes)
-    return [Image.fromarray(show_cam_on_image(own, heat, use_rgb=True)) for own, heat in zip(colors, maps, strict=True)]
+    drawn = []
+    device = next(model.parameters()).device
+    for image, number in zip(images, classes, strict=True):
+        seen = transform(image)
+        (heat,) = heat_maps(model, seen[None].to(device), [number])
+        mean, std = (torch.tensor(preprocessing[key]).view(-1, 1, 1) for key in ("mean", "std"))
+        colors = (seen * std + mean).clamp(0, 1).expand(3, -1, -1).movedim(0, -1)
+        drawn.append(Image.fromarray(show_cam_on_image(colors.float().numpy(), heat, use_rgb=True)))
+    return drawn
+
+
+def of_mistakes(
+    model: nn.Module,
+    preprocessing: Mapping[str, Any],
+    mistakes: Sequence[Mistake],
+    read: Callable[[int], Image.Image],
+) -> list[Image.Image]:
+    """Draws what wrong answers rest on, for a report.
+
+    Args:
+        model: As for `heat_maps`.
+        preprocessing: Its preprocessing as timm names it.
+        mistakes: The wrong answers.
+        read: Reads the image of a mistake, by its index.
+
+    Returns:
+        A picture per mistake, as `explain` draws it.
+    """
+    images = [read(mistake.index).convert("RGB") for mistake in mistakes]
+    transform = transforms.image_transform(preprocessing)
+    return explain(model, transform, preprocessing, images, [mistake.predicted for mistake in mistakes])
 
 
 def doubtful_labels(logits: Tensor, targets: Tensor, count: int = 25) -> list[Mistake]:
     """Finds images whose label is probably wrong, by confident learning.
 
-    Confident learning (Northcutt et al. 2021, https://arxiv.org/abs/1911.00068, section 3) compares each probability with
-    the mean one of the images that have that label. The network must not have been trained on these images.
+    Confident learning (Northcutt et al. 2021, https://arxiv.org/abs/1911.00068, section 3) compares each probability
+    with the mean one of the images that have that label. The network must not have been trained on these images.
 
     Args:
         logits: The network's outputs (N, C).
@@ -106,14 +137,19 @@ def doubtful_labels(logits: Tensor, targets: Tensor, count: int = 25) -> list[Mi
         count: How many to give at most.
 
     Returns:
-        The images, the most doubtful first: `predicted` is the class that the network gives, and `score` its probability.
+        The images, the most doubtful first: `predicted` is the class that the network gives, `score` its probability.
     """
     from cleanlab.filter import find_label_issues
 
     probabilities = logits.double().softmax(1)
-    found = find_label_issues(
-        targets.numpy(), probabilities.numpy(), return_indices_ranked_by="self_confidence", n_jobs=1
-    )[:count]
-    best, predicted = (values[torch.as_tensor(found.copy())] for values in probabilities.max(1))
-    columns = (found.tolist(), targets[torch.as_tensor(found.copy())].tolist(), predicted.tolist(), best.tolist())
-    return [Mistake(*row) for row in zip(*columns, strict=True)]
+    ranked = find_label_issues(
+        targets.numpy(),
+        probabilities.numpy(),
+        return_indices_ranked_by="self_confidence",
+        filter_by="confident_learning",
+        n_jobs=1,
+    )
+    found = torch.tensor(ranked[:count].tolist(), dtype=torch.long)
+    best, predicted = probabilities[found].max(1)
+    columns = (found, targets[found], predicted, best)
+    return [Mistake(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]

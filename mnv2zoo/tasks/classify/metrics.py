@@ -145,6 +145,12 @@ class Accuracy(base.Metric):
         """The wrong predictions of highest probability; see the function of that name."""
         return worst_mistakes(torch.cat(self._logits), torch.cat(self._targets))
 
+    def doubtful_labels(self) -> list[Mistake]:
+        """Images whose label is probably wrong; see `explanation.doubtful_labels`."""
+        from mnv2zoo.tasks.classify import explanation
+
+        return explanation.doubtful_labels(torch.cat(self._logits), torch.cat(self._targets))
+
 
 @dataclass(frozen=True)
 class Mistake:

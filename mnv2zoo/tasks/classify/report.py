@@ -7,7 +7,9 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
@@ -32,6 +34,8 @@ def write(
     mistakes: Sequence[Mistake],
     read: Callable[[int], Image.Image],
     title: str,
+    heat: Sequence[Image.Image] = (),
+    doubtful: Sequence[Mistake] = (),
 ) -> None:
     """Writes `README.md` and the pictures that it shows (curves, confusion matrix, mistakes), and `confusion.csv`.
 
@@ -45,6 +49,8 @@ def write(
         mistakes: The mistakes to show, in that order.
         read: Reads the image of a mistake, by its index.
         title: Heading of the page.
+        heat: What each mistake rests on, as `explanation.of_mistakes` draws it.
+        doubtful: Images whose label is probably wrong, as `explanation.doubtful_labels` finds them.
 
     Raises:
         OSError: If a file cannot be written. What `read` raises is passed on, before anything is written.
@@ -52,9 +58,10 @@ def write(
     figures = {
         "curves.png": pages.curves_figure(history, PANELS) if history else None,
         "confusion.png": confusion_figure(scores),
-        "mistakes.png": mistakes_figure(mistakes, read, scores.label_names) if mistakes else None,
+        "mistakes.png": mistakes_figure(mistakes, read, scores.label_names, heat) if mistakes else None,
+        "labels.png": mistakes_figure(doubtful, read, scores.label_names) if doubtful else None,
     }
-    pages.save(folder, _page(history, scores, mistakes, title), figures)
+    pages.save(folder, _page(history, scores, mistakes, title, doubtful), figures)
     with whole_file(folder / "confusion.csv") as file:
         file.write(_counts(scores).encode("utf-8", "backslashreplace"))
 
@@ -83,7 +90,10 @@ def confusion_figure(scores: Scores) -> Figure:
 
 
 def mistakes_figure(
-    mistakes: Sequence[Mistake], read: Callable[[int], Image.Image], label_names: Sequence[str]
+    mistakes: Sequence[Mistake],
+    read: Callable[[int], Image.Image],
+    label_names: Sequence[str],
+    heat: Sequence[Image.Image] = (),
 ) -> Figure:
     """Draws a grid of images that were taken for something else.
 
@@ -91,16 +101,18 @@ def mistakes_figure(
         mistakes: The mistakes, at least one.
         read: Reads the image of a mistake, by its index.
         label_names: Names of the classes.
+        heat: A picture beside each of them; none for the images alone.
 
     Returns:
-        The figure, five images a row.
+        The figure, five images or pairs a row.
     """
     columns = min(5, len(mistakes))
     rows = math.ceil(len(mistakes) / columns)
-    figure = Figure(figsize=(2.2 * columns, 2.7 * rows), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=((4.2 if heat else 2.2) * columns, 2.7 * rows), dpi=DPI, layout="constrained")
     for place, mistake in enumerate(mistakes, start=1):
         axes = figure.add_subplot(rows, columns, place)
-        axes.imshow(ImageOps.pad(read(mistake.index).convert("RGB"), (PHOTO_SIDE, PHOTO_SIDE), color=PALE))
+        beside = heat[place - 1 : place]
+        axes.imshow(np.hstack([_square(one) for one in (read(mistake.index), *beside)]))
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
         truth, predicted = (short(label_names[number], number) for number in (mistake.truth, mistake.predicted))
@@ -110,7 +122,13 @@ def mistakes_figure(
     return figure
 
 
-def _page(history: History, scores: Scores, mistakes: Sequence[Mistake], title: str) -> list[str]:
+def _square(image: Image.Image) -> np.ndarray[Any, Any]:
+    return np.asarray(ImageOps.pad(image.convert("RGB"), (PHOTO_SIDE, PHOTO_SIDE), color=PALE))
+
+
+def _page(
+    history: History, scores: Scores, mistakes: Sequence[Mistake], title: str, doubtful: Sequence[Mistake]
+) -> list[str]:
     names = [escape(name) for name in scores.label_names]
     figures = [
         ["images", str(scores.images)],
@@ -153,9 +171,21 @@ def _page(history: History, scores: Scores, mistakes: Sequence[Mistake], title: 
         parts += [
             "## Surest mistakes",
             "![The images, with what each is and what it was taken for](mistakes.png)",
-            table(
-                [" image", "truth", "taken for", " probability (%)"],
-                ([row.index, names[row.truth], names[row.predicted], f"{100 * row.score:.1f}"] for row in mistakes),
-            ),
+            _table(mistakes, names),
+        ]
+    if doubtful:
+        parts += [
+            "## Labels that are probably wrong",
+            "cleanlab finds them by confident learning: the network is surer of another class than is usual for images "
+            "of that class. Look at each before you change it.",
+            "![The images, with their label and what they were taken for](labels.png)",
+            _table(doubtful, names),
         ]
     return parts
+
+
+def _table(mistakes: Sequence[Mistake], names: Sequence[str]) -> str:
+    return table(
+        [" image", "truth", "taken for", " probability (%)"],
+        ([row.index, names[row.truth], names[row.predicted], f"{100 * row.score:.1f}"] for row in mistakes),
+    )

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mnv2zoo.data.datasets import AnySample, Data
-    from mnv2zoo.tasks.classify.metrics import Accuracy, Scores
+    from mnv2zoo.models.pretrained import Network
+    from mnv2zoo.tasks.classify.metrics import Accuracy, Mistake, Scores
     from mnv2zoo.tasks.initialization import Start
     from mnv2zoo.tasks.recipe import Recipe
 
@@ -51,6 +52,7 @@ class Classify(Task):
         from mnv2zoo.tasks.classify import loss
         from mnv2zoo.tasks.classify.distillation import Teacher
 
+        self._start = start
         self._mixup = loss.make_mixup(recipe, len(data.class_names))
         counts = Counter(sample.target for sample in data.splits.get("train", ()))
         by_class = [counts[label] for label in range(len(data.class_names))]
@@ -133,19 +135,38 @@ class Classify(Task):
         samples: Sequence[AnySample],
         title: str,
     ) -> dict[str, Figure]:
-        """Writes curves, the confusion matrix, each class and the mistakes of highest probability."""
-        from mnv2zoo.tasks.classify import report
+        """Writes curves, the confusion matrix, each class and the mistakes of highest probability.
+
+        With the extra `explain`, there are also what these mistakes rest on, and labels that are probably wrong.
+        """
+        from mnv2zoo.tasks.classify import explanation, report
 
         mistakes = metric.worst_mistakes()
 
         def read(index: int) -> Image.Image:
             return samples[index].read()
 
-        report.write(folder, history, scores, mistakes, read, title)
+        heat: Sequence[Image.Image] = ()
+        doubtful: Sequence[Mistake] = ()
+        if explanation.installed():
+            heat = explanation.of_mistakes(self._start.model, self._start.test_preprocessing, mistakes, read)
+            doubtful = metric.doubtful_labels()
+        report.write(folder, history, scores, mistakes, read, title, heat, doubtful)
         figures = {"confusion": report.confusion_figure(scores)}
         if mistakes:
-            figures["mistakes"] = report.mistakes_figure(mistakes, read, scores.label_names)
+            figures["mistakes"] = report.mistakes_figure(mistakes, read, scores.label_names, heat)
+        if doubtful:
+            figures["labels"] = report.mistakes_figure(doubtful, read, scores.label_names)
         return figures
+
+    def explain(
+        self, network: Network, images: Sequence[Image.Image], rows: Sequence[Mapping[str, Any]]
+    ) -> list[Image.Image]:
+        """Draws what the first class of each row rests on, by Grad-CAM."""
+        from mnv2zoo.tasks.classify import explanation
+
+        classes = [row["predictions"][0]["class"] for row in rows]
+        return explanation.explain(network.model, network.transform, network.config, images, classes)
 
     def rows(
         self, outputs: Any, images: Sequence[Seen], label_names: Sequence[str], options: Options

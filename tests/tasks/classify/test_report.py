@@ -186,6 +186,20 @@ def test_the_page_has_the_mistakes_in_the_order_given(tmp_path):
     ]
 
 
+def test_a_heat_map_stands_beside_each_mistake_and_doubtful_labels_have_a_section_of_their_own(tmp_path):
+    heat, doubtful = [Image.new("RGB", (32, 32), (0, 0, 255))] * 2, [Mistake(30, 2, 0, 0.75)]
+    report.write(tmp_path, (), SCORES, MISTAKES, photo, "a title", heat, doubtful)
+    page = MarkdownIt().enable("table").parse((tmp_path / "README.md").read_text())
+    assert sections(page)["Labels that are probably wrong"] == [["30", "cat", "ant", "75.0"]]
+    assert pictures(page) == ["confusion.png", "mistakes.png", "labels.png"]
+    drawn = pixels(tmp_path / "mistakes.png").astype(int)
+    red, blue = ((drawn == color).all(-1).sum(0) > 50 for color in (RED, (0, 0, 255)))
+    columns = np.select([red, blue], [1, 2])
+    assert [key for key, _ in itertools.groupby(columns[columns > 0])] == [1, 2, 1, 2]
+    report.write(tmp_path, (), SCORES, MISTAKES, photo, "a title")
+    assert not (tmp_path / "labels.png").exists()
+
+
 def test_the_page_tells_of_the_epochs_and_the_first_of_the_best(tmp_path):
     page = write(tmp_path, [validated(1, 50.0), validated(2, 70.125), validated(3, NAN), validated(4, 70.125)])
     summary = "Epochs: 4, in 0:04:04 (hours, minutes, seconds). Best validation top-1: 70.12 %, first in epoch 2."
