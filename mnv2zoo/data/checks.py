@@ -36,7 +36,7 @@ def check(data: Data, skip_bad: bool, advance: Callable[[int], None] = lambda do
         content = sample.content()
         keys[sample.name] = content_hash(content)  # of the bytes that are decoded, which are read once
         try:
-            return decode.oddities(content, sample.name)
+            return decode.oddities(content, sample.name, sample.channels)
         except ImageReadError as error:
             return error
 

@@ -23,11 +23,11 @@ def noise(width, height):
 def test_pixels_are_those_of_timm(size, interpolation):
     config = {**CONFIG, "interpolation": interpolation}
     theirs = create_transform(**config)(noise(*size)).numpy()
-    np.testing.assert_allclose(pixels.normalized_square(noise(*size), config), theirs, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(pixels.network_input(noise(*size), config), theirs, rtol=0, atol=1e-6)
 
 
 def test_values_are_normalized_per_channel():
-    white = pixels.normalized_square(Image.new("RGB", (64, 64), "white"), {**CONFIG, "interpolation": "bicubic"})
+    white = pixels.network_input(Image.new("RGB", (64, 64), "white"), {**CONFIG, "interpolation": "bicubic"})
     assert white.shape == (3, 32, 32)
     np.testing.assert_allclose(white[:, 0, 0], [(1 - 0.1) / 0.4, (1 - 0.2) / 0.5, (1 - 0.3) / 0.6], rtol=1e-6)
 

@@ -134,12 +134,13 @@ class Classify(Task):
         title: str,
     ) -> dict[str, Figure]:
         """Writes curves, the confusion matrix, each class and the mistakes of highest probability."""
+        from mnv2zoo.data import decode
         from mnv2zoo.tasks.classify import report
 
         mistakes = metric.worst_mistakes()
 
         def read(index: int) -> Image.Image:
-            return samples[index].read()
+            return decode.picture(samples[index].read())
 
         report.write(folder, history, scores, mistakes, read, title)
         figures = {"confusion": report.confusion_figure(scores)}

@@ -148,7 +148,7 @@ def _preprocessing(described: Description, head: Head, recipe: Recipe, test: boo
     """
     data = transforms.image_config(described.cfg, 3, test=test and recipe.input_size is None)
     colors = {key: tuple(getattr(recipe, key) or data[key]) for key in ("mean", "std")}
-    side = (recipe.test_input_size if test else None) or recipe.input_size
+    side: Any = (recipe.test_input_size if test else None) or recipe.input_size  # one number, as the task checks
     if side is None and described.head and detection.head_of(described).keeps_ratio == head.keeps_ratio:
         side = data["input_size"][-1]
     side = side or SIDE[head.name]

@@ -123,7 +123,7 @@ def _preprocessing(described: Description, recipe: Recipe, samples: Sequence[Any
     if short is None and trained is None:
         sides = median(min(sample.target.size) for sample in samples)
         short = max(32, min(SHORT_SIDE, round(sides / 8) * 8))
-    size = trained if short is None else input_size(samples, short)
+    size = trained if short is None else short if isinstance(short, tuple) else input_size(samples, short)
     assert size is not None
     return {
         "input_size": (3, *size),
