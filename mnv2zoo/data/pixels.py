@@ -25,6 +25,7 @@ FORMATS = tuple(
 # Channels that photos are read in: gray and RGB. Networks for others get the channels as they are stored.
 PHOTO_CHANNELS = (1, 3)
 ARRAY_MAGIC = b"\x93NUMPY"  # how files begin that `numpy.save` writes
+TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SCALES = {"uint8": 255, "uint16": 65535}  # the value that becomes 1
 
 # EXIF orientations that swap width and height.
@@ -101,7 +102,8 @@ def open_image(
     """Reads an image file for a network.
 
     Photos are read as `open_rgb` does. For networks with other channels than gray or RGB, the channels are those of
-    the file: of an array that `numpy.save` wrote, of an image such as RGBA, or of all pages of a TIFF. For networks
+    the file: of an array that `numpy.save` wrote, of an image such as RGBA, or of all pages of a TIFF, which takes
+    `tifffile` where a page has several channels of 16 bits or more, or more channels than Pillow knows. For networks
     with one channel, arrays are read too.
 
     Args:
@@ -121,20 +123,43 @@ def open_image(
         return Bands.of(np.load(source, allow_pickle=False), channels), ()
     if channels in PHOTO_CHANNELS:
         return open_rgb(source, at_least)
+    if any(_starts_with(source, magic) for magic in TIFF_MAGICS) and (array := _tiff(source)) is not None:
+        return Bands.of(array, channels), ()
     with Image.open(source, formats=FORMATS) as image:
         odd = tuple(kind for kind in _oddities(image) if kind == "rotated")
         _check_shape(*image.size)
         pages = [ImageOps.exif_transpose(page.copy()) for page in ImageSequence.Iterator(image)]
-        if len({page.size for page in pages}) > 1:
-            raise ValueError("pages of several sizes")
         layers = [np.atleast_3d(np.asarray(page)) for page in pages]
+        if len({(layer.shape[:2], layer.dtype) for layer in layers}) > 1:
+            raise ValueError("pages of several sizes or types")
         found = sum(layer.shape[2] for layer in layers)
         if found != channels:
             where = f" in {len(pages)} pages" if len(pages) > 1 else f" of mode {image.mode}"
             raise WrongChannels(_count(channels), _count(found) + where)
-        if len({layer.dtype for layer in layers}) > 1:
-            raise ValueError("pages of several types")
         return Bands.of(np.concatenate(layers, axis=2), channels), odd
+
+
+def _tiff(source: str | Path | BytesIO) -> np.ndarray[Any, Any] | None:
+    """The channels (height, width, channels) of a TIFF that Pillow reads in part or not at all; None for others."""
+    try:
+        with Image.open(source, formats=FORMATS) as image:
+            bits, samples = image.tag_v2.get(258, (1,)), image.tag_v2.get(277, 1)  # type: ignore[attr-defined]
+            if samples == 1 or max(bits) <= 8:
+                return None
+    except UnidentifiedImageError:
+        pass
+    try:
+        import tifffile
+    except ImportError as error:
+        raise ValueError("a TIFF whose pages have several channels, for which: pip install tifffile") from error
+    if isinstance(source, BytesIO):
+        source.seek(0)
+    with tifffile.TiffFile(source) as file:
+        series = file.series[0]
+        array, axes = series.asarray(), series.axes
+    order = [axes.index("Y"), axes.index("X"), *(number for number, axis in enumerate(axes) if axis not in "YX")]
+    array = array.transpose(order)
+    return array.reshape(*array.shape[:2], -1)
 
 
 def open_rgb(source: str | Path | BytesIO, at_least: int | None = None) -> tuple[Image.Image, tuple[str, ...]]:

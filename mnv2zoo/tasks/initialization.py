@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mnv2zoo import features
 from mnv2zoo.data import transforms
 from mnv2zoo.data.datasets import AnySample
+from mnv2zoo.data.discover import ARRAY
 from mnv2zoo.data.layout import composed
 from mnv2zoo.data.pixels import PHOTO_CHANNELS
 from mnv2zoo.data.preprocessing import per_channel
@@ -147,6 +148,14 @@ def build(
         DataError: If the name of a class has a line end in it.
     """
     config_file.check_labels(class_names, "data")
+    if recipe.auto_augment is not None and (arrays := [s.name for s in samples if s.name.lower().endswith(ARRAY)]):
+        raise RecipeError(
+            "auto_augment does not work on arrays",
+            expected="photos",
+            found=arrays[0],
+            where="auto_augment",
+            fix="Leave out --auto-augment, or save the images as PNG.",
+        )
     num_outputs = len(class_names) if num_outputs is None else num_outputs
     arguments = build_arguments(target, source, recipe, num_outputs)
     torch.manual_seed(recipe.seed)
