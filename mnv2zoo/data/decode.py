@@ -96,9 +96,10 @@ def _decode(
     except WrongChannels as error:
         raise wrong_channels(error, where) from error
     except Exception as error:  # decoders raise nearly anything at bytes that they did not expect
+        arrays = "" if channels == 3 else "a .npy array (height, width, channels), or "
         raise ImageReadError(
             "cannot read the image",
-            expected=f"a valid image: {', '.join(FORMATS[:-1])} or {FORMATS[-1]}",
+            expected=f"{arrays}a valid image: {', '.join(FORMATS[:-1])} or {FORMATS[-1]}",
             found=pixels.reason(error),
             where=where,
         ) from error

@@ -273,11 +273,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name, value in list(vars(self).items()):
-            value = normal(name, value)
+            given, value = value, normal(name, value)
             if name == "pad_type" and value == "":  # timm's word, which older runs wrote down
                 value = "symmetric"
             if not fits(value, KINDS[name]):
-                raise _bad(name, SIZE if name in SIZES else _expected(KINDS[name], value), value)
+                raise _bad(name, SIZE if name in SIZES else _expected(KINDS[name], value), given)
             object.__setattr__(self, name, value)
         if self.std is not None and min(self.std) <= 0:
             raise _bad("std", "numbers above 0", self.std)
