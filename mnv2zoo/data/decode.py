@@ -117,7 +117,8 @@ def wrong_channels(error: WrongChannels, where: object = None) -> ImageReadError
         expected=error.expected,
         found=error.found,
         where=where,
-        fix="Save it as a .npy array (height, width, channels) with these, or train a network with another --in-chans.",
+        fix="Save the channels that the network takes as a .npy array (height, width, channels), or train a network "
+        "with another --in-chans.",
     )
 
 

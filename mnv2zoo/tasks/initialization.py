@@ -98,7 +98,7 @@ def _check_channels(channels: int, recipe: Recipe) -> None:
         if value is not None and len(value) not in (1, channels):
             raise RecipeError(
                 f"{name} has another number of values than the images have channels",
-                expected=f"{channels} numbers, or one for all",
+                expected="1 number" if channels == 1 else f"{channels} numbers, or one for all",
                 found=f"{len(value)}",
                 where=name,
                 fix=f"Give one per channel, as a list in --recipe FILE or in Python, or leave out --{name}.",

@@ -180,7 +180,7 @@ class Recipe:
         "shorter side of the images in the first quarter of the epochs, from which it grows by the quarter; saves time",
     )
     test_input_size: Size | None = _choice(
-        None, "size of the images otherwise, as for `--input-size`; by default that of training"
+        None, "size of the images otherwise, a side or height x width; by default that of training"
     )
     in_chans: Annotated[int, Meta(ge=1, le=8)] | None = _choice(
         None,
@@ -190,15 +190,15 @@ class Recipe:
     crop_pct: Annotated[float, Meta(ge=0.1, le=1)] | None = _choice(
         None,
         "part of the image's side that is looked at, except in training; by default that of the weights, and 1 where "
-        "`--resize` changes to `squash` or `letterbox`",
+        "resizing changes to `squash` or `letterbox`",
     )
     interpolation: Literal["bilinear", "bicubic"] | None = _choice(None, "interpolation: `bilinear` or `bicubic`")
     mean: Color | None = _choice(
         None,
-        "mean of the channels, from 0 to 1; with other channels than 3, as a list in `--recipe` or Python; by default "
-        "that of the weights, averaged for 1 channel and repeated in turn for more",
+        "mean of the channels, from 0 to 1; with other channels than 3, as a list in a recipe file or Python; by "
+        "default that of the weights, averaged for 1 channel and repeated in turn for more",
     )
-    std: Color | None = _choice(None, "standard deviation of the channels, as for `--mean`")
+    std: Color | None = _choice(None, "standard deviation of the channels, as for the mean")
     scale: Annotated[float, Meta(ge=0.01, le=1)] = _choice(
         0.35, "smallest part of an image's area that is cut out in training"
     )
