@@ -123,7 +123,7 @@ def open_image(
         return Bands.of(np.load(source, allow_pickle=False), channels), ()
     if channels in PHOTO_CHANNELS:
         return open_rgb(source, at_least)
-    if any(_starts_with(source, magic) for magic in TIFF_MAGICS) and (array := _tiff(source)) is not None:
+    if any(_starts_with(source, magic) for magic in TIFF_MAGICS) and (array := _tiff(source, channels)) is not None:
         return Bands.of(array, channels), ()
     with Image.open(source, formats=FORMATS) as image:
         odd = tuple(kind for kind in _oddities(image) if kind == "rotated")
@@ -139,7 +139,7 @@ def open_image(
         return Bands.of(np.concatenate(layers, axis=2), channels), odd
 
 
-def _tiff(source: str | Path | BytesIO) -> np.ndarray[Any, Any] | None:
+def _tiff(source: str | Path | BytesIO, channels: int) -> np.ndarray[Any, Any] | None:
     """The channels (height, width, channels) of a TIFF that Pillow reads in part or not at all; None for others."""
     try:
         with Image.open(source, formats=FORMATS) as image:
@@ -155,11 +155,17 @@ def _tiff(source: str | Path | BytesIO) -> np.ndarray[Any, Any] | None:
     if isinstance(source, BytesIO):
         source.seek(0)
     with tifffile.TiffFile(source) as file:
+        if not file.pages or not file.series:
+            raise ValueError("a TIFF without pages")
         series = file.series[0]
-        array, axes = series.asarray(), series.axes
-    order = [axes.index("Y"), axes.index("X"), *(number for number, axis in enumerate(axes) if axis not in "YX")]
-    array = array.transpose(order)
-    return array.reshape(*array.shape[:2], -1)
+        order = [series.axes.index(axis) for axis in "YX"]
+        order += [number for number in range(len(series.shape)) if number not in order]
+        height, width, *others = (series.shape[number] for number in order)
+        if (found := math.prod(others)) != channels:
+            raise WrongChannels(_count(channels), f"{_count(found)} in a TIFF of shape {series.shape}")
+        if Image.MAX_IMAGE_PIXELS and height * width > 2 * Image.MAX_IMAGE_PIXELS:  # as Pillow refuses others
+            raise ValueError(f"{width} x {height} pixels, which could be a decompression bomb")
+        return series.asarray().transpose(order).reshape(height, width, channels)
 
 
 def open_rgb(source: str | Path | BytesIO, at_least: int | None = None) -> tuple[Image.Image, tuple[str, ...]]:

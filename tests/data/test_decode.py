@@ -277,3 +277,26 @@ def test_an_array_of_objects_is_not_unpickled(tmp_path):
     with pytest.raises(ImageReadError) as error:
         decode.read(tmp_path / "objects.npy", channels=5)
     assert "allow_pickle" in error.value.found
+
+
+def test_an_array_that_claims_more_than_the_file_holds_is_told(tmp_path):
+    np.save(tmp_path / "array.npy", np.zeros((4, 4, 5), np.uint8))
+    content = (tmp_path / "array.npy").read_bytes().replace(b"(4, 4, 5)", b"(99999, 99999, 5)", 1)
+    (tmp_path / "array.npy").write_bytes(content.replace(b" " * 12, b" " * 4, 1))  # the header keeps its length
+    for source in (tmp_path / "array.npy", BytesIO((tmp_path / "array.npy").read_bytes())):
+        with pytest.raises(ImageReadError):
+            decode.read(source, channels=5)
+
+
+def test_a_huge_tiff_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    tifffile = pytest.importorskip("tifffile", reason="tifffile is not installed")
+    tifffile.imwrite(tmp_path / "five.tif", STACK, photometric="minisblack", planarconfig="contig")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 299)  # 30 x 20 is more than twice that
+    with pytest.raises(ImageReadError) as error:
+        decode.read(tmp_path / "five.tif", channels=5)
+    assert "30 x 20 pixels" in error.value.found
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
+    assert decode.read(tmp_path / "five.tif", channels=5).size == (30, 20)
+    with pytest.raises(ImageReadError) as error:
+        decode.read(tmp_path / "five.tif", channels=4)
+    assert error.value.found == "5 channels in a TIFF of shape (20, 30, 5)"
