@@ -41,7 +41,7 @@ def photos(place: Path) -> Iterator[bytes]:
 
 def compare(model: torch.nn.Module, place: Path, side: int, most: int) -> dict[str, object]:
     data = {"input_size": (3, side, side), "crop_pct": 0.875, "interpolation": "bicubic", "mean": NORMAL, "std": NORMAL}
-    ways = (Exact(create_transform(**data)), Fast(side, 0.875, "bicubic", NORMAL, NORMAL))
+    ways = (Exact(create_transform(**data)), Fast((3, side, side), 0.875, "bicubic", NORMAL, NORMAL))
     run, logits, smaller = None, [], 0
     for count, photo in enumerate(photos(place)):
         if count == most:

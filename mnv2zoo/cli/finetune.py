@@ -12,7 +12,7 @@ import typer
 
 from mnv2zoo.cli.options import Debug, Device, Task
 from mnv2zoo.cli.output import print_json
-from mnv2zoo.tasks.recipe import CHOICES, FIELDS, MODEL, Recipe, read
+from mnv2zoo.tasks.recipe import CHOICES, FIELDS, MODEL, SIZES, Recipe, read
 
 EXAMPLE = """\b
 Examples:
@@ -29,7 +29,7 @@ def _with_recipe(function: Callable[..., None]) -> Callable[..., None]:
     kinds = get_type_hints(Recipe)
     options = []
     for field in dataclasses.fields(Recipe):
-        kind, default = str if field.name in CHOICES else kinds[field.name], field.default
+        kind, default = _option_kind(field.name, kinds[field.name]), field.default
         flag = "--" + field.name.replace("_", "-")
         if kind is bool:
             flag += "/--no-" + flag.removeprefix("--")
@@ -37,7 +37,7 @@ def _with_recipe(function: Callable[..., None]) -> Callable[..., None]:
         # Nothing given is None, so that a recipe's file or an interrupted run may decide.
         option = typer.Option(
             flag,
-            metavar=_choices(field.name),
+            metavar="PIXELS|HxW" if field.name in SIZES else _choices(field.name),
             help=_sentence(field.metadata["meaning"] + tail),
             show_default=False,
         )
@@ -51,6 +51,13 @@ def _with_recipe(function: Callable[..., None]) -> Callable[..., None]:
         parameters=[*(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own), *options]
     )
     return command
+
+
+def _option_kind(name: str, kind: Any) -> Any:
+    """The type of an option; what typer has no type for is text, which `Recipe` checks."""
+    if name in CHOICES or name in SIZES:
+        return str
+    return tuple[float, float, float] if name in ("mean", "std") else kind
 
 
 def _choices(name: str) -> str | None:

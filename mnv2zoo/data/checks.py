@@ -9,6 +9,7 @@ from dataclasses import replace
 from mnv2zoo.data import decode
 from mnv2zoo.data.datasets import AnySample, Data, Sample, content_hash, key_of
 from mnv2zoo.data.labels import classes_of
+from mnv2zoo.data.pixels import WrongChannels
 from mnv2zoo.errors import DataError, ImageReadError
 
 
@@ -31,19 +32,22 @@ def check(data: Data, skip_bad: bool, advance: Callable[[int], None] = lambda do
     odd: dict[str, list[str]] = {}
     bad: dict[str, str] = {}
     keys: dict[str, str | None] = {}
+    channels = False  # whether those of an image are not those of the network
 
     def examine(sample: Sample) -> tuple[str, ...] | ImageReadError:
         content = sample.content()
         keys[sample.name] = content_hash(content)  # of the bytes that are decoded, which are read once
         try:
-            return decode.oddities(content, sample.name)
+            return decode.oddities(content, sample.name, sample.channels)
         except ImageReadError as error:
             return error
 
     with ThreadPoolExecutor() as pool:
         for sample, result in zip(samples, pool.map(examine, samples, chunksize=64), strict=True):
             if isinstance(result, ImageReadError):
-                bad[sample.name] = str(result.found)
+                cause = result.__cause__
+                channels = channels or isinstance(cause, WrongChannels)
+                bad[sample.name] = str(cause if isinstance(cause, WrongChannels) else result.found)
             else:
                 for kind in result:
                     odd.setdefault(kind, []).append(sample.name)
@@ -54,7 +58,8 @@ def check(data: Data, skip_bad: bool, advance: Callable[[int], None] = lambda do
         raise DataError(
             f"{len(bad)} of {len(samples)} images cannot be read",
             found=", ".join(f"{name} ({why})" for name, why in list(bad.items())[:5]) + (", …" if len(bad) > 5 else ""),
-            fix="Remove or repair them, or leave them out with --skip-bad-images.",
+            fix="Remove or repair them, or leave them out with --skip-bad-images"
+            + (", or train on other channels with --in-chans." if channels else "."),
         )
     if bad:
         notes.append(f"{_count(list(bad))} left out because they cannot be read: {_some(list(bad))}")

@@ -22,6 +22,7 @@ from mnv2zoo import environment
 from mnv2zoo.data import decode, timm_datasets
 from mnv2zoo.data import layout as layouts
 from mnv2zoo.data.layout import Layout, Listing
+from mnv2zoo.data.pixels import PHOTO_CHANNELS
 from mnv2zoo.data.sampler import seed_augmentation
 from mnv2zoo.data.timm_datasets import TimmSample
 from mnv2zoo.errors import DataError
@@ -38,6 +39,7 @@ class Sample:
         offset: Where its bytes begin, for a tar file; None for a file of its own.
         size: How many there are.
         key: What recognizes the image elsewhere, as `identify` gives it; None before that.
+        channels: Channels that the network takes, as for `decode.read`.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Sample:
     offset: int | None = None
     size: int = 0
     key: str | None = None
+    channels: int = 3
 
     def source(self) -> Path | BytesIO:
         """What `decode.read` takes: the file, or the bytes within the tar file."""
@@ -72,13 +75,13 @@ class Sample:
         """
         return self.key or content_hash(self.content())
 
-    def read(self) -> Image.Image:
-        """Reads the image as upright 8-bit RGB.
+    def read(self) -> Any:
+        """Reads the image as upright 8-bit RGB, or as `pixels.Bands` for a network with other channels.
 
         Raises:
-            ImageReadError: If it cannot be read.
+            ImageReadError: If it cannot be read, or has another number of channels.
         """
-        return decode.read(self.source(), self.name)
+        return decode.read(self.source(), self.name, channels=self.channels)
 
 
 def content_hash(content: Path | BytesIO) -> str | None:
@@ -135,14 +138,26 @@ def find(place: str | Path, root: Path | None = None, layout: Layout | None = No
     if known and not Path(place).exists() and not Path(place).is_absolute():
         root = root or environment.home() / "datasets"
         if str(place) not in timm_datasets.FOLDERS:
+            _refuse_channels(place, layout or Layout())
             names, splits = timm_datasets.find(str(place), root)
             return Data(names, dict(splits))
         place = root
-    listing = layouts.read(place, layout or Layout())
-    return _arrange(listing, place)
+    layout = layout or Layout()
+    return _arrange(layouts.read(place, layout), place, layout.in_chans)
 
 
-def _arrange(listing: Listing, place: str | Path) -> Data:
+def _refuse_channels(place: str | Path, layout: Layout) -> None:
+    if layout.in_chans not in PHOTO_CHANNELS:
+        raise DataError(
+            f"a network with {layout.in_chans} channels cannot train on this dataset",
+            expected="a dataset of photos with a network for 1 or 3 channels, or a folder of your own images",
+            found=f"in_chans={layout.in_chans}",
+            where=place,
+            fix="Leave out --in-chans, or save the images in folders.",
+        )
+
+
+def _arrange(listing: Listing, place: str | Path, channels: int = 3) -> Data:
     notes = list(listing.notes)
     found = {split: own for split, own in listing.splits.items() if own}
     # Without images to train on, there are some to evaluate on.
@@ -182,7 +197,9 @@ def _arrange(listing: Listing, place: str | Path) -> Data:
         if lacking := sorted(set(names) - present):
             notes.append(f"{split} has no images of {len(lacking)} of {len(names)} classes: {', '.join(lacking)}")
         splits[split] = tuple(
-            Sample(entry.name, index[entry.label], entry.file.place, entry.file.offset, entry.file.size)
+            Sample(
+                entry.name, index[entry.label], entry.file.place, entry.file.offset, entry.file.size, channels=channels
+            )
             for entry in own
         )
     if listing.unused:

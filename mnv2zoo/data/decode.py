@@ -1,4 +1,4 @@
-"""Reading images as 8-bit RGB, whatever their format, mode and rotation."""
+"""Reading images as 8-bit RGB, whatever their format, mode and rotation, or as the channels that a network takes."""
 
 from __future__ import annotations
 
@@ -7,20 +7,26 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 from PIL import Image
 
 from mnv2zoo.data import pixels
 from mnv2zoo.data.pixels import FORMATS as FORMATS
+from mnv2zoo.data.pixels import Bands, WrongChannels
 from mnv2zoo.errors import ImageReadError
 
+Source = str | Path | BytesIO
 S = TypeVar("S")
 R = TypeVar("R")
 T = TypeVar("T")
 
 
-def read(source: str | Path | BytesIO, where: object = None, at_least: int | None = None) -> Image.Image:
+@overload
+def read(source: Source, where: object = None, at_least: int | None = None) -> Image.Image: ...
+@overload
+def read(source: Source, where: object = None, at_least: int | None = None, *, channels: int) -> Any: ...
+def read(source: Source, where: object = None, at_least: int | None = None, *, channels: int = 3) -> Any:
     """Reads an image as upright 8-bit RGB, as `pixels.to_rgb` describes.
 
     Args:
@@ -28,14 +34,16 @@ def read(source: str | Path | BytesIO, where: object = None, at_least: int | Non
         where: What errors call it; the file by default.
         at_least: Pixels that either side needs at least: a JPEG that has more may be decoded at a half, a
             quarter or an eighth of its size, which is far quicker. All of them by default.
+        channels: Channels that the network takes. For others than 1 and 3 the channels are those of the file; see
+            `pixels.open_image`.
 
     Returns:
-        The image.
+        The image; `pixels.Bands` for an array, and for other channels.
 
     Raises:
         ImageReadError: If it is not a file, cannot be decoded, or is too large or too thin to work with.
     """
-    return _decode(source, where, at_least)[0]
+    return _decode(source, where, at_least, channels)[0]
 
 
 def to_rgb(image: Image.Image, where: object = None) -> Image.Image:
@@ -57,12 +65,18 @@ def to_rgb(image: Image.Image, where: object = None) -> Image.Image:
         raise ImageReadError("cannot read the image", found=pixels.reason(error), where=where) from error
 
 
-def oddities(source: str | Path | BytesIO, where: object = None) -> tuple[str, ...]:
+def picture(image: Image.Image | Bands) -> Image.Image:
+    """Shows people what `read` gave, as RGB."""
+    return image.picture() if isinstance(image, Bands) else image
+
+
+def oddities(source: Source, where: object = None, channels: int = 3) -> tuple[str, ...]:
     """Reads an image as `read` does, and tells what is out of the ordinary about it.
 
     Args:
         source: The file, or its bytes.
         where: What errors call it; the file by default.
+        channels: Channels that the network takes.
 
     Returns:
         Some of `rotated`, `animated`, `CMYK` and `16-bit`.
@@ -70,21 +84,42 @@ def oddities(source: str | Path | BytesIO, where: object = None) -> tuple[str, .
     Raises:
         ImageReadError: As `read`.
     """
-    return _decode(source, where)[1]
+    return _decode(source, where, channels=channels)[1]
 
 
 def _decode(
-    source: str | Path | BytesIO, where: object, at_least: int | None = None
-) -> tuple[Image.Image, tuple[str, ...]]:
+    source: Source, where: object, at_least: int | None = None, channels: int = 3
+) -> tuple[Image.Image | Bands, tuple[str, ...]]:
+    where = source if where is None else where
     try:
-        return pixels.open_rgb(source, at_least)
+        return pixels.open_image(source, channels, at_least)
+    except WrongChannels as error:
+        raise wrong_channels(error, where) from error
     except Exception as error:  # decoders raise nearly anything at bytes that they did not expect
+        arrays = "" if channels == 3 else "a .npy array (height, width, channels), or "
         raise ImageReadError(
             "cannot read the image",
-            expected=f"a valid image: {', '.join(FORMATS[:-1])} or {FORMATS[-1]}",
+            expected=f"{arrays}a valid image: {', '.join(FORMATS[:-1])} or {FORMATS[-1]}",
             found=pixels.reason(error),
-            where=source if where is None else where,
+            where=where,
         ) from error
+
+
+def wrong_channels(error: WrongChannels, where: object = None) -> ImageReadError:
+    """The error for an image with other channels than the network takes.
+
+    Args:
+        error: What was expected and found.
+        where: The file.
+    """
+    return ImageReadError(
+        "the image has another number of channels than the network takes",
+        expected=error.expected,
+        found=error.found,
+        where=where,
+        fix="Save the channels that the network takes as a .npy array (height, width, channels), or train a network "
+        "with another --in-chans.",
+    )
 
 
 def read_all(

@@ -25,6 +25,7 @@ from mnv2zoo.data.pixels import FORMATS
 from mnv2zoo.data.tree import File, Folder, TarFolder
 from mnv2zoo.errors import ImageReadError
 
+ARRAY = ".npy"  # an image for a network that does not take RGB
 EXTENSIONS = frozenset(ext for ext, name in Image.registered_extensions().items() if name in FORMATS)
 
 # Names that folders and tar files of a split go by.
@@ -58,6 +59,17 @@ def is_hidden(name: str) -> bool:
 def is_image(name: str) -> bool:
     """Whether a file of that name is taken for an image."""
     return PurePath(name).suffix.lower() in EXTENSIONS
+
+
+def endings(channels: int) -> frozenset[str]:
+    """The endings of images for a network with so many channels: arrays are among them, unless it takes RGB."""
+    return EXTENSIONS if channels == 3 else EXTENSIONS | {ARRAY}
+
+
+def wanted(channels: int) -> Callable[[str], bool]:
+    """Tells by a file's name whether it is taken for an image for a network with so many channels."""
+    known = endings(channels)
+    return lambda name: PurePath(name).suffix.lower() in known
 
 
 class Unused:
@@ -163,13 +175,14 @@ def _kind(name: str) -> str:
     return f"{suffix} file" if suffix else "file without an extension"
 
 
-def find(place: str) -> list[Path]:
+def find(place: str, channels: int = 3) -> list[Path]:
     """Finds the images that an argument of a command means.
 
     Args:
         place: A file, taken whatever its ending; a folder, searched through all its levels for files
             with an image's ending; or a glob such as `photos/**/*.jpg`, whose matches are taken as
             the content of a folder is.
+        channels: Channels that the network takes. Unless it takes RGB, `.npy` is an image's ending too.
 
     Returns:
         The files, each once and in order of their names; at least one.
@@ -178,7 +191,7 @@ def find(place: str) -> list[Path]:
         ImageReadError: If there are none, or a folder cannot be searched.
     """
     found = []
-    for image in walk([place]):
+    for image in walk([place], channels):
         if isinstance(image, ImageReadError):
             raise image
         found.append(image)
@@ -216,7 +229,7 @@ def fingerprint(folder: Path, files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def walk(places: Iterable[str]) -> Iterator[Path | ImageReadError]:
+def walk(places: Iterable[str], channels: int = 3) -> Iterator[Path | ImageReadError]:
     """Finds the images that arguments of a command mean, one after the other.
 
     No more is held in memory than the names in the folders that lead to the current image, and the arguments
@@ -224,6 +237,7 @@ def walk(places: Iterable[str]) -> Iterator[Path | ImageReadError]:
 
     Args:
         places: Each as for `find`.
+        channels: As for `find`.
 
     Yields:
         The files, each once and those of an argument in order of their names; and an error for a place that
@@ -244,7 +258,7 @@ def walk(places: Iterable[str]) -> Iterator[Path | ImageReadError]:
     for place, matches in roots:
         images, others, troubled = 0, Unused(), False
         for match in matches:
-            for path, item in _items(match, explicit=matches == [Path(place)], asked=PurePath(place).parts):
+            for path, item in _items(match, matches == [Path(place)], PurePath(place).parts, wanted(channels)):
                 known = _covered(os.path.abspath(path), seen)  # noqa: PTH100  # without following links
                 if isinstance(item, ImageReadError):
                     troubled = True
@@ -259,20 +273,22 @@ def walk(places: Iterable[str]) -> Iterator[Path | ImageReadError]:
                         unused.add(item)
             seen.add(os.path.abspath(match))  # noqa: PTH100
         if not images and not troubled:
-            yield _no_images(place, f"{others}; none ends in {', '.join(sorted(EXTENSIONS))}" if others else "nothing")
+            yield _no_images(
+                place, f"{others}; none ends in {', '.join(sorted(endings(channels)))}" if others else "nothing"
+            )
     if unused:
         warnings.warn(str(unused), stacklevel=2)
 
 
 def _items(
-    match: Path, explicit: bool, asked: Sequence[str]
+    match: Path, explicit: bool, asked: Sequence[str], wanted: Callable[[str], bool]
 ) -> Iterator[tuple[Path, File | Folder | TarFolder | Passed | ImageReadError]]:
     """What a file or folder that an argument means holds; whatever the argument names itself is not hidden."""
     if not explicit and any(is_hidden(part) for part in match.parts if part not in asked):
         yield match, Passed("hidden file" if match.is_file() else f"folder {match.name}/")
     elif match.is_dir():
-        yield from ((match.joinpath(*parts), item) for parts, item in below(Folder.at(match)))
-    elif explicit or is_image(match.name):
+        yield from ((match.joinpath(*parts), item) for parts, item in below(Folder.at(match), wanted=wanted))
+    elif explicit or wanted(match.name):
         yield match, File(match.name, match)
     else:
         yield match, Passed(_kind(match.name))

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from mnv2zoo.data.discover import SPLIT_OF, SPLITS, Parts, Passed, Unused, below
+from mnv2zoo.data.discover import SPLIT_OF, SPLITS, Parts, Passed, Unused, below, wanted
 from mnv2zoo.data.tree import File, Folder, TarFolder, is_compressed, open_place
 from mnv2zoo.errors import DataError, ImageReadError
 
@@ -33,6 +34,7 @@ class Layout:
         test_dir: Folder of the test images.
         ignore_index: Number in masks of pixels that belong to no class.
         skip_bad_images: Leave out annotations that cannot be used.
+        in_chans: Channels that the network takes. Unless it takes RGB, `.npy` files are images too.
     """
 
     layout: str | None = None
@@ -41,6 +43,7 @@ class Layout:
     test_dir: str | None = None
     ignore_index: int = 255
     skip_bad_images: bool = False
+    in_chans: int = 3
 
     @property
     def named(self) -> dict[str, str]:
@@ -104,7 +107,7 @@ def read(place: str | Path, layout: Layout = Layout()) -> Listing:
             found=", ".join(layout.named.values()),
             fix="Leave out --layout, or --train-dir, --val-dir and --test-dir.",
         )
-    tree = _Tree.of(root)
+    tree = _Tree.of(root, wanted(layout.in_chans))
     _refuse_packed_splits(tree, place)
     wrapper = tree.unwrap()
     listing = Listing({}, {}, [], Unused())
@@ -154,10 +157,10 @@ class _Tree:
     others: list[tuple[Parts, Passed]]
 
     @staticmethod
-    def of(root: Folder | TarFolder) -> _Tree:
+    def of(root: Folder | TarFolder, wanted: Callable[[str], bool]) -> _Tree:
         """Lists a folder. A tar file with a split's name counts as the folder of that name."""
         tree = _Tree([], [], [])
-        for parts, item in below(root):
+        for parts, item in below(root, wanted=wanted):
             if isinstance(item, ImageReadError):
                 raise DataError(
                     item.problem, found=item.found, where=item.where, fix=item.fix or "Make it readable, or remove it."
@@ -167,14 +170,14 @@ class _Tree:
             elif isinstance(item, Passed):
                 name, dot, ending = parts[-1].rpartition(".")
                 if isinstance(root, Folder) and dot and ending.lower() == "tar" and name.lower() in SPLIT_OF:
-                    tree._mount(root.path.joinpath(*parts), (*parts[:-1], name))
+                    tree._mount(root.path.joinpath(*parts), (*parts[:-1], name), wanted)
                 else:
                     tree.others.append((parts, item))
             else:
                 tree.folders.append(parts)
         return tree
 
-    def _mount(self, tar: Path, parts: Parts) -> None:
+    def _mount(self, tar: Path, parts: Parts, wanted: Callable[[str], bool]) -> None:
         if parts in self.folders or any(parts == own for own, _ in self.images):
             raise DataError(
                 f"both a folder {parts[-1]}/ and a file {tar.name}",
@@ -182,7 +185,7 @@ class _Tree:
                 where=tar.parent,
                 fix="Remove one of the two, or move it elsewhere.",
             )
-        within = _Tree.of(open_place(tar))
+        within = _Tree.of(open_place(tar), wanted)
         self.folders += [parts, *((*parts, *own) for own in within.folders)]
         self.images += [((*parts, *own), file) for own, file in within.images]
         self.others += [((*parts, *own), what) for own, what in within.others]
@@ -292,7 +295,7 @@ def _splits(
         if not parts or parts in tree.folders:
             taken[split] = parts
         elif isinstance(root, Folder) and (root.path / name).exists():
-            elsewhere[split] = _Tree.of(open_place(root.path / name))
+            elsewhere[split] = _Tree.of(open_place(root.path / name), wanted(layout.in_chans))
         else:
             raise DataError(
                 f"the folder {name!r} for {split} is not in the data",

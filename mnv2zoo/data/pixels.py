@@ -10,10 +10,10 @@ import math
 from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, ImageSequence, UnidentifiedImageError
 
 # Plain raster formats. Pillow has others, some of which run another program on the file (EPS) or are mere
 # stubs; which of these it has depends on how it was built.
@@ -22,10 +22,150 @@ FORMATS = tuple(
     name for name in ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP") if name in Image.OPEN
 )
 
+# Channels that photos are read in: gray and RGB. Networks for others get the channels as they are stored.
+PHOTO_CHANNELS = (1, 3)
+ARRAY_MAGIC = b"\x93NUMPY"  # how files begin that `numpy.save` writes
+TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+SCALES = {"uint8": 255, "uint16": 65535}  # the value that becomes 1
+
 # EXIF orientations that swap width and height.
 SIDEWAYS = (5, 6, 7, 8)
 # Networks' inputs are made by resizing the shorter side, which would blow a thin line up to gigabytes.
 MAX_ASPECT = 500
+
+
+class WrongChannels(ValueError):
+    """An image has another number of channels than the network takes."""
+
+    def __init__(self, expected: str, found: str) -> None:
+        super().__init__(f"{found}, where the network takes {expected}")
+        self.expected, self.found = expected, found
+
+
+class Bands:
+    """An image with any number of channels.
+
+    Attributes:
+        values: Its values (height, width, channels) as float32. 8 and 16 bits are scaled to 0 to 1, and floats stay as
+            they are.
+    """
+
+    def __init__(self, values: np.ndarray[Any, Any]) -> None:
+        self.values = values
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels, as Pillow has them."""
+        height, width, _ = self.values.shape
+        return width, height
+
+    @staticmethod
+    def of(array: np.ndarray[Any, Any], channels: int) -> Bands:
+        """Makes an image of an array.
+
+        Args:
+            array: Values (height, width, channels), or (height, width) for one channel: uint8, uint16 or float.
+            channels: The number of channels that the network takes.
+
+        Returns:
+            The image.
+
+        Raises:
+            ValueError: If it has another type, shape or number of channels, or values that are not finite.
+        """
+        shape = f"an array of shape {array.shape}"
+        if array.ndim == 2:
+            array = array[..., None]
+        if array.ndim != 3 or not array.size:
+            raise WrongChannels(f"(height, width, {channels})", shape)
+        if array.shape[2] != channels:
+            raise WrongChannels(_count(channels), f"{_count(array.shape[2])} in {shape}")
+        if array.dtype.name not in SCALES and array.dtype.kind != "f":
+            raise ValueError(f"values of type {array.dtype}, which is not uint8, uint16 or float")
+        _check_shape(array.shape[1], array.shape[0])
+        values = array.astype(np.float32) / np.float32(SCALES.get(array.dtype.name, 1))
+        if not np.isfinite(values).all():
+            raise ValueError("values that are not finite")
+        return Bands(values)
+
+    def picture(self) -> Image.Image:
+        """A picture of it for people: its first three channels as RGB or else its first, each from black to white."""
+        shown = self.values[..., : 3 if self.values.shape[2] >= 3 else 1]
+        low, high = shown.min((0, 1)), shown.max((0, 1))
+        scaled = (255 * (shown - low) / np.where(high > low, high - low, 1)).round().astype(np.uint8)
+        return Image.fromarray(scaled.squeeze(2) if scaled.shape[2] == 1 else scaled).convert("RGB")
+
+
+def open_image(
+    source: str | Path | BytesIO, channels: int = 3, at_least: int | None = None
+) -> tuple[Image.Image | Bands, tuple[str, ...]]:
+    """Reads an image file for a network.
+
+    Photos are read as `open_rgb` does. For networks with other channels than gray or RGB, the channels are those of
+    the file: of an array that `numpy.save` wrote, of an image such as RGBA, or of all pages of a TIFF, which takes
+    `tifffile` where a page has several channels of 16 bits or more, or more channels than Pillow knows. For networks
+    with one channel, arrays are read too.
+
+    Args:
+        source: The file, or its bytes.
+        channels: The number of channels that the network takes.
+        at_least: As for `open_rgb`.
+
+    Returns:
+        The image, and what is out of the ordinary about it, as `open_rgb`.
+
+    Raises:
+        WrongChannels: If it has another number of channels.
+        Exception: If it cannot be read, as `open_rgb`.
+    """
+    _check_source(source)
+    if channels != 3 and _starts_with(source, ARRAY_MAGIC):
+        return Bands.of(np.load(source, allow_pickle=False), channels), ()
+    if channels in PHOTO_CHANNELS:
+        return open_rgb(source, at_least)
+    if any(_starts_with(source, magic) for magic in TIFF_MAGICS) and (array := _tiff(source, channels)) is not None:
+        return Bands.of(array, channels), ()
+    with Image.open(source, formats=FORMATS) as image:
+        odd = tuple(kind for kind in _oddities(image) if kind == "rotated")
+        _check_shape(*image.size)
+        pages = [ImageOps.exif_transpose(page.copy()) for page in ImageSequence.Iterator(image)]
+        layers = [np.atleast_3d(np.asarray(page)) for page in pages]
+        if len({(layer.shape[:2], layer.dtype) for layer in layers}) > 1:
+            raise ValueError("pages of several sizes or types")
+        found = sum(layer.shape[2] for layer in layers)
+        if found != channels:
+            where = f" in {len(pages)} pages" if len(pages) > 1 else f" of mode {image.mode}"
+            raise WrongChannels(_count(channels), _count(found) + where)
+        return Bands.of(np.concatenate(layers, axis=2), channels), odd
+
+
+def _tiff(source: str | Path | BytesIO, channels: int) -> np.ndarray[Any, Any] | None:
+    """The channels (height, width, channels) of a TIFF that Pillow reads in part or not at all; None for others."""
+    try:
+        with Image.open(source, formats=FORMATS) as image:
+            bits, samples = image.tag_v2.get(258, (1,)), image.tag_v2.get(277, 1)  # type: ignore[attr-defined]
+            if samples == 1 or max(bits) <= 8:
+                return None
+    except UnidentifiedImageError:
+        pass
+    try:
+        import tifffile
+    except ImportError as error:
+        raise ValueError("a TIFF whose pages have several channels, for which: pip install tifffile") from error
+    if isinstance(source, BytesIO):
+        source.seek(0)
+    with tifffile.TiffFile(source) as file:
+        if not file.pages or not file.series:
+            raise ValueError("a TIFF without pages")
+        series = file.series[0]
+        order = [series.axes.index(axis) for axis in "YX"]
+        order += [number for number in range(len(series.shape)) if number not in order]
+        height, width, *others = (series.shape[number] for number in order)
+        if (found := math.prod(others)) != channels:
+            raise WrongChannels(_count(channels), f"{_count(found)} in a TIFF of shape {series.shape}")
+        if Image.MAX_IMAGE_PIXELS and height * width > 2 * Image.MAX_IMAGE_PIXELS:  # as Pillow refuses others
+            raise ValueError(f"{width} x {height} pixels, which could be a decompression bomb")
+        return series.asarray().transpose(order).reshape(height, width, channels)
 
 
 def open_rgb(source: str | Path | BytesIO, at_least: int | None = None) -> tuple[Image.Image, tuple[str, ...]]:
@@ -107,25 +247,129 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def normalized_square(photo: Image.Image, config: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
+class Fit(NamedTuple):
+    """How an image is fitted into a network's input.
+
+    Attributes:
+        size: Width and height of the whole image once it is resized.
+        left: Where the input begins in it, in pixels from its left; negative where the input is padded.
+        top: The same from its top.
+    """
+
+    size: tuple[int, int]
+    left: int
+    top: int
+
+
+def fit(size: tuple[int, int], config: Mapping[str, Any]) -> Fit:
+    """Fits an image into a network's input as timm does at evaluation.
+
+    Args:
+        size: Width and height of the image.
+        config: `input_size` (channels, height, width), `crop_pct`, and `crop_mode` as timm names it. `center` resizes
+            the image so that it covers the input divided by `crop_pct`, and cuts its middle. `squash` resizes it to
+            exactly that, whatever its aspect. `border` resizes it to lie within that, and the input is padded.
+
+    Returns:
+        The resized image, and where the input lies in it.
+    """
+    _, height, width = config["input_size"]
+    down, across = (math.floor(side / config["crop_pct"]) for side in (height, width))
+    mode = config.get("crop_mode") or "center"
+    if mode == "squash":
+        resized = across, down
+    elif mode == "center" and across == down:  # as torchvision rounds it
+        short, long = sorted(size)
+        other = int(down * long / short)
+        resized = (down, other) if size[0] <= size[1] else (other, down)
+    else:  # as timm rounds it
+        ratio = (max if mode == "border" else min)(size[1] / down, size[0] / across)
+        resized = max(round(size[0] / ratio), 1), max(round(size[1] / ratio), 1)
+    left, top = (
+        round((have - side) / 2) if have >= side else -((side - have) // 2)
+        for have, side in zip(resized, (width, height), strict=True)
+    )
+    return Fit(resized, left, top)
+
+
+def fitted(image: Image.Image | Bands, config: Mapping[str, Any], quick: bool = False) -> Image.Image | Bands:
+    """Resizes an image to a network's input.
+
+    Args:
+        image: The image in RGB or gray, or its channels.
+        config: As for `fit`, and `interpolation` and `mean`. Padding has the mean color with `border`, which is rounded
+            to 8 bits for a photo, and is zero otherwise.
+        quick: Resize only the pixels that the input shows. They differ a little from those of the whole image. A JPEG
+            that was decoded at a fraction of its size is fitted as the whole image would be.
+
+    Returns:
+        The image, of the input's height and width.
+    """
+    _, height, width = config["input_size"]
+    photo = image if isinstance(image, Image.Image) else None
+    full = photo.info.get("full_size", photo.size) if photo and quick else image.size
+    (across, down), left, top = fit(full, config)
+    size, corner, box = (across, down), (-left, -top), None
+    if quick:
+        first, last = (max(left, 0), max(top, 0)), (min(left + width, across), min(top + height, down))
+        size, corner = (last[0] - first[0], last[1] - first[1]), (first[0] - left, first[1] - top)
+        x, y = image.size[0] / across, image.size[1] / down
+        box = (first[0] * x, first[1] * y, min(last[0] * x, image.size[0]), min(last[1] * y, image.size[1]))
+    resample = Image.Resampling[config["interpolation"].upper()]
+    fill = list(config["mean"]) if config.get("crop_mode") == "border" else [0.0] * len(config["mean"])
+    if photo:
+        levels = tuple(round(255 * value) for value in fill)
+        return _on_canvas(photo.resize(size, resample, box), (width, height), corner, levels)
+    layers = np.moveaxis(cast(Bands, image).values, 2, 0)
+    resized = [Image.fromarray(np.ascontiguousarray(layer)).resize(size, resample, box) for layer in layers]
+    placed = [_on_canvas(one, (width, height), corner, (value,)) for one, value in zip(resized, fill, strict=True)]
+    return Bands(np.stack([np.asarray(layer) for layer in placed], axis=2))
+
+
+def _on_canvas(
+    image: Image.Image, size: tuple[int, int], corner: tuple[int, int], fill: tuple[float, ...]
+) -> Image.Image:
+    if image.size == size and corner == (0, 0):
+        return image
+    bands = len(image.getbands())
+    canvas = Image.new(image.mode, size, fill[0] if bands == 1 else fill)
+    canvas.paste(image, corner)
+    return canvas
+
+
+def network_input(image: Image.Image | Bands, config: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Prepares an image for a network as timm does at evaluation, bit for bit.
 
     Args:
-        photo: The image in RGB.
-        config: The weights' `input_size` (3, side, side), `crop_pct`, `interpolation`, `mean` and `std`.
+        image: The image in RGB, or its channels. A network with one channel gets the luminance of RGB.
+        config: As for `fitted`, and `std`; `mean` and `std` have a number per channel.
 
     Returns:
-        The image's middle, resized and normalized: (3, side, side).
+        The image, resized and normalized: (channels, height, width).
     """
-    side = config["input_size"][1]
-    scaled = math.floor(side / config["crop_pct"])
-    short, long = sorted(photo.size)
-    other = int(scaled * long / short)
-    size = (scaled, other) if photo.width <= photo.height else (other, scaled)
-    photo = photo.resize(size, Image.Resampling[config["interpolation"].upper()])
-    # A resized photo that is smaller than the square gets a black border.
-    left, top = (round((have - side) / 2) if have >= side else -((side - have) // 2) for have in size)
-    return _normalized(photo.crop((left, top, left + side, top + side)), config)
+    return _normalized(fitted(as_channels(image, config["input_size"][0]), config), config)
+
+
+def as_channels(image: Image.Image | Bands, channels: int) -> Image.Image | Bands:
+    """Gives an image the channels that a network takes.
+
+    Args:
+        image: The image in RGB, or its channels.
+        channels: The number of channels that the network takes.
+
+    Returns:
+        The luminance of an RGB image for a network with one channel; otherwise the image itself.
+
+    Raises:
+        WrongChannels: If the image has another number of channels.
+    """
+    if isinstance(image, Bands):
+        if image.values.shape[2] != channels:
+            raise WrongChannels(_count(channels), _count(image.values.shape[2]))
+        return image
+    if channels not in PHOTO_CHANNELS:
+        raise WrongChannels(_count(channels), f"a photo in {image.mode}")
+    return image.convert("L") if channels == 1 else image
 
 
 def whole_size(size: tuple[int, int], config: Mapping[str, Any]) -> tuple[int, int]:
@@ -198,10 +442,21 @@ def class_mask(
     return mask
 
 
-def _normalized(photo: Image.Image, config: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    pixels = np.asarray(photo, np.float32) / np.float32(255)
-    normal = (pixels - np.asarray(config["mean"], np.float32)) / np.asarray(config["std"], np.float32)
+def _normalized(image: Image.Image | Bands, config: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    pixels = image.values if isinstance(image, Bands) else np.asarray(image, np.float32) / np.float32(255)
+    normal = (np.atleast_3d(pixels) - np.asarray(config["mean"], np.float32)) / np.asarray(config["std"], np.float32)
     return np.ascontiguousarray(normal.transpose(2, 0, 1))
+
+
+def _count(channels: int) -> str:
+    return f"{channels} channels" if channels != 1 else "1 channel"
+
+
+def _starts_with(source: str | Path | BytesIO, magic: bytes) -> bool:
+    if isinstance(source, BytesIO):
+        return source.getbuffer()[: len(magic)] == magic
+    with Path(source).open("rb") as file:
+        return file.read(len(magic)) == magic
 
 
 def _check_source(source: str | Path | BytesIO) -> None:

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 
+from mnv2zoo.data import pixels
+from mnv2zoo.data.pixels import Bands
+
 if TYPE_CHECKING:
     import torch
 
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 # 3 on, Pillow's documentation of `Image.resize` finds the result hard to tell from that of the whole photo.
 REDUCING_GAP = 3
 FIELDS = ("input_size", "crop_pct", "interpolation", "mean", "std")
+MAX_CHANNELS = 8  # of images that are read from files
 
 
 @dataclass(frozen=True)
@@ -30,19 +34,21 @@ class Exact:
     """timm's own preprocessing.
 
     Attributes:
-        transform: It, from an RGB image to a tensor (3, height, width).
+        transform: It, from an image to a tensor (channels, height, width).
+        channels: The number of channels that the network takes.
         at_least: None, since photos are decoded whole.
     """
 
-    transform: Callable[[Image.Image], torch.Tensor]
+    transform: Callable[[Any], torch.Tensor]
+    channels: int = 3
     at_least = None
 
-    def prepare(self, photo: Image.Image) -> torch.Tensor:
-        """The normalised middle of a photo, (3, height, width)."""
+    def prepare(self, photo: Image.Image | Bands) -> torch.Tensor:
+        """An image as the network sees it, (channels, height, width)."""
         return self.transform(photo)
 
     def batch(self, prepared: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
-        """What `prepare` gave, N times, as images (N, 3, height, width)."""
+        """What `prepare` gave, N times, as images (N, channels, height, width)."""
         import torch
 
         return torch.stack(list(prepared)).to(device)
@@ -50,69 +56,71 @@ class Exact:
 
 @dataclass(frozen=True)
 class Fast:
-    """The same middle of the photo for less work.
+    """The same pixels for less work.
 
     A large JPEG is decoded at a half, a quarter or an eighth of its size, pixels that would be cut off are never
     resized, photos wait for their turn in 8 bits, and a whole batch is normalised at once.
 
     Attributes:
-        side: Pixels of each side of the square that the network sees.
-        crop_pct: Share of the resized photo's shorter side that is left.
+        input_size: Channels, height and width of the network's input.
+        crop_pct: Share of the resized image that is left.
         interpolation: Filter that resizes, by Pillow's name in lower case.
         mean: Mean of each channel, of values in 0 to 1.
         std: Standard deviation of each channel.
+        crop_mode: How images are fitted, as timm names it: `center`, `squash` or `border`; see `pixels.fit`.
     """
 
-    side: int
+    input_size: tuple[int, int, int]
     crop_pct: float
     interpolation: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    crop_mode: str = "center"
 
     @property
-    def resized(self) -> int:
-        """Pixels of the photo's shorter side before it is cut."""
-        return math.floor(self.side / self.crop_pct)
+    def channels(self) -> int:
+        """The number of channels that the network takes."""
+        return self.input_size[0]
 
     @property
     def at_least(self) -> int:
         """Pixels that either side of a photo needs."""
-        return REDUCING_GAP * self.resized
+        return REDUCING_GAP * math.floor(max(self.input_size[1:]) / self.crop_pct)
 
-    def prepare(self, photo: Image.Image) -> bytes:
-        """The middle of a photo in RGB, resized: pixels (side, side, 3) in 8 bits."""
-        width, height = photo.size
-        short = min(width, height)
-        # As timm does it: whole pixels of the resized photo.
-        across, down = (int(self.resized * length / short) for length in photo.size)
-        left, top = (round((length - self.side) / 2) for length in (across, down))
-        x, y = width / across, height / down
-        box = (left * x, top * y, (left + self.side) * x, (top + self.side) * y)
-        resample = Image.Resampling[self.interpolation.upper()]
-        return photo.resize((self.side, self.side), resample, box).tobytes()
+    def prepare(self, photo: Image.Image | Bands) -> bytes | Array:
+        """An image in RGB, or its channels, as the network's input: (height, width, channels).
 
-    def array(self, prepared: Sequence[bytes]) -> Array:
-        """Normalises a batch, without PyTorch.
+        Args:
+            photo: The image.
+
+        Returns:
+            The pixels of a photo in 8 bits, as bytes; the values of an image with other channels.
+        """
+        image = pixels.fitted(pixels.as_channels(photo, self.channels), vars(self), quick=True)
+        return image.values if isinstance(image, Bands) else image.tobytes()
+
+    def array(self, prepared: Sequence[bytes | Array]) -> Array:
+        """Normalizes a batch, without PyTorch.
 
         Args:
             prepared: What `prepare` gave, N times.
 
         Returns:
-            Images (N, 3, side, side), as float32.
+            Images (N, channels, height, width), as float32.
         """
-        return _normalized(prepared, (self.side, self.side), self.mean, self.std)
+        return _normalized(prepared, self.input_size[1:], self.mean, self.std)
 
-    def batch(self, prepared: Sequence[bytes], device: torch.device) -> torch.Tensor:
-        """Normalises a batch.
+    def batch(self, prepared: Sequence[bytes | Array], device: torch.device) -> torch.Tensor:
+        """Normalizes a batch.
 
         Args:
             prepared: What `prepare` gave, N times.
             device: Where the result is wanted.
 
         Returns:
-            Images (N, 3, side, side).
+            Images (N, channels, height, width).
         """
-        return _tensor(prepared, (self.side, self.side), self.mean, self.std, device)
+        return _tensor(prepared, self.input_size[1:], self.mean, self.std, device)
 
 
 class Prepared(NamedTuple):
@@ -151,6 +159,7 @@ class Whole:
     interpolation: str = "bilinear"
     keep_ratio: bool = False
     exact: bool = False
+    channels = 3
 
     @property
     def at_least(self) -> int | None:
@@ -211,31 +220,41 @@ class Whole:
         return torch.from_numpy(self.array([self.prepare(photo)]))[0]
 
 
-def _normalized(pixels: Sequence[bytes], size: tuple[int, int], mean: Sequence[float], std: Sequence[float]) -> Array:
-    """Images (N, 3, height, width) of pixels (height, width, 3) in 8 bits."""
+def _normalized(
+    prepared: Sequence[bytes | Array], size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
+) -> Array:
+    """Images (N, channels, height, width) of pixels (height, width, channels): bytes of 8 bits, or values."""
     import numpy as np
 
-    means, stds = (np.asarray(values, np.float32).reshape(3, 1, 1) for values in (mean, std))
-    images = np.empty((len(pixels), 3, *size), np.float32)
-    for image, own in zip(images, pixels, strict=True):  # one that is in the processor's cache at a time
-        image[:] = np.frombuffer(own, np.uint8).reshape(*size, 3).transpose(2, 0, 1)
-        image /= 255
+    means, stds = (np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (mean, std))
+    images = np.empty((len(prepared), len(mean), *size), np.float32)
+    for image, own in zip(images, prepared, strict=True):  # one that is in the processor's cache at a time
+        if isinstance(own, bytes):
+            image[:] = np.frombuffer(own, np.uint8).reshape(*size, len(mean)).transpose(2, 0, 1)
+            image /= 255
+        else:
+            image[:] = own.transpose(2, 0, 1)
         image -= means
         image /= stds
     return images
 
 
 def _tensor(
-    pixels: Sequence[bytes], size: tuple[int, int], mean: Sequence[float], std: Sequence[float], device: torch.device
+    prepared: Sequence[bytes | Array],
+    size: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device,
 ) -> torch.Tensor:
     """The same as a tensor on a device, which gets the 8-bit pixels and computes in the same order."""
     import torch
 
-    if device.type == "cpu":
-        return torch.from_numpy(_normalized(pixels, size, mean, std))
+    in_8_bits = [own for own in prepared if isinstance(own, bytes)]
+    if device.type == "cpu" or len(in_8_bits) < len(prepared):
+        return torch.from_numpy(_normalized(prepared, size, mean, std)).to(device)
     means, stds = (torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1) for values in (mean, std))
-    images = torch.frombuffer(bytearray(b"".join(pixels)), dtype=torch.uint8).to(device)
-    return images.view(-1, *size, 3).permute(0, 3, 1, 2).float().div_(255).sub_(means).div_(stds).contiguous()
+    images = torch.frombuffer(bytearray(b"".join(in_8_bits)), dtype=torch.uint8).to(device)
+    return images.view(-1, *size, len(mean)).permute(0, 3, 1, 2).float().div_(255).sub_(means).div_(stds).contiguous()
 
 
 Preprocessing = Exact | Fast | Whole
@@ -277,16 +296,15 @@ def from_cfg(cfg: Mapping[str, Any]) -> Fast | None:
         cfg: The description, as a dict.
 
     Returns:
-        The preprocessing; None where the description leaves something open, or wants what only timm's own
-        knows: rectangles, other channels than RGB, borders.
+        The preprocessing; None where the description leaves something open, or wants what only timm's own knows:
+        another size for evaluation than for training, or enlarged crops.
     """
     if any(not cfg.get(field) for field in FIELDS) or any(cfg.get(f"test_{field}") for field in FIELDS):
         return None
     channels, height, width = cfg["input_size"]
     known = cfg["interpolation"].upper() in Image.Resampling.__members__
-    if channels != 3 or height != width or cfg.get("crop_mode", "center") != "center" or not known:
-        return None
-    if not 0 < cfg["crop_pct"] <= 1:
+    if not 1 <= channels <= MAX_CHANNELS or not known or not 0 < cfg["crop_pct"] <= 1:
         return None
     mean, std = (per_channel(cfg[key], channels) for key in ("mean", "std"))
-    return Fast(height, cfg["crop_pct"], cfg["interpolation"], mean, std)
+    mode = cfg.get("crop_mode") or "center"
+    return Fast((channels, height, width), cfg["crop_pct"], cfg["interpolation"], mean, std, mode)

@@ -87,7 +87,7 @@ def prepare(
 
 
 def _of_folder(folder: Path, model: nn.Module, example: Tensor, preprocessing: Mapping[str, Any] | None) -> Calibration:
-    transform = _transform(folder, model, example, preprocessing)
+    transform, channels = _transform(folder, model, example, preprocessing), example.shape[1]
     if not folder.is_dir():
         raise DeployError(
             f"no such folder of calibration images: {folder}",
@@ -95,9 +95,9 @@ def _of_folder(folder: Path, model: nn.Module, example: Tensor, preprocessing: M
             where="calibration",
             fix="Pass a folder of images.",
         )
-    files = discover.spread(discover.find(str(folder)), CALIBRATED)
+    files = discover.spread(discover.find(str(folder), channels), CALIBRATED)
     return Calibration(
-        lambda: _checked(torch.stack([transform(decode.read(file)) for file in files]), example),
+        lambda: _checked(torch.stack([transform(decode.read(file, channels=channels)) for file in files]), example),
         f"{transform} {cache.versions(('PIL', 'torchvision'))} {discover.fingerprint(folder, files)}",
         _classes([file.relative_to(folder) for file in files], pretrained.label_names(model)),
     )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mnv2zoo import detection, segmentation
 from mnv2zoo.data import decode, pixels, transforms
+from mnv2zoo.data.preprocessing import MAX_CHANNELS
 from mnv2zoo.deploy import agreement, checks
 from mnv2zoo.deploy.detectors import Core, PostProcessing, WithPostProcessing, is_detector
 from mnv2zoo.deploy.fold import fold
@@ -118,9 +119,10 @@ class Classifier(Contents):
 
     def compare(self, script: Any, run: Callable[..., Any], files: Sequence[Path]) -> str:
         """Compares pixels and logits."""
-        transform = transforms.image_transform({**self.preprocessing, "input_size": (3, *self.size)})
-        prepared = [torch.from_numpy(script.preprocess(script.read(file), self.preprocessing)) for file in files]
-        wanted_pixels = [transform(decode.read(file)) for file in files]
+        transform, channels = transforms.image_transform(self.preprocessing), self.preprocessing["input_size"][0]
+        read = [script.read(file, channels) for file in files]
+        prepared = [torch.from_numpy(script.preprocess(image, self.preprocessing)) for image in read]
+        wanted_pixels = [transform(decode.read(file, channels=channels)) for file in files]
         for file, ours, theirs in zip(files, prepared, wanted_pixels, strict=True):
             _, difference = checks.distances([ours], [theirs])
             if not difference <= PIXEL_TOLERANCE:
@@ -282,7 +284,7 @@ def _classifier(model: nn.Module, description: Description, label_names: Sequenc
         model,
         description.name,
         description.config.name,
-        _square(model),
+        _fitting(model),
         _labels(label_names or own, count),
         description.cfg.get("license"),
     )
@@ -376,17 +378,17 @@ def _description(model: nn.Module) -> Description:
     return Description(name, config, dict(cfg))
 
 
-def _square(model: nn.Module) -> dict[str, Any]:
+def _fitting(model: nn.Module) -> dict[str, Any]:
+    """How a classifier sees images, as timm names it."""
     cfg: Any = model.pretrained_cfg
-    data = transforms.image_config(cfg)
-    _, height, width = data["input_size"]
     in_chans: Any = model.in_chans  # the cfg has that of the weights
+    data = transforms.image_config(cfg, in_chans)
     known = str(data["interpolation"]).upper() in Image.Resampling.__members__
-    if data["crop_mode"] != "center" or height != width or in_chans != 3 or not known:
+    if not 1 <= in_chans <= MAX_CHANNELS or not known:
         raise DeployError(
             "predict.py cannot prepare images as this model wants them",
-            expected="a square cut from the middle of an RGB image",
-            found={"in_chans": in_chans, **{key: data[key] for key in ("input_size", "crop_mode", "interpolation")}},
+            expected=f"images with 1 to {MAX_CHANNELS} channels, and an interpolation of Pillow's",
+            found={"in_chans": in_chans, "interpolation": data["interpolation"]},
             fix="Call deploy.optimize in Python for this model, or export the network alone with torch.onnx.export.",
         )
-    return {key: data[key] for key in ("input_size", "crop_pct", "interpolation", "mean", "std")}
+    return {key: data[key] for key in ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")}

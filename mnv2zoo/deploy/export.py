@@ -155,5 +155,6 @@ def _compare(held: Contents, bundle: Path) -> str:
     """Compares what the bundle's script computes from image files with the model's outputs, and says how it went."""
     module = _load(bundle)
     with tempfile.TemporaryDirectory() as folder, posix.preserved_signal_stack():
-        files = generated_images.write(Path(folder), min(held.preprocessing["input_size"][1:]))
+        channels, *size = held.preprocessing["input_size"]
+        files = generated_images.write(Path(folder), min(size), channels)
         return held.compare(module, module.load(bundle), files)

@@ -4,28 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from mnv2zoo.data.pixels import PHOTO_CHANNELS
 
 ORIENTATION = 0x0112  # the EXIF tag
 TURNED = 6  # a camera held upright
 
 
-def write(folder: Path, side: int) -> list[Path]:
-    """Writes an image file of each kind.
+def write(folder: Path, side: int, channels: int = 3) -> list[Path]:
+    """Writes an image file of each kind that a network reads.
 
     Args:
         folder: Where to.
         side: About how many pixels a side has.
+        channels: Channels of the network. For one channel there are arrays too, and for others than 1 and 3 arrays and
+            a TIFF of several pages alone.
 
     Returns:
         The files, in order of their names.
     """
     picture = _picture(side)
-    for name, save in KINDS.items():
+    photos, arrays = KINDS if channels in PHOTO_CHANNELS else {}, {} if channels == 3 else ARRAYS
+    for name, save in photos.items():
         save(picture, folder / name)
-    return [folder / name for name in sorted(KINDS)]
+    values = _channels(picture, channels)
+    for name, write_array in arrays.items():
+        write_array(values, folder / name)
+    pages = [] if photos else ["pages.tif"]
+    for page in pages:
+        first, *others = (Image.fromarray(np.uint8(255 * layer)) for layer in np.moveaxis(values, 2, 0))
+        first.save(folder / page, save_all=True, append_images=others)
+    return [folder / name for name in sorted([*photos, *arrays, *pages])]
+
+
+def _channels(picture: Image.Image, channels: int) -> np.ndarray[Any, Any]:
+    """Values from 0 to 1 (height, width, channels), each channel another mixture of the picture's."""
+    weights = np.random.default_rng(1).dirichlet(np.ones(3), channels).T
+    return np.asarray(picture.convert("RGB")) / 255 @ weights
 
 
 def _picture(side: int) -> Image.Image:
@@ -66,3 +85,8 @@ KINDS: Mapping[str, Callable[[Image.Image, Path], None]] = {
     ),
 }
 COUNT = len(KINDS)
+ARRAYS: Mapping[str, Callable[[np.ndarray[Any, Any], Path], None]] = {
+    "8-bit.npy": lambda values, file: np.save(file, np.uint8(255 * values)),
+    "16-bit.npy": lambda values, file: np.save(file, np.uint16(65535 * values)),
+    "float.npy": lambda values, file: np.save(file, values),
+}

@@ -360,19 +360,23 @@ def _fed(calibration: Calibration | None, split: Split | None) -> Calibration | 
 
 
 def for_runtime(
-    model: nn.Module, side: int, engine: str, precision: str, calibration: str | Path | None = None
+    model: nn.Module,
+    input_size: tuple[int, int, int],
+    engine: str,
+    precision: str,
+    calibration: str | Path | None = None,
 ) -> Parts:
     """Makes what a runtime starts from without PyTorch, and what its outputs are checked with.
 
     Args:
         model: A zoo classifier in evaluation mode.
-        side: Height and width of its images.
+        input_size: Channels, height and width of its images.
         engine: `onnxruntime` or `openvino`.
         precision: As for `optimize`.
         calibration: Folder of images for `int8`.
 
     Returns:
-        What the engine starts from; images (2, 3, side, side) as `example`, and the model's outputs for them
+        What the engine starts from; images (2, *input_size) as `example`, and the model's outputs for them
         as `expected`, both as bytes of float32.
 
     Raises:
@@ -380,7 +384,7 @@ def for_runtime(
         ImageReadError: As `optimize`.
         MissingExtraError: As `optimize`.
     """
-    example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    example = torch.randn(2, *input_size, generator=torch.Generator().manual_seed(0))
     _check(model, example, engine, precision, calibration, None, checks.CPU)
     images = prepare(calibration, model, example) if calibration is not None else None
     if images:

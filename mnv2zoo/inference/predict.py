@@ -16,8 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from mnv2zoo.data import decode, discover
 from mnv2zoo.data.preprocessing import Prepared, Preprocessing
 from mnv2zoo.errors import ImageReadError, TaskError
@@ -30,6 +28,8 @@ from mnv2zoo.tasks import Task, find_task
 from mnv2zoo.tasks.base import DEFAULT, Options, Seen
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from mnv2zoo.deploy.optimize import EngineName, Precision
 
 AHEAD = 512  # images that are read while timm is being imported: as 8-bit pixels of 224 x 224, 77 MB
@@ -182,7 +182,8 @@ class Predictor:
         """Writes the heat map of each image."""
         assert self._explained is not None
         for file, row in zip(files, rows, strict=True):
-            (picture,) = self.task.explain(self._explained, [decode.read(Path(file))], [row])
+            image = decode.read(Path(file), channels=self.session.preprocessing.channels)
+            (picture,) = self.task.explain(self._explained, [image], [row])
             self._save(picture, folder, file)
 
     def _save(self, picture: Image.Image, folder: Path, file: str | Path) -> None:
@@ -311,7 +312,7 @@ def run(
     task = settings.find_task()
     places = [os.fspath(paths)] if isinstance(paths, str | Path) else [os.fspath(path) for path in paths]
     settings = replace(settings, task=task, root=discover.common_root(places))
-    sources = discover.walk(places)
+    sources = discover.walk(places, in_chans(settings.model, task))
     for source in sources:  # without any image, no network is loaded
         if isinstance(source, Path):
             break
@@ -327,6 +328,11 @@ def run(
     with Journal(Path(output)) as journal:
         yield from _predicted(sources, settings, task, batch_size, predictor, journal, places)
         journal.finish()
+
+
+def in_chans(model: str, task: Task) -> int:
+    """Channels of the images that a network takes, before it is loaded."""
+    return names.describe(model).in_chans if task.loads_from_zoo else 3
 
 
 def _predicted(
@@ -350,7 +356,8 @@ def _predicted(
     if how is None:
         predictor = load()
         how, ahead = predictor.session.preprocessing, 2 * batch_size
-    with contextlib.closing(decode.read_all(sources, how.prepare, ahead, partial(_open, at_least=how.at_least))) as all:
+    read_one = partial(_open, at_least=how.at_least, channels=how.channels)
+    with contextlib.closing(decode.read_all(sources, how.prepare, ahead, read_one)) as all:
         # Asked for the first, threads begin to read, and go on while the network is being loaded.
         read = itertools.chain(list(itertools.islice(all, 1)), all)
         predictor = predictor or load()
@@ -366,7 +373,7 @@ def _predicted(
                 yield prepared if isinstance(prepared, ImageReadError) else next(rest)
 
 
-def _open(source: Path | ImageReadError, at_least: int | None) -> Image.Image:
+def _open(source: Path | ImageReadError, at_least: int | None, channels: int) -> Any:
     if isinstance(source, ImageReadError):
         raise source
-    return decode.read(source, at_least=at_least)
+    return decode.read(source, at_least=at_least, channels=channels)

@@ -16,7 +16,7 @@ from typing import Any
 from mnv2zoo.data import decode, discover
 from mnv2zoo.errors import ImageReadError, MissingExtraError, OutputError, TaskError
 from mnv2zoo.inference.journal import parquet_schema
-from mnv2zoo.inference.predict import Predictor, Settings
+from mnv2zoo.inference.predict import Predictor, Settings, in_chans
 from mnv2zoo.models import names
 from mnv2zoo.system import files
 from mnv2zoo.system.files import as_text
@@ -76,7 +76,7 @@ def predict(
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
 
-    sources, missed = _sources(paths)
+    sources, missed = _sources(paths, in_chans(settings.model, settings.find_task()))
     rows = classify(sources, settings, batch_size=batch_size, workers=workers)
     rows.write_parquet(folder, mode=ray.data.SaveMode.CREATE, ray_remote_args={"num_cpus": LIGHT})
     if not remote:
@@ -102,14 +102,14 @@ def _check(settings: Settings) -> None:
     names.describe_local(settings.model)
 
 
-def _sources(paths: Sequence[str]) -> tuple[ray.data.Dataset, list[ImageReadError]]:
+def _sources(paths: Sequence[str], channels: int) -> tuple[ray.data.Dataset, list[ImageReadError]]:
     """The images, and why others cannot be read; Ray itself would pass over names such as `_1.jpg`."""
     if any("://" in path for path in paths):
-        endings: list[str] | None = sorted(ending.removeprefix(".") for ending in discover.EXTENSIONS)
+        endings: list[str] | None = sorted(ending.removeprefix(".") for ending in discover.endings(channels))
         places, missed = list(paths), []
     else:
         endings = None
-        found = list(discover.walk(paths))
+        found = list(discover.walk(paths, channels))
         missed = [item for item in found if isinstance(item, ImageReadError)]
         missed += [
             ImageReadError("cannot read the image", found="no file", where=item)
@@ -173,7 +173,7 @@ class Worker:
         sources = list(zip(*(batch[name].to_pylist() for name in ("path", "bytes")), strict=True))
 
         def read(source: tuple[str, bytes]) -> Any:
-            return decode.read(BytesIO(source[1]), source[0], how.at_least)
+            return decode.read(BytesIO(source[1]), source[0], how.at_least, channels=how.channels)
 
         found = [(path, prepared) for (path, _), prepared in decode.read_all(sources, how.prepare, read=read)]
         ready = [(path, prepared) for path, prepared in found if not isinstance(prepared, ImageReadError)]

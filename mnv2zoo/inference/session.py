@@ -144,7 +144,7 @@ class TorchSession:
         fast = network.fast
         if exact:  # the whole image needs its size, which timm's transforms do not keep
             fast = replace(fast, exact=True) if isinstance(fast, Whole) else None
-        self.preprocessing: Preprocessing = fast or Exact(network.transform)
+        self.preprocessing: Preprocessing = fast or Exact(network.transform, network.config["input_size"][0])
         self._network, self._engine, self._precision = network, engine, precision
         self._calibration, self._cache = calibration, cache
         eager = network.device.type != "cpu" and engine is None and precision == "fp32"
@@ -225,7 +225,7 @@ class RuntimeSession:
         preprocessing: The preprocessing of its images.
         label_names: Names of its outputs.
         fingerprint: A hash of its weights.
-        run: From images (N, 3, height, width) to outputs (N, K).
+        run: From images (N, C, height, width) to outputs (N, K).
     """
 
     name: str
@@ -234,7 +234,7 @@ class RuntimeSession:
     fingerprint: str
     run: Callable[[Array], Array]
 
-    def __call__(self, prepared: Sequence[bytes]) -> Array:
+    def __call__(self, prepared: Sequence[bytes | Array]) -> Array:
         """Runs a batch; see `Session`."""
         return self.run(self.preprocessing.array(prepared))
 
@@ -272,7 +272,7 @@ def load(model: str, engine: str, precision: str, calibration: str | None, folde
         "weights": weights,
         "engine": engine,
         "precision": precision,
-        "calibration": _calibration(Path(calibration)) if calibration else "",
+        "calibration": _calibration(Path(calibration), how.channels) if calibration else "",
         "processor": platform.machine(),
         "mnv2zoo": __version__,
         **versions(packages),
@@ -289,8 +289,8 @@ def _weights(source: Path | WeightsEntry | None) -> str | None:
     return json.dumps(source.to_json()) if source and source.pinned else None
 
 
-def _calibration(folder: Path) -> str:
-    return discover.fingerprint(folder, discover.spread(discover.find(str(folder)), CALIBRATED))
+def _calibration(folder: Path, channels: int) -> str:
+    return discover.fingerprint(folder, discover.spread(discover.find(str(folder), channels), CALIBRATED))
 
 
 def _make(model: str, how: Fast, engine: str, precision: str, calibration: str | None) -> Parts:
@@ -303,15 +303,15 @@ def _make(model: str, how: Fast, engine: str, precision: str, calibration: str |
         "label_names": list(loaded.label_names),
         "fingerprint": fingerprint(loaded.model),
     }
-    parts = for_runtime(loaded.model, how.side, engine, precision, calibration)
+    parts = for_runtime(loaded.model, how.input_size, engine, precision, calibration)
     return {**parts, "about": json.dumps(about).encode()}
 
 
 def _start(how: Fast, engine: str, precision: str, parts: Parts) -> RuntimeSession:
     about = json.loads(parts["about"])
-    outputs = PerProcess(partial(RUNTIMES[engine], parts, (3, how.side, how.side), precision, cores()))
+    outputs = PerProcess(partial(RUNTIMES[engine], parts, how.input_size, precision, cores()))
     run = partial(_logits, outputs)
-    example = np.frombuffer(parts["example"], np.float32).reshape(-1, 3, how.side, how.side)
+    example = np.frombuffer(parts["example"], np.float32).reshape(-1, *how.input_size)
     expected = np.frombuffer(parts["expected"], np.float32).reshape(len(example), -1)
     require_near(engine, precision, float(np.linalg.norm(run(example) - expected) / np.linalg.norm(expected)))
     return RuntimeSession(about["name"], how, about["label_names"], about["fingerprint"], run)

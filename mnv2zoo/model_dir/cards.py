@@ -176,7 +176,7 @@ def _new_page(entry: WeightsEntry, kind: str) -> str:
     _, height, width = entry.input_size
     labels = ", ".join(entry.label_names[:20]) + (", ..." if entry.num_classes > 20 else "")
     name = f"hf-hub:{entry.repo_id or 'OWNER/NAME'}"
-    size = f"An image is resized and cropped to {height} x {width} pixels. "
+    size = f"The network's input is {height} x {width} pixels. "
     imports = "import mnv2zoo  # timm learns the architecture\nimport timm"
     code = f'{imports}\n\nmodel = timm.create_model("{name}", pretrained=True)'
     if kind != "image-classification":

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image
 
 from mnv2zoo.data import labels, preprocessing
 from mnv2zoo.data.preprocessing import Fast, Whole
@@ -30,7 +29,7 @@ class Network:
         name: As in `Description`.
         model: The network in evaluation mode.
         device: Where it is.
-        transform: Its preprocessing, from an RGB image to a tensor (3, height, width).
+        transform: Its preprocessing, from an image to a tensor (channels, height, width).
         fast: The same for less work; None where only timm's own will do.
         label_names: Names of its classes in class order.
         config: Its preprocessing as timm names it: `input_size`, `mean`, `std` and so on.
@@ -39,7 +38,7 @@ class Network:
     name: str
     model: torch.nn.Module
     device: torch.device
-    transform: Callable[[Image.Image], torch.Tensor]
+    transform: Callable[[Any], torch.Tensor]
     fast: Fast | Whole | None
     label_names: Sequence[str]
     config: Mapping[str, Any]
@@ -77,7 +76,7 @@ def load(name: str, device: str | None = None) -> Network:
         UnknownModelError: If there is none of that name.
         WeightsError: If its weights cannot be found, fetched or verified.
         ConversionError: If they do not fit.
-        DataError: If it takes images that are neither gray nor RGB.
+        DataError: If it takes images with more than 8 channels.
         DeviceError: If the device cannot be used.
     """
     where = find_device(device)

@@ -2,42 +2,80 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image
-from timm.data import create_transform
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
+from mnv2zoo.data.pixels import PHOTO_CHANNELS, Bands, as_channels, fitted
+from mnv2zoo.data.transforms import image_transform
 from mnv2zoo.errors import RecipeError
 from mnv2zoo.tasks.recipe import Recipe
 
 
 def augmentation(recipe: Recipe, **preprocessing: Any) -> Callable[[Any], Tensor]:
-    """Creates the augmentation.
+    """Creates the augmentation: a random crop as timm makes it, flips, changes of color, and erasing.
+
+    It shows images as the network sees them otherwise. With `crop_mode` `center` the crop is taken from the image, and
+    its aspect is within 3/4 and 4/3 of that of the input, where timm's is within 3/4 and 4/3 of a square. With `squash`
+    and `border` the whole image is squashed or padded first, and the crop is taken from that, so that objects are
+    distorted alike, and padding is seen, in training and evaluation. The image is then so large that the smallest crop
+    still fills the input. Brightness, contrast and saturation of gray and RGB images alone are changed.
 
     Args:
         recipe: The recipe.
         **preprocessing: The preprocessing, as timm names it. Its `crop_pct` is not used: training crops at random.
 
     Returns:
-        A function from an RGB image to a tensor (3, H, W); in 8 bits where `OnDevice` does the rest.
+        A function from an RGB image, or from `pixels.Bands`, to a tensor (C, H, W); in 8 bits where `OnDevice` does the
+        rest.
     """
-    cropped = {**preprocessing, "crop_pct": None, "is_training": True, "scale": (recipe.scale, 1.0)}
+    channels, height, width = preprocessing["input_size"]
+    options: dict[str, Any] = {
+        "is_training": True,
+        "crop_pct": None,
+        "scale": (recipe.scale, 1.0),
+        "ratio": (3 / 4 * (width / height), 4 / 3 * (width / height)),
+    }
     if recipe.augment_on == "device":
-        return create_transform(**cropped, hflip=0.0, color_jitter=0.0, use_prefetcher=True)
-    return create_transform(
-        **cropped,
-        hflip=recipe.hflip,
-        vflip=recipe.vflip,
-        color_jitter=recipe.color_jitter,
-        auto_augment=recipe.auto_augment,
-        re_prob=recipe.reprob,
-    )
+        options |= {"hflip": 0.0, "color_jitter": 0.0, "use_prefetcher": True}
+    else:
+        options |= {
+            "hflip": recipe.hflip,
+            "vflip": recipe.vflip,
+            "color_jitter": recipe.color_jitter if channels in PHOTO_CHANNELS else 0.0,
+            "auto_augment": recipe.auto_augment,
+            "re_prob": recipe.reprob,
+        }
+    transform = image_transform(preprocessing, **options)
+    if preprocessing.get("crop_mode", "center") == "center":
+        return transform
+    sides = (math.ceil(side / math.sqrt(recipe.scale)) for side in (height, width))
+    return WholeFirst(transform, {**preprocessing, "input_size": (channels, *sides), "crop_pct": 1.0})
+
+
+@dataclass(frozen=True)
+class WholeFirst:
+    """A transform of images that are squashed or padded first.
+
+    Attributes:
+        transform: The transform.
+        config: How they are fitted, as for `pixels.fit`.
+    """
+
+    transform: Callable[[Any], Tensor]
+    config: Mapping[str, Any]
+
+    def __call__(self, image: Image.Image | Bands) -> Tensor:
+        """Transforms an image."""
+        return self.transform(fitted(as_channels(image, self.config["input_size"][0]), self.config))
 
 
 class OnDevice:

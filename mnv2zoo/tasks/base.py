@@ -278,7 +278,7 @@ class Task(ABC):
         """
         from mnv2zoo.tasks import initialization
 
-        return initialization.find(name, recipe)
+        return initialization.find(name, recipe, rgb_only="in_chans" in self.ignores)
 
     # Data: samples, batches, targets.
 
@@ -306,7 +306,7 @@ class Task(ABC):
         """Creates the transform from an RGB image and its target to what `collate` takes.
 
         Args:
-            preprocessing: `input_size`, `mean`, `std`, `interpolation` and `crop_pct`, as timm names them.
+            preprocessing: `input_size`, `mean`, `std`, `interpolation`, `crop_pct` and `crop_mode`, as timm names them.
             recipe: The augmentation; None for evaluation, where there is none.
 
         Returns:
@@ -468,10 +468,11 @@ class Task(ABC):
         """Shrinks a batch for an epoch on smaller images.
 
         Args:
-            inputs: The batch's inputs at full size. By default images (N, 3, full, full) are resized.
+            inputs: The batch's inputs at full size. By default images (N, C, H, W) are resized in proportion, to sides
+                that are multiples of 8.
             targets: The batch's targets.
-            side: The side that images have in this epoch, in pixels.
-            full: The side that they have at the end of training.
+            side: The shorter side that images have in this epoch, in pixels.
+            full: The shorter side that they have at the end of training.
 
         Returns:
             Inputs and targets.
@@ -479,7 +480,7 @@ class Task(ABC):
         import torch
 
         if isinstance(inputs, torch.Tensor) and inputs.ndim == 4:
-            size = (side, side)
+            size = [max(round(own * side / full / 8) * 8, 8) for own in inputs.shape[-2:]]
             inputs = torch.nn.functional.interpolate(inputs, size, mode="bilinear", antialias=True)
         return inputs, targets
 
@@ -680,14 +681,12 @@ class Task(ABC):
         """
         raise NotImplementedError  # `predict` asks `draws` first
 
-    def explain(
-        self, network: Network, images: Sequence[Image.Image], rows: Sequence[Mapping[str, Any]]
-    ) -> list[Image.Image]:
+    def explain(self, network: Network, images: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> list[Image.Image]:
         """Draws what the answers of rows rest on.
 
         Args:
             network: The network, as `load_model` gives it.
-            images: The upright RGB images in full size.
+            images: The images in full size, as `decode.read` gives them.
             rows: Their rows.
 
         Returns:

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.data import create_transform
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from mnv2zoo import features
 from mnv2zoo.data import transforms
 from mnv2zoo.data.datasets import AnySample
+from mnv2zoo.data.discover import ARRAY
 from mnv2zoo.data.layout import composed
+from mnv2zoo.data.pixels import PHOTO_CHANNELS
+from mnv2zoo.data.preprocessing import per_channel
 from mnv2zoo.errors import RecipeError, UnknownModelError, nearest
 from mnv2zoo.models import checkpoint, config_file, names
 from mnv2zoo.models.mobilenetv2 import CLASSIFIER_KEYS, MobileNetV2
@@ -31,7 +34,7 @@ class Start:
     Attributes:
         model: The network, with a head for the data.
         origin: Where its weights come from, in words.
-        preprocessing: `input_size`, `mean`, `std`, `interpolation` and `crop_pct`, as timm names them, for
+        preprocessing: `input_size`, `mean`, `std`, `interpolation`, `crop_pct` and `crop_mode`, as timm names them, for
             the training images.
         test_preprocessing: The same for all other images.
         fingerprint: A hash of the weights that it starts from, and of how they are used.
@@ -44,12 +47,13 @@ class Start:
     fingerprint: str
 
 
-def find(name: str, recipe: Recipe) -> tuple[Description, Description | Path | None]:
+def find(name: str, recipe: Recipe, rgb_only: bool = False) -> tuple[Description, Description | Path | None]:
     """Finds out what is trained and what it starts from, which takes no time, so that misspelt names are told of first.
 
     Args:
         name: A name of the zoo, or a folder or `hf-hub:` repository with `config.json`.
         recipe: Says where its weights come from, and whether there is a teacher.
+        rgb_only: Refuse networks for other images than RGB.
 
     Returns:
         The network's description, and that of the weights it starts from, or their file, or None for random ones.
@@ -57,23 +61,59 @@ def find(name: str, recipe: Recipe) -> tuple[Description, Description | Path | N
     Raises:
         UnknownModelError: If there is no network, or there are no weights, of that name.
         WeightsUnavailableError: If a `config.json` cannot be read.
+        RecipeError: If the network's channels do not suit it, or a value of the recipe does not suit these.
     """
     target = names.describe(name)
-    _check_colors(target, "model")
-    if recipe.teacher is not None:
-        _check_colors(names.describe(recipe.teacher), "teacher")
+    channels = in_chans(target, recipe)
+    if rgb_only and channels != 3:
+        raise RecipeError(
+            "only networks for color images are fine-tuned for this task",
+            expected="a network with 3 input channels",
+            found=f"{channels} input channels in {name}",
+            where="model",
+            fix="Start from a network of the zoo, such as mnv2zoo_100.",
+        )
+    _check_channels(channels, recipe)
+    if recipe.teacher is not None and (found := names.describe(recipe.teacher).in_chans) != channels:
+        raise RecipeError(
+            "the teacher takes images with other channels",
+            expected=f"a teacher with {channels} input channels",
+            found=f"{found} in {recipe.teacher}",
+            where="teacher",
+            fix="Choose another --teacher, or leave it out.",
+        )
     return target, _source(recipe.init, target)
 
 
-def _check_colors(description: Description, where: str) -> None:
-    if description.in_chans != 3:
-        raise RecipeError(
-            "only networks for color images are fine-tuned",
-            expected="a network with 3 input channels",
-            found=f"{description.in_chans} input channels in {description.name}",
-            where=where,
-            fix="Start from a network of the zoo, such as mnv2zoo_100.",
-        )
+def in_chans(target: Description, recipe: Recipe) -> int:
+    """The channels of the images that are trained on: the recipe's, or those of the network."""
+    return recipe.in_chans or target.in_chans
+
+
+def _check_channels(channels: int, recipe: Recipe) -> None:
+    """Refuses what timm's augmentation does with RGB images alone, and colors of another number of channels."""
+    transforms.check_channels(channels, "in_chans")
+    for name in ("mean", "std"):
+        value = getattr(recipe, name)
+        if value is not None and len(value) not in (1, channels):
+            raise RecipeError(
+                f"{name} has another number of values than the images have channels",
+                expected="1 number" if channels == 1 else f"{channels} numbers, or one for all",
+                found=f"{len(value)}",
+                where=name,
+                fix=f"Give one per channel, as a list in --recipe FILE or in Python, or leave out --{name}.",
+            )
+    only_photos = {"auto_augment": recipe.auto_augment is not None and channels not in PHOTO_CHANNELS}
+    only_rgb = {"augment_on": recipe.augment_on == "device" and channels != 3}
+    for name, wrong in {**only_photos, **only_rgb}.items():
+        if wrong:
+            raise RecipeError(
+                f"{name} does not work on images with {channels} channels",
+                expected="the default",
+                found=repr(getattr(recipe, name)),
+                where=name,
+                fix=f"Leave out --{name.replace('_', '-')}.",
+            )
 
 
 def build(
@@ -108,14 +148,24 @@ def build(
         DataError: If the name of a class has a line end in it.
     """
     config_file.check_labels(class_names, "data")
+    if recipe.auto_augment is not None and (arrays := [s.name for s in samples if s.name.lower().endswith(ARRAY)]):
+        raise RecipeError(
+            "auto_augment does not work on arrays",
+            expected="photos",
+            found=arrays[0],
+            where="auto_augment",
+            fix="Leave out --auto-augment, or save the images as PNG.",
+        )
     num_outputs = len(class_names) if num_outputs is None else num_outputs
     arguments = build_arguments(target, source, recipe, num_outputs)
     torch.manual_seed(recipe.seed)
 
     described = source if isinstance(source, Description) else target
-    preprocessing = _preprocessing(described.cfg, recipe, test=False)
-    test_preprocessing = _preprocessing(described.cfg, recipe, test=True)
-    check_growth(recipe, preprocessing["input_size"][-1])
+    channels = arguments["in_chans"]
+    preprocessing, test_preprocessing = (
+        _preprocessing(described.cfg, recipe, channels, test) for test in (False, True)
+    )
+    check_growth(recipe, min(preprocessing["input_size"][1:]))
     model, tensors, origin = with_weights(target, source, arguments, samples, test_preprocessing)
     new_classifier = source is None or not _fits_classes(described, class_names, num_outputs)
     kept = {k: t for k, t in tensors.items() if not (new_classifier and k.startswith(CLASSIFIER_KEYS))}
@@ -148,7 +198,7 @@ def build_arguments(
             value = source.arguments.get(key)
         if value is not None:
             arguments[key] = value
-    arguments |= {"num_classes": num_outputs, "in_chans": 3}
+    arguments |= {"num_classes": num_outputs, "in_chans": in_chans(target, recipe)}
     return arguments | {key: value for key in ("drop_rate", "drop_path_rate") if (value := getattr(recipe, key))}
 
 
@@ -157,7 +207,7 @@ def check_growth(recipe: Recipe, side: int) -> None:
 
     Args:
         recipe: The recipe.
-        side: The side of the images at the end of training, in pixels.
+        side: The shorter side of the images at the end of training, in pixels.
 
     Raises:
         RecipeError: If training begins with images of that side or a larger one.
@@ -208,7 +258,8 @@ def with_weights(
     if target.config.expand_first and not source.config.expand_first and source.config.width == target.config.width:
         model = target.build(pretrained=False, **arguments)
         tensors = checkpoint.source_tensors(source.config, _resolved(source))
-        images = torch.stack([create_transform(**preprocessing)(s.read()) for s in samples[:64]])
+        tensors["conv_stem.weight"] = adapt_input_conv(model.in_chans, tensors["conv_stem.weight"])
+        images = torch.stack([transforms.image_transform(preprocessing)(s.read()) for s in samples[:64]])
         c20_from_paper(model, tensors, images)
         return model, tensors, source.name
     raise RecipeError(
@@ -269,15 +320,23 @@ def _resolved(source: Description) -> Any:
     return resolve_pretrained_cfg(source.config.name, source.cfg, None)
 
 
-def _preprocessing(cfg: dict[str, Any], recipe: Recipe, test: bool) -> dict[str, Any]:
-    data = transforms.image_config(cfg, 3, test=test and recipe.input_size is None)
+# The recipe's names of timm's `crop_mode`.
+CROP_MODES = {"crop": "center", "squash": "squash", "letterbox": "border"}
+
+
+def _preprocessing(cfg: dict[str, Any], recipe: Recipe, channels: int, test: bool) -> dict[str, Any]:
+    data = transforms.image_config(cfg, channels, test=test and recipe.input_size is None)
+    mode = data["crop_mode"] if recipe.resize is None else CROP_MODES[recipe.resize]
+    if mode not in ("center", data["crop_mode"]):
+        data["crop_pct"] = 1.0  # nothing is cut off
+    data["crop_mode"] = mode
     for key in ("mean", "std", "interpolation", "crop_pct"):
-        if getattr(recipe, key) is not None:
-            data[key] = getattr(recipe, key)
+        if (value := getattr(recipe, key)) is not None:
+            data[key] = per_channel(value, channels) if key in ("mean", "std") else value
     size = (recipe.test_input_size if test else None) or recipe.input_size
     if size is not None:
-        data["input_size"] = (data["input_size"][0], size, size)
-    return {key: data[key] for key in ("input_size", "mean", "std", "interpolation", "crop_pct")}
+        data["input_size"] = (channels, *(size if isinstance(size, tuple) else (size, size)))
+    return {key: data[key] for key in ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")}
 
 
 def c20_from_paper(model: MobileNetV2, state_dict: dict[str, Tensor], images: Tensor) -> None:

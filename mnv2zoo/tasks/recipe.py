@@ -7,6 +7,7 @@ needs torch.
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -29,11 +30,14 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Alpha = Annotated[float, Meta(ge=0, le=100)]
 Side = Annotated[int, Meta(ge=32, le=4096)]
 Finite = Annotated[float, Meta(ge=-1e300, le=1e300)]
-Color = tuple[Finite, Finite, Finite]
+# Of a square, or height and width. msgspec crashes on a union with `tuple[Side, Side]`.
+Size = Side | Annotated[tuple[Side, ...], Meta(min_length=2, max_length=2)]
+Color = Annotated[tuple[Finite, ...], Meta(min_length=1, max_length=8)]
 Factor = Annotated[float, Meta(ge=0.05, le=20)]
 
 # Fields of one kind of task, for the others to ignore.
 OF_CLASSIFIERS = ("teacher", "mixup", "cutmix", "smoothing", "loss", "focal_gamma", "augment_on")
+OF_FITTING = ("resize", "in_chans")  # of tasks that classify whole images
 OF_CLASSES = ("class_weights",)  # of classifiers and segmenters
 OF_HEADS = ("head", "backbone_lr", "scale_jitter", "rotate")  # of detectors and segmenters
 OF_DETECTORS = (
@@ -161,19 +165,41 @@ class Recipe:
     )
 
     # What is seen.
-    input_size: Side | None = _choice(None, "side of the images in training, in pixels; by default that of the weights")
+    resize: Literal["crop", "squash", "letterbox"] | None = _choice(
+        None,
+        "how images are fitted: `crop` cuts the middle, `squash` resizes to the input size whatever the aspect, "
+        "`letterbox` keeps the aspect and pads with the mean color; by default as the weights",
+    )
+    input_size: Size | None = _choice(
+        None,
+        "size of the images in training, in pixels: a side, or height x width such as `160x320`; by default that of "
+        "the weights",
+    )
     start_input_size: Side | None = _choice(
         None,
-        "side of the images in the first quarter of the epochs, from which it grows by the quarter; saves time. "
-        "Segmenters crop to it, so that objects keep their size",
+        "shorter side of the images in the first quarter of the epochs, from which it grows by the quarter; saves "
+        "time. Segmenters crop to it, so that objects keep their size",
     )
-    test_input_size: Side | None = _choice(None, "side of the images otherwise; by default that of training")
+    test_input_size: Size | None = _choice(
+        None, "size of the images otherwise, a side or height x width; by default that of training"
+    )
+    in_chans: Annotated[int, Meta(ge=1, le=8)] | None = _choice(
+        None,
+        "channels of the images, 1 to 8: 1 for gray; others from .npy files, TIFF or RGBA; by default those of the "
+        "model",
+    )
     crop_pct: Annotated[float, Meta(ge=0.1, le=1)] | None = _choice(
-        None, "part of the image's side that is looked at, except in training"
+        None,
+        "part of the image's side that is looked at, except in training; by default that of the weights, and 1 where "
+        "resizing changes to `squash` or `letterbox`",
     )
     interpolation: Literal["bilinear", "bicubic"] | None = _choice(None, "interpolation: `bilinear` or `bicubic`")
-    mean: Color | None = _choice(None, "mean of the colours, from 0 to 1")
-    std: Color | None = _choice(None, "standard deviation of the colours")
+    mean: Color | None = _choice(
+        None,
+        "mean of the channels, from 0 to 1; with other channels than 3, as a list in a recipe file or Python; by "
+        "default that of the weights, averaged for 1 channel and repeated in turn for more",
+    )
+    std: Color | None = _choice(None, "standard deviation of the channels, as for the mean")
     scale: Annotated[float, Meta(ge=0.01, le=1)] = _choice(
         0.35, "smallest part of an image's area that is cut out in training"
     )
@@ -184,7 +210,7 @@ class Recipe:
     rotate: Share = _choice(0.0, "detectors and segmenters: how often images are turned by 90 degrees in training")
     hflip: Share = _choice(0.5, "how often images are mirrored in training")
     vflip: Share = _choice(0.0, "how often they are turned upside down")
-    color_jitter: Share = _choice(0.2, "how far brightness, contrast and saturation are changed")
+    color_jitter: Share = _choice(0.2, "how far brightness, contrast and saturation of gray and RGB images are changed")
     auto_augment: str | None = _choice(None, "automatic augmentation as timm names it, such as `rand-m7-mstd0.5-inc1`")
     reprob: Share = _choice(0.0, "how often a rectangle is erased")
     augment_on: Literal["workers", "device"] = _choice(
@@ -248,12 +274,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name, value in list(vars(self).items()):
-            if name in ("mean", "std", "scale_jitter") and isinstance(value, list):  # as JSON and TOML have it
-                value = tuple(value)
-            elif name == "pad_type" and value == "":  # timm's word, which older runs wrote down
+            given, value = value, normal(name, value)
+            if name == "pad_type" and value == "":  # timm's word, which older runs wrote down
                 value = "symmetric"
             if not fits(value, KINDS[name]):
-                raise _bad(name, _expected(KINDS[name], value), value)
+                raise _bad(name, SIZE if name in SIZES else _expected(KINDS[name], value), given)
             object.__setattr__(self, name, value)
         if self.std is not None and min(self.std) <= 0:
             raise _bad("std", "numbers above 0", self.std)
@@ -280,7 +305,7 @@ class Recipe:
         """How the images are laid out, where their folders do not tell."""
         from mnv2zoo.data.layout import LAYOUT_FIELDS, Layout  # with Pillow, which `--help` does without
 
-        return Layout(**{name: getattr(self, name) for name in LAYOUT_FIELDS})
+        return Layout(**{name: getattr(self, name) for name in LAYOUT_FIELDS} | {"in_chans": self.in_chans or 3})
 
     def to_json(self) -> dict[str, Any]:
         """All fields.
@@ -294,6 +319,31 @@ class Recipe:
 # The type of each field, with its bounds and choices, and the same without bounds, in which choices are strings.
 KINDS: dict[str, Any] = get_type_hints(Recipe, include_extras=True)
 CHOICES = {name: choices for name, kind in KINDS.items() if (choices := choices_of(kind))}
+
+
+# Fields that are a side or a height and a width, and what to say is expected.
+SIZES = ("input_size", "test_input_size")
+SIZE = "pixels from 32 to 4096: a side such as 224, or height x width such as 160x320"
+
+
+def normal(name: str, value: Any) -> Any:
+    """A value of a field in the one form that a recipe has it in.
+
+    Args:
+        name: The field.
+        value: The value. Lists are as JSON and TOML have tuples. A size may be written as text, such as `160x320`.
+
+    Returns:
+        The value; what fits no form stays as it is.
+    """
+    if name in SIZES and isinstance(value, str) and re.fullmatch(r"\d{1,5}(x\d{1,5})?", value, re.ASCII):
+        value = [int(side) for side in value.split("x")]
+        value = value if value[1:] else value[0]
+    if isinstance(value, list) and (name in SIZES or name in ("mean", "std", "scale_jitter")):
+        value = tuple(value)
+    if name in SIZES and isinstance(value, tuple) and len(value) == 2 and value[0] == value[1]:
+        return value[0]
+    return value
 
 
 def _bad(name: str, expected: object, found: object) -> RecipeError:
@@ -415,7 +465,7 @@ def resumed(recorded: dict[str, Any], given: dict[str, Any]) -> Recipe:
     recipe = make(**recorded)
     now: dict[str, Any] = {}
     for name, value in given.items():
-        value = tuple(value) if isinstance(value, list) else value
+        value = normal(name, value)
         was = getattr(recipe, name)
         if name in FREE or (name in PLACES and may_have_moved(value, was)):
             now[name] = value

@@ -12,8 +12,8 @@ from typing import Any
 from mnv2zoo.data.datasets import Data, Sample
 from mnv2zoo.model_dir.records import RESULTS
 from mnv2zoo.tasks import Scores, Task
-from mnv2zoo.tasks.initialization import Start
-from mnv2zoo.tasks.recipe import Recipe
+from mnv2zoo.tasks.initialization import CROP_MODES, Start
+from mnv2zoo.tasks.recipe import OF_FITTING, Recipe
 from mnv2zoo.training.resume import places
 from mnv2zoo.training.run_dir import RunFolder
 from mnv2zoo.version import __version__
@@ -45,10 +45,13 @@ def describe_run(
         The run's `recipe.json`.
     """
     test = start.test_preprocessing
+    modes = {mode: name for name, mode in CROP_MODES.items()}
     used = {
         "lr": lr,
-        "input_size": min(start.preprocessing["input_size"][1:]),
-        "test_input_size": min(test["input_size"][1:]),
+        "input_size": _size(start.preprocessing, task, recipe.input_size),
+        "test_input_size": _size(test, task, recipe.test_input_size or recipe.input_size),
+        "in_chans": test["input_size"][0],
+        "resize": modes[test.get("crop_mode", "center")],
         **{key: test[key] for key in ("crop_pct", "interpolation", "mean", "std")},
     }
     return {
@@ -64,6 +67,14 @@ def describe_run(
         "versions": {name: version(name) for name in ("timm", "torch", "torchvision", "accelerate")}
         | {"python": platform.python_version(), "mnv2zoo": __version__},
     }
+
+
+def _size(preprocessing: Mapping[str, Any], task: Task, given: int | tuple[int, ...] | None) -> int | list[int]:
+    """The size that a recipe would give: both sides, or one where a task finds the other by itself."""
+    _, height, width = preprocessing["input_size"]
+    if height == width or (set(OF_FITTING) <= set(task.ignores) and not isinstance(given, tuple)):
+        return min(height, width)
+    return [height, width]
 
 
 def images_fingerprint(data: Data) -> str:

@@ -12,7 +12,7 @@ import math
 import operator
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from mnv2zoo.models.names import Description
 from mnv2zoo.system import memory
 from mnv2zoo.tasks import Metric, Scores, Task, find_task
 from mnv2zoo.tasks import recipe as recipes
-from mnv2zoo.tasks.initialization import Start, set_training
+from mnv2zoo.tasks.initialization import Start, in_chans, set_training
 from mnv2zoo.tasks.recipe import Recipe
 from mnv2zoo.tasks.tensors import channels_last, map_tensors, to_cpu
 from mnv2zoo.training import accelerate_settings, artifacts, builders, failures, resume
@@ -188,6 +188,7 @@ class Trainer:
     def run(self) -> FinetuneResult:
         """Trains."""
         target, source = self.task.find_model(self.model_name, self.recipe)
+        self.layout = replace(self.recipe.images(), in_chans=in_chans(target, self.recipe))
         self.setup_data()
         self.setup_model(target, source)
         self.setup_optimizer()
@@ -218,7 +219,7 @@ class Trainer:
     def _find_data(self) -> tuple[Data, int]:
         """Finds the images, checks them and splits them; a resumed run gets the split that it recorded."""
         self.folder.outside(self.place)
-        data = self.task.find_data(self.place, self.recipe.images())
+        data = self.task.find_data(self.place, self.layout)
         if "train" not in data.splits:
             raise DataError(
                 "no images to train on", expected="a folder named train", found=", ".join(data.splits), where=self.place

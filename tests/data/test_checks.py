@@ -6,6 +6,7 @@ from PIL import Image
 
 from mnv2zoo.data.checks import check
 from mnv2zoo.data.datasets import find
+from mnv2zoo.data.layout import Layout
 from mnv2zoo.errors import DataError
 from tests.photos import encoded, photo
 
@@ -50,3 +51,15 @@ def test_odd_images_are_named_counted_and_used(photos):
         assert any(f"1 image is {kind}" in note and f"train/red/{name}" in note for note in data.notes), data.notes
     sizes = {s.name[-5:]: s.read().size for s in data.splits["train"]}
     assert sizes["a.jpg"] == (36, 40)
+
+
+def test_an_image_with_other_channels_is_named_with_what_the_network_takes(tmp_path):
+    for label, channels in (("ant", 5), ("bee", 4)):
+        (tmp_path / label).mkdir()
+        np.save(tmp_path / label / "0.npy", np.zeros((4, 6, channels), np.uint8))
+    data = find(tmp_path, layout=Layout(in_chans=5))
+    with pytest.raises(DataError) as error:
+        check(data, skip_bad=False)
+    expected = "train/bee/0.npy (4 channels in an array of shape (4, 6, 4), where the network takes 5 channels)"
+    assert error.value.found == expected
+    assert "--in-chans" in error.value.fix

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mnv2zoo.data.datasets import Photos, find
+from mnv2zoo.data.layout import Layout
 from mnv2zoo.errors import DataError, ImageReadError
 from tests.photos import fill, photo, tar
 
@@ -126,3 +127,17 @@ def test_augmentation_depends_on_the_seed_of_the_sample_alone(photos):
     assert torch.equal(one, dataset[3, 77][0])
     assert not torch.equal(one, dataset[3, 78][0])
     assert dataset[3][1] == dataset[3, 77][1] == 0
+
+
+def test_arrays_are_samples_of_a_network_that_does_not_take_rgb(tmp_path):
+    for label in ("ant", "bee"):
+        (tmp_path / label).mkdir()
+        np.save(tmp_path / label / "0.npy", np.full((4, 6, 2), 255, np.uint8))
+    with pytest.raises(DataError):
+        find(tmp_path)
+    data = find(tmp_path, layout=Layout(in_chans=2))
+    assert [sample.name for sample in data.splits["train"]] == ["train/ant/0.npy", "train/bee/0.npy"]
+    assert data.splits["train"][0].read().values.tolist() == np.ones((4, 6, 2)).tolist()
+    with pytest.raises(DataError) as error:
+        find("torch/cifar10", tmp_path / "none", Layout(in_chans=2))
+    assert error.value.found == "in_chans=2"

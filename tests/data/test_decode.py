@@ -6,6 +6,7 @@ import struct
 import threading
 import time
 import zlib
+from io import BytesIO
 
 import numpy as np
 import PIL
@@ -205,3 +206,97 @@ def test_images_are_read_in_order_and_only_so_far_ahead(tmp_path):
     assert isinstance(results.pop(2), ImageReadError)
     assert results == [2, 3, 5, 6, 7, 8, 9, 10, 11, 12]
     assert threading.main_thread() not in started
+
+
+STACK = np.random.default_rng(0).integers(0, 65536, (20, 30, 5)).astype(np.uint16)
+
+
+def saved_pages(file, layers):
+    first, *others = (Image.fromarray(layer) for layer in layers)
+    first.save(file, save_all=True, append_images=others)
+
+
+def test_channels_come_from_arrays_and_pages(tmp_path):
+    np.save(tmp_path / "stack.npy", STACK)
+    saved_pages(tmp_path / "16-bit.tif", np.moveaxis(STACK, 2, 0))
+    for name in ("stack.npy", "16-bit.tif"):
+        found = decode.read(tmp_path / name, channels=5)
+        assert np.array_equal(found.values, (STACK / 65535).astype(np.float32)), name
+        assert np.array_equal(decode.read(BytesIO((tmp_path / name).read_bytes()), channels=5).values, found.values)
+    saved_pages(tmp_path / "8-bit.tif", (STACK // 256).astype(np.uint8).transpose(2, 0, 1))
+    expected = ((STACK // 256) / 255).astype(np.float32)
+    assert np.array_equal(decode.read(tmp_path / "8-bit.tif", channels=5).values, expected)
+
+
+@pytest.mark.parametrize("planes", ["contig", "separate"])
+def test_a_tiff_with_channels_that_pillow_does_not_know_is_read(tmp_path, planes):
+    tifffile = pytest.importorskip("tifffile", reason="tifffile is not installed")
+    values = STACK if planes == "contig" else np.moveaxis(STACK, 2, 0)
+    tifffile.imwrite(tmp_path / "five.tif", values, photometric="minisblack", planarconfig=planes)
+    found = decode.read(tmp_path / "five.tif", channels=5)
+    assert np.array_equal(found.values, (STACK / 65535).astype(np.float32))
+    # Pillow would give 8 of the 16 bits.
+    tifffile.imwrite(tmp_path / "rgba.tif", STACK[..., :4], photometric="rgb", planarconfig="contig")
+    found = decode.read(BytesIO((tmp_path / "rgba.tif").read_bytes()), channels=4)
+    assert np.array_equal(found.values, (STACK[..., :4] / 65535).astype(np.float32))
+
+
+def test_the_channels_of_an_rgba_image_stay_apart(tmp_path):
+    Image.new("RGBA", (3, 2), (255, 51, 0, 102)).save(tmp_path / "image.png")
+    found = decode.read(tmp_path / "image.png", channels=4).values
+    np.testing.assert_allclose(found, np.broadcast_to([1, 0.2, 0, 0.4], (2, 3, 4)))
+
+
+@pytest.mark.parametrize(
+    ("save", "channels", "found"),
+    [
+        (lambda file: np.save(file.open("wb"), STACK), 4, "5 channels in an array of shape (20, 30, 5)"),
+        (lambda file: Image.new("RGB", (4, 4)).save(file, "PNG"), 4, "3 channels of mode RGB"),
+        (lambda file: np.save(file.open("wb"), STACK), 1, "5 channels in an array of shape (20, 30, 5)"),
+    ],
+)
+def test_another_number_of_channels_names_file_and_fix(tmp_path, save, channels, found):
+    file = tmp_path / "image"
+    save(file)
+    with pytest.raises(ImageReadError) as error:
+        decode.read(file, channels=channels)
+    assert error.value.expected == ("1 channel" if channels == 1 else f"{channels} channels")
+    assert (error.value.found, error.value.where) == (found, file)
+    assert "--in-chans" in error.value.fix
+
+
+@pytest.mark.parametrize("content", [b"\x93NUMPY", b"\x93NUMPY garbage", b"II*\0garbage", b"II*\0", b""], ids=repr)
+def test_broken_arrays_and_tiffs_are_told(tmp_path, content):
+    (tmp_path / "broken").write_bytes(content)
+    with pytest.raises(ImageReadError):
+        decode.read(tmp_path / "broken", channels=5)
+
+
+def test_an_array_of_objects_is_not_unpickled(tmp_path):
+    np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
+    with pytest.raises(ImageReadError) as error:
+        decode.read(tmp_path / "objects.npy", channels=5)
+    assert "allow_pickle" in error.value.found
+
+
+def test_an_array_that_claims_more_than_the_file_holds_is_told(tmp_path):
+    np.save(tmp_path / "array.npy", np.zeros((4, 4, 5), np.uint8))
+    content = (tmp_path / "array.npy").read_bytes().replace(b"(4, 4, 5)", b"(99999, 99999, 5)", 1)
+    (tmp_path / "array.npy").write_bytes(content.replace(b" " * 12, b" " * 4, 1))  # the header keeps its length
+    for source in (tmp_path / "array.npy", BytesIO((tmp_path / "array.npy").read_bytes())):
+        with pytest.raises(ImageReadError):
+            decode.read(source, channels=5)
+
+
+def test_a_huge_tiff_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    tifffile = pytest.importorskip("tifffile", reason="tifffile is not installed")
+    tifffile.imwrite(tmp_path / "five.tif", STACK, photometric="minisblack", planarconfig="contig")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 299)  # 30 x 20 is more than twice that
+    with pytest.raises(ImageReadError) as error:
+        decode.read(tmp_path / "five.tif", channels=5)
+    assert "30 x 20 pixels" in error.value.found
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
+    assert decode.read(tmp_path / "five.tif", channels=5).size == (30, 20)
+    with pytest.raises(ImageReadError) as error:
+        decode.read(tmp_path / "five.tif", channels=4)
+    assert error.value.found == "5 channels in a TIFF of shape (20, 30, 5)"

@@ -86,3 +86,13 @@ def test_files_lie_as_their_images_do_and_do_not_collide(tmp_path):
         "2.PNG": out / "a" / "2.PNG.png",
     }
     assert (out / "a").is_dir()
+
+
+def test_arrays_are_images_for_networks_that_do_not_take_rgb(tmp_path):
+    for name in ("a.npy", "b.TIF", "c.png", "d.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.warns(UserWarning, match="1 .npy file"):
+        assert [file.name for file in discover.find(str(tmp_path))] == ["b.TIF", "c.png"]
+    for channels in (1, 5):
+        with pytest.warns(UserWarning, match="1 .txt file"):
+            assert [f.name for f in discover.find(str(tmp_path), channels)] == ["a.npy", "b.TIF", "c.png"]

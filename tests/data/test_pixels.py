@@ -1,6 +1,7 @@
 """An image's pixels are prepared as timm prepares them."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -23,11 +24,11 @@ def noise(width, height):
 def test_pixels_are_those_of_timm(size, interpolation):
     config = {**CONFIG, "interpolation": interpolation}
     theirs = create_transform(**config)(noise(*size)).numpy()
-    np.testing.assert_allclose(pixels.normalized_square(noise(*size), config), theirs, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(pixels.network_input(noise(*size), config), theirs, rtol=0, atol=1e-6)
 
 
 def test_values_are_normalized_per_channel():
-    white = pixels.normalized_square(Image.new("RGB", (64, 64), "white"), {**CONFIG, "interpolation": "bicubic"})
+    white = pixels.network_input(Image.new("RGB", (64, 64), "white"), {**CONFIG, "interpolation": "bicubic"})
     assert white.shape == (3, 32, 32)
     np.testing.assert_allclose(white[:, 0, 0], [(1 - 0.1) / 0.4, (1 - 0.2) / 0.5, (1 - 0.3) / 0.6], rtol=1e-6)
 
@@ -111,4 +112,97 @@ def test_a_bundles_script_needs_the_standard_library_pillow_and_numpy_alone():
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     packages = {name.partition(".")[0] for name in imported}
-    assert packages - sys.stdlib_module_names == {"numpy", "PIL"}
+    # tifffile is imported where a TIFF needs it.
+    assert packages - sys.stdlib_module_names == {"numpy", "PIL", "tifffile"}
+    assert "import tifffile" not in {ast.unparse(node) for node in tree.body}
+
+
+COLORS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("input_size", [(32, 32), (32, 64), (64, 48), (33, 47)])
+@pytest.mark.parametrize("crop_pct", [0.875, 1.0, 1.2])
+def test_each_crop_mode_is_timms_bit_for_bit(mode, input_size, crop_pct):
+    config = {"input_size": (3, *input_size), "crop_pct": crop_pct, "crop_mode": mode, **COLORS}
+    for interpolation in ("bilinear", "bicubic"):
+        config["interpolation"] = interpolation
+        transform = create_transform(**config)
+        for size in [(80, 60), (60, 80), (333, 500), (500, 33), (33, 34), (31, 300), (64, 64), (5, 5)]:
+            found = pixels.network_input(noise(*size), config)
+            assert np.array_equal(found, transform(noise(*size)).numpy()), size
+
+
+@pytest.mark.parametrize(
+    ("size", "input_size", "crop_pct", "mode", "expected"),
+    [
+        ((200, 100), (50, 50), 1.0, "center", ((100, 50), 25, 0)),  # the short side is 50, and 25 are cut off each end
+        ((200, 100), (50, 50), 0.5, "center", ((200, 100), 75, 25)),
+        ((200, 100), (50, 50), 1.0, "squash", ((50, 50), 0, 0)),
+        ((200, 100), (50, 50), 1.0, "border", ((50, 25), 0, -12)),  # 12 rows above, and 13 below
+        ((200, 100), (40, 160), 1.0, "center", ((160, 80), 0, 20)),
+        ((200, 100), (40, 160), 1.0, "border", ((80, 40), -40, 0)),
+        ((100, 200), (40, 160), 0.8, "squash", ((200, 50), 20, 5)),
+        ((500, 1), (32, 32), 1.0, "border", ((32, 1), 0, -15)),  # a line of one pixel, where timm has none
+    ],
+)
+def test_an_image_is_fitted_as_worked_out_by_hand(size, input_size, crop_pct, mode, expected):
+    config = {"input_size": (3, *input_size), "crop_pct": crop_pct, "crop_mode": mode}
+    assert pixels.fit(size, config) == expected
+
+
+def test_a_letterbox_has_the_mean_color_around_the_image():
+    config = {"input_size": (3, 4, 4), "crop_pct": 1.0, "crop_mode": "border", "interpolation": "bilinear", **COLORS}
+    found = pixels.network_input(Image.new("RGB", (8, 4), "white"), config)
+    for channel, (mean, std) in enumerate(zip(*COLORS.values(), strict=True)):
+        around, white = ((value / 255 - mean) / std for value in (round(255 * mean), 255))
+        expected = np.repeat([around, white, white, around], 4).reshape(4, 4)
+        np.testing.assert_allclose(found[channel], expected, atol=1e-6)
+
+
+def test_channels_are_scaled_by_their_type():
+    for dtype, white in ((np.uint8, 255), (np.uint16, 65535), (np.float32, 1), (np.float64, 1)):
+        array = np.array([[[0, white], [white, 0]]], dtype)
+        assert pixels.Bands.of(array, 2).values.tolist() == [[[0, 1], [1, 0]]]
+    assert pixels.Bands.of(np.array([[-3.5, 7.0]]), 1).values.tolist() == [[[-3.5], [7.0]]]  # floats stay as they are
+    assert pixels.Bands.of(np.zeros((3, 5), np.uint8), 1).size == (5, 3)
+
+
+@pytest.mark.parametrize(
+    ("array", "channels", "words"),
+    [
+        (np.zeros((4, 6, 3), np.uint8), 5, "3 channels in an array of shape (4, 6, 3), where the network takes 5 chan"),
+        (np.zeros((4, 6), np.uint8), 2, "1 channel in an array of shape (4, 6), where the network takes 2 channels"),
+        (np.zeros((2, 3, 4, 5), np.uint8), 5, "an array of shape (2, 3, 4, 5), where the network takes (height, width"),
+        (np.zeros((4, 6, 2), np.int64), 2, "values of type int64"),
+        (np.full((4, 6, 2), np.nan), 2, "not finite"),
+        (np.zeros((0, 6, 2), np.uint8), 2, "shape (0, 6, 2)"),
+        (np.zeros((1, 501, 2), np.uint8), 2, "more than 500 times"),
+    ],
+    ids=str,
+)
+def test_an_array_of_another_kind_is_refused(array, channels, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        pixels.Bands.of(array, channels)
+
+
+def test_each_channel_is_resized_as_pillow_resizes_a_gray_image():
+    values = np.random.default_rng(0).uniform(0, 1, (40, 60, 5)).astype(np.float32)
+    mean, std = (0.1, 0.2, 0.3, 0.4, 0.5), (1, 2, 3, 4, 5)
+    config = {"input_size": (5, 20, 24), "crop_pct": 1.0, "interpolation": "bilinear", "mean": mean, "std": std}
+    found = pixels.network_input(pixels.Bands(values), {**config, "crop_mode": "squash"})
+    for channel in range(5):
+        gray = Image.fromarray(values[..., channel]).resize((24, 20), Image.Resampling.BILINEAR)
+        np.testing.assert_allclose(found[channel], (np.asarray(gray) - mean[channel]) / std[channel], atol=1e-6)
+    padded = pixels.network_input(pixels.Bands(values), {**config, "crop_mode": "border"})
+    # 60 x 40 becomes 24 x 16. Floats are padded with the mean itself, which is normalized to zero.
+    assert not padded[:, :2].any()
+    assert not padded[:, 18:].any()
+    assert padded[:, 2:18].all()
+
+
+def test_people_see_the_first_three_channels():
+    values = np.zeros((1, 2, 4), np.float32)
+    values[0, 1] = (0.1, 0.2, 0.4, 9)
+    assert np.asarray(pixels.Bands(values).picture()).tolist() == [[[0, 0, 0], [255, 255, 255]]]
+    assert pixels.Bands(values[..., :2]).picture().mode == "RGB"

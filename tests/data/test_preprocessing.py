@@ -8,6 +8,7 @@ from PIL import Image
 from timm.data import create_transform
 
 from mnv2zoo.data import decode, preprocessing
+from mnv2zoo.data.pixels import Bands
 from mnv2zoo.data.preprocessing import Exact, Fast, Whole
 from tests.conftest import SAMPLES, needs_samples
 
@@ -34,16 +35,14 @@ def test_statistics_follow_the_stem_to_other_channels(values, channels, expected
 
 
 def test_a_cfg_becomes_the_fast_preprocessing():
-    assert preprocessing.from_cfg(CFG) == Fast(32, 0.875, "bicubic", (0.5, 0.5, 0.5), (0.25, 0.5, 1.0))
+    assert preprocessing.from_cfg(CFG) == Fast((3, 32, 32), 0.875, "bicubic", (0.5, 0.5, 0.5), (0.25, 0.5, 1.0))
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"input_size": (3, 32, 48)},
-        {"input_size": (1, 32, 32)},
+        {"input_size": (9, 32, 32)},
         {"interpolation": "random"},
-        {"crop_mode": "border"},
         {"crop_pct": 1.5},
         {"mean": None},
         {"test_input_size": (3, 64, 64)},
@@ -72,12 +71,12 @@ def test_a_white_image_is_normalized_by_mean_and_std():
 
 @pytest.mark.parametrize(
     "changed",
-    [{"crop_mode": "squash"}, {"input_size": (3, 32, 40)}, {"input_size": (1, 32, 32)}, {"test_crop_pct": 1.0}],
+    [{"crop_pct": 1.2}, {"test_crop_pct": 1.0}],
     ids=str,
 )
 def test_what_only_timm_knows_is_left_to_timm(changed):
     cfg = {"input_size": (3, 32, 32), "crop_pct": 0.875, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [1] * 3}
-    assert preprocessing.from_cfg(cfg) == preprocessing.Fast(32, 0.875, "bicubic", (0.5,) * 3, (1,) * 3)
+    assert preprocessing.from_cfg(cfg) == preprocessing.Fast((3, 32, 32), 0.875, "bicubic", (0.5,) * 3, (1,) * 3)
     assert preprocessing.from_cfg(cfg | changed) is None
 
 
@@ -136,3 +135,39 @@ def test_the_full_size_of_a_large_rotated_photo_is_kept(tmp_path):
     image = decode.read(tmp_path / "photo.jpg", at_least=how.at_least)
     assert image.size == (300, 400)  # decoded at a quarter
     assert how.prepare(image).full_size == (1200, 1600)
+
+
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(40, 32), (32, 41), (333, 500), (90, 20)])
+def test_flat_colors_are_fitted_as_timm_does(mode, channels, size):
+    cfg = {**CFG, "input_size": (3, 32, 48), "crop_mode": mode, "crop_pct": 0.9}
+    photo = Image.new("RGB", size, (200, 200, 200))
+    fast = preprocessing.from_cfg({**cfg, "input_size": (channels, 32, 48), "std": (0.5,) * 3})
+    found = fast.batch([fast.prepare(photo)], torch.device("cpu"))[0]
+    assert torch.equal(found, create_transform(**{**cfg, "std": (0.5,) * 3})(photo)[:channels])
+
+
+@pytest.mark.parametrize("mode", ["squash", "border"])
+def test_fast_and_exact_fit_nearly_alike(mode):
+    cfg = {**CFG, "input_size": (3, 30, 52), "crop_mode": mode, "crop_pct": 1.0}
+    smooth = np.linspace(0, 255, 60 * 80).reshape(60, 80)
+    image = Image.fromarray(np.stack([smooth, smooth.T.reshape(60, 80), 255 - smooth], -1).astype(np.uint8))
+    fast, exact = preprocessing.from_cfg(cfg), Exact(create_transform(**cfg))
+    ours, theirs = (how.batch([how.prepare(image)], torch.device("cpu")) for how in (fast, exact))
+    assert torch.equal(ours, theirs)  # nothing is cut off, so the same pixels are resized
+
+
+def test_a_letterboxed_jpeg_that_is_decoded_small_keeps_its_place(tmp_path):
+    Image.new("RGB", (1601, 401), "white").save(tmp_path / "photo.jpg")
+    fast = preprocessing.from_cfg({**CFG, "input_size": (3, 20, 33), "crop_mode": "border", "crop_pct": 1.0})
+    small, whole = (decode.read(tmp_path / "photo.jpg", at_least=pixels) for pixels in (fast.at_least, None))
+    assert small.size[0] < whole.size[0]
+    assert fast.prepare(small) == fast.prepare(whole)
+
+
+def test_arrays_and_photos_share_a_batch():
+    fast = preprocessing.from_cfg({**CFG, "input_size": (1, 32, 32), "mean": (0.5,), "std": (0.25,)})
+    white = Image.new("RGB", (50, 40), "white"), Bands.of(np.full((40, 50), 65535, np.uint16), 1)
+    found = fast.batch([fast.prepare(image) for image in white], torch.device("cpu"))
+    assert torch.equal(found, torch.full((2, 1, 32, 32), 2.0))

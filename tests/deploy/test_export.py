@@ -158,8 +158,8 @@ def test_bad_input_is_told(small, tmp_path):
         deploy.export(mnv2zoo.features.BottleneckTaps(small, ["C1"]), tmp_path / "bundle")
     with pytest.raises(DeployError, match="no classifier"):
         deploy.export(timm.create_model(SMALL, num_classes=0).eval(), tmp_path / "bundle")
-    with pytest.raises(DeployError, match="RGB"):
-        deploy.export(timm.create_model(SMALL, in_chans=1).eval(), tmp_path / "bundle")
+    with pytest.raises(DeployError, match="1 to 8 channels"):
+        deploy.export(timm.create_model(SMALL, in_chans=9).eval(), tmp_path / "bundle")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/precious.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(DeployError, match="new or empty"):

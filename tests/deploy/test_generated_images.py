@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mnv2zoo.data import decode
 from mnv2zoo.deploy import generated_images
 
 MODES = {
@@ -47,3 +48,17 @@ def test_the_odd_kinds_are_odd(files):
         assert np.asarray(image).max() > 255
     with Image.open(folder / "transparent.png") as image:
         assert image.getchannel("A").getextrema()[0] == 0
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_networks_for_other_channels_get_arrays_and_pages(tmp_path, channels):
+    files = generated_images.write(tmp_path, 32, channels)
+    arrays = [file.name for file in files if file.suffix == ".npy"]
+    assert arrays == ["16-bit.npy", "8-bit.npy", "float.npy"]
+    assert len(files) == 3 + (generated_images.COUNT if channels == 1 else 1)
+    read = {file.name: decode.read(file, channels=channels) for file in files}
+    values = read["float.npy"].values
+    assert values.shape == (36, 45, channels)
+    assert len({values[..., channel].mean() for channel in range(channels)}) == channels
+    for name in (*arrays, *([] if channels == 1 else ["pages.tif"])):
+        np.testing.assert_allclose(read[name].values, values, atol=1 / 255)

@@ -117,8 +117,8 @@ def test_arrays_are_normalised_as_timm_normalises(photos):
 
     how = names.describe(BUNDLED).preprocessing
     with Image.open(photos / "00000.jpg") as photo:
-        square = photo.convert("RGB").resize((how.side, how.side))
-    theirs = create_transform((3, how.side, how.side), mean=how.mean, std=how.std, crop_pct=1.0)
+        square = photo.convert("RGB").resize(how.input_size[:0:-1])
+    theirs = create_transform(how.input_size, mean=how.mean, std=how.std, crop_pct=1.0)
     assert (how.array([square.tobytes()])[0] == theirs(square).numpy()).all()
 
 

@@ -59,7 +59,7 @@ def test_a_package_without_a_card_gets_one_with_its_classes_and_metrics(tmp_path
     results = {"test": {"top1": 50.0, "top5": 90.0}, "val": {"top1": 1.0}}
     card = ModelCard(cards.package_card(tmp_path / "README.md", entry(), results))
     assert "# mnv2zoo_035.tulips" in card.text
-    assert "An image is resized and cropped to 224 x 224 pixels. There are 1000 classes: tench, " in card.text
+    assert "The network's input is 224 x 224 pixels. There are 1000 classes: tench, " in card.text
     found = [(result.dataset_split, result.metric_name, result.metric_value) for result in card.data.eval_results]
     assert found == [
         ("test", "top-1 accuracy (%)", 50.0),

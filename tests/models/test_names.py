@@ -29,7 +29,7 @@ from mnv2zoo.models import names
 
 described = [names.describe(name) for name in {names!r}]
 assert not {{"torch", "timm"}} & sys.modules.keys()
-print([(d.name, d.config.name, d.in_chans, d.preprocessing and d.preprocessing.side) for d in described])
+print([(d.name, d.config.name, d.in_chans, d.preprocessing and d.preprocessing.input_size[1]) for d in described])
 """
 
 

@@ -163,7 +163,7 @@ def test_a_bundle_prepares_images_bit_for_bit_as_timm(interpolation, crop_pct):
     random = np.random.default_rng(0)
     for height, width in ((90, 121), (121, 90), (63, 63), (20, 31), (200, 64)):
         photo = Image.fromarray(random.integers(0, 256, (height, width, 3)).astype(np.uint8))
-        assert np.array_equal(pixels.normalized_square(photo, config), transform(photo).numpy())
+        assert np.array_equal(pixels.network_input(photo, config), transform(photo).numpy())
 
 
 def test_one_bad_photo_does_not_end_a_bundle(run_folder, tmp_path):

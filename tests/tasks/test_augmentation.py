@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
+from mnv2zoo.data.pixels import Bands
 from mnv2zoo.data.sampler import seed_augmentation
 from mnv2zoo.errors import RecipeError
 from mnv2zoo.tasks import augmentation
@@ -98,3 +99,68 @@ def test_what_timm_does_not_know_or_ignores_is_refused(name):
     with pytest.raises(RecipeError) as error:
         augmentation.check(Recipe(auto_augment=name))
     assert error.value.where == "auto_augment"
+
+
+def cropped(image, **values):
+    """An image after augmentation by a crop alone."""
+    preprocessing = {**PREPROCESSING, "crop_pct": 1.0, **values}
+    return augmentation.augmentation(Recipe(**{**STILL, "scale": 0.35}), **preprocessing)(image)
+
+
+def test_a_squashed_image_is_cut_from_the_whole_of_it():
+    """A crop of at most the whole keeps left and right apart: a long image is not cut to its middle."""
+    image = Image.new("RGB", (400, 40))
+    image.paste((255, 255, 255), (200, 0, 400, 40))
+    for seed in range(20):
+        seed_augmentation(seed)
+        found = cropped(image, crop_mode="squash", input_size=(3, 32, 32))
+        # The narrowest crop has 0.51 of the width, so it shows both halves; a crop of the image would have 0.13 of it.
+        assert (found[0, 0].min(), found[0, 0].max()) == (-1, 1), seed
+
+
+def test_a_letterboxed_image_keeps_its_aspect_and_its_padding():
+    image = Image.new("RGB", (100, 50), "white")
+    whole = augmentation.augmentation(Recipe(**STILL), **PREPROCESSING, crop_mode="border")
+    shares = []
+    for seed in range(30):
+        seed_augmentation(seed)
+        found = cropped(image, crop_mode="border", input_size=(3, 32, 32))
+        assert found.shape == (3, 32, 32)
+        shares.append((found[0] > 0.9).float().mean().item())
+    assert 0.3 < min(shares) < 0.55 < max(shares) <= 1  # half of the whole letterbox is image
+    found = [whole(image) for _ in range(5)]
+    for one in found:  # crops of all of its area, whose aspect may differ by a little
+        assert 0.4 < (one[0] > 0.9).float().mean() < 0.7
+
+
+def test_crops_have_the_aspect_of_the_input():
+    """The aspect of a crop, as the recipe takes it from timm, is within 3/4 and 4/3 of that of the input."""
+    across = Image.fromarray(np.tile(np.arange(0, 250, 1, np.uint8), (250, 1)))
+    for seed in range(20):
+        seed_augmentation(seed)
+        found = cropped(across.convert("RGB"), input_size=(3, 32, 96), interpolation="bilinear")
+        seed_augmentation(seed)
+        down = cropped(across.transpose(Image.Transpose.TRANSPOSE).convert("RGB"), input_size=(3, 32, 96))
+        width = (found[0, 0, -1] - found[0, 0, 0]).item() * 127.5 * 96 / 95
+        height = (down[0, -1, 0] - down[0, 0, 0]).item() * 127.5 * 32 / 31
+        assert 3 * 0.7 < width / height < 3 * 1.4, seed
+
+
+def test_channels_are_cropped_and_flipped_and_keep_their_values():
+    values = np.random.default_rng(0).uniform(0, 1, (32, 32, 5)).astype(np.float32)
+    config = {"input_size": (5, 32, 32), "mean": (0.0,) * 5, "std": (1.0,) * 5, "interpolation": "bilinear"}
+    for mode in ("center", "squash", "border"):
+        transform = augmentation.augmentation(Recipe(scale=1.0, hflip=1.0, color_jitter=0.9), **config, crop_mode=mode)
+        seed = next(s for s in range(200) if _is_whole(transform, s))
+        seed_augmentation(seed)
+        found = transform(Bands(values))
+        np.testing.assert_allclose(found.numpy(), values[:, ::-1].transpose(2, 0, 1), atol=1e-5)
+
+
+def _is_whole(transform, seed):
+    """Whether the random crop of a seed is the whole image: one that is marked at its corners shows all marks."""
+    marked = np.zeros((32, 32, 5), np.float32)
+    marked[0, 0] = marked[0, -1] = marked[-1, 0] = marked[-1, -1] = 1
+    seed_augmentation(seed)
+    found = transform(Bands(marked))
+    return bool((found[0, [0, 0, -1, -1], [0, -1, 0, -1]] == 1).all())

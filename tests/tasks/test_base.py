@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 
 import pytest
+import torch
 
 from mnv2zoo.errors import TaskError
 from mnv2zoo.tasks import Metric, Scores, Task
@@ -62,3 +63,13 @@ def test_incomplete_classes_are_abstract():
         Task()
     with pytest.raises(TypeError):
         Metric()
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "shrunk"), [((64, 64), 32, (32, 32)), ((64, 128), 32, (32, 64)), ((100, 60), 40, (64, 40))]
+)
+def test_smaller_images_keep_their_aspect(size, side, shrunk):
+    images = torch.ones(2, 5, *size)
+    found, targets = MeanColor().shrink(images, [1, 2], side, min(size))
+    torch.testing.assert_close(found, torch.ones(2, 5, *shrunk))
+    assert targets == [1, 2]

@@ -5,10 +5,13 @@ import safetensors.torch
 import timm
 import torch
 from timm.data import create_transform
+from timm.models import adapt_input_conv
 
 import mnv2zoo
 from mnv2zoo.data import decode
+from mnv2zoo.data.datasets import Sample
 from mnv2zoo.errors import ConversionError, RecipeError, UnknownModelError, WeightsUnavailableError
+from mnv2zoo.model_dir import files
 from mnv2zoo.tasks import initialization, recipe
 from tests.conftest import GOOGLE, SAMPLES, as_bytes, needs_google, needs_samples, random_state_dict
 
@@ -161,3 +164,84 @@ def test_the_20_class_network_starts_from_the_papers_weights():
         block.bn1.train()
         passed = block.bn1(block.conv_pw(reached))
     assert (passed - reached).abs().max() / reached.abs().max() < 1e-3
+
+
+CFG = {"input_size": (3, 224, 224), "mean": (0.1, 0.2, 0.6), "std": (0.4, 0.5, 0.9), "interpolation": "bicubic"}
+
+
+@pytest.mark.parametrize(
+    ("weights", "resize", "crop_pct", "expected"),
+    [
+        ("center", None, None, ("center", 0.875)),
+        ("center", "crop", None, ("center", 0.875)),
+        ("center", "squash", None, ("squash", 1.0)),
+        ("center", "letterbox", None, ("border", 1.0)),
+        ("center", "letterbox", 0.9, ("border", 0.9)),
+        ("border", None, None, ("border", 0.875)),
+        ("border", "letterbox", None, ("border", 0.875)),
+        ("border", "crop", None, ("center", 0.875)),
+    ],
+)
+def test_a_new_way_of_fitting_shows_the_whole_image(weights, resize, crop_pct, expected):
+    cfg = {**CFG, "crop_pct": 0.875, "crop_mode": weights}
+    values = recipe.make(resize=resize, crop_pct=crop_pct)
+    for test in (True, False):
+        found = initialization._preprocessing(cfg, values, 3, test)
+        assert (found["crop_mode"], found["crop_pct"]) == expected
+
+
+def test_sizes_and_channels_are_those_of_the_recipe():
+    cfg = {**CFG, "crop_pct": 0.875, "crop_mode": "center"}
+    values = recipe.make(input_size="160x320", test_input_size=256)
+    assert initialization._preprocessing(cfg, values, 3, False)["input_size"] == (3, 160, 320)
+    assert initialization._preprocessing(cfg, values, 3, True)["input_size"] == (3, 256, 256)
+    gray, four = (initialization._preprocessing(cfg, values, channels, False) for channels in (1, 4))
+    assert gray["mean"] == pytest.approx((0.3,))
+    assert gray["std"] == pytest.approx((0.6,))
+    assert (four["input_size"], four["mean"]) == ((4, 160, 320), (0.1, 0.2, 0.6, 0.1))
+    own = initialization._preprocessing(cfg, recipe.make(mean=[0.5], std=[1, 2, 3, 4]), 4, False)
+    assert (own["mean"], own["std"]) == ((0.5,) * 4, (1, 2, 3, 4))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_the_stem_is_adapted_as_timm_adapts_it(channels):
+    start = build("mnv2zoo_100_c20.cifar100_coarse", in_chans=channels)
+    stem = mnv2zoo.weights.load("mnv2zoo_100_c20")["conv_stem.weight"]
+    assert torch.equal(start.model.conv_stem.weight, adapt_input_conv(channels, stem))
+    assert start.preprocessing["input_size"][0] == len(start.preprocessing["mean"]) == channels
+
+
+@pytest.mark.parametrize(
+    ("values", "where"),
+    [
+        ({"in_chans": 4, "mean": (0.5, 0.5, 0.5)}, "mean"),
+        ({"in_chans": 1, "std": (0.5, 0.5)}, "std"),
+        ({"mean": (0.5, 0.5)}, "mean"),
+        ({"in_chans": 4, "auto_augment": "rand-m7"}, "auto_augment"),
+        ({"in_chans": 1, "augment_on": "device"}, "augment_on"),
+        ({"in_chans": 4, "augment_on": "device"}, "augment_on"),
+        ({"in_chans": 4, "teacher": "mnv2zoo_100_c20"}, "teacher"),
+    ],
+    ids=str,
+)
+def test_values_that_do_not_suit_the_channels_are_refused(values, where):
+    with pytest.raises(RecipeError) as error:
+        initialization.find("mnv2zoo_035", recipe.make(init="random", **values))
+    assert error.value.where == where
+
+
+def test_tasks_for_rgb_refuse_other_networks(tmp_path):
+    model = timm.create_model("mnv2zoo_035", num_classes=3, in_chans=1)
+    for name, content in files.model_files(model, {"input_size": (1, 32, 32)}, CLASSES).items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(RecipeError) as error:
+        initialization.find(str(tmp_path), recipe.make(), rgb_only=True)
+    assert error.value.where == "model"
+    assert "1 input channels" in error.value.found
+
+
+def test_arrays_are_not_augmented_by_policies_for_photos(tmp_path):
+    sample = Sample("ant/0.npy", 0, tmp_path / "0.npy", channels=1)
+    with pytest.raises(RecipeError) as error:
+        build("mnv2zoo_035", samples=[sample], init="random", in_chans=1, auto_augment="rand-m7")
+    assert (error.value.where, error.value.found) == ("auto_augment", "ant/0.npy")

@@ -23,7 +23,7 @@ def test_an_unknown_value_is_an_error_that_names_the_nearest():
         ({"epochs": True}, "int; found: True"),
         ({"epochs": "10"}, "int; found: '10'"),
         ({"lr": float("nan")}, "float or null; found: nan"),
-        ({"mean": (0.5, 0.5)}, "where: mean"),
+        ({"mean": (0.5,) * 9}, "where: mean"),
         ({"std": (0.5, 0.5, 0.0)}, "numbers above 0"),
         ({"precision": "fp8"}, "fp32 or bf16 or fp16; found: 'fp8'"),
         ({"batch_size": 1}, "from 2"),
@@ -81,3 +81,45 @@ def test_an_interrupted_run_goes_on_by_its_own_recipe():
     assert recipe.resumed({"epochs": 7}, {}) == Recipe(epochs=7)
     with pytest.raises(RecipeError, match="another version"):
         recipe.resumed(recorded | {"sharpness": 3}, {})
+
+
+@pytest.mark.parametrize(
+    ("given", "size"),
+    [(224, 224), ("224", 224), ("160x320", (160, 320)), ([160, 320], (160, 320)), ("64x64", 64), ([64, 64], 64)],
+    ids=str,
+)
+def test_a_size_is_a_side_or_height_and_width(given, size):
+    assert recipe.make(input_size=given).input_size == size
+    assert recipe.make(test_input_size=given).test_input_size == size
+    # As a run records it, and as a user repeats it.
+    recorded = json.loads(json.dumps(recipe.make(input_size=given).to_json()))
+    assert recipe.resumed(recorded, {"input_size": given}).input_size == size
+
+
+@pytest.mark.parametrize("size", ["160", "160x160", "320x160", [320, 160], 320])
+def test_another_size_contradicts_the_run(size):
+    with pytest.raises(RecipeError) as error:
+        recipe.resumed(recipe.make(input_size="160x320").to_json(), {"input_size": size})
+    assert error.value.where == "input_size"
+
+
+@pytest.mark.parametrize(
+    "size",
+    ["160X320", "160x", "x", "1e2", "160x320x3", "16x320", 31, (160, 5000), (160,), (160, 320.0), True, 1.5],
+    ids=str,
+)
+def test_what_is_no_size_is_an_error(size):
+    for name in ("input_size", "test_input_size"):
+        with pytest.raises(RecipeError) as error:
+            recipe.make(**{name: size})
+        assert "160x320" in error.value.expected
+        assert (error.value.found, error.value.where) == (repr(size), name)
+
+
+@pytest.mark.parametrize(
+    "values", [{"in_chans": 0}, {"in_chans": 9}, {"resize": "border"}, {"resize": "stretch"}], ids=str
+)
+def test_a_fitting_that_is_none_is_an_error(values):
+    with pytest.raises(RecipeError) as error:
+        recipe.make(**values)
+    assert error.value.where in values

@@ -5,7 +5,11 @@ import hashlib
 import json
 from types import SimpleNamespace
 
+import pytest
+
 from mnv2zoo.data.datasets import find
+from mnv2zoo.tasks.classify.task import Classify
+from mnv2zoo.tasks.segment.task import Segment
 from mnv2zoo.training import artifacts
 from tests.photos import fill
 from tests.training.runs import (
@@ -53,3 +57,16 @@ def test_the_preprocessing_names_the_test_size_only_where_it_differs():
     assert artifacts.preprocessing_of(same) == train | {"crop_pct": 1.0}
     larger = SimpleNamespace(preprocessing=train, test_preprocessing=train | {"input_size": (3, 64, 64)})
     assert artifacts.preprocessing_of(larger) == train | {"test_input_size": (3, 64, 64)}
+
+
+@pytest.mark.parametrize(
+    ("task", "size", "given", "expected"),
+    [
+        (Classify, (32, 32), None, 32),
+        (Classify, (32, 64), None, [32, 64]),  # of the weights that it starts from
+        (Segment, (32, 64), 32, 32),  # the other side follows from the images
+        (Segment, (32, 64), (32, 64), [32, 64]),
+    ],
+)
+def test_a_recorded_size_gives_the_same_size_again(task, size, given, expected):
+    assert artifacts._size({"input_size": (3, *size)}, task(), given) == expected

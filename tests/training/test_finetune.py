@@ -2,10 +2,14 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
 import mnv2zoo
@@ -13,6 +17,8 @@ from mnv2zoo.errors import DataError, UnknownModelError
 from tests.photos import QUICK, photo
 from tests.training.runs import (
     MODEL,
+    equal,
+    interrupted_after,
     process,
     weights,
 )
@@ -132,3 +138,119 @@ def test_bad_photos_stop_it_before_it_begins(photos, tmp_path):
         for split in json.loads((tmp_path / "other/split.json").read_text()).values()
         for name in split
     )
+
+
+def fill_with_arrays(folder, channels, dtype=np.uint16):
+    """Arrays of three classes, each bright in a channel of its own."""
+    random, white = np.random.default_rng(0), 65535 if dtype == np.uint16 else 1
+    for label, name in enumerate(("blue", "green", "red")):
+        (folder / name).mkdir(parents=True)
+        for number in range(6):
+            values = random.uniform(0, 0.5, (36, 50, channels))
+            values[..., label % channels] += 0.4
+            np.save(folder / name / f"{number}.npy", (white * values).astype(dtype))
+    return folder
+
+
+FITTED = [
+    ({}, (3, 32, 32), "center", 0.875),
+    ({"resize": "squash", "input_size": "32x64"}, (3, 32, 64), "squash", 1.0),
+    ({"resize": "letterbox", "input_size": "64x40", "test_input_size": "96x48"}, (3, 96, 48), "border", 1.0),
+    ({"input_size": (48, 32), "in_chans": 1}, (1, 48, 32), "center", 0.875),
+    ({"resize": "letterbox", "in_chans": 5, "input_size": "32x64"}, (5, 32, 64), "border", 1.0),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("values", "input_size", "crop_mode", "crop_pct"), FITTED, ids=str)
+def test_every_way_of_fitting_goes_from_training_to_a_bundle(values, input_size, crop_mode, crop_pct, tmp_path):
+    channels = input_size[0]
+    images, run, bundle = tmp_path / "images", tmp_path / "run", tmp_path / "bundle"
+    if channels == 5:
+        fill_with_arrays(images, 5)
+    else:
+        for color, size in zip(("blue", "green", "red"), ((70, 40), (40, 90), (50, 50)), strict=True):
+            (images / color).mkdir(parents=True)
+            for number in range(6):
+                photo(color, number, size).save(images / color / f"{number}.png")
+    mnv2zoo.finetune(images, MODEL, run, **{**QUICK, **values})
+    cfg = json.loads((run / "config.json").read_text())["pretrained_cfg"]
+    assert (cfg["crop_mode"], cfg["crop_pct"]) == (crop_mode, crop_pct)
+    assert tuple(cfg.get("test_input_size") or cfg["input_size"]) == input_size
+
+    scores = mnv2zoo.evaluate(images, model=str(run), split="all")
+    assert scores.images == 18
+    files = sorted(images.rglob("*.*"))
+    rows = list(mnv2zoo.predict(images, str(run)))
+    assert [row["image"] for row in rows] == [str(file) for file in files]
+    wanted = torch.tensor([by_class(row) for row in rows])
+    right = sum(row["predictions"][0]["label"] == file.parent.name for row, file in zip(rows, files, strict=True))
+    assert scores.top1 == pytest.approx(100 * right / 18)
+
+    # What timm makes of config.json, for photos.
+    if channels == 3:
+        model = timm.create_model(f"local-dir:{run}", pretrained=True).eval()
+        transform = create_transform(**resolve_data_config(pretrained_cfg=model.pretrained_cfg, use_test_size=True))
+        with torch.inference_mode():
+            found = model(torch.stack([transform(Image.open(file)) for file in files])).softmax(1)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-2 if crop_mode == "center" else 1e-5)
+    exact = list(mnv2zoo.predict(images, str(run), exact=True))
+    mnv2zoo.deploy.export(str(run), bundle)
+    assert json.loads((bundle / "preprocess.json").read_text())["input_size"] == list(input_size)
+    done = subprocess.run(
+        [sys.executable, "predict.py", *map(str, files), "--json"], cwd=bundle, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    for line, row in zip(done.stdout.splitlines(), exact, strict=True):
+        assert by_class(json.loads(line)) == pytest.approx(by_class(row), abs=1e-4)
+    cached = list(mnv2zoo.predict(images, str(run), engine="onnxruntime", cache=tmp_path / "engines"))
+    for one, row in zip(cached, rows, strict=True):
+        assert by_class(one) == pytest.approx(by_class(row), abs=1e-4)
+
+
+def by_class(row):
+    """The scores of a row, in the order of the classes."""
+    return [prediction["score"] for prediction in sorted(row["predictions"], key=lambda one: one["class"])]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"input_size": "48x96", "start_input_size": 32, "epochs": 4, "resize": "letterbox", "augment_on": "device"},
+        {"input_size": "64x40", "start_input_size": 32, "epochs": 4, "resize": "squash", "mixup": 0.2},
+    ],
+    ids=str,
+)
+def test_a_run_of_another_shape_resumes_bit_for_bit(values, photos, tmp_path, monkeypatch):
+    values = {**QUICK, **values}
+    mnv2zoo.finetune(photos, MODEL, tmp_path / "whole", **values)
+    with interrupted_after(monkeypatch, 2, 0):
+        mnv2zoo.finetune(photos, MODEL, tmp_path / "run", **values)
+    mnv2zoo.finetune(photos, MODEL, tmp_path / "run", resume=True, input_size=values["input_size"])
+    assert equal(tmp_path / "whole", tmp_path / "run")
+    assert (tmp_path / "whole/config.json").read_bytes() == (tmp_path / "run/config.json").read_bytes()
+
+
+@pytest.mark.slow
+def test_channels_train_with_every_part_of_the_recipe_that_takes_them(tmp_path):
+    arrays = fill_with_arrays(tmp_path / "arrays", 4, np.float32)
+    teacher = tmp_path / "teacher"
+    mnv2zoo.finetune(arrays, MODEL, teacher, **QUICK, in_chans=4, resize="squash")
+    more = {"mixup": 0.2, "reprob": 0.5, "vflip": 0.5, "teacher": str(teacher), "input_size": "32x48"}
+    result = mnv2zoo.finetune(arrays, str(teacher), tmp_path / "student", **{**QUICK, **more, "init": "pretrained"})
+    cfg = json.loads((tmp_path / "student/config.json").read_text())["pretrained_cfg"]
+    assert (cfg["input_size"], cfg["crop_mode"]) == ([4, 32, 48], "squash")  # as the weights that it started from
+    assert result.model.conv_stem.weight.shape[1] == 4
+    page = (tmp_path / "student/report/val/README.md").read_text()
+    assert "val images" in page
+    head = mnv2zoo.finetune(arrays, str(teacher), tmp_path / "head", **{**QUICK, "init": "pretrained", "train": "head"})
+    assert head.scores["val"].images == 3
+
+
+def test_arrays_with_other_channels_stop_it_before_anything_is_written(tmp_path):
+    arrays = fill_with_arrays(tmp_path / "arrays", 4)
+    with pytest.raises(DataError) as error:
+        mnv2zoo.finetune(arrays, MODEL, tmp_path / "run", **QUICK, in_chans=5)
+    assert "4 channels in an array of shape (36, 50, 4), where the network takes 5 channels" in error.value.found
+    assert not (tmp_path / "run").exists()

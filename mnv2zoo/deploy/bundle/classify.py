@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mnv2zoo.data.pixels import normalized_square, reason, to_rgb
+from mnv2zoo.data.pixels import Bands, network_input, reason, to_rgb
 from mnv2zoo.deploy.bundle.runtime import HERE, Array, lines, load, read
 
 
-def preprocess(photo: Image.Image, config: dict[str, Any]) -> Array:
-    """A photo as the model wants it, resized, cut to its middle and normalized: (3, height, width)."""
-    return normalized_square(to_rgb(photo), config)
+def preprocess(photo: Image.Image | Bands, config: dict[str, Any]) -> Array:
+    """A photo as the model wants it, fitted and normalized: (channels, height, width)."""
+    return network_input(to_rgb(photo) if isinstance(photo, Image.Image) else photo, config)
 
 
 def predictions(logits: Array, labels: list[str], topk: int) -> list[dict[str, Any]]:
@@ -54,7 +54,7 @@ def main() -> int:
     status = 0
     for path in args.photos:
         try:
-            image = preprocess(read(path), config)
+            image = preprocess(read(path, config["input_size"][0]), config)
         except Exception as error:  # decoders raise nearly anything
             print(f"error: cannot read {path}: {reason(error)}", file=sys.stderr)
             status = 1

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mnv2zoo.data.pixels import open_rgb, reason
+from mnv2zoo.data.pixels import open_image, reason
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 HERE = Path(__file__).resolve().parent
@@ -83,9 +83,9 @@ def one_by_one(run: Callable[[Array], Array]) -> Callable[[Array], list[Array]]:
     return lambda images: [np.concatenate([run(image[None]) for image in images])]
 
 
-def read(path: str | Path) -> Image.Image:
-    """Reads a photo in any mode, and turns it upright."""
-    return open_rgb(path)[0]
+def read(path: str | Path, channels: int = 3) -> Any:
+    """Reads a photo in any mode, and turns it upright; or an image with the channels that the model takes."""
+    return open_image(path, channels)[0]
 
 
 def read_or_report(path: Path) -> Image.Image | None:

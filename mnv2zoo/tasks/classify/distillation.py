@@ -23,7 +23,8 @@ class Teacher(nn.Module):
     """A trained network, and how far the answers of another are from its own.
 
     It sees the very images that are trained on, as they were cut out and mixed (Beyer et al. 2021,
-    https://arxiv.org/abs/2106.05237, section 3), at its own input size and normalised as its weights want it.
+    https://arxiv.org/abs/2106.05237, section 3), resized so that the shorter side is that of its own input, and
+    normalised as its weights want it.
 
     Args:
         name: A name of the zoo, or a run folder.
@@ -59,7 +60,7 @@ class Teacher(nn.Module):
             )
         self.fingerprint = fingerprint(loaded.model.state_dict(), labels)
         cfg: Any = loaded.model.pretrained_cfg
-        self.side = resolve_data_config(pretrained_cfg=cfg, use_test_size=True)["input_size"][-1]
+        self.side = min(resolve_data_config(pretrained_cfg=cfg, use_test_size=True)["input_size"][1:])
         self.teacher = DistillationTeacher(fold(loaded.model).to(memory_format=torch.channels_last))
         self.temperature = recipe.temperature
         self.register_buffer("order", torch.tensor([labels.index(label) for label in class_names]))
@@ -81,8 +82,9 @@ class Teacher(nn.Module):
         """
         with torch.no_grad():
             images = self.teacher.normalize_input(images, self.mean, self.std)
-            if images.shape[-1] != self.side:
-                images = F.interpolate(images, (self.side, self.side), mode="bilinear", antialias=True)
+            if (short := min(images.shape[-2:])) != self.side:
+                size = [round(side * self.side / short) for side in images.shape[-2:]]
+                images = F.interpolate(images, size, mode="bilinear", antialias=True)
             wanted = self.teacher(images)[:, self.order]
         return self.temperature**2 * F.kl_div(
             F.log_softmax(outputs / self.temperature, dim=1),

@@ -73,18 +73,18 @@ def heat_maps(model: nn.Module, images: Tensor, classes: Sequence[int]) -> np.nd
 
 def explain(
     model: nn.Module,
-    transform: Callable[[Image.Image], Tensor],
+    transform: Callable[[Any], Tensor],
     preprocessing: Mapping[str, Any],
-    images: Sequence[Image.Image],
+    images: Sequence[Any],
     classes: Sequence[int],
 ) -> list[Image.Image]:
     """Lays heat maps over images as the network sees them.
 
     Args:
         model: As for `heat_maps`.
-        transform: Its preprocessing, from an RGB image to a normalized tensor (C, H, W).
+        transform: Its preprocessing, from an image to a normalized tensor (C, H, W).
         preprocessing: The `mean` and `std` of it.
-        images: RGB images of any size.
+        images: Images of any size, as `decode.read` gives them.
         classes: As for `heat_maps`.
 
     Returns:
@@ -98,7 +98,8 @@ def explain(
         seen = transform(image)
         (heat,) = heat_maps(model, seen[None].to(device), [number])
         mean, std = (torch.tensor(preprocessing[key]).view(-1, 1, 1) for key in ("mean", "std"))
-        colors = (seen * std + mean).clamp(0, 1).expand(3, -1, -1).movedim(0, -1)
+        channels = (seen * std + mean)[: 3 if len(seen) >= 3 else 1]  # the others have no color
+        colors = channels.clamp(0, 1).expand(3, -1, -1).movedim(0, -1)
         drawn.append(Image.fromarray(show_cam_on_image(colors.float().numpy(), heat, use_rgb=True)))
     return drawn
 
@@ -107,7 +108,7 @@ def of_mistakes(
     model: nn.Module,
     preprocessing: Mapping[str, Any],
     mistakes: Sequence[Mistake],
-    read: Callable[[int], Image.Image],
+    read: Callable[[int], Any],
 ) -> list[Image.Image]:
     """Draws what wrong answers rest on, for a report.
 
@@ -120,7 +121,7 @@ def of_mistakes(
     Returns:
         A picture per mistake, as `explain` draws it.
     """
-    images = [read(mistake.index).convert("RGB") for mistake in mistakes]
+    images = [read(mistake.index) for mistake in mistakes]
     transform = transforms.image_transform(preprocessing)
     return explain(model, transform, preprocessing, images, [mistake.predicted for mistake in mistakes])
 

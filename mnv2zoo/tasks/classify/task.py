@@ -139,17 +139,20 @@ class Classify(Task):
 
         With the extra `explain`, there are also what these mistakes rest on, and labels that are probably wrong.
         """
+        from mnv2zoo.data import decode
         from mnv2zoo.tasks.classify import explanation, report
 
         mistakes = metric.worst_mistakes()
 
         def read(index: int) -> Image.Image:
-            return samples[index].read()
+            return decode.picture(samples[index].read())
 
         heat: Sequence[Image.Image] = ()
         doubtful: Sequence[Mistake] = ()
         if explanation.installed():
-            heat = explanation.of_mistakes(self._start.model, self._start.test_preprocessing, mistakes, read)
+            heat = explanation.of_mistakes(
+                self._start.model, self._start.test_preprocessing, mistakes, lambda index: samples[index].read()
+            )
             doubtful = metric.doubtful_labels()
         report.write(folder, history, scores, mistakes, read, title, heat, doubtful)
         figures = {"confusion": report.confusion_figure(scores)}
@@ -159,9 +162,7 @@ class Classify(Task):
             figures["labels"] = report.mistakes_figure(doubtful, read, scores.label_names)
         return figures
 
-    def explain(
-        self, network: Network, images: Sequence[Image.Image], rows: Sequence[Mapping[str, Any]]
-    ) -> list[Image.Image]:
+    def explain(self, network: Network, images: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> list[Image.Image]:
         """Draws what the first class of each row rests on, by Grad-CAM."""
         from mnv2zoo.tasks.classify import explanation
 

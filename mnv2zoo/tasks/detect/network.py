@@ -13,6 +13,7 @@ from mnv2zoo import detection
 from mnv2zoo.data import transforms
 from mnv2zoo.data.datasets import Data
 from mnv2zoo.data.layout import composed
+from mnv2zoo.data.preprocessing import per_channel
 from mnv2zoo.detection import Head
 from mnv2zoo.errors import ArgumentError, RecipeError
 from mnv2zoo.models import checkpoint, config_file
@@ -147,8 +148,8 @@ def _preprocessing(described: Description, head: Head, recipe: Recipe, test: boo
     keep their ratio, whose long side is at most the other number.
     """
     data = transforms.image_config(described.cfg, 3, test=test and recipe.input_size is None)
-    colors = {key: tuple(getattr(recipe, key) or data[key]) for key in ("mean", "std")}
-    side = (recipe.test_input_size if test else None) or recipe.input_size
+    colors = {key: per_channel(getattr(recipe, key) or data[key], 3) for key in ("mean", "std")}
+    side: Any = (recipe.test_input_size if test else None) or recipe.input_size  # one number, as the task checks
     if side is None and described.head and detection.head_of(described).keeps_ratio == head.keeps_ratio:
         side = data["input_size"][-1]
     side = side or SIDE[head.name]

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mnv2zoo.errors import RecipeError
 from mnv2zoo.tasks.base import Options, Seen, Task
 from mnv2zoo.tasks.detect import rows as own_rows
-from mnv2zoo.tasks.recipe import OF_CLASSES, OF_CLASSIFIERS, OF_SEGMENTERS
+from mnv2zoo.tasks.recipe import OF_CLASSES, OF_CLASSIFIERS, OF_FITTING, OF_SEGMENTERS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,6 +52,7 @@ class Detect(Task):
     ignores = (
         *OF_CLASSIFIERS,
         *OF_CLASSES,
+        *OF_FITTING,
         *OF_SEGMENTERS,
         *("classifier", "loss_before_act", "layer_decay", "crop_pct", "scale", "auto_augment", "reprob"),
         *("drop_rate", "drop_path_rate", "layout", "train_dir", "val_dir", "test_dir", "cache_features"),
@@ -61,6 +63,15 @@ class Detect(Task):
     def check(self, recipe: Recipe) -> None:
         """Refuses values that detection does not use, and those that do not suit the head."""
         super().check(recipe)
+        for name in ("input_size", "test_input_size"):
+            if isinstance(size := getattr(recipe, name), tuple):
+                raise RecipeError(
+                    f"{name} of a detector is one number",
+                    expected="the side for ssdlite, or the short side for retinanet and fasterrcnn",
+                    found="x".join(map(str, size)),
+                    where=name,
+                    fix=f"Give one number to --{name.replace('_', '-')}.",
+                )
         from mnv2zoo.tasks.detect import network
 
         network.head_of(recipe)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mnv2zoo import architecture, features, segmentation
 from mnv2zoo.data import transforms
 from mnv2zoo.data.datasets import AnySample, Data
+from mnv2zoo.data.preprocessing import per_channel
 from mnv2zoo.errors import ConversionError, RecipeError, nearest
 from mnv2zoo.model_dir import files
 from mnv2zoo.models import checkpoint, config_file, names
@@ -123,12 +124,12 @@ def _preprocessing(described: Description, recipe: Recipe, samples: Sequence[Any
     if short is None and trained is None:
         sides = median(min(sample.target.size) for sample in samples)
         short = max(32, min(SHORT_SIDE, round(sides / 8) * 8))
-    size = trained if short is None else input_size(samples, short)
+    size = trained if short is None else short if isinstance(short, tuple) else input_size(samples, short)
     assert size is not None
     return {
         "input_size": (3, *size),
-        "mean": recipe.mean or tuple(data["mean"]),
-        "std": recipe.std or tuple(data["std"]),
+        "mean": per_channel(recipe.mean or data["mean"], 3),
+        "std": per_channel(recipe.std or data["std"], 3),
         "interpolation": recipe.interpolation or "bilinear",
         "crop_pct": 1.0,
     }

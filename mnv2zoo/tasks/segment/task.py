@@ -12,7 +12,7 @@ import numpy as np
 
 from mnv2zoo.errors import ArgumentError, RecipeError
 from mnv2zoo.tasks.base import Options, Seen, Task
-from mnv2zoo.tasks.recipe import OF_CLASSIFIERS, OF_DETECTORS, Recipe
+from mnv2zoo.tasks.recipe import OF_CLASSIFIERS, OF_DETECTORS, OF_FITTING, Recipe
 
 if TYPE_CHECKING:
     import torch
@@ -37,8 +37,8 @@ class Segment(Task):
     A mask is a PNG of class numbers; `classes.txt` names them. Without masks, COCO polygons are drawn.
 
     The short side of the network's input is the recipe's `input_size`. The other side follows from the aspect of most
-    training images. Outside training the whole image is resized to that size, and logits are interpolated to the size
-    of the image before the best class is chosen.
+    training images, unless `input_size` gives both. Outside training the whole image is resized to that size, and
+    logits are interpolated to the size of the image before the best class is chosen.
     """
 
     metric = "miou"
@@ -59,6 +59,7 @@ class Segment(Task):
     ignores = (
         *(name for name in OF_CLASSIFIERS if name != "smoothing"),
         *OF_DETECTORS,
+        *OF_FITTING,
         *("classifier", "loss_before_act", "layer_decay", "crop_pct", "scale", "auto_augment", "reprob", "drop_rate"),
         *("layout", "train_dir", "val_dir", "test_dir", "cache_features"),
     )

@@ -98,3 +98,15 @@ def test_cached_features_leave_it_nothing_to_see():
     with pytest.raises(RecipeError, match="no teacher with cached features"):
         recipe.make(teacher="run", train="head")
     assert recipe.make(**{**QUICK, "teacher": "run", "train": "head", "cache_features": False}).teacher == "run"
+
+
+def test_it_sees_images_of_another_shape_in_that_shape(run):
+    folder, model = run(side=64)
+    photos, outputs = torch.rand(2, 3, 128, 256), torch.randn(2, 3)
+    half = F.interpolate(photos, (64, 128), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        answers = model(normalized(half, MEAN, STD)).log_softmax(dim=1)
+        wanted = F.kl_div(outputs.log_softmax(dim=1), answers, reduction="batchmean", log_target=True)
+    teacher = Teacher(str(folder), CLASSES, recipe.make(temperature=1.0), PREPROCESSING)
+    found = teacher(normalized(photos, **PREPROCESSING), outputs)
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)

@@ -181,3 +181,14 @@ def test_the_files_describe_the_head(build, tmp_path):
     images = torch.rand(1, 3, 32, 40)
     with torch.inference_mode():
         assert torch.equal(loaded(images), start.model.eval()(images))
+
+
+def test_both_sides_may_be_given(build):
+    start = build(input_size="64x40", test_input_size=48)
+    assert start.preprocessing["input_size"] == (3, 64, 40)
+    assert start.test_preprocessing["input_size"] == (3, 48, 64)
+
+
+def test_one_number_is_the_mean_of_all_colors(build):
+    start = build(mean=[0.5], std=[0.25])
+    assert (start.preprocessing["mean"], start.preprocessing["std"]) == ((0.5,) * 3, (0.25,) * 3)
