@@ -34,7 +34,7 @@ Color = tuple[Finite, Finite, Finite]
 Factor = Annotated[float, Meta(ge=0.05, le=20)]
 
 # Fields of one kind of task, for the others to ignore.
-OF_CLASSIFIERS = ("teacher", "mixup", "cutmix", "smoothing", "loss", "focal_gamma", "augment_on")
+OF_CLASSIFIERS = ("teacher", "mixup", "cutmix", "smoothing", "loss", "focal_gamma", "augment_on", "calibrate")
 OF_CLASSES = ("class_weights",)  # of classifiers and segmenters
 OF_HEADS = ("head", "backbone_lr", "scale_jitter", "rotate")  # of detectors and segmenters
 OF_DETECTORS = (
@@ -207,6 +207,9 @@ class Recipe:
     )
     region_loss: Literal["dice", "lovasz"] | None = _choice(
         None, "segmenters: loss to add to the cross-entropy, `dice` or `lovasz`"
+    )
+    calibrate: bool = _choice(
+        True, "fit a temperature on the validation images, which makes scores as high as the network is right"
     )
     drop_rate: Annotated[float, Meta(ge=0, le=0.99)] = _choice(0.0, "dropout before the classifier")
     drop_path_rate: Annotated[float, Meta(ge=0, le=0.99)] = _choice(0.0, "stochastic depth")

@@ -551,6 +551,9 @@ class Trainer:
             metrics[split] = self.task.metrics(data.class_names)
             with self.evaluating():
                 run_network(accelerator, self.task, self.model, accelerator.prepare(loader), metrics[split].update)
+        temperature = self.task.calibrate(metrics["val"]) if "val" in metrics else None
+        for metric in metrics.values():
+            metric.temperature = temperature
         scores = {split: metric.compute() for split, metric in metrics.items()}
         on_main(accelerator, lambda: self._write(metrics, scores))
         if progress.epoch < self.recipe.epochs:
