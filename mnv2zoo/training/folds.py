@@ -158,7 +158,7 @@ def run(
     rows: list[dict[str, Any]] = _finished(folder) if resumes else []
     begun = records.recorded(str(_folder(folder, 1))) if resumes else {}
     shared, model = _shared(begun, given, model_name) if begun else (dict(given), model_name)
-    first: Mapping[str, Any] | None = None
+    common = trainer.Shared()
     for fold in range(1, folds + 1):
         own = _folder(folder, fold)
         if fold <= len(rows):
@@ -167,10 +167,10 @@ def run(
             log.say(f"fold {fold} of {folds}: {own}")
             values = {**(given if (own / RECIPE).is_file() else shared), "folds": folds, "fold": fold}
             found = task or begun.get("task")
-            done = trainer.run(place, model, own, values, found, resumes, log, device, first)
+            done = trainer.run(place, model, own, values, found, resumes, log, device, common)
             rows.append(_row(done))
             _write(folder, _result(folder, rows), folds, log.active)
-        first = first or records.read_json(_folder(folder, 1), SPLIT)
+        common.split = common.split or records.read_json(_folder(folder, 1), SPLIT)
     result = _result(folder, rows)
     metric = shared.get("monitor") or find_task(task, begun.get("task")).metric
     for split, mean in result.mean.items():

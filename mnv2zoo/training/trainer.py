@@ -88,7 +88,7 @@ def run(
     resumes: bool = False,
     log: Log | None = None,
     device: str | None = None,
-    split: Mapping[str, Any] | None = None,
+    shared: Shared | None = None,
 ) -> FinetuneResult:
     """Trains a network; see `mnv2zoo.finetune`.
 
@@ -104,7 +104,7 @@ def run(
         resumes: Resume the run in the folder, if there is one.
         log: The log.
         device: The device; by default the accelerator if there is one.
-        split: The `split.json` of an earlier fold, whose folds and test images are those of this run too.
+        shared: What the folds of a cross-validation share; the first fills it.
 
     Returns:
         The outcome.
@@ -130,12 +130,25 @@ def run(
             accelerate_settings.current(accelerator.device),
             accelerate_settings.algorithms(recipe, sizes_differ=found.gather_objects),
         ):
-            return Trainer(accelerator, found, place, model_name, folder, recipe, log, recorded, split).run()
+            return Trainer(accelerator, found, place, model_name, folder, recipe, log, recorded, shared).run()
     except ZooError as error:
         raise of_worker(error) from error.__cause__
     finally:
         log.close()
         folder.close()
+
+
+@dataclass
+class Shared:
+    """What the runs of a cross-validation share.
+
+    Attributes:
+        split: The `split.json` of the first fold, whose folds and test images are those of all.
+        features: With the head alone, the features of the images of all folds, in the folds' order.
+    """
+
+    split: Mapping[str, Any] | None = None
+    features: Features | None = None
 
 
 @dataclass
@@ -169,7 +182,7 @@ class Trainer:
         recipe: The recipe.
         log: The log.
         recorded: The `recipe.json` of a run that is resumed; None for a new one.
-        split: The `split.json` of an earlier fold, if there is one.
+        shared: What the folds of a cross-validation share.
     """
 
     data: Data
@@ -189,10 +202,11 @@ class Trainer:
         recipe: Recipe,
         log: Log,
         recorded: dict[str, Any] | None,
-        split: Mapping[str, Any] | None = None,
+        shared: Shared | None = None,
     ) -> None:
         self.accelerator, self.task, self.place, self.model_name = accelerator, task, place, model_name
-        self.folder, self.recipe, self.log, self.recorded, self.split = folder, recipe, log, recorded, split
+        self.folder, self.recipe, self.log, self.recorded = folder, recipe, log, recorded
+        self.shared = shared or Shared()
         self.progress = Progress()
         self.losses: list[Tensor] = []  # of the steps whose losses are not in the sum of the progress yet
 
@@ -241,7 +255,9 @@ class Trainer:
             written = self.folder.read_json(SPLIT)
             data = data_splits.restrict(data, written)
             return resume.with_note_of_added(self.recorded, data, found), found, written.get("folds", [])
-        listed = SplitFile.read(recipe.split_file) if recipe.split_file is not None and self.split is None else None
+        listed = (
+            SplitFile.read(recipe.split_file) if recipe.split_file is not None and self.shared.split is None else None
+        )
         if listed is not None:
             data = split_file.apply(data, listed, recipe.skip_bad_images)
         with self.log.stage("checking images", found) as stage:
@@ -254,8 +270,8 @@ class Trainer:
     def _held_out(self, data: Data, listed: SplitFile | None, known: frozenset[str]) -> tuple[Data, list[list[str]]]:
         """Takes validation images from the data, or one of its folds, which come with it."""
         recipe = self.recipe
-        if self.split is not None:
-            folds, tests = self.split["folds"], self.split.get("test", [])
+        if self.shared.split is not None:
+            folds, tests = self.shared.split["folds"], self.shared.split.get("test", [])
             added = sum(map(len, data.splits.values())) - len(tests) - sum(map(len, folds))
             data = data_splits.restrict(data, {"train": [name for own in folds for name in own], "test": tests})
             if added > 0:
@@ -355,7 +371,9 @@ class Trainer:
             datasets["train"] = Photos(self.data.splits["train"], transforms=transforms)
         else:
             workers, collate = 0, Features.collate
-            for split in [split for split in ("train", "val") if split in datasets]:
+            if self.folds:
+                datasets |= self._features_of_fold()
+            for split in [split for split in ("train", "val") if split in datasets and not self.folds]:
                 datasets[split] = cache_features(
                     self.accelerator, task, self.backbone, datasets[split], recipe, self.log
                 )
@@ -378,6 +396,25 @@ class Trainer:
                 part.compile()
         val_loader = test_loader(datasets["val"], collate, recipe, workers) if "val" in datasets else None
         self.val_loader = self.accelerator.prepare(val_loader) if val_loader is not None else None
+
+    def _features_of_fold(self) -> dict[str, Dataset[Any]]:
+        """The features of the fold's images.
+
+        Those of all folds are computed at once and in one order, so that a fold has the same bits whichever folds were
+        trained before it.
+        """
+        known = {sample.name: sample for split in ("train", "val") for sample in self.data.splits[split]}
+        names = [name for fold in self.folds for name in fold]
+        if self.shared.features is None:
+            transforms = self.task.transforms(self.start.test_preprocessing)
+            photos = Photos([known[name] for name in names], transforms=transforms)
+            assert self.backbone is not None
+            self.shared.features = cache_features(
+                self.accelerator, self.task, self.backbone, photos, self.recipe, self.log
+            )
+        place = {name: number for number, name in enumerate(names)}
+        splits = {split: [place[sample.name] for sample in self.data.splits[split]] for split in ("train", "val")}
+        return {split: self.shared.features.take(indices) for split, indices in splits.items()}
 
     def _evaluated(self, split: str) -> Photos:
         """The images of a split without augmentation."""
