@@ -13,7 +13,7 @@ from typing import Any
 
 from mnv2zoo.data import decode
 from mnv2zoo.data.annotations import some
-from mnv2zoo.data.datasets import AnySample, Data, Sample
+from mnv2zoo.data.datasets import AnySample, Data, Sample, in_other_splits
 from mnv2zoo.data.discover import SPLIT_OF, SPLITS
 from mnv2zoo.data.layout import composed
 from mnv2zoo.errors import DataError, ImageReadError
@@ -227,8 +227,10 @@ def apply(data: Data, listed: SplitFile, skip_bad_images: bool = False) -> Data:
         raise DataError(
             "the list has no images to train on", expected="rows with the split train", found="none", where=listed.path
         )
-    notes = (*data.notes, f"{len(unnamed)} images that cannot be read are not in the list") if unnamed else data.notes
-    return replace(data, splits={split: tuple(own) for split, own in splits.items() if own}, notes=notes)
+    data = in_other_splits(data, splits)
+    if not unnamed:
+        return data
+    return replace(data, notes=(*data.notes, f"{len(unnamed)} images that cannot be read are not in the list"))
 
 
 def _check_splits(found: Mapping[str, Cells], listed: SplitFile) -> None:

@@ -11,7 +11,7 @@ from itertools import combinations
 from typing import Any
 
 from mnv2zoo.data.annotations import some
-from mnv2zoo.data.datasets import AnySample, Data, key_of
+from mnv2zoo.data.datasets import AnySample, Data, in_other_splits, key_of
 from mnv2zoo.data.discover import SPLITS
 from mnv2zoo.data.labels import classes_of
 from mnv2zoo.errors import DataError
@@ -194,7 +194,7 @@ def of_fold(data: Data, parts: Sequence[Sequence[str]], fold: int) -> Data:
     """
     others = [name for number, part in enumerate(parts, 1) if number != fold for name in part]
     tests = [sample.name for sample in data.splits.get("test", ())]
-    return restrict(data, {"train": others, "val": parts[fold - 1]} | ({"test": tests} if tests else {}))
+    return in_other_splits(data, restrict(data, {"train": others, "val": parts[fold - 1], "test": tests}).splits)
 
 
 def _refuse_torn(data: Data, groups: Groups) -> None:
