@@ -209,7 +209,7 @@ class Recipe:
         None, "segmenters: loss to add to the cross-entropy, `dice` or `lovasz`"
     )
     calibrate: bool = _choice(
-        True, "fit a temperature on the validation images, which makes scores as high as the network is right"
+        True, "fit a temperature on 30 or more validation images, which makes scores as high as the network is right"
     )
     drop_rate: Annotated[float, Meta(ge=0, le=0.99)] = _choice(0.0, "dropout before the classifier")
     drop_path_rate: Annotated[float, Meta(ge=0, le=0.99)] = _choice(0.0, "stochastic depth")

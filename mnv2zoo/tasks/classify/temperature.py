@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mnv2zoo.weights.schema import TEMPERATURES
 
+LEAST = 30  # images; of fewer, the temperature would be that of chance
 STEPS = 50  # halvings, which leave a factor of 1e-14
 
 
@@ -25,9 +26,11 @@ def fit(logits: Tensor, targets: Tensor) -> float | None:
         targets: Their classes (N,).
 
     Returns:
-        The temperature, with six digits behind the point; None where the cross-entropy has no lowest value within
-        `TEMPERATURES`, as where every image is right.
+        The temperature, with six digits behind the point; None where there are fewer than `LEAST` images, or the
+        cross-entropy has no lowest value within `TEMPERATURES`, as where every image is right.
     """
+    if len(targets) < LEAST:
+        return None
     logits = logits.double()
     truth = logits.gather(1, targets[:, None])[:, 0]
 

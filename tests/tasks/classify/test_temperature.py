@@ -47,10 +47,12 @@ def test_it_is_the_minimum_that_torch_finds():
     assert temperature.fit(logits, targets) == pytest.approx(log.exp().item(), rel=1e-5)
 
 
-def test_two_images_worked_out_by_hand():
-    # One of four images is wrong, all with logits 0 and a. Its scores are right at 3/4: a / T = ln 3.
-    logits = torch.tensor([[5.0, 0.0]] * 4)
-    assert temperature.fit(logits, torch.tensor([0, 0, 0, 1])) == pytest.approx(5 / math.log(3), abs=1e-6)
+def test_a_temperature_worked_out_by_hand():
+    # Every fourth image is wrong, all with logits 5 and 0. Scores are right at 3/4: 5 / T = ln 3.
+    logits, targets = torch.tensor([[5.0, 0.0]] * 40), torch.tensor([0, 0, 0, 1] * 10)
+    assert temperature.fit(logits, targets) == pytest.approx(5 / math.log(3), abs=1e-6)
+    assert temperature.fit(logits[:30], targets[:30]) is not None
+    assert temperature.fit(logits[:29], targets[:29]) is None
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,7 @@ def test_two_images_worked_out_by_hand():
     ],
 )
 def test_without_a_minimum_there_is_none(logits, targets):
-    assert temperature.fit(torch.tensor(logits), torch.tensor(targets)) is None
+    assert temperature.fit(torch.tensor(logits * 10), torch.tensor(targets * 10)) is None
 
 
 def test_scores_before_and_after_are_those_of_torchmetrics():
