@@ -32,8 +32,6 @@ WORDS = {
     "million MACs at 224 pixels": "224 像素时的百万次乘加",
     "kept together": "不拆开的单位",
     "folds": "折数",
-    "top-1 (%)": "top-1（%）",
-    "F1, macro (%)": "F1，宏平均（%）",
     "balanced accuracy (%)": "平衡准确率（%）",
     # cells
     "series of ten photos": "连续十张照片",

@@ -242,12 +242,12 @@ FOLDS = {"photos": "photos", "series": "series of ten photos"}
 def folds() -> str:
     """A row for each way to cross-validate."""
     found = recorded("folds")
-    metrics = ("top1", "f1_macro", "balanced_accuracy")
+    metrics = ("top1", "balanced_accuracy")
     rows = (
         (what, found["folds"], *(f"{found[way][name]['mean']:.2f} ± {found[way][name]['std']:.2f}" for name in metrics))
         for way, what in FOLDS.items()
     )
-    return table("kept together | folds: | top-1 (%): | F1, macro (%): | balanced accuracy (%):", rows)
+    return table("kept together | folds: | top-1 (%): | balanced accuracy (%):", rows)
 
 
 TRANSFER = {
