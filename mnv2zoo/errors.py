@@ -198,7 +198,14 @@ class WeightsIndexError(WeightsError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, for the `found` of an error that explains it; its class if it has none."""
+    """Shortens an error, for the `found` of an error that explains it.
+
+    Args:
+        error: The error.
+
+    Returns:
+        The first line of its message, or its class if it has none.
+    """
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 

@@ -30,7 +30,11 @@ WORDS = {
     "network": "网络",
     "parameters": "参数",
     "million MACs at 224 pixels": "224 像素时的百万次乘加",
+    "kept together": "不拆开的单位",
+    "folds": "折数",
+    "balanced accuracy (%)": "平衡准确率（%）",
     # cells
+    "series of ten photos": "连续十张照片",
     "yes": "是",
     "not yet": "尚未",
     "none yet": "暂无",

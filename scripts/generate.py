@@ -85,14 +85,26 @@ def c20_about() -> list[dict[str, Any]]:
 def c20_figures() -> str:
     results = json.loads((c20_record() / "results.json").read_text(encoding="utf-8"))
     assert round(results["test"]["top1"], 4) == WEIGHTS[C20].metrics["top1"], "the index and the record disagree"
+    calibrated = json.loads((c20_record() / "temperature.json").read_text(encoding="utf-8"))
+    assert calibrated["temperature"] == WEIGHTS[C20].temperature, "the index and the record disagree"
+    with_temperature = f"{calibrated['test']['calibration_error']:.2f}"
     rows = (
-        (split, scores["images"], *(f"{scores[key]:.2f}" for key in ("top1", "top5", "calibration_error")))
+        (
+            split,
+            scores["images"],
+            *(f"{scores[key]:.2f}" for key in ("top1", "top5", "calibration_error")),
+            with_temperature,
+        )
         for split, scores in results.items()
-        if split == "test" or (split == "val" and c20_about()[-1]["held_out"])
+        if split == "test"
     )
     classes = ((f"`{row['label']}`", f"{row['top1']:.1f}") for row in results["test"]["per_class"])
     return (
-        table("images | how many: | top-1 (%): | top-5 (%): | calibration error (%):", rows)
+        table(
+            "images | how many: | top-1 (%): | top-5 (%): | calibration error without temperature (%): "
+            f"| with temperature {calibrated['temperature']:.3f} (%):",
+            rows,
+        )
         + "\n"
         + table("superclass | top-1 on the test images (%):", classes)
     )
@@ -222,6 +234,20 @@ def grocery() -> str:
         test = (f"{run['test'][key]:.2f}" for key in ("top1", "coarse"))
         rows.append((what, run["photos"], run["epochs"], run["minutes"], val, *test))
     return table("trained | photos: | epochs: | minutes: | validation (%): | test, fine (%): | test, coarse (%):", rows)
+
+
+FOLDS = {"photos": "photos", "series": "series of ten photos"}
+
+
+def folds() -> str:
+    """A row for each way to cross-validate."""
+    found = recorded("folds")
+    metrics = ("top1", "balanced_accuracy")
+    rows = (
+        (what, found["folds"], *(f"{found[way][name]['mean']:.2f} ± {found[way][name]['std']:.2f}" for name in metrics))
+        for way, what in FOLDS.items()
+    )
+    return table("kept together | folds: | top-1 (%): | balanced accuracy (%):", rows)
 
 
 TRANSFER = {
@@ -426,7 +452,7 @@ PARTS: dict[str, Callable[..., str]] = {
     for part in (
         *(zoo, model_pages.models, model_pages.costs, model_pages.model, variables, recipe),
         *(twenty_layers, twenty_differences),
-        *(head_cache, training_step, grocery, transfer, preprocessing, taps),
+        *(head_cache, training_step, grocery, folds, transfer, preprocessing, taps),
         *(heads, service, gpu, gpu_goals, forgotten, alphas, attacks, fuzz),
         *(c20_figures, c20_releases, c20_runs, performance.performance),
     )

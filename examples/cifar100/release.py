@@ -74,8 +74,9 @@ def main(runs: Path, news: str) -> None:
     entry = replace_once(entry, r'"size": \d+', f'"size": {len(data)}')
     entry = replace_once(entry, r'"metrics": \{[^}]*\}', f'"metrics": {json.dumps(metrics)}')
     entry = replace_once(entry, r"\(release \d+\)", f"(release {len(releases)})")
+    entry = re.sub(r'\n *"temperature": [\d.]+,', "", entry)  # which is of other weights
     path.write_text(before + begin + entry, encoding="utf-8")
-    print(f"{NAME}: {metrics}, sha256 {sha256}. Now: make generate")
+    print(f"{NAME}: {metrics}, sha256 {sha256}. Now: temperature.py, and make generate")
 
 
 if __name__ == "__main__":

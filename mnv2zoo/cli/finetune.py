@@ -19,6 +19,7 @@ Examples:
   mnv2zoo finetune photos --out run
   mnv2zoo finetune photos --train head --epochs 20 --out quick
   mnv2zoo finetune photos --out run --resume
+  mnv2zoo finetune photos --folds 5 --group-by 'plant(\\d+)' --out folds
   accelerate launch -m mnv2zoo finetune photos --out run
 """
 
@@ -122,7 +123,4 @@ def command(
     log = Log(stream=sys.stderr if as_json else sys.stdout)
     result = finetune(data, model, out, task=task, resume=resume, device=device, log=log, **{**written, **given})
     if as_json:
-        print_json(
-            {"run": str(result.run), "epoch": result.epoch}
-            | {split: scores.to_json() for split, scores in result.scores.items()}
-        )
+        print_json({"run": str(result.run)} | result.to_json())

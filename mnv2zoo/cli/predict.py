@@ -84,6 +84,16 @@ Threshold = Annotated[
     float | None,
     typer.Option(min=0, max=1, help="Detectors: lowest score of a box. [default: 0.5]", show_default=False),
 ]
+RejectBelow = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        metavar="P",
+        help="Classifiers: mark images whose top score is under P as rejected.",
+        show_default=False,
+    ),
+]
 SaveImages = Annotated[
     Path | None,
     typer.Option(
@@ -120,6 +130,7 @@ def command(
     threshold: Threshold = None,
     save_images: SaveImages = None,
     explain: Explain = None,
+    reject_below: RejectBelow = None,
     debug: Debug = False,
 ) -> None:
     """Classify images, or predict what else the network was trained for.
@@ -142,6 +153,7 @@ def command(
         threshold=threshold,
         save_images=str(save_images) if save_images else None,
         explain=str(explain) if explain else None,
+        reject_below=reject_below,
     )
     if ray:
         if output is None or device is not None or cache is not None:

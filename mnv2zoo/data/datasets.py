@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,23 @@ class Data:
     form: str = ""
 
 
+LACKS = " has no images of "
+
+
+def in_other_splits(data: Data, splits: Mapping[str, Sequence[AnySample]]) -> Data:
+    """Puts the images of the data into other splits.
+
+    Args:
+        data: The data.
+        splits: The samples of each split; empty ones are left out.
+
+    Returns:
+        The data, without the notes on classes that its own splits lack.
+    """
+    notes = tuple(note for note in data.notes if LACKS not in note)
+    return replace(data, splits={split: tuple(own) for split, own in splits.items() if own}, notes=notes)
+
+
 def key_of(sample: AnySample) -> str:
     """What copies of an image have in common: the hash of its bytes once it was checked, and its name before."""
     return getattr(sample, "key", None) or sample.name
@@ -195,7 +212,7 @@ def _arrange(listing: Listing, place: str | Path, channels: int = 3) -> Data:
                 fix="Rename their folders as they are in train, or remove them.",
             )
         if lacking := sorted(set(names) - present):
-            notes.append(f"{split} has no images of {len(lacking)} of {len(names)} classes: {', '.join(lacking)}")
+            notes.append(f"{split}{LACKS}{len(lacking)} of {len(names)} classes: {', '.join(lacking)}")
         splits[split] = tuple(
             Sample(
                 entry.name, index[entry.label], entry.file.place, entry.file.offset, entry.file.size, channels=channels

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Set
-from dataclasses import replace
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from itertools import combinations
 from typing import Any
 
-from mnv2zoo.data.datasets import AnySample, Data, key_of
+from mnv2zoo.data.annotations import some
+from mnv2zoo.data.datasets import AnySample, Data, in_other_splits, key_of
 from mnv2zoo.data.discover import SPLITS
 from mnv2zoo.data.labels import classes_of
 from mnv2zoo.errors import DataError
@@ -80,3 +83,195 @@ def restrict(data: Data, splits: Mapping[str, Any]) -> Data:
                 fix="Restore them, or begin a new run.",
             )
     return replace(data, splits={split: tuple(known[name] for name in names) for split, names in splits.items()})
+
+
+Groups = Mapping[str, str]  # the group of each image, by the image's name
+
+
+@dataclass
+class _Unit:
+    """Images that stay together: those of a group, with all copies of each.
+
+    Attributes:
+        names: Names of the images.
+        classes: How many of the images show each class.
+    """
+
+    names: set[str] = field(default_factory=set)
+    classes: Counter[int] = field(default_factory=Counter)
+
+
+def with_grouped_validation(data: Data, fraction: float, seed: int, groups: Groups) -> Data:
+    """Takes validation images from the training images, group by group, where the data has none.
+
+    Args:
+        data: The data.
+        fraction: Part of the images to take, of each class as far as groups allow, 0 for none. Each class keeps a group
+            to train on, and gives one if it has another.
+        seed: Decides which of groups that are alike.
+        groups: The group of each image.
+
+    Returns:
+        The data with a split `val`.
+
+    Raises:
+        DataError: If the splits that the data has tear a group apart.
+    """
+    _refuse_torn(data, groups)
+    if "val" in data.splits or not fraction:
+        return data
+    units = _units(data.splits["train"], groups, bool(data.class_names))
+    share = Fraction(fraction).limit_denominator(1000)
+    train, val = _parts(units, [1 - share, share], seed)
+    _exchange(train, val, data.class_names)
+    held = set().union(*(unit.names for unit in val))
+    splits = {
+        "train": tuple(s for s in data.splits["train"] if s.name not in held),
+        "val": tuple(s for s in data.splits["train"] if s.name in held),
+        "test": data.splits.get("test", ()),
+    }
+    return replace(data, splits={name: split for name, split in splits.items() if split})
+
+
+def folds(data: Data, count: int, seed: int, groups: Groups | None = None) -> list[list[str]]:
+    """Divides the training and validation images into folds, each class evenly as far as groups allow.
+
+    Args:
+        data: The data.
+        count: Number of folds.
+        seed: Decides which images, of those that are alike.
+        groups: The group of each image; None where each image is its own.
+
+    Returns:
+        Names of the images of each fold.
+
+    Raises:
+        DataError: If there are too few groups or images, a class would be missing where its fold is held out, or the
+            data's test images share a group with others.
+    """
+    samples = [sample for split in ("train", "val") for sample in data.splits.get(split, ())]
+    what = "images that are no copies of others" if groups is None else "groups"
+    if groups is not None:
+        _refuse_torn(replace(data, splits={"train": tuple(samples), "test": data.splits.get("test", ())}), groups)
+    units = _units(samples, groups or {}, bool(data.class_names))
+    if len(units) < count:
+        raise DataError(
+            f"too few {what} for {count} folds",
+            expected=f"{count} or more",
+            found=len(units),
+            fix="Choose fewer --folds.",
+        )
+    parts = _parts(units, [Fraction(1, count)] * count, seed)
+    held_in = {
+        label: {number for number, part in enumerate(parts, 1) if any(label in unit.classes for unit in part)}
+        for label in {label for unit in units for label in unit.classes}
+    }
+    lone = {label: min(own) for label, own in sorted(held_in.items()) if len(own) == 1}
+    if lone:
+        raise DataError(
+            f"{len(lone)} classes would be missing from the training images of a fold",
+            expected=f"images of each class in two or more {what}",
+            found=some(f"{data.class_names[label]} (fold {number})" for label, number in lone.items()),
+            fix="Add images of these classes, or leave the classes out.",
+        )
+    names = [set().union(*(unit.names for unit in part)) for part in parts]
+    return [[sample.name for sample in samples if sample.name in own] for own in names]
+
+
+def of_fold(data: Data, parts: Sequence[Sequence[str]], fold: int) -> Data:
+    """Holds out one fold to validate on, and trains on the others.
+
+    Args:
+        data: The data.
+        parts: Names of the images of each fold, as `folds` gives them.
+        fold: The number of the fold, from 1.
+
+    Returns:
+        The data, whose test images stay as they are.
+
+    Raises:
+        DataError: If an image of the folds is no longer there.
+    """
+    others = [name for number, part in enumerate(parts, 1) if number != fold for name in part]
+    tests = [sample.name for sample in data.splits.get("test", ())]
+    return in_other_splits(data, restrict(data, {"train": others, "val": parts[fold - 1], "test": tests}).splits)
+
+
+def _refuse_torn(data: Data, groups: Groups) -> None:
+    """Refuses splits of which two have images of one group."""
+    of_split = {split: {groups[sample.name] for sample in own} for split, own in data.splits.items()}
+    for one, other in combinations(of_split, 2):
+        if torn := sorted(of_split[one] & of_split[other]):
+            raise DataError(
+                f"{len(torn)} groups are in both {one} and {other}",
+                expected="all images of a group in one split",
+                found=some(torn),
+                where="group_by",
+                fix="Move their images into one of the two, or correct --group-by.",
+            )
+
+
+def _units(samples: Sequence[AnySample], groups: Groups, labelled: bool) -> list[_Unit]:
+    """The images that stay together, in the order of the first of each."""
+    found: dict[str, _Unit] = {}  # by the group and by what copies have in common
+    for sample in samples:
+        group = groups.get(sample.name)
+        keys = [f"image {key_of(sample)}"] if group is None else [f"group {group}", f"image {key_of(sample)}"]
+        known = {id(found[key]): found[key] for key in keys if key in found}
+        unit, *others = known.values() or [_Unit()]
+        for other in others:  # a copy of the image is of another group
+            unit.names |= other.names
+            unit.classes += other.classes
+            found |= {key: unit for key, own in found.items() if own is other}
+        unit.names.add(sample.name)
+        unit.classes.update(classes_of(sample.target) if labelled else ())
+        found |= dict.fromkeys(keys, unit)
+    return list({id(unit): unit for unit in found.values()}.values())
+
+
+def _parts(units: Sequence[_Unit], shares: Sequence[Fraction], seed: int) -> list[list[_Unit]]:
+    """Divides units among parts, each class by the parts' shares.
+
+    Large units come first. Each goes to the part that has the fewest images of its classes for its share with the unit
+    in it, as D'Hondt's method allots seats.
+    """
+    order = sorted(units, key=lambda unit: min(unit.names))
+    random.Random(seed).shuffle(order)
+    order.sort(key=lambda unit: -len(unit.names))
+    total = sum((unit.classes for unit in units), Counter[int]())
+    counts: list[Counter[int]] = [Counter() for _ in shares]
+    sizes = [0] * len(shares)
+    parts: list[list[_Unit]] = [[] for _ in shares]
+    for unit in order:
+
+        def filled(number: int, unit: _Unit = unit) -> tuple[Fraction, Fraction, int]:
+            of_classes = sum(
+                (Fraction(own * (counts[number][c] + own), total[c] ** 2) for c, own in unit.classes.items()),
+                Fraction(0),
+            )
+            return of_classes / shares[number], (sizes[number] + len(unit.names)) / shares[number], number
+
+        best = min(range(len(shares)), key=filled)
+        counts[best] += unit.classes
+        sizes[best] += len(unit.names)
+        parts[best].append(unit)
+    return parts
+
+
+def _exchange(train: list[_Unit], val: list[_Unit], class_names: Sequence[str]) -> None:
+    """Moves units so that each class has one to train on and, if it has several, one to validate on."""
+    for taker, giver, least in ((train, val, 0), (val, train, 1)):
+        for label in range(len(class_names)):
+            if any(label in unit.classes for unit in taker):
+                continue
+            having = [unit for unit in giver if label in unit.classes]
+            spare = [unit for unit in having if _can_go(unit, giver, least)]
+            if spare:
+                unit = min(spare, key=lambda unit: (len(unit.names), min(unit.names)))
+                giver.remove(unit)
+                taker.append(unit)
+
+
+def _can_go(unit: _Unit, giver: Sequence[_Unit], least: int) -> bool:
+    """Whether so many other units show each of its classes."""
+    return all(sum(label in other.classes for other in giver) - 1 >= least for label in unit.classes)

@@ -284,7 +284,7 @@ def _classifier(model: nn.Module, description: Description, label_names: Sequenc
         model,
         description.name,
         description.config.name,
-        _fitting(model),
+        _fitting(model) | ({} if description.temperature is None else {"temperature": description.temperature}),
         _labels(label_names or own, count),
         description.cfg.get("license"),
     )

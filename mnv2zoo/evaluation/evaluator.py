@@ -100,6 +100,7 @@ def evaluate(
     net = task.load_model(model, device)
     samples = task.align(chosen.samples, found, net.label_names)
     metric = task.metrics(net.label_names)
+    metric.temperature = net.temperature
     showing = progress(len(samples)) if progress else contextlib.nullcontext(lambda images: None)
     with torch.inference_mode(), memory.kept(), showing as done:
         measured = _run_network(task, net, samples, metric, batch_size, skip_bad_images, done)

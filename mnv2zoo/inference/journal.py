@@ -141,7 +141,7 @@ class Journal:
         write = next((write for ending, write in WRITERS.items() if name.endswith(ending)), write_json_lines)
         with self._errors(), files.whole_file(self.output) as file:
             found = self._database.execute("SELECT document FROM rows ORDER BY number")
-            write(file, (json.loads(document) for (document,) in found), self._task, self._settings["topk"])
+            write(file, (json.loads(document) for (document,) in found), self._task, self._settings)
         self._finished = True
 
     @contextlib.contextmanager
@@ -157,32 +157,44 @@ class Journal:
             ) from error
 
 
-def write_json_lines(file: BinaryIO, rows: Iterable[Row], task: Task, topk: int) -> None:
+Settings = Mapping[str, Any]
+
+
+def write_json_lines(file: BinaryIO, rows: Iterable[Row], task: Task, settings: Settings) -> None:
     """Writes rows as JSON, one per line."""
     tables.write_json_lines(file, rows)
 
 
-def write_csv(file: BinaryIO, rows: Iterable[Row], task: Task, topk: int) -> None:
-    """Writes rows as CSV: `image`, `model`, and the columns of the task.
+def write_csv(file: BinaryIO, rows: Iterable[Row], task: Task, settings: Settings) -> None:
+    """Writes rows as CSV: `image`, `model`, `rejected` if rows can be, and the columns of the task.
 
     A classifier has `class_1`, `label_1`, `score_1` and so on up to `topk`.
     """
     rows = iter(rows)
     first = list(itertools.islice(rows, 1))
-    columns = task.csv_columns(topk)
+    columns = task.csv_columns(settings["topk"])
+    marks = [REJECTED] if rejects(settings) else []
     if columns is None:
-        columns = [name for row in first for name in row if name not in ("image", "model")]
-    cells = ([row["image"], row["model"], *task.csv_cells(row)] for row in itertools.chain(first, rows))
-    tables.write_csv(file, itertools.chain([["image", "model", *columns]], cells))
+        columns = [name for row in first for name in row if name not in ("image", "model", *marks)]
+
+    def cells_of(row: Row) -> list[Any]:
+        marked = [str(row.get(mark, False)).lower() for mark in marks]
+        own = {name: value for name, value in row.items() if name not in marks}
+        return [row["image"], row["model"], *marked, *task.csv_cells(own)]
+
+    cells = map(cells_of, itertools.chain(first, rows))
+    tables.write_csv(file, itertools.chain([["image", "model", *marks, *columns]], cells))
 
 
-def write_parquet(file: BinaryIO, rows: Iterable[Row], task: Task, topk: int) -> None:
+def write_parquet(file: BinaryIO, rows: Iterable[Row], task: Task, settings: Settings) -> None:
     """Writes rows as Parquet, with a classifier's `predictions` a list of structures."""
+    if rejects(settings):
+        rows = ({**row, REJECTED: row.get(REJECTED, False)} for row in rows)
 
     def schema_of(first: Sequence[dict[str, Any]]) -> Any:
         import pyarrow as pa
 
-        known = parquet_schema(task)
+        known = parquet_schema(task, rejects(settings))
         if known is not None:
             return known
         return pa.Table.from_pylist(first).schema if first else pa.schema(_NAMES)
@@ -190,7 +202,7 @@ def write_parquet(file: BinaryIO, rows: Iterable[Row], task: Task, topk: int) ->
     tables.write_parquet(file, rows, schema_of, PARQUET_ROWS)
 
 
-def write_coco(file: BinaryIO, rows: Iterable[Row], task: Task, topk: int) -> None:
+def write_coco(file: BinaryIO, rows: Iterable[Row], task: Task, settings: Settings) -> None:
     """Writes boxes as COCO results, https://cocodataset.org/#format-results: one JSON array.
 
     `image_id` is the number of the image's row, from 1, and `category_id` that of the class, from 1, as only the file
@@ -206,16 +218,29 @@ def write_coco(file: BinaryIO, rows: Iterable[Row], task: Task, topk: int) -> No
 _NAMES = (("image", "string"), ("model", "string"))
 
 
-def parquet_schema(task: Task) -> Any:
-    """The columns of a Parquet file of rows, as pyarrow has them; None if the task leaves them to the rows."""
+REJECTED = "rejected"
+
+
+def rejects(settings: Settings) -> bool:
+    """Whether rows say which images are rejected, so that tables have a column for it."""
+    return settings.get("reject_below") is not None
+
+
+def parquet_schema(task: Task, rejected: bool = False) -> Any:
+    """The columns of a Parquet file of rows, as pyarrow has them; None if the task leaves them to the rows.
+
+    Args:
+        task: The task.
+        rejected: Whether there is a column that says which images are rejected.
+    """
     import pyarrow as pa
 
     own = task.parquet_fields()
-    return None if own is None else pa.schema([*_NAMES, *own])
+    return None if own is None else pa.schema([*_NAMES, *own, *([(REJECTED, pa.bool_())] if rejected else [])])
 
 
 COCO = ".coco.json"
-WRITERS: Mapping[str, Callable[[BinaryIO, Iterable[Row], Task, int], None]] = {
+WRITERS: Mapping[str, Callable[[BinaryIO, Iterable[Row], Task, Settings], None]] = {
     COCO: write_coco,
     ".csv": write_csv,
     ".parquet": write_parquet,

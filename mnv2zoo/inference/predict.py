@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnv2zoo.data import decode, discover
 from mnv2zoo.data.preprocessing import Prepared, Preprocessing
-from mnv2zoo.errors import ImageReadError, TaskError
+from mnv2zoo.errors import ArgumentError, ImageReadError, TaskError
 from mnv2zoo.inference import session
 from mnv2zoo.inference.journal import Journal, Row
 from mnv2zoo.model_dir import records
@@ -52,6 +52,7 @@ class Settings:
         threshold: Lowest score that a row reports; None for the task's own.
         save_images: Folder for pictures with the predictions drawn in, as for `predict`.
         explain: Folder for heat maps, as for `predict`.
+        reject_below: Top score under which a row is rejected, as for `predict`.
         root: The folder that holds all images; files alongside the rows lie as their images do in it.
     """
 
@@ -66,13 +67,16 @@ class Settings:
     threshold: float | None = None
     save_images: str | None = None
     explain: str | None = None
+    reject_below: float | None = None
     root: str = "."
 
     def find_task(self) -> Task:
         """Finds the task.
 
         Raises:
-            TaskError: If there is none, or a folder is given for files or pictures that it does not write.
+            TaskError: If there is none, a folder is given for files or pictures that it does not write, or rows are to
+                be rejected that have no top score.
+            ArgumentError: If `reject_below` is no number from 0 to 1.
         """
         task = find_task(self.task, records.task_name(self.model), self.model)
         if self.files is not None and not task.writes_files:
@@ -103,6 +107,22 @@ class Settings:
             from mnv2zoo.tasks.classify import explanation
 
             explanation.require()
+        if self.reject_below is not None and not task.rejects:
+            raise TaskError(
+                f"the task {task.name} has no top score by which to reject an image",
+                expected="a classifier",
+                found=task.name,
+                where="reject_below",
+                fix="Leave out --reject-below. Detectors leave out boxes under --threshold.",
+            )
+        if self.reject_below is not None and not 0 <= self.reject_below <= 1:
+            raise ArgumentError(
+                "bad value for reject_below",
+                expected="a number from 0 to 1",
+                found=repr(self.reject_below),
+                where="reject_below",
+                fix="Correct --reject-below.",
+            )
         return task
 
 
@@ -162,16 +182,23 @@ class Predictor:
             for file, one in zip(files, prepared, strict=True)
         ]
         settings, draws = self.settings, self.settings.save_images is not None
-        options = Options(settings.topk, settings.threshold, self._folder, settings.root, draws)
+        temperature = self.session.temperature or 1.0
+        options = Options(settings.topk, settings.threshold, self._folder, settings.root, draws, temperature)
         rows = self.task.rows(self.session(prepared), images, self.session.label_names, options)
         whole = [
-            {"image": seen.name, "model": self.session.name, **row} for seen, row in zip(images, rows, strict=True)
+            {"image": seen.name, "model": self.session.name, **row, **self._rejected(row)}
+            for seen, row in zip(images, rows, strict=True)
         ]
         if self.settings.save_images is not None:
             self._draw(files, whole, Path(self.settings.save_images))
         if self.settings.explain is not None:
             self._explain(files, whole, Path(self.settings.explain))
         return [{key: value for key, value in row.items() if not key.startswith("_")} for row in whole]
+
+    def _rejected(self, row: Row) -> Row:
+        """What a row has besides if its top score is too low."""
+        lowest = self.settings.reject_below
+        return {"rejected": True} if lowest is not None and self.task.top_score(row) < lowest else {}
 
     def _draw(self, files: Sequence[str | Path], rows: Sequence[Row], folder: Path) -> None:
         """Writes each image with its predictions drawn in. Images are read again, at full size."""
@@ -194,16 +221,18 @@ class Predictor:
         """Everything that decides its rows, as JSON can hold it."""
         given = {f.name: getattr(self.settings, f.name) for f in fields(self.settings) if f.name not in _LATER}
         later = {"task": self.task.name, "files": self.settings.files, "threshold": self.settings.threshold}
+        scores = {"temperature": self.session.temperature, "reject_below": self.settings.reject_below}
         return {
             **given,
             "topk": min(self.settings.topk, len(self.session.label_names)),
             "weights": self.session.fingerprint,
             # Journals of classification from before there were other tasks are continued.
             **({} if self.task.name == DEFAULT else later),
+            **{name: value for name, value in scores.items() if value is not None},
         }
 
 
-_LATER = ("task", "files", "threshold", "save_images", "explain", "root")
+_LATER = ("task", "files", "threshold", "save_images", "explain", "reject_below", "root")
 
 
 def predict(
@@ -224,6 +253,7 @@ def predict(
     threshold: float | None = None,
     save_images: str | Path | None = None,
     explain: str | Path | None = None,
+    reject_below: float | None = None,
 ) -> Generator[Row | ImageReadError, None, None]:
     """Predicts the classes of images, or whatever else the network was trained for.
 
@@ -255,13 +285,17 @@ def predict(
         threshold: Lowest score of the boxes in a row, from 0 to 1; by default 0.5. Other tasks ignore it.
         save_images: Folder for a picture of each image with its boxes or mask drawn in.
         explain: Folder for a heat map of each image, which shows what a classifier's first class rests on (Grad-CAM).
+        reject_below: Add `"rejected": True` to the row of each image whose top score, from 0 to 1, is under this one.
+            CSV and Parquet files then have a column `rejected`. For classifiers.
 
     Yields:
         For each image its row, or the reason why it cannot be read. A classifier's row is `{"image": ..., "model": ...,
         "predictions": [{"class": int, "label": str, "score": float}, ...]}`.
 
     Raises:
-        TaskError: If there is no such task, or the run's task is not built in and none is given.
+        TaskError: If there is no such task, the run's task is not built in and none is given, or an argument does not
+            suit it.
+        ArgumentError: If `reject_below` is no number from 0 to 1.
         UnknownModelError: If there is no network of that name.
         WeightsError: If its weights cannot be found, fetched or verified.
         DeviceError: If the device cannot be used.
@@ -283,6 +317,7 @@ def predict(
         threshold=threshold,
         save_images=str(save_images) if save_images else None,
         explain=str(explain) if explain else None,
+        reject_below=reject_below,
     )
     yield from run(paths, settings, batch_size=batch_size, device=device, output=output, cache=cache)
 

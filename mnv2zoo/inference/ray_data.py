@@ -15,7 +15,7 @@ from typing import Any
 
 from mnv2zoo.data import decode, discover
 from mnv2zoo.errors import ImageReadError, MissingExtraError, OutputError, TaskError
-from mnv2zoo.inference.journal import parquet_schema
+from mnv2zoo.inference.journal import REJECTED, parquet_schema
 from mnv2zoo.inference.predict import Predictor, Settings, in_chans
 from mnv2zoo.models import names
 from mnv2zoo.system import files
@@ -156,7 +156,8 @@ class Worker:
 
     def __init__(self, settings: Settings) -> None:
         self.predictor = Predictor(settings)
-        self.schema = parquet_schema(self.predictor.task).append(pa.field("error", pa.string()))
+        self.rejects = settings.reject_below is not None
+        self.schema = parquet_schema(self.predictor.task, self.rejects).append(pa.field("error", pa.string()))
         own = [pa.field(*names) for names in self.predictor.task.parquet_fields() or ()]
         self.empty: dict[str, Any] = {field.name: [] if pa.types.is_list(field.type) else None for field in own}
 
@@ -184,6 +185,8 @@ class Worker:
             else next(classified)
             for path, prepared in found
         ]
+        if self.rejects:
+            rows = [{**row, REJECTED: None if row.get("error") else row.get(REJECTED, False)} for row in rows]
         return pa.Table.from_pylist([{**row, "image": as_text(row["image"])} for row in rows], self.schema)
 
 

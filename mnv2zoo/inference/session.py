@@ -41,6 +41,7 @@ class Session(Protocol):
         name: As in `names.Description`.
         preprocessing: The preprocessing of its images.
         label_names: Names of its outputs.
+        temperature: Number that divides its logits before the softmax; None for none.
     """
 
     @property
@@ -51,6 +52,9 @@ class Session(Protocol):
 
     @property
     def label_names(self) -> Sequence[str]: ...  # noqa: D102
+
+    @property
+    def temperature(self) -> float | None: ...  # noqa: D102
 
     @property
     def fingerprint(self) -> str:
@@ -129,6 +133,7 @@ class TorchSession:
         name: As in `names.Description`.
         preprocessing: The preprocessing of its images.
         label_names: Names of its outputs.
+        temperature: Number that divides its logits before the softmax; None for none.
     """
 
     def __init__(
@@ -140,7 +145,7 @@ class TorchSession:
         exact: bool = False,
         cache: Path | None = None,
     ) -> None:
-        self.name, self.label_names = network.name, network.label_names
+        self.name, self.label_names, self.temperature = network.name, network.label_names, network.temperature
         fast = network.fast
         if exact:  # the whole image needs its size, which timm's transforms do not keep
             fast = replace(fast, exact=True) if isinstance(fast, Whole) else None
@@ -226,6 +231,7 @@ class RuntimeSession:
         label_names: Names of its outputs.
         fingerprint: A hash of its weights.
         run: From images (N, C, height, width) to outputs (N, K).
+        temperature: Number that divides its logits before the softmax; None for none.
     """
 
     name: str
@@ -233,6 +239,7 @@ class RuntimeSession:
     label_names: Sequence[str]
     fingerprint: str
     run: Callable[[Array], Array]
+    temperature: float | None = None
 
     def __call__(self, prepared: Sequence[bytes | Array]) -> Array:
         """Runs a batch; see `Session`."""
@@ -278,7 +285,7 @@ def load(model: str, engine: str, precision: str, calibration: str | None, folde
         **versions(packages),
     }
     make, start = partial(_make, model, how, engine, precision, calibration), partial(_start, how, engine, precision)
-    return Cache(folder).fetch(facts, make, start)
+    return replace(Cache(folder).fetch(facts, make, start), temperature=described.temperature if described else None)
 
 
 def _weights(source: Path | WeightsEntry | None) -> str | None:

@@ -138,6 +138,7 @@ def _entry_fields(document: Mapping[str, Any], results: Mapping[str, Mapping[str
         "mean": cfg.get("mean"),
         "std": cfg.get("std"),
         "label_names": document.get("label_names", cfg.get("label_names")),
+        "temperature": document.get("temperature"),
         "metrics": {metric: scores[metric] for metric in METRICS if metric in scores} or None,
     }
 

@@ -22,18 +22,20 @@ ALL = "all"
 HOW = "Pass --split val, test or train for what is there of the run's split, or --all for all images."
 
 
-def record(data: Data) -> dict[str, Any]:
+def record(data: Data, folds: Sequence[Sequence[str]] = ()) -> dict[str, Any]:
     """Makes the content of `split.json`.
 
     Args:
         data: The images, checked and split.
+        folds: Names of the images of each fold, where there are folds.
 
     Returns:
-        Their names by split, and under `images` what recognizes each: the hash of its bytes or, in a dataset of timm,
-        the dataset's name with the image's split and number.
+        Their names by split, under `folds` those of each fold, and under `images` what recognizes each: the hash of its
+        bytes or, in a dataset of timm, the dataset's name with the image's split and number.
     """
     images = {s.name: s.identify() for own in data.splits.values() for s in own}
-    return {split: [s.name for s in own] for split, own in data.splits.items()} | {"images": images}
+    by_fold = {"folds": folds} if folds else {}
+    return {split: [s.name for s in own] for split, own in data.splits.items()} | by_fold | {"images": images}
 
 
 @dataclass(frozen=True)

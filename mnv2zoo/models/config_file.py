@@ -62,6 +62,7 @@ class ConfigFile:
         label_names: Names of the classes in class order.
         task: The task that the model was trained for; None where the file does not say, as timm's does not.
         head: The head of a detector or a segmenter: its `name`, and the arguments that it is built with.
+        temperature: Number that divides a classifier's logits before the softmax; None for none.
     """
 
     architecture: str
@@ -70,6 +71,7 @@ class ConfigFile:
     label_names: list[str]
     task: str | None = None
     head: dict[str, Any] = field(default_factory=dict)
+    temperature: float | None = None
 
 
 def read(folder: Path, name: str, repository: str | None = None) -> ConfigFile:
@@ -105,7 +107,10 @@ def read(folder: Path, name: str, repository: str | None = None) -> ConfigFile:
         task, head = document.get("task"), document.get("head") or {}
         if not isinstance(task, str | None) or not isinstance(head, dict):
             raise ValueError(f"task = {task!r} and head = {head!r}"[:200])
-        return ConfigFile(config.name, cfg, given, check_label_names(cfg, classes), task, head)
+        temperature = document.get("temperature")
+        if not fits(temperature, schema.KINDS["temperature"]):
+            raise ValueError(f"temperature = {temperature!r}"[:200])
+        return ConfigFile(config.name, cfg, given, check_label_names(cfg, classes), task, head, temperature)
     except (UnknownModelError, WeightsUnavailableError):
         raise
     except Exception as error:  # whatever a broken file causes

@@ -37,6 +37,7 @@ class Description:
         own_label_names: Names of the classes in class order, where a `config.json` has them.
         task: The task that its weights were trained for, where a `config.json` has it.
         head: The head of a detector or a segmenter, as in `config_file.ConfigFile`; empty for other models.
+        own_temperature: Number that divides the logits before the softmax, where a `config.json` has it.
     """
 
     name: str
@@ -47,11 +48,17 @@ class Description:
     own_label_names: Sequence[str] = ()
     task: str | None = None
     head: dict[str, Any] = field(default_factory=dict)
+    own_temperature: float | None = None
 
     @property
     def label_names(self) -> Sequence[str]:
         """Names of the weights' classes in class order."""
         return self.source.label_names if isinstance(self.source, WeightsEntry) else self.own_label_names
+
+    @property
+    def temperature(self) -> float | None:
+        """Number that divides the logits before the softmax; None for none."""
+        return self.source.temperature if isinstance(self.source, WeightsEntry) else self.own_temperature
 
     @property
     def in_chans(self) -> int:
@@ -181,4 +188,14 @@ def _from_folder(name: str, folder: Path, repository: str | None = None) -> Desc
         cfg |= {"file": None, "source": HUB, "hf_hub_id": repository}
     config = architecture.get(found.architecture)
     source = folder if repository is None else None
-    return Description(name, config, cfg, found.arguments, source, found.label_names, found.task, found.head)
+    return Description(
+        name,
+        config,
+        cfg,
+        found.arguments,
+        source,
+        found.label_names,
+        found.task,
+        found.head,
+        found.temperature,
+    )

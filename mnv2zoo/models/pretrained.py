@@ -33,6 +33,7 @@ class Network:
         fast: The same for less work; None where only timm's own will do.
         label_names: Names of its classes in class order.
         config: Its preprocessing as timm names it: `input_size`, `mean`, `std` and so on.
+        temperature: Number that divides a classifier's logits before the softmax; None for none.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Network:
     fast: Fast | Whole | None
     label_names: Sequence[str]
     config: Mapping[str, Any]
+    temperature: float | None = None
 
 
 def label_names(model: torch.nn.Module) -> tuple[str, ...]:
@@ -94,7 +96,14 @@ def load(name: str, device: str | None = None) -> Network:
     data = image_config(model.pretrained_cfg, model.in_chans)
     fast = preprocessing.from_cfg(data)
     return Network(
-        description.name, model.eval().to(where), where, image_transform(data), fast, description.label_names, data
+        description.name,
+        model.eval().to(where),
+        where,
+        image_transform(data),
+        fast,
+        description.label_names,
+        data,
+        description.temperature,
     )
 
 

@@ -106,6 +106,7 @@ class Options:
         folder: Folder for files alongside the rows, such as masks; None if the user names none.
         root: The folder that holds all images.
         draws: Whether `draw` is called for each row.
+        temperature: Number that divides a classifier's logits before the softmax.
     """
 
     topk: int = 5
@@ -113,6 +114,7 @@ class Options:
     folder: Path | None = None
     root: str = "."
     draws: bool = False
+    temperature: float = 1.0
 
     def file_for(self, image: str, suffix: str) -> Path | None:
         """Names the file that goes with an image, and creates its folder.
@@ -133,7 +135,13 @@ class Metric(ABC):
     """Accumulates the outputs of a network over a whole split.
 
     With several processes, each of them gets the outputs of all of them, in the order of the images.
+
+    Attributes:
+        temperature: Number that divides a classifier's logits before the softmax; None for none. It may be set after
+            the outputs were added.
     """
+
+    temperature: float | None = None
 
     @abstractmethod
     def update(self, outputs: Any, targets: Any) -> None:
@@ -227,6 +235,11 @@ class Task(ABC):
     def explains(self) -> bool:
         """Whether the task draws what its answers rest on."""
         return type(self).explain is not Task.explain
+
+    @property
+    def rejects(self) -> bool:
+        """Whether the task's rows have a top score, by which they can be rejected."""
+        return type(self).top_score is not Task.top_score
 
     @property
     def keeps_scores(self) -> bool:
@@ -558,6 +571,17 @@ class Task(ABC):
             )
         return values[name]
 
+    def calibrate(self, metric: Any) -> float | None:
+        """Fits the temperature of the trained network, which `model_files` then records.
+
+        Args:
+            metric: The metric of the validation images, with all outputs in it.
+
+        Returns:
+            The temperature; None for none.
+        """
+        return None
+
     def align(self, samples: Sequence[AnySample], data: Data, label_names: Sequence[str]) -> list[AnySample]:
         """Puts the targets of other data into a trained network's terms, such as the numbers of its classes.
 
@@ -667,6 +691,17 @@ class Task(ABC):
             A dict per image. `image` and `model` come before its keys in the row. Keys that begin with an underscore
             are for `draw` alone.
         """
+
+    def top_score(self, row: Mapping[str, Any]) -> float:
+        """The score by which `reject_below` rejects a row.
+
+        Args:
+            row: The row.
+
+        Returns:
+            The score, from 0 to 1.
+        """
+        raise NotImplementedError  # `predict` asks `rejects` first
 
     def draw(self, image: Image.Image, row: Mapping[str, Any], label_names: Sequence[str]) -> Image.Image:
         """Draws a row into its image.

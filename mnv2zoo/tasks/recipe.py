@@ -36,7 +36,7 @@ Color = Annotated[tuple[Finite, ...], Meta(min_length=1, max_length=8)]
 Factor = Annotated[float, Meta(ge=0.05, le=20)]
 
 # Fields of one kind of task, for the others to ignore.
-OF_CLASSIFIERS = ("teacher", "mixup", "cutmix", "smoothing", "loss", "focal_gamma", "augment_on")
+OF_CLASSIFIERS = ("teacher", "mixup", "cutmix", "smoothing", "loss", "focal_gamma", "augment_on", "calibrate")
 OF_FITTING = ("resize", "in_chans")  # of tasks that classify whole images
 OF_CLASSES = ("class_weights",)  # of classifiers and segmenters
 OF_HEADS = ("head", "backbone_lr", "scale_jitter", "rotate")  # of detectors and segmenters
@@ -235,6 +235,9 @@ class Recipe:
     region_loss: Literal["dice", "lovasz"] | None = _choice(
         None, "segmenters: loss to add to the cross-entropy, `dice` or `lovasz`"
     )
+    calibrate: bool = _choice(
+        True, "fit a temperature on 30 or more validation images, which makes scores as high as the network is right"
+    )
     drop_rate: Annotated[float, Meta(ge=0, le=0.99)] = _choice(0.0, "dropout before the classifier")
     drop_path_rate: Annotated[float, Meta(ge=0, le=0.99)] = _choice(0.0, "stochastic depth")
 
@@ -247,6 +250,22 @@ class Recipe:
     test_dir: str | None = _choice(None, "folder of the test images, within the data or anywhere")
     val_fraction: Annotated[float, Meta(ge=0, le=0.9)] = _choice(
         0.1, "part of each class to validate on, where the data has no such split; 0 to train on all and keep the last"
+    )
+    split_file: str | None = _choice(
+        None,
+        "list of the images with their splits: a .csv, .tsv or .json file with columns `image` and `split`, or the "
+        "`split.json` of another run",
+    )
+    group_by: str | None = _choice(
+        None,
+        "keep images of a group in one split: a column of that list, or a pattern with one group that is searched for "
+        "in their paths, such as `plant(\\d+)`",
+    )
+    folds: Annotated[int, Meta(ge=0, le=1000)] = _choice(
+        0, "cross-validation: train as many runs, each validated on another fold of the images; 0 for one run"
+    )
+    fold: Annotated[int, Meta(ge=0, le=1000)] = _choice(
+        0, "with `folds`: the number of the one fold to hold out, from 1; 0 for all, one after the other"
     )
     ignore_index: Annotated[int, Meta(ge=0, le=255)] = _choice(
         255, "segmenters: number in the masks of pixels that belong to no class"
@@ -293,8 +312,22 @@ class Recipe:
             raise _bad(name, "0 with cached features, which are no images to mix", getattr(self, name))
         if self.augment_on == "device" and self.auto_augment is not None:
             raise _bad("augment_on", "workers with auto_augment, which takes one image at a time", self.augment_on)
+        self._check_splits()
         if self.mixes and self.batch_size % 2:
             raise _bad("batch_size", "an even number, because mixup and cutmix make pairs", self.batch_size)
+
+    def _check_splits(self) -> None:
+        if self.folds == 1:
+            raise _bad("folds", "2 or more, or 0 for one run", self.folds)
+        if self.fold > self.folds:
+            raise _bad("fold", f"a number from 1 to {self.folds}" if self.folds else "0 without folds", self.fold)
+        if self.group_by is not None and "(" in self.group_by:
+            try:
+                found = f"{re.compile(self.group_by).groups} groups in {self.group_by!r}"
+            except re.error as error:
+                found = f"{self.group_by!r}: {error}"
+            if not found.startswith("1 groups"):
+                raise _bad("group_by", r"a regular expression with one group, such as plant(\d+)", found)
 
     @property
     def mixes(self) -> bool:

@@ -6,7 +6,7 @@ Needs the extra `train`: `pip install "mnv2zoo[train]"`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from mnv2zoo.tasks import Task, find_task
 from mnv2zoo.tasks import recipe as recipes
@@ -14,10 +14,40 @@ from mnv2zoo.tasks.extra import needs_train_extra
 from mnv2zoo.tasks.recipe import Recipe
 
 if TYPE_CHECKING:
+    from mnv2zoo.training.folds import FoldsResult
     from mnv2zoo.training.progress import Log
     from mnv2zoo.training.trainer import FinetuneResult
 
 __all__ = ["Recipe", "finetune"]
+
+
+@overload
+def finetune(
+    data: str | Path,
+    model: str | None = None,
+    out: str | Path = "run",
+    *,
+    task: str | Task | type[Task] | None = None,
+    resume: bool = False,
+    device: str | None = None,
+    log: Log | None = None,
+    folds: int,
+    **recipe: Any,
+) -> FoldsResult: ...
+
+
+@overload
+def finetune(
+    data: str | Path,
+    model: str | None = None,
+    out: str | Path = "run",
+    *,
+    task: str | Task | type[Task] | None = None,
+    resume: bool = False,
+    device: str | None = None,
+    log: Log | None = None,
+    **recipe: Any,
+) -> FinetuneResult: ...
 
 
 def finetune(
@@ -30,7 +60,7 @@ def finetune(
     device: str | None = None,
     log: Log | None = None,
     **recipe: Any,
-) -> FinetuneResult:
+) -> FinetuneResult | FoldsResult:
     """Trains a network on a folder of photos.
 
     By default it learns to classify them; another `task` may learn something else.
@@ -57,7 +87,8 @@ def finetune(
         **recipe: Fields of `Recipe`.
 
     Returns:
-        The trained network with its metrics.
+        The trained network with its metrics. With `folds`, a `FoldsResult` with the metrics of each fold, their means
+        and standard deviations; the run of each fold is a folder `fold-1` and so on in `out`.
 
     Raises:
         UnknownArgumentError: If a field is none of the recipe's; the message names the nearest.
@@ -73,6 +104,9 @@ def finetune(
         >>> result = mnv2zoo.finetune("photos", out="run", epochs=10)  # doctest: +SKIP
         >>> result.scores["val"].top1  # doctest: +SKIP
         93.1
+        >>> result = mnv2zoo.finetune("photos", out="folds", folds=5)  # doctest: +SKIP
+        >>> result.mean["val"]["top1"], result.std["val"]["top1"]  # doctest: +SKIP
+        (91.4, 1.2)
     """
     recipes.check_names(recipe)
     if not resume:
@@ -80,5 +114,7 @@ def finetune(
     with needs_train_extra():
         if task is not None:
             task = find_task(task)
-        from mnv2zoo.training import trainer
+        from mnv2zoo.training import folds, trainer
+    if count := folds.count(out, recipe, resume):
+        return folds.run(data, model, out, recipe, count, task, resume, log, device)
     return trainer.run(data, model, out, recipe, task, resume, log, device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -66,6 +67,13 @@ class Features(Dataset[tuple[Tensor, Any]]):
         indices = [key[0] if isinstance(key, tuple) else key for key in keys]
         index = torch.tensor(indices, device=self.features.device)
         return self.features[index], map_tensors(operator.itemgetter(index), self.targets)
+
+    def take(self, indices: Sequence[int]) -> Features:
+        """The features and the targets of some of the images."""
+        index = torch.tensor(indices, device=self.features.device)
+        taken = copy.copy(self)
+        taken.features, taken.targets = self.features[index], map_tensors(operator.itemgetter(index), self.targets)
+        return taken
 
     @staticmethod
     def collate(batch: tuple[Tensor, Any]) -> tuple[Tensor, Any]:

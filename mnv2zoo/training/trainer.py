@@ -8,6 +8,7 @@ same weights as an uninterrupted one.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import operator
 import time
@@ -22,11 +23,12 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from mnv2zoo.data import checks
+from mnv2zoo.data import checks, split_file
 from mnv2zoo.data import splits as data_splits
 from mnv2zoo.data.datasets import Data, Photos
 from mnv2zoo.data.labels import classes_of
 from mnv2zoo.data.sampler import Batches, balanced_weights, derive_seed, seed_everything
+from mnv2zoo.data.split_file import SplitFile
 from mnv2zoo.errors import DataError, RunError, ZooError
 from mnv2zoo.model_dir import split as splits
 from mnv2zoo.model_dir.records import RECIPE, SPLIT
@@ -72,6 +74,10 @@ class FinetuneResult:
     history: list[dict[str, Any]]
     scores: Mapping[str, Any]
 
+    def to_json(self) -> dict[str, Any]:
+        """The epoch and the metrics by split, as `json.dumps` takes them."""
+        return {"epoch": self.epoch} | {split: scores.to_json() for split, scores in self.scores.items()}
+
 
 def run(
     place: str | Path,
@@ -82,6 +88,7 @@ def run(
     resumes: bool = False,
     log: Log | None = None,
     device: str | None = None,
+    shared: Shared | None = None,
 ) -> FinetuneResult:
     """Trains a network; see `mnv2zoo.finetune`.
 
@@ -97,6 +104,7 @@ def run(
         resumes: Resume the run in the folder, if there is one.
         log: The log.
         device: The device; by default the accelerator if there is one.
+        shared: What the folds of a cross-validation share; the first fills it.
 
     Returns:
         The outcome.
@@ -122,12 +130,25 @@ def run(
             accelerate_settings.current(accelerator.device),
             accelerate_settings.algorithms(recipe, sizes_differ=found.gather_objects),
         ):
-            return Trainer(accelerator, found, place, model_name, folder, recipe, log, recorded).run()
+            return Trainer(accelerator, found, place, model_name, folder, recipe, log, recorded, shared).run()
     except ZooError as error:
         raise of_worker(error) from error.__cause__
     finally:
         log.close()
         folder.close()
+
+
+@dataclass
+class Shared:
+    """What the runs of a cross-validation share.
+
+    Attributes:
+        split: The `split.json` of the first fold, whose folds and test images are those of all.
+        features: With the head alone, the features of the images of all folds, in the folds' order.
+    """
+
+    split: Mapping[str, Any] | None = None
+    features: Features | None = None
 
 
 @dataclass
@@ -161,9 +182,11 @@ class Trainer:
         recipe: The recipe.
         log: The log.
         recorded: The `recipe.json` of a run that is resumed; None for a new one.
+        shared: What the folds of a cross-validation share.
     """
 
     data: Data
+    folds: list[list[str]]  # names of the images of each fold, where there are folds
     start: Start
     optimizer: Any
     loader: Any
@@ -179,9 +202,11 @@ class Trainer:
         recipe: Recipe,
         log: Log,
         recorded: dict[str, Any] | None,
+        shared: Shared | None = None,
     ) -> None:
         self.accelerator, self.task, self.place, self.model_name = accelerator, task, place, model_name
         self.folder, self.recipe, self.log, self.recorded = folder, recipe, log, recorded
+        self.shared = shared or Shared()
         self.progress = Progress()
         self.losses: list[Tensor] = []  # of the steps whose losses are not in the sum of the progress yet
 
@@ -211,14 +236,15 @@ class Trainer:
 
     def setup_data(self) -> None:
         """Finds the images and their targets."""
-        self.data, self.found = on_main(self.accelerator, self._find_data)
+        self.data, self.found, self.folds = on_main(self.accelerator, self._find_data)
         for note in self.data.notes:
             self.log.say(f"note: {note}")
         self.log.say(self.task.found(self.data))
 
-    def _find_data(self) -> tuple[Data, int]:
+    def _find_data(self) -> tuple[Data, int, list[list[str]]]:
         """Finds the images, checks them and splits them; a resumed run gets the split that it recorded."""
         self.folder.outside(self.place)
+        recipe = self.recipe
         data = self.task.find_data(self.place, self.layout)
         if "train" not in data.splits:
             raise DataError(
@@ -227,14 +253,39 @@ class Trainer:
         found = sum(map(len, data.splits.values()))
         if self.recorded is not None:
             resume.check_classes(self.recorded, data, self.place)
-            data = data_splits.restrict(data, self.folder.read_json(SPLIT))
-            return resume.with_note_of_added(self.recorded, data, found), found
+            written = self.folder.read_json(SPLIT)
+            data = data_splits.restrict(data, written)
+            return resume.with_note_of_added(self.recorded, data, found), found, written.get("folds", [])
+        listed = (
+            SplitFile.read(recipe.split_file) if recipe.split_file is not None and self.shared.split is None else None
+        )
+        if listed is not None:
+            data = split_file.apply(data, listed, recipe.skip_bad_images)
         with self.log.stage("checking images", found) as stage:
-            data = checks.check(data, self.recipe.skip_bad_images, stage.advance)
-        weights = {"pretrained": self.model_name, "random": None}.get(self.recipe.init, self.recipe.init)
+            data = checks.check(data, recipe.skip_bad_images, stage.advance)
+        weights = {"pretrained": self.model_name, "random": None}.get(recipe.init, recipe.init)
         known = splits.learned(weights)
-        data = data_splits.with_validation(data, self.recipe.val_fraction, self.recipe.seed, known)
-        return splits.with_notes_of_learned(data, known, weights), found
+        data, folds = self._held_out(data, listed, known)
+        return splits.with_notes_of_learned(data, known, weights), found, folds
+
+    def _held_out(self, data: Data, listed: SplitFile | None, known: frozenset[str]) -> tuple[Data, list[list[str]]]:
+        """Takes validation images from the data, or one of its folds, which come with it."""
+        recipe = self.recipe
+        if self.shared.split is not None:
+            folds, tests = self.shared.split["folds"], self.shared.split.get("test", [])
+            added = sum(map(len, data.splits.values())) - len(tests) - sum(map(len, folds))
+            data = data_splits.restrict(data, {"train": [name for own in folds for name in own], "test": tests})
+            if added > 0:
+                note = f"{added} images were added since the first fold, and are left out"
+                data = dataclasses.replace(data, notes=(*data.notes, note))
+            return data_splits.of_fold(data, folds, recipe.fold), folds
+        groups = None if recipe.group_by is None else split_file.group_names(data, recipe.group_by, listed)
+        if recipe.folds:
+            folds = data_splits.folds(data, recipe.folds, recipe.seed, groups)
+            return data_splits.of_fold(data, folds, recipe.fold), folds
+        if groups is not None:
+            return data_splits.with_grouped_validation(data, recipe.val_fraction, recipe.seed, groups), []
+        return data_splits.with_validation(data, recipe.val_fraction, recipe.seed, known), []
 
     def setup_model(self, target: Description, source: Description | Path | None) -> None:
         """Builds the network, freezes the part that is not trained, and moves it to the device."""
@@ -306,7 +357,8 @@ class Trainer:
         """Creates the folder of a new run, now that everything is built."""
         if self.recorded is None:
             on_main(
-                self.accelerator, lambda: self.folder.begin({SPLIT: splits.record(self.data), RECIPE: self.description})
+                self.accelerator,
+                lambda: self.folder.begin({SPLIT: splits.record(self.data, self.folds), RECIPE: self.description}),
             )
         self.log.open_tensorboard(self.folder.path / "tensorboard", self.progress.epoch)
 
@@ -320,7 +372,9 @@ class Trainer:
             datasets["train"] = Photos(self.data.splits["train"], transforms=transforms)
         else:
             workers, collate = 0, Features.collate
-            for split in [split for split in ("train", "val") if split in datasets]:
+            if self.folds:
+                datasets |= self._features_of_fold()
+            for split in [split for split in ("train", "val") if split in datasets and not self.folds]:
                 datasets[split] = cache_features(
                     self.accelerator, task, self.backbone, datasets[split], recipe, self.log
                 )
@@ -343,6 +397,25 @@ class Trainer:
                 part.compile()
         val_loader = test_loader(datasets["val"], collate, recipe, workers) if "val" in datasets else None
         self.val_loader = self.accelerator.prepare(val_loader) if val_loader is not None else None
+
+    def _features_of_fold(self) -> dict[str, Dataset[Any]]:
+        """The features of the fold's images.
+
+        Those of all folds are computed at once and in one order, so that a fold has the same bits whichever folds were
+        trained before it.
+        """
+        known = {sample.name: sample for split in ("train", "val") for sample in self.data.splits[split]}
+        names = [name for fold in self.folds for name in fold]
+        if self.shared.features is None:
+            transforms = self.task.transforms(self.start.test_preprocessing)
+            photos = Photos([known[name] for name in names], transforms=transforms)
+            assert self.backbone is not None
+            self.shared.features = cache_features(
+                self.accelerator, self.task, self.backbone, photos, self.recipe, self.log
+            )
+        place = {name: number for number, name in enumerate(names)}
+        splits = {split: [place[sample.name] for sample in self.data.splits[split]] for split in ("train", "val")}
+        return {split: self.shared.features.take(indices) for split, indices in splits.items()}
 
     def _evaluated(self, split: str) -> Photos:
         """The images of a split without augmentation."""
@@ -516,6 +589,9 @@ class Trainer:
             metrics[split] = self.task.metrics(data.class_names)
             with self.evaluating():
                 run_network(accelerator, self.task, self.model, accelerator.prepare(loader), metrics[split].update)
+        temperature = self.task.calibrate(metrics["val"]) if "val" in metrics else None
+        for metric in metrics.values():
+            metric.temperature = temperature
         scores = {split: metric.compute() for split, metric in metrics.items()}
         on_main(accelerator, lambda: self._write(metrics, scores))
         if progress.epoch < self.recipe.epochs:

@@ -24,6 +24,7 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 TAG = text(r"\w[\w.-]*", "architecture.tag, the tag of letters, digits and _.-")
 LOCATION_FIELDS = ("repo_id", "revision", "filename")
 DESCRIPTIVE_FIELDS = ("metrics", "origin", "description")  # may be left out; null then
+TEMPERATURES = 0.05, 20.0  # the lowest and the highest
 FIELDS = (
     *LOCATION_FIELDS,
     "bundled",
@@ -39,6 +40,7 @@ FIELDS = (
     "label_names",
     "labels",
     "license",
+    "temperature",
     *DESCRIPTIVE_FIELDS,
 )
 
@@ -65,6 +67,8 @@ class WeightsEntry:
         own_label_names: Names of the classes in class order, where the entry has its own.
         labels: Name of a known label set, or None where `label_names` are the entry's own.
         license: License of the weights, as SPDX names it where it can.
+        temperature: Number that divides a classifier's logits before the softmax, so that scores are as high as the
+            network is right.
         metrics: Figures in percent, such as `top1`.
         origin: Address of those who made the weights.
         description: What they are.
@@ -88,6 +92,7 @@ class WeightsEntry:
     own_label_names: tuple[str, ...] | None
     labels: str | None
     license: str
+    temperature: float | None
     metrics: dict[str, float]
     origin: str | None
     description: str | None
@@ -119,9 +124,10 @@ class WeightsEntry:
         Returns:
             Its fields by name, ready for `json.dumps`.
         """
-        left_out = LOCATION_FIELDS if self.bundled is not None else ("bundled",)
-        labels = ("labels",) if self.own_label_names is not None else ("label_names",)
-        values = {field: getattr(self, field) for field in FIELDS if field not in (*left_out, *labels)}
+        left_out = [*LOCATION_FIELDS] if self.bundled is not None else ["bundled"]
+        left_out.append("labels" if self.own_label_names is not None else "label_names")
+        left_out += ["temperature"] if self.temperature is None else []  # which earlier versions do not know
+        values = {field: getattr(self, field) for field in FIELDS if field not in left_out}
         return {field: list(value) if isinstance(value, tuple) else value for field, value in values.items()}
 
     def transforms(self, training: bool = False, **options: Any) -> Callable[..., Any]:
@@ -194,6 +200,7 @@ KINDS: dict[str, Any] = {
     "label_names": nullable(list_of(str, text="a list of names"), "a list of names"),
     "labels": nullable(one_of(LABEL_SETS), " or ".join(LABEL_SETS)),
     "license": text(".*", "the name of a license"),
+    "temperature": nullable(bounded(float, *TEMPERATURES, f"a number from {TEMPERATURES[0]} to {TEMPERATURES[1]:g}")),
     "metrics": nullable(dict[str, bounded(float, 0, 100)], "numbers from 0 to 100 by name, or null"),  # type: ignore[misc]
     "origin": nullable(str, "one line of text or null"),
     "description": nullable(str, "one line of text or null"),
@@ -210,7 +217,8 @@ def fields_are_known(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
         if field not in FIELDS:
             near = difflib.get_close_matches(field, FIELDS, n=1)
             yield field, f"the field {near[0]!r}" if near else "a field of the schema", "an unknown field"
-    needed = [f for f in FIELDS if f not in (*DESCRIPTIVE_FIELDS, "bundled", "labels", "label_names")]
+    optional = (*DESCRIPTIVE_FIELDS, "temperature", "bundled", "labels", "label_names")
+    needed = [f for f in FIELDS if f not in optional]
     if raw.get("bundled") is not None:
         needed = [f for f in needed if f not in LOCATION_FIELDS]
     for field in needed:
@@ -293,6 +301,11 @@ def license_is_named(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
     yield from _lines_of_text(raw, "license")
 
 
+def temperature_is_in_bounds(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
+    """A temperature is a number from 0.05 to 20, or unknown."""
+    yield from breaches(raw, KINDS, "temperature")
+
+
 def metrics_are_percents(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
     """Metrics are percents by name, or unknown."""
     yield from breaches(raw, KINDS, "metrics")
@@ -325,6 +338,7 @@ RULES: tuple[Rule, ...] = (
     preprocessing_is_complete,
     classes_are_named,
     license_is_named,
+    temperature_is_in_bounds,
     metrics_are_percents,
     notes_are_text,
 )

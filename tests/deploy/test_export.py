@@ -175,3 +175,27 @@ def test_a_missing_runtime_is_told(small, format, extra, tmp_path, monkeypatch):
     monkeypatch.setitem(TARGETS, format, absent)
     with pytest.raises(MissingExtraError, match=rf"mnv2zoo\[{extra}\]"):
         deploy.export(small, tmp_path / "bundle", format)
+
+
+def test_a_bundle_divides_by_the_temperature_and_rejects_what_is_not_sure(small, tmp_path, capsys):
+    timm.models.save_for_hf(
+        small, tmp_path / "run", model_config={"label_names": ["a", "b", "c"]}, safe_serialization=True
+    )
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    (tmp_path / "run/config.json").write_text(json.dumps(config | {"temperature": 0.5}))
+    photo = tmp_path / "photo.png"
+    Image.effect_noise((70, 60), 50).convert("RGB").save(photo)
+    bundle = deploy.export(str(tmp_path / "run"), tmp_path / "bundle")
+    assert json.loads((bundle / "preprocess.json").read_text())["temperature"] == 0.5
+    (wanted,) = mnv2zoo.predict(photo, str(tmp_path / "run"), exact=True, device="cpu")
+    top = wanted["predictions"][0]["score"]
+    for limit, rejected in ((top - 0.01, False), (top + 0.01, True)):
+        command = [sys.executable, bundle / "predict.py", photo, "--json", "--reject-below", str(limit)]
+        row = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout)
+        assert [p["label"] for p in row["predictions"]] == [p["label"] for p in wanted["predictions"]]
+        assert [p["score"] for p in row["predictions"]] == pytest.approx(
+            [p["score"] for p in wanted["predictions"]], abs=1e-4
+        )
+        assert row.get("rejected", False) == rejected
+    done = subprocess.run([*command[:-1], "1.5"], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, "--reject-below" in done.stderr) == (2, True)

@@ -1,14 +1,19 @@
 """Whole folders: memory, engines, and the preprocessing that is known before the network is."""
 
+import csv
+import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 import mnv2zoo
-from mnv2zoo.errors import DeployError, DeviceError
+from mnv2zoo.errors import ArgumentError, DeployError, DeviceError, OutputError, TaskError
+from mnv2zoo.inference.predict import Settings
 from mnv2zoo.models import pretrained
 from mnv2zoo.models.names import describe
+from mnv2zoo.tasks import find_task
 from tests.conftest import save_photos
 
 BUNDLED = "mnv2zoo_100_c20"  # weights that come with the package
@@ -68,3 +73,101 @@ def test_the_preprocessing_is_known_before_the_network_is(tiny):
         found = describe(name).preprocessing
         assert found is not None
         assert found == pretrained.load(name, "cpu").fast
+
+
+@pytest.fixture
+def calibrated(tiny, tmp_path):
+    """The same network with a temperature."""
+    folder = tmp_path / "calibrated"
+    shutil.copytree(tiny, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"temperature": 0.25}))
+    return str(folder)
+
+
+def scores(rows):
+    return [[p["score"] for p in row["predictions"]] for row in rows]
+
+
+def with_temperature(rows, temperature):
+    """The scores with the logits divided by a temperature."""
+    powers = [[score ** (1 / temperature) for score in row] for row in scores(rows)]
+    return [[power / sum(row) for power in row] for row in powers]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"exact": True},
+        {"engine": "torch"},
+        {"engine": "onnxruntime"},
+        {"engine": "openvino"},
+        {"engine": "onnxruntime", "cache": True},
+    ],
+    ids=str,
+)
+def test_the_temperature_of_a_run_divides_the_logits_on_every_engine(tiny, calibrated, photos, tmp_path, options):
+    if "engine" in options and options["engine"] != "torch":
+        pytest.importorskip(options["engine"])
+    if "cache" in options:
+        options = {**options, "cache": tmp_path / "cache"}
+    plain = list(mnv2zoo.predict(photos, tiny, **options))
+    found = list(mnv2zoo.predict(photos, calibrated, **options))
+    for row, wanted in zip(scores(found), with_temperature(plain, 0.25), strict=True):
+        assert row == pytest.approx(wanted, abs=2e-5)
+    assert [[p["class"] for p in row["predictions"]] for row in found] == [
+        [p["class"] for p in row["predictions"]] for row in plain
+    ]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_rows_whose_top_score_is_too_low_are_rejected_in_every_format(tiny, photos, tmp_path, ending):
+    plain = list(mnv2zoo.predict(photos, tiny))
+    tops = sorted(row[0] for row in scores(plain))
+    lowest = tops[len(tops) // 2]  # which is not under itself
+    rejected = [row[0] < lowest for row in scores(plain)]
+    assert True in rejected
+    assert False in rejected
+    file = tmp_path / f"rows.{ending}"
+    found = list(mnv2zoo.predict(photos, tiny, reject_below=lowest, output=file))
+    assert found == [row | ({"rejected": True} if own else {}) for row, own in zip(plain, rejected, strict=True)]
+    if ending == "jsonl":
+        assert [json.loads(line) for line in file.read_text().splitlines()] == found
+    elif ending == "csv":
+        with file.open(newline="") as open_file:
+            rows = list(csv.DictReader(open_file))
+        assert [row["rejected"] for row in rows] == [str(own).lower() for own in rejected]
+        assert [float(row["score_1"]) for row in rows] == pytest.approx([row[0] for row in scores(plain)])
+    else:
+        table = pytest.importorskip("pyarrow.parquet").read_table(file)
+        assert table["rejected"].to_pylist() == rejected
+        assert [row[0]["label"] for row in table["predictions"].to_pylist()] == [
+            row["predictions"][0]["label"] for row in plain
+        ]
+    describe = find_task("classify").describe
+    assert [describe(row).splitlines()[0].endswith("  (rejected)") for row in found] == rejected
+
+
+def test_without_a_limit_files_have_no_column_for_rejected_rows(tiny, photos, tmp_path):
+    list(mnv2zoo.predict(photos, tiny, output=tmp_path / "rows.csv"))
+    assert "rejected" not in (tmp_path / "rows.csv").read_text()
+
+
+def test_an_unfinished_file_is_not_continued_with_another_limit(tiny, photos, tmp_path):
+    begun = mnv2zoo.predict(photos, tiny, batch_size=1, reject_below=0.5, output=tmp_path / "rows.jsonl")
+    next(begun)
+    begun.close()
+    with pytest.raises(OutputError) as error:
+        list(mnv2zoo.predict(photos, tiny, reject_below=0.6, output=tmp_path / "rows.jsonl"))
+    assert error.value.expected == "reject_below 0.5"
+
+
+@pytest.mark.parametrize(
+    ("task", "limit", "kind"),
+    [("detect", 0.5, TaskError), ("segment", 0.5, TaskError), ("classify", 1.5, ArgumentError)],
+)
+def test_a_limit_that_makes_no_sense_is_an_error(tiny, task, limit, kind):
+    with pytest.raises(kind) as error:
+        Settings(tiny, task=task, reject_below=limit).find_task()
+    assert error.value.where == "reject_below"

@@ -14,7 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from timm.models._hub import save_config_for_hf
 
 from mnv2zoo import weights
-from mnv2zoo.errors import ConversionError, UnknownModelError
+from mnv2zoo.errors import ConversionError, UnknownModelError, WeightsIndexError
 from mnv2zoo.model_dir import packaging
 from mnv2zoo.models import registry
 from mnv2zoo.models.mobilenetv2 import MobileNetV2
@@ -422,3 +422,14 @@ def test_offline_nothing_is_pushed(flowers, hub, monkeypatch):
     with pytest.raises(weights.WeightsError, match=r"(?s)cannot push .*OfflineModeIsEnabled"):
         packaging.push(package)
     assert hub.requests == []
+
+
+def test_a_package_carries_the_temperature_and_older_runs_have_none(flowers, tmp_path):
+    assert "temperature" not in packaging.pack(flowers, NAME, "MIT", tmp_path / "plain").entry.to_json()
+    change(flowers / "config.json", lambda config: config.update(temperature=1.25))
+    package = packaging.pack(flowers, NAME, "MIT", tmp_path / "package")
+    assert package.index_entry()[NAME]["temperature"] == 1.25
+    assert json.loads((tmp_path / "package/config.json").read_text())["temperature"] == 1.25
+    change(flowers / "config.json", lambda config: config.update(temperature=-1))
+    with pytest.raises(WeightsIndexError):
+        packaging.pack(flowers, NAME, "MIT", tmp_path / "bad")

@@ -2,8 +2,10 @@
 
 import json
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
+import timm
 from timm.models import PretrainedCfg
 from timm.models import _hub as timm_hub
 
@@ -125,3 +127,22 @@ def test_null_is_the_default(run_folder):
     nothing = dict.fromkeys(config_file.CFG_RULES)
     found = names.describe(run_folder({**nothing, "num_classes": 2}))
     assert None not in [found.cfg.get(name, 0) for name in config_file.CFG_RULES if name != "hf_hub_filename"]
+
+
+@pytest.mark.parametrize("temperature", [0, -1, 0.01, 100, "1", True, [1.0], float("nan")], ids=str)
+def test_a_temperature_out_of_bounds_is_refused(run_folder, temperature):
+    folder = run_folder({})
+    config = json.loads((Path(folder) / "config.json").read_text())
+    (Path(folder) / "config.json").write_text(json.dumps(config | {"temperature": temperature}))
+    with pytest.raises(WeightsUnavailableError) as error:
+        names.describe(folder)
+    assert "temperature" in str(error.value.found)
+
+
+def test_a_temperature_is_read_and_timm_reads_the_same_folder(run_folder):
+    folder = run_folder({})
+    assert names.describe(folder).temperature is None
+    config = json.loads((Path(folder) / "config.json").read_text())
+    (Path(folder) / "config.json").write_text(json.dumps(config | {"temperature": 1.5}))
+    assert names.describe(folder).temperature == 1.5
+    assert timm.create_model(f"local-dir:{folder}", pretrained=True).num_classes

@@ -44,6 +44,9 @@ BREACHES = [
     (schema.classes_are_named, {"labels": None, "label_names": ["cat", "cat"], "num_classes": 2}),
     (schema.license_is_named, {"license": None}),
     (schema.license_is_named, {"license": " "}),
+    (schema.temperature_is_in_bounds, {"temperature": 0.0}),
+    (schema.temperature_is_in_bounds, {"temperature": 21}),
+    (schema.temperature_is_in_bounds, {"temperature": "1"}),
     (schema.metrics_are_percents, {"metrics": {"top1": 720.0}}),
     (schema.notes_are_text, {"origin": 3}),
 ]
@@ -73,6 +76,13 @@ def test_every_rule_has_a_breach_above():
 @pytest.mark.parametrize("key", ["mnv2zoo_100", "mnv2zoo_101.a", "mnv2zoo_100.", "mnv2zoo_100.a/b", ".a", ""])
 def test_a_key_is_architecture_dot_tag(key):
     assert list(schema.key_names_an_architecture(key, raw_entry()))
+
+
+def test_a_temperature_may_be_left_out_and_is_kept_where_it_is():
+    for fields, expected in (({}, None), ({"temperature": None}, None), ({"temperature": 0.7}, 0.7)):
+        entry = schema.parse(text({"mnv2zoo_100.a": raw_entry(**fields)}), PATH)["mnv2zoo_100.a"]
+        assert entry.temperature == expected
+        assert entry.to_json().get("temperature", "left out") == (expected or "left out")
 
 
 def test_a_missing_field_is_not_taken_for_null():

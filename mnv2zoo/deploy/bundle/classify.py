@@ -1,5 +1,7 @@
 """Classifies photos with the model beside this file: `python predict.py photo.jpg ... [--topk 5] [--json]`.
 
+`--reject-below P` marks the photos whose top score is under P.
+
 It needs numpy, pillow and the model's runtime: onnxruntime for model.onnx, openvino for model.xml, ai-edge-litert for
 model.tflite, executorch and torch for model.pte, torch for model.pt2.
 """
@@ -24,9 +26,9 @@ def preprocess(photo: Image.Image | Bands, config: dict[str, Any]) -> Array:
     return network_input(to_rgb(photo) if isinstance(photo, Image.Image) else photo, config)
 
 
-def predictions(logits: Array, labels: list[str], topk: int) -> list[dict[str, Any]]:
+def predictions(logits: Array, labels: list[str], topk: int, temperature: float = 1.0) -> list[dict[str, Any]]:
     """The most probable classes of a photo, from its logits (classes,)."""
-    scores = np.exp(logits - logits.max())
+    scores = np.exp((logits - logits.max()) / temperature)
     scores /= scores.sum()
     return [
         {"class": int(index), "label": labels[index], "score": round(float(scores[index]), 6)}
@@ -41,11 +43,21 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    if not 0 <= float(text) <= 1:
+        raise ValueError
+    return float(text)
+
+
 def main() -> int:
     """Prints the most probable classes of each photo; returns 1 if one cannot be read."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("photos", nargs="+", type=Path)
     parser.add_argument("--topk", type=positive, default=5)
+    parser.add_argument(
+        "--reject-below", type=share, default=0.0, metavar="P", help="mark lower top scores as rejected"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON, a line per photo")
     args = parser.parse_args()
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names that a terminal cannot show
@@ -59,11 +71,15 @@ def main() -> int:
             print(f"error: cannot read {path}: {reason(error)}", file=sys.stderr)
             status = 1
             continue
-        best = predictions(model(image[None])[0], labels, args.topk)
+        best = predictions(model(image[None])[0], labels, args.topk, config.get("temperature", 1.0))
+        rejected = best[0]["score"] < args.reject_below
         if args.json:
-            print(json.dumps({"image": str(path), "predictions": best}))
+            print(json.dumps({"image": str(path), "predictions": best} | ({"rejected": True} if rejected else {})))
         else:
-            print(path, *(f"  {row['score']:.4f}  {row['class']:>4}  {row['label']}" for row in best), sep="\n")
+            mark = "  (rejected)" if rejected else ""
+            print(
+                f"{path}{mark}", *(f"  {row['score']:.4f}  {row['class']:>4}  {row['label']}" for row in best), sep="\n"
+            )
     return status
 
 

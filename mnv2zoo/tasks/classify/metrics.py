@@ -44,6 +44,9 @@ class Scores(base.Scores):
             class has no images.
         label_names: Names of the C classes.
         confusion: C rows of C counts of images: rows are the truth, columns the prediction.
+        temperature: The number that logits were divided by before the softmax; None for none. All but the classes
+            with the highest logits depends on it.
+        calibration_error_before: The calibration error without it; None for none.
         measured: Which images these are, in words such as `37 val images that the run held out`; empty where nobody
             had to choose.
     """
@@ -61,6 +64,8 @@ class Scores(base.Scores):
     class_metrics: Mapping[str, tuple[float | None, ...]]
     label_names: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...]
+    temperature: float | None = None
+    calibration_error_before: float | None = None
 
     @property
     def per_class(self) -> list[dict[str, Any]]:
@@ -80,8 +85,15 @@ class Scores(base.Scores):
         return ({"measured": self.measured} if self.measured else {}) | {
             "images": self.images,
             **{name: _rounded(getattr(self, name), 6 if name == "loss" else 4) for name in METRICS},
+            **self._calibration(),
             "per_class": [{name: _rounded(value, 4) for name, value in row.items()} for row in self.per_class],
         }
+
+    def _calibration(self) -> dict[str, Any]:
+        if self.temperature is None:
+            return {}
+        before = _rounded(self.calibration_error_before, 4)
+        return {"calibration_error_before": before, "temperature": self.temperature}
 
     def epoch_line(self) -> list[str]:
         """The parts of the line that training prints after each epoch."""
@@ -89,7 +101,15 @@ class Scores(base.Scores):
 
     def summary(self) -> str:
         """The metrics in one line, as training prints them at its end."""
-        return f"top-1 {self.top1:.2f} %, top-5 {self.top5:.2f} %, of {self.images} images"
+        calibration = f", calibration error {self._error()}" if self.temperature is not None else ""
+        return f"top-1 {self.top1:.2f} %, top-5 {self.top5:.2f} %{calibration}, of {self.images} images"
+
+    def _error(self) -> str:
+        """The calibration error in words."""
+        text = f"{self.calibration_error:.2f} %"
+        if self.temperature is None:
+            return text
+        return f"{text} ({self.calibration_error_before:.2f} % without the temperature {self.temperature:.4g})"
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """The classes that have images, as `mnv2zoo evaluate` prints them."""
@@ -105,7 +125,7 @@ class Scores(base.Scores):
         """The last line that `mnv2zoo evaluate` prints."""
         return (
             f"{self.images} images: top-1 {self.top1:.2f} %, top-5 {self.top5:.2f} %, macro F1 {self.f1_macro:.2f} %, "
-            f"calibration error {self.calibration_error:.2f} %, loss {self.loss:.4f}"
+            f"calibration error {self._error()}, loss {self.loss:.4f}"
         )
 
 
@@ -133,17 +153,22 @@ class Accuracy(base.Metric):
             DataError: If an image is of a class that the network does not have.
             RunError: If a logit is not finite.
         """
-        return score(torch.cat(self._logits), torch.cat(self._targets), self._label_names)
+        return score(*self.outputs(), self._label_names, self.temperature)
+
+    def outputs(self) -> tuple[Tensor, Tensor]:
+        """The logits (N, C) and classes (N,) of all batches."""
+        return torch.cat(self._logits), torch.cat(self._targets)
 
     def by_image(self) -> Iterator[tuple[int, int, list[float]]]:
         """The class of each image, the predicted class, and the probabilities of all classes."""
         for logits, targets in zip(self._logits, self._targets, strict=True):
-            scores = logits.double().softmax(1)
+            scores = (logits.double() / (self.temperature or 1)).softmax(1)
             yield from zip(targets.tolist(), logits.argmax(1).tolist(), scores.tolist(), strict=True)
 
     def worst_mistakes(self) -> list[Mistake]:
         """The wrong predictions of highest probability; see the function of that name."""
-        return worst_mistakes(torch.cat(self._logits), torch.cat(self._targets))
+        logits, targets = self.outputs()
+        return worst_mistakes(logits.double() / (self.temperature or 1), targets)
 
     def doubtful_labels(self) -> list[Mistake]:
         """Images whose label is probably wrong; see `explanation.doubtful_labels`."""
@@ -169,13 +194,14 @@ class Mistake:
     score: float
 
 
-def score(logits: Tensor, targets: Tensor, label_names: Sequence[str]) -> Scores:
+def score(logits: Tensor, targets: Tensor, label_names: Sequence[str], temperature: float | None = None) -> Scores:
     """Compares what a network says of images with what they are.
 
     Args:
         logits: The network's output, N x C.
         targets: The classes of the N images, integers from 0 to C - 1.
         label_names: Names of the C classes.
+        temperature: What to divide logits by before the softmax; None for nothing.
 
     Returns:
         The figures.
@@ -193,6 +219,8 @@ def score(logits: Tensor, targets: Tensor, label_names: Sequence[str]) -> Scores
         raise ValueError(f"expected a label for each of {logits.shape[1]} classes, found {len(label_names)}")
     images, classes = logits.shape
     logits = _checked(logits, targets)
+    before = None if temperature is None else _calibration_error(logits.softmax(1), targets)
+    logits = logits / (temperature or 1)
     probabilities = logits.softmax(1)
     confusion = metrics.multiclass_confusion_matrix(logits, targets, classes)
     averages = metrics.multiclass_f1_score, metrics.multiclass_precision
@@ -205,8 +233,7 @@ def score(logits: Tensor, targets: Tensor, label_names: Sequence[str]) -> Scores
         loss=functional.cross_entropy(logits, targets).item(),
         top1=100 * confusion.trace().item() / images,
         top5=100 * (best == targets[:, None]).sum().item() / images,
-        calibration_error=100
-        * metrics.multiclass_calibration_error(probabilities, targets, classes, CALIBRATION_BINS).item(),
+        calibration_error=_calibration_error(probabilities, targets),
         f1_macro=100 * f1_macro.item(),
         f1_weighted=100 * f1_weighted.item(),
         precision_macro=100 * precision_macro.item(),
@@ -216,7 +243,14 @@ def score(logits: Tensor, targets: Tensor, label_names: Sequence[str]) -> Scores
         class_metrics=by_class,
         label_names=tuple(label_names),
         confusion=tuple(tuple(row) for row in confusion.tolist()),
+        temperature=temperature,
+        calibration_error_before=before,
     )
+
+
+def _calibration_error(probabilities: Tensor, targets: Tensor) -> float:
+    classes = probabilities.shape[1]
+    return 100 * metrics.multiclass_calibration_error(probabilities, targets, classes, CALIBRATION_BINS).item()
 
 
 def _class_metrics(logits: Tensor, probabilities: Tensor, targets: Tensor) -> dict[str, tuple[float | None, ...]]:

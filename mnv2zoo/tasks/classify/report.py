@@ -136,6 +136,11 @@ def _page(
         ["top-5", f"{scores.top5:.2f} %"],
         ["loss (cross-entropy)", f"{scores.loss:.4f}"],
         ["calibration error", f"{scores.calibration_error:.2f} %"],
+        *(
+            [["calibration error, without the temperature", f"{scores.calibration_error_before:.2f} %"]]
+            if scores.calibration_error_before is not None
+            else []
+        ),
         ["F1, macro", f"{scores.f1_macro:.2f} %"],
         ["F1, weighted", f"{scores.f1_weighted:.2f} %"],
         ["precision, macro", f"{scores.precision_macro:.2f} %"],

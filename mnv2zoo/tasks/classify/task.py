@@ -53,6 +53,8 @@ class Classify(Task):
         from mnv2zoo.tasks.classify.distillation import Teacher
 
         self._start = start
+        self._calibrates = recipe.calibrate
+        self._temperature: float | None = None
         self._mixup = loss.make_mixup(recipe, len(data.class_names))
         counts = Counter(sample.target for sample in data.splits.get("train", ()))
         by_class = [counts[label] for label in range(len(data.class_names))]
@@ -89,6 +91,13 @@ class Classify(Task):
 
         return Accuracy(label_names)
 
+    def calibrate(self, metric: Accuracy) -> float | None:
+        """Fits the temperature, unless the recipe forbids it or the validation images do not tell it."""
+        from mnv2zoo.tasks.classify import temperature
+
+        self._temperature = temperature.fit(*metric.outputs()) if self._calibrates else None
+        return self._temperature
+
     def align(self, samples: Sequence[AnySample], data: Data, label_names: Sequence[str]) -> list[AnySample]:
         """Numbers the classes of the data as the network does.
 
@@ -117,6 +126,13 @@ class Classify(Task):
             for image, (truth, predicted, scores) in zip(images, metric.by_image(), strict=True)
         )
         return rows, {"scores": list(label_names)}
+
+    def model_files(self, model: Any, preprocessing: Mapping[str, Any], label_names: Sequence[str]) -> dict[str, bytes]:
+        """The network's tensors, and a `config.json` with its temperature."""
+        from mnv2zoo.model_dir import files
+
+        recorded: dict[str, Any] = {} if self._temperature is None else {"temperature": self._temperature}
+        return files.model_files(model, preprocessing, label_names, **recorded)
 
     def model_card(
         self, model: str, architecture: str, origin: str, run: Mapping[str, Any], scores: Mapping[str, Scores]
@@ -173,7 +189,7 @@ class Classify(Task):
         self, outputs: Any, images: Sequence[Seen], label_names: Sequence[str], options: Options
     ) -> list[dict[str, Any]]:
         """The most probable classes of each image, with the softmax of logits (N, C) as their scores."""
-        scores = np.exp(outputs - outputs.max(1, keepdims=True))
+        scores = np.exp((outputs - outputs.max(1, keepdims=True)) / options.temperature)
         scores /= scores.sum(1, keepdims=True)
         best = np.argsort(-outputs, axis=1, kind="stable")[:, : options.topk]
         chosen = np.take_along_axis(scores, best, 1)
@@ -188,10 +204,14 @@ class Classify(Task):
             for indices, values in zip(best.tolist(), chosen.tolist(), strict=True)
         ]
 
+    def top_score(self, row: Mapping[str, Any]) -> float:
+        """The score of the most probable class."""
+        return row["predictions"][0]["score"]
+
     def describe(self, row: Mapping[str, Any]) -> str:
         """A line per class."""
         lines = [f"  {p['score']:.4f}  {p['class']:>4}  {p['label']}" for p in row["predictions"]]
-        return "\n".join([row["image"], *lines])
+        return "\n".join([row["image"] + ("  (rejected)" if row.get("rejected") else ""), *lines])
 
     def csv_columns(self, topk: int) -> list[str]:
         """`class_1`, `label_1`, `score_1` and so on up to `topk`."""

@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import mnv2zoo
 from mnv2zoo.data.datasets import find
 from mnv2zoo.errors import DataError
+from mnv2zoo.models import pretrained
 from mnv2zoo.tasks import find_task
 from mnv2zoo.tasks.base import Options, Seen
 from mnv2zoo.tasks.classify import Classify
@@ -27,6 +29,16 @@ def test_rows_have_the_softmax_of_the_highest_logits():
     assert row == {
         "predictions": [{"class": 1, "label": "bee", "score": 0.6}, {"class": 2, "label": "cat", "score": 0.3}]
     }
+
+
+def test_the_temperature_divides_the_logits_and_keeps_their_order():
+    logits = np.array([[0.0, np.log(4), np.log(4) + 1e-7]], np.float32)
+    (row,) = Classify().rows(logits, [Seen("x")], LABELS, Options(3, temperature=2.0))
+    assert [(p["label"], round(p["score"], 4)) for p in row["predictions"]] == [
+        ("cat", 0.4),
+        ("bee", 0.4),
+        ("ant", 0.2),
+    ]
 
 
 def test_of_equal_logits_the_first_class_comes_first_and_large_ones_do_not_overflow():
@@ -76,3 +88,51 @@ def test_a_run_records_it_and_runs_without_a_record_are_it(tmp_path):
     assert mnv2zoo.evaluate(photos, run) == before
     assert list(mnv2zoo.predict(photos, str(run))) == rows_before
     assert len(mnv2zoo.finetune(photos, out=run, resume=True, task=find_task("classify")).history) == 2
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory):
+    """A run on colors of which every fourth photo is in the folder of another, so that no network can be sure."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    photos = fill(folder / "photos", 40)
+    names = ("blue", "green", "red")
+    for number in range(0, 40, 4):
+        files = [photos / name / f"{number:02}.png" for name in names]
+        contents = [file.read_bytes() for file in files]
+        for file, content in zip(files, [*contents[1:], contents[0]], strict=True):
+            file.write_bytes(content)
+    values = {**QUICK, "epochs": 12, "val_fraction": 0.5, "smoothing": 0.0, "keep": "last"}
+    return photos, folder / "run", mnv2zoo.finetune(photos, "mnv2zoo_035", folder / "run", **values), values
+
+
+@pytest.mark.slow
+def test_a_run_records_the_temperature_that_lowers_the_validation_loss(calibrated):
+    photos, run, result, _ = calibrated
+    temperature = json.loads((run / "config.json").read_text())["temperature"]
+    scores = result.scores["val"]
+    assert scores.temperature == temperature
+    assert scores.loss <= result.history[-1]["val_loss"] + 1e-6
+    assert scores.calibration_error_before == pytest.approx(result.history[-1]["val_calibration_error"], abs=0.1)
+    measured = mnv2zoo.evaluate(photos, run)
+    for name in ("top1", "calibration_error", "calibration_error_before", "temperature"):
+        assert getattr(measured, name) == pytest.approx(getattr(scores, name), abs=0.05)
+    recorded = json.loads((run / "results.json").read_text())["val"]
+    assert (recorded["temperature"], recorded["calibration_error"]) == (temperature, round(scores.calibration_error, 4))
+
+    model = pretrained.load(str(run), "cpu")
+    sample = photos / "red" / "05.png"
+    with torch.inference_mode():
+        logits = model.model(model.transform(Image.open(sample).convert("RGB"))[None])
+    (row,) = mnv2zoo.predict(sample, str(run), exact=True, device="cpu")
+    wanted = (logits / temperature).softmax(1)[0].sort(descending=True).values.tolist()
+    assert [p["score"] for p in row["predictions"]] == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_without_calibration_a_run_has_no_temperature(calibrated, tmp_path):
+    photos, run, result, values = calibrated
+    plain = mnv2zoo.finetune(photos, "mnv2zoo_035", tmp_path / "plain", **values, calibrate=False)
+    assert "temperature" not in json.loads((tmp_path / "plain/config.json").read_text())
+    assert plain.scores["val"].temperature is None
+    assert plain.scores["val"].loss == pytest.approx(result.history[-1]["val_loss"], abs=1e-5)
+    assert (tmp_path / "plain/model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
