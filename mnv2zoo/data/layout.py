@@ -33,6 +33,7 @@ class Layout:
         test_dir: Folder of the test images.
         ignore_index: Number in masks of pixels that belong to no class.
         skip_bad_images: Leave out annotations that cannot be used.
+        label_separator: What separates the labels of an image in a CSV file; None to find it.
     """
 
     layout: str | None = None
@@ -41,6 +42,7 @@ class Layout:
     test_dir: str | None = None
     ignore_index: int = 255
     skip_bad_images: bool = False
+    label_separator: str | None = None
 
     @property
     def named(self) -> dict[str, str]:

@@ -49,6 +49,7 @@ ARGUMENT_RULES: dict[str, Any] = {
     "num_classes": bounded(int, 0, 10**6),
     "in_chans": bounded(int, 1, MAX_SIDE),
 }
+THRESHOLDS = list_of(bounded(float, 0, 1), 0, 10**6)
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class ConfigFile:
         label_names: Names of the classes in class order.
         task: The task that the model was trained for; None where the file does not say, as timm's does not.
         head: The head of a detector or a segmenter: its `name`, and the arguments that it is built with.
+        thresholds: The lowest score of each label, for a model that gives several labels per image.
     """
 
     architecture: str
@@ -70,6 +72,7 @@ class ConfigFile:
     label_names: list[str]
     task: str | None = None
     head: dict[str, Any] = field(default_factory=dict)
+    thresholds: tuple[float, ...] = ()
 
 
 def read(folder: Path, name: str, repository: str | None = None) -> ConfigFile:
@@ -105,7 +108,11 @@ def read(folder: Path, name: str, repository: str | None = None) -> ConfigFile:
         task, head = document.get("task"), document.get("head") or {}
         if not isinstance(task, str | None) or not isinstance(head, dict):
             raise ValueError(f"task = {task!r} and head = {head!r}"[:200])
-        return ConfigFile(config.name, cfg, given, check_label_names(cfg, classes), task, head)
+        label_names = check_label_names(cfg, classes)
+        thresholds = document.get("thresholds") or []
+        if not fits(thresholds, THRESHOLDS) or len(thresholds) not in (0, classes):
+            raise ValueError(f"thresholds = {thresholds!r} for {classes} classes"[:200])
+        return ConfigFile(config.name, cfg, given, label_names, task, head, tuple(thresholds))
     except (UnknownModelError, WeightsUnavailableError):
         raise
     except Exception as error:  # whatever a broken file causes

@@ -37,6 +37,7 @@ class Description:
         own_label_names: Names of the classes in class order, where a `config.json` has them.
         task: The task that its weights were trained for, where a `config.json` has it.
         head: The head of a detector or a segmenter, as in `config_file.ConfigFile`; empty for other models.
+        thresholds: The lowest score of each label, as in `config_file.ConfigFile`; empty for other models.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Description:
     own_label_names: Sequence[str] = ()
     task: str | None = None
     head: dict[str, Any] = field(default_factory=dict)
+    thresholds: tuple[float, ...] = ()
 
     @property
     def label_names(self) -> Sequence[str]:
@@ -181,4 +183,5 @@ def _from_folder(name: str, folder: Path, repository: str | None = None) -> Desc
         cfg |= {"file": None, "source": HUB, "hf_hub_id": repository}
     config = architecture.get(found.architecture)
     source = folder if repository is None else None
-    return Description(name, config, cfg, found.arguments, source, found.label_names, found.task, found.head)
+    own = (found.label_names, found.task, found.head, found.thresholds)
+    return Description(name, config, cfg, found.arguments, source, *own)

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mnv2zoo.errors import RecipeError, TaskError, nearest
-from mnv2zoo.tasks.recipe import OF_CLASSES, OF_CLASSIFIERS, OF_DETECTORS, OF_HEADS, OF_SEGMENTERS
+from mnv2zoo.tasks.recipe import (
+    OF_CLASSES,
+    OF_CLASSIFIERS,
+    OF_DETECTORS,
+    OF_HEADS,
+    OF_MULTILABEL,
+    OF_SEGMENTERS,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +39,7 @@ if TYPE_CHECKING:
 DEFAULT = "classify"
 BUILT_IN = {
     "classify": "mnv2zoo.tasks.classify.task:Classify",
+    "multilabel": "mnv2zoo.tasks.multilabel.task:Multilabel",
     "detect": "mnv2zoo.tasks.detect.task:Detect",
     "segment": "mnv2zoo.tasks.segment.task:Segment",
 }
@@ -202,7 +210,10 @@ class Task(ABC):
     lower_is_better: ClassVar[tuple[str, ...]] = ("loss",)
     metric_names: ClassVar[tuple[str, ...]] = ()
     defaults: ClassVar[Mapping[str, Any]] = {}
-    ignores: ClassVar[tuple[str, ...]] = (*OF_CLASSIFIERS, *OF_CLASSES, *OF_HEADS, *OF_DETECTORS, *OF_SEGMENTERS)
+    ignores: ClassVar[tuple[str, ...]] = (
+        *(*OF_CLASSIFIERS, *OF_CLASSES, *OF_MULTILABEL),
+        *(*OF_HEADS, *OF_DETECTORS, *OF_SEGMENTERS),
+    )
     collate: ClassVar[Any] = None
     gather_objects: ClassVar[bool] = False
     writes_files: ClassVar[bool] = False
@@ -378,6 +389,20 @@ class Task(ABC):
 
         return pretrained.load(name, device)
 
+    def of_model(self, name: str) -> Task:
+        """The task as evaluation and prediction of a trained network use it.
+
+        Args:
+            name: The network, as for `load_model`.
+
+        Returns:
+            The task itself, or a copy with what the network's `config.json` records for predictions.
+
+        Raises:
+            UnknownModelError: If there is no network of that name.
+        """
+        return self
+
     def freeze(self, model: Any, recipe: Recipe) -> list[nn.Module]:
         """Prepares the network for training: freezes the part that the recipe does not train.
 
@@ -514,6 +539,16 @@ class Task(ABC):
 
         Returns:
             An empty metric.
+        """
+
+    def fit_on_validation(self, metric: Any) -> None:  # noqa: B027
+        """Fits what predictions need beside the trained weights, such as a threshold per label.
+
+        It is called once after training, before the test images are measured and `model_files` is called; not at all
+        where there are no validation images.
+
+        Args:
+            metric: The metric of the validation images, with all outputs of the kept weights in it.
         """
 
     def is_better(self, name: str, value: float, than: float) -> bool:

@@ -36,6 +36,7 @@ from mnv2zoo.system import memory
 from mnv2zoo.tasks import Metric, Scores, Task, find_task
 from mnv2zoo.tasks import recipe as recipes
 from mnv2zoo.tasks.initialization import Start, set_training
+from mnv2zoo.tasks.lookup import place_task
 from mnv2zoo.tasks.recipe import Recipe
 from mnv2zoo.tasks.tensors import channels_last, map_tensors, to_cpu
 from mnv2zoo.training import accelerate_settings, artifacts, builders, failures, resume
@@ -93,7 +94,7 @@ def run(
         model_name: The network; None for the default, or for the one of the run that is resumed.
         out: The run folder.
         given: Fields of `Recipe` that are not to have their defaults.
-        task: The task; None for classification, or for the one of the run that is resumed.
+        task: The task; None for the one that the data is for, or for the one of the run that is resumed.
         resumes: Resume the run in the folder, if there is one.
         log: The log.
         device: The device; by default the accelerator if there is one.
@@ -104,7 +105,7 @@ def run(
     folder = RunFolder(Path(out))
     recorded = folder.inspect(resumes)
     if recorded is None:
-        found = find_task(task)
+        found = find_task(place_task(place) if task is None else task)
         recipe, model_name = recipes.make(**{**found.defaults, **given}), model_name or recipes.MODEL
     else:
         found = resume.find_run_task(recorded, task, folder.path)
@@ -510,18 +511,20 @@ class Trainer:
         self.trainee.load_state_dict(on_main(accelerator, lambda: progress.best))
         self.model.eval()
         metrics: dict[str, Metric] = {}
-        for split in [split for split in data.splits if split != "train"]:
+        for split in [split for split in ("val", "test") if split in data.splits]:
             loader = test_loader(self._evaluated(split), self.task.collate, self.recipe, self.recipe.workers)
             metrics[split] = self.task.metrics(data.class_names)
             with self.evaluating():
                 run_network(accelerator, self.task, self.model, accelerator.prepare(loader), metrics[split].update)
+            if split == "val":
+                self.task.fit_on_validation(metrics[split])
         scores = {split: metric.compute() for split, metric in metrics.items()}
         on_main(accelerator, lambda: self._write(metrics, scores))
         if progress.epoch < self.recipe.epochs:
             stale = f"{self.monitor} has not improved for {self.recipe.patience} epochs"
             self.log.say(f"stopped after epoch {progress.epoch}: {stale}")
-        for split, own in scores.items():
-            self.log.say(f"{split}: {own.summary()}")
+        for name, own in scores.items():
+            self.log.say(f"{name}: {own.summary()}")
         self.log.say(f"weights of epoch {progress.best_epoch} are in {self.folder.path}")
         return FinetuneResult(
             self.folder.path, self.model, data.class_names, progress.best_epoch, list(progress.history), scores

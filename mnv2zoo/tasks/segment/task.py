@@ -12,7 +12,7 @@ import numpy as np
 
 from mnv2zoo.errors import ArgumentError, RecipeError
 from mnv2zoo.tasks.base import Options, Seen, Task
-from mnv2zoo.tasks.recipe import OF_CLASSIFIERS, OF_DETECTORS, Recipe
+from mnv2zoo.tasks.recipe import OF_CLASSIFIERS, OF_DETECTORS, OF_MULTILABEL, Recipe
 
 if TYPE_CHECKING:
     import torch
@@ -58,6 +58,7 @@ class Segment(Task):
     }
     ignores = (
         *(name for name in OF_CLASSIFIERS if name != "smoothing"),
+        *OF_MULTILABEL,
         *OF_DETECTORS,
         *("classifier", "loss_before_act", "layer_decay", "crop_pct", "scale", "auto_augment", "reprob", "drop_rate"),
         *("layout", "train_dir", "val_dir", "test_dir", "cache_features"),
