@@ -137,7 +137,7 @@ def _listing(
 @dataclass(frozen=True)
 class _Table:
     columns: list[str]
-    rows: list[list[str]]
+    rows: list[tuple[int, list[str]]]  # with the numbers of their lines
     where: str  # for messages
     split: str  # of the rows, where there is no column for it
 
@@ -156,9 +156,12 @@ def has_labels(place: str | Path) -> bool:
     if path.is_file():
         return path.suffix.lower() == ".csv"
     for file in sorted(path.glob("*.csv")) if path.is_dir() else ():
-        table = _parse((file.name,), File(file.name, file), place)
+        try:
+            table = _parse((file.name,), File(file.name, file), place)
+        except DataError:  # a file about something else
+            continue
         others = [column for column in table.columns if column not in (IMAGE, SPLIT)]
-        cells = (cell for row in table.rows for cell in _cells(table, row, others))
+        cells = (cell for _, row in table.rows for cell in _cells(table, row, others))
         hot = len(others) > 1 and all(_hot(cell) is not None for cell in cells)
         if IMAGE in table.columns and (LABELS in others or hot):
             return True
@@ -179,6 +182,7 @@ def _tables(files: Files, place: str | Path, only: str | None) -> list[_Table]:
         table = _parse(parts, file, place)
         if IMAGE in table.columns:
             found.append(table)
+            _check_columns(table, place)
         elif only is not None:
             raise DataError(
                 f"the file has no column {IMAGE!r}",
@@ -187,7 +191,45 @@ def _tables(files: Files, place: str | Path, only: str | None) -> list[_Table]:
                 where=place,
                 fix=f"Name the column of the images' paths {IMAGE!r}.",
             )
+    splits = [table.split for table in found]
+    if twice := sorted({split for split in splits if splits.count(split) > 1}):
+        raise DataError(
+            f"two CSV files with labels for {twice[0]}",
+            expected="one CSV file, or one for each split with the split in its name, such as train.csv",
+            found=some(table.where for table in found if table.split == twice[0]),
+            where=place,
+            fix="Remove one, rename them, or pass the path of the CSV file to use.",
+        )
     return found
+
+
+def _check_columns(table: _Table, place: str | Path) -> None:
+    columns, where = table.columns, f"{place}: {table.where}"
+    others = [column for column in columns if column not in (IMAGE, SPLIT)]
+    if twice := sorted({column for column in columns if columns.count(column) > 1}):
+        raise DataError(
+            "a CSV file has two columns of one name",
+            expected="a different name for each column",
+            found=some(map(repr, twice)),
+            where=where,
+            fix="Rename or remove one of them.",
+        )
+    if not others:
+        raise DataError(
+            "a CSV file has no labels",
+            expected=f"a column {LABELS!r}, or a column of 0 and 1 for each label",
+            found=some(map(repr, columns)),
+            where=where,
+            fix="Add the labels of the images.",
+        )
+    if LABELS in others and len(others) > 1:
+        raise DataError(
+            "a CSV file has columns that are not known",
+            expected=f"{IMAGE}, {LABELS} and, if need be, {SPLIT}",
+            found=some(repr(column) for column in others if column != LABELS),
+            where=where,
+            fix=f"Remove them; or remove {LABELS}, if each of the others is a label with 0 and 1.",
+        )
 
 
 def _parse(parts: Parts, file: File, place: str | Path) -> _Table:
@@ -196,7 +238,9 @@ def _parse(parts: Parts, file: File, place: str | Path) -> _Table:
         text = read_bytes(file).decode("utf-8-sig")
         header = text.partition("\n")[0]
         delimiter = max((",", ";", "\t"), key=header.count)
-        first, *rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row] or [[]]
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        first = next(reader, [])
+        rows = [(reader.line_num, row) for row in reader if row]
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(
             "cannot read a CSV file",
@@ -207,13 +251,6 @@ def _parse(parts: Parts, file: File, place: str | Path) -> _Table:
         ) from error
     columns = [composed(column.strip()) for column in first]
     columns = [column.lower() if column.lower() in (IMAGE, LABELS, SPLIT) else column for column in columns]
-    if twice := sorted({column for column in columns if columns.count(column) > 1}):
-        raise DataError(
-            "a CSV file has two columns of one name",
-            found=some(repr(column) for column in twice),
-            where=f"{place}: {where}",
-            fix="Rename or remove one of them.",
-        )
     return _Table(columns, rows, where, boxes.split_of(parts))
 
 
@@ -242,7 +279,7 @@ class _Rows:
         """The names of the labels, and the images by split."""
         names: dict[str, None] = {}
         lists = [table for table in tables if LABELS in table.columns]
-        self._find_separator(cell for table in lists for row in table.rows for cell in _cells(table, row, [LABELS]))
+        self._find_separator(cell for table in lists for _, row in table.rows for cell in _cells(table, row, [LABELS]))
         for table in tables:
             names |= dict.fromkeys(self._read(table))
         if lists:
@@ -272,16 +309,8 @@ class _Rows:
     def _read(self, table: _Table) -> list[str]:
         """Reads a table, and returns the names of its labels."""
         others = [column for column in table.columns if column not in (IMAGE, SPLIT)]
-        if LABELS in others and len(others) > 1:
-            raise DataError(
-                "a CSV file has columns that are not known",
-                expected=f"{IMAGE}, {LABELS} and, if need be, {SPLIT}",
-                found=some(repr(column) for column in others if column != LABELS),
-                where=f"{self.trouble.place}: {table.where}",
-                fix=f"Remove them; or remove {LABELS}, if each of the others is a label with 0 and 1.",
-            )
         names: dict[str, None] = {} if LABELS in others else dict.fromkeys(others)
-        for number, row in enumerate(table.rows, start=2):
+        for number, row in table.rows:
             line = f"line {number} of {table.where}"
             if len(row) != len(table.columns):
                 self.trouble.add(f"rows with another number of cells than the {len(table.columns)} columns", line)

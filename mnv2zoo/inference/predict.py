@@ -172,6 +172,7 @@ class Predictor:
             "weights": self.session.fingerprint,
             # Journals of classification from before there were other tasks are continued.
             **({} if self.task.name == DEFAULT else later),
+            **self.task.facts(),
         }
 
 

@@ -710,6 +710,10 @@ class Task(ABC):
         """
         raise NotImplementedError  # `predict` asks `draws` first
 
+    def facts(self) -> dict[str, Any]:
+        """What decides rows beside weights and options, as JSON can hold it; `predict` resumes with the same only."""
+        return {}
+
     def describe(self, row: Mapping[str, Any]) -> str:
         """Describes a row for people.
 

@@ -259,6 +259,8 @@ class Recipe:
             if not fits(value, KINDS[name]):
                 raise _bad(name, _expected(KINDS[name], value), value)
             object.__setattr__(self, name, value)
+        if self.label_separator is not None and not self.label_separator:
+            raise _bad("label_separator", "a character or more", self.label_separator)
         if self.std is not None and min(self.std) <= 0:
             raise _bad("std", "numbers above 0", self.std)
         if self.scale_jitter is not None and self.scale_jitter[0] > self.scale_jitter[1]:

@@ -176,10 +176,10 @@ def score(
     scores, count = logits.sigmoid(), len(label_names)
     limits = best_thresholds(scores, hot) if thresholds is None else tuple(thresholds)
     given = (scores >= torch.tensor(limits, dtype=torch.float64)).long()
-    f1 = metrics.multilabel_f1_score(given, hot, count, average="none")
+    f1 = _each(metrics.multilabel_f1_score, given, hot)
     by_label = {
-        "precision": metrics.multilabel_precision(given, hot, count, average="none"),
-        "recall": metrics.multilabel_recall(given, hot, count, average="none"),
+        "precision": _each(metrics.multilabel_precision, given, hot),
+        "recall": _each(metrics.multilabel_recall, given, hot),
         "f1": f1,
         "average_precision": _average_precision(scores, hot),
     }
@@ -192,7 +192,7 @@ def score(
         images=len(logits),
         loss=loss.sum(1).mean().item(),
         map=100 * sum(known) / len(known) if known else None,
-        f1_micro=100 * metrics.multilabel_f1_score(given, hot, count, average="micro").item(),
+        f1_micro=100 * metrics.multilabel_f1_score(given, hot, count, average="micro", validate_args=False).item(),
         f1_macro=100 * counted.mean().item() if len(counted) else 0.0,
         label_metrics={
             name: tuple(100 * v if there else None for v, there in zip(values.tolist(), present, strict=True))
@@ -202,6 +202,11 @@ def score(
         thresholds=limits,
         label_names=tuple(label_names),
     )
+
+
+def _each(metric: Any, given: Tensor, hot: Tensor) -> Tensor:
+    """A metric of each label (K,). torchmetrics' own checks would refuse a single label."""
+    return torch.atleast_1d(metric(given, hot, hot.shape[1], average="none", validate_args=False))
 
 
 def _average_precision(scores: Tensor, hot: Tensor) -> Tensor:

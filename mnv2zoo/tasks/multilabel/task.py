@@ -185,6 +185,10 @@ class Multilabel(Classify):
             limits = (options.threshold,) * len(label_names)
         return [{"predictions": over_thresholds(logits, label_names, limits)} for logits in outputs]
 
+    def facts(self) -> dict[str, Any]:
+        """The thresholds."""
+        return {"thresholds": list(self._thresholds or ())}
+
     def describe(self, row: Mapping[str, Any]) -> str:
         """A line per label."""
         return super().describe(row) if row["predictions"] else f"{row['image']}\n  no label"
