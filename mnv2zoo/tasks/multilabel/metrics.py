@@ -18,7 +18,7 @@ from mnv2zoo.tasks import base
 from mnv2zoo.tasks.classify.metrics import require_finite
 from mnv2zoo.tasks.multilabel.task import METRICS
 
-DIGITS = 6  # of a threshold, as a run records it
+DIGITS = 6  # significant ones of a threshold, as a run records it
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Scores(base.Scores):
     def to_json(self) -> dict[str, Any]:
         """The metrics, rounded, and those of each label, as `json.dumps` takes them."""
         rows = [
-            {name: round(value, 6) if isinstance(value, float) else value for name, value in row.items()}
+            {n: round(value, 6) if isinstance(value, float) and n != "threshold" else value for n, value in row.items()}
             for row in self.per_label
         ]
         return {**super().to_json(), "per_label": rows}
@@ -84,7 +84,7 @@ class Scores(base.Scores):
         """The labels that images have, as `mnv2zoo evaluate` prints them."""
         names = ("precision", "recall", "f1", "average_precision")
         rows = [
-            [row["label"], str(row["images"]), *(f"{row[name]:.2f}" for name in names), f"{row['threshold']:.3f}"]
+            [row["label"], str(row["images"]), *(f"{row[name]:.2f}" for name in names), f"{row['threshold']:.3g}"]
             for row in self.per_label
             if row["images"]
         ]
@@ -242,4 +242,5 @@ def _best_threshold(scores: Tensor, targets: Tensor) -> float:
     below = torch.cat([found.new_zeros(1), found[:-1]])  # thresholds rise
     middle = ((found + below) / 2).tolist()
     rated = [(round(value, 9), -abs(cut - DEFAULT_THRESHOLD)) for value, cut in zip(f1.tolist(), middle, strict=True)]
-    return round(middle[max(enumerate(rated), key=operator.itemgetter(1))[0]], DIGITS)
+    best, _ = max(enumerate(rated), key=operator.itemgetter(1))
+    return float(f"{middle[best]:.{DIGITS}g}")

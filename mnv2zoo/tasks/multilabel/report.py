@@ -95,7 +95,7 @@ def labels_table(scores: Scores) -> str:
         (
             [escape(row["label"]), row["images"]]
             + ["" if row[name] is None else f"{row[name]:.1f}" for name in names]
-            + [f"{row['threshold']:.3f}"]
+            + [f"{row['threshold']:.3g}"]
             for row in rows
         ),
     )

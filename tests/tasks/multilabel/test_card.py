@@ -14,5 +14,5 @@ def test_a_card_has_the_metrics_the_labels_and_how_to_use_it():
     assert results == {"map": 100.0, "f1_micro": 85.71, "f1_macro": 83.33}
     assert card.data.pipeline_tag == "image-classification"
     assert (card.data.library_name, card.data.tags[1]) == ("timm", "multi-label")
-    assert "| c | 1 | 50.0 | 100.0 | 66.7 | 100.0 | 0.600 |" in text
+    assert "| c | 1 | 50.0 | 100.0 | 66.7 | 100.0 | 0.6 |" in text
     assert "`loss` | `bce`" in text

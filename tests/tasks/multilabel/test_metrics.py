@@ -106,3 +106,12 @@ def test_bad_outputs_are_refused():
         score(torch.zeros(0, 1), torch.zeros(0, 1), ("a",))
     with pytest.raises(ValueError, match="N x 2"):
         score(torch.zeros(1, 1), torch.zeros(1, 1), ("a", "b"))
+
+
+def test_thresholds_of_scores_that_are_nearly_zero_still_tell_them_apart():
+    logits = torch.tensor([[-20.0], [-21.0], [-22.0], [-40.0]])
+    targets = torch.tensor([[1.0], [1.0], [0.0], [0.0]])
+    scores = score(logits, targets, ("a",))
+    assert scores.f1_micro == 100
+    assert 2.8e-10 < scores.thresholds[0] < 7.6e-10
+    assert scores.to_json()["per_label"][0]["threshold"] == scores.thresholds[0]

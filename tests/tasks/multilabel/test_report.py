@@ -15,9 +15,9 @@ SCORES = score(LOGITS, TARGETS, NAMES, (0.5, 0.6, 0.5))
 def test_labels_come_from_worst_to_best_with_those_that_no_image_has_last():
     lines = report.labels_table(SCORES).splitlines()[2:]
     assert lines == [
-        "| c | 1 | 50.0 | 100.0 | 66.7 | 100.0 | 0.600 |",
-        r"| a\|b | 2 | 100.0 | 100.0 | 100.0 | 100.0 | 0.500 |",
-        "| never | 0 |  |  |  |  | 0.500 |",
+        "| c | 1 | 50.0 | 100.0 | 66.7 | 100.0 | 0.6 |",
+        r"| a\|b | 2 | 100.0 | 100.0 | 100.0 | 100.0 | 0.5 |",
+        "| never | 0 |  |  |  |  | 0.5 |",
     ]
 
 
