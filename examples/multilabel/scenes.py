@@ -19,7 +19,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 SIDE = 224  # pixels
-COUNTS = {"train": 3000, "val": 800, "test": 1000}
+COUNTS = {"train": 1200, "val": 400, "test": 500}
 GRAY = (128, 128, 128)
 
 Photos = list[tuple[str, bytes]]  # a label, and a JPEG

@@ -227,7 +227,7 @@ class Recipe:
         255, "segmenters: number in the masks of pixels that belong to no class"
     )
     label_separator: str | None = _choice(
-        None, "several labels per image: what separates labels in a CSV file; by default `|`, `;` or `,`"
+        None, "several labels per image: what separates labels in a CSV file; by default a vertical bar, `;` or `,`"
     )
     skip_bad_images: bool = _choice(False, "leave out images that cannot be read, instead of stopping before training")
     sampler: Literal["shuffle", "balanced"] = _choice(

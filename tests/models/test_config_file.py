@@ -125,3 +125,15 @@ def test_null_is_the_default(run_folder):
     nothing = dict.fromkeys(config_file.CFG_RULES)
     found = names.describe(run_folder({**nothing, "num_classes": 2}))
     assert None not in [found.cfg.get(name, 0) for name in config_file.CFG_RULES if name != "hf_hub_filename"]
+
+
+def test_thresholds_are_one_per_label(run_folder):
+    assert names.describe(run_folder()).thresholds == ()
+    found = names.describe(run_folder(task="multilabel", thresholds=[0, 0.25]))
+    assert (found.task, found.thresholds) == ("multilabel", (0, 0.25))
+
+
+@pytest.mark.parametrize("thresholds", [[0.5], [0.5, 1.5], [0.5, "x"], 0.5, {"a": 0.5}], ids=str)
+def test_thresholds_that_do_not_fit_are_refused(run_folder, thresholds):
+    with pytest.raises(WeightsUnavailableError, match="thresholds"):
+        names.describe(run_folder(thresholds=thresholds))
