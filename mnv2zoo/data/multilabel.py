@@ -84,6 +84,8 @@ def read(place: str | Path, layout: Layout) -> LabelListing:
     tables = _tables(files, place, table.name if table else None)
     documents = {} if tables else _documents(files, place)
     if not tables and not documents:
+        if not any(len(parts) > 1 and is_image(parts[-1]) for parts in files):
+            raise _no_labels(place, f"{sum(is_image(parts[-1]) for parts in files)} images without any")
         return _of_folders(place, layout)
     if layout.layout is not None or layout.named:
         raise DataError(
@@ -104,6 +106,16 @@ def read(place: str | Path, layout: Layout) -> LabelListing:
     if not table and (unused := sum(is_image(parts[-1]) and file not in used for parts, file in files.items())):
         notes.append(f"images that no {'row' if tables else 'file'} lists are not used: {unused}")
     return _listing(form, names, splits, place, notes)
+
+
+def _no_labels(place: str | Path, found: str) -> DataError:
+    return DataError(
+        "no labels",
+        expected=f"a CSV file with the columns {IMAGE} and {LABELS}, a COCO .json file, or a folder per label",
+        found=found,
+        where=place,
+        fix="Pass the CSV file, or the folder that holds the labels too.",
+    )
 
 
 def _listing(
@@ -204,7 +216,7 @@ def _tables(files: Files, place: str | Path, only: str | None) -> list[_Table]:
 
 
 def _check_columns(table: _Table, place: str | Path) -> None:
-    columns, where = table.columns, f"{place}: {table.where}"
+    columns, where = table.columns, place if Path(place).is_file() else f"{place}: {table.where}"
     others = [column for column in columns if column not in (IMAGE, SPLIT)]
     if twice := sorted({column for column in columns if columns.count(column) > 1}):
         raise DataError(
@@ -432,6 +444,8 @@ def _of_folders(place: str | Path, layout: Layout) -> LabelListing:
     if listing.unused:
         notes.append(str(listing.unused))
     names = sorted(set().union(*listing.classes.values()))
+    if len(names) < 2:
+        raise _no_labels(place, f"the folder {names[0]!r} alone")
     form = f"class folders, {several} images in several of them"
     return _listing(form, names, splits, place, notes)
 

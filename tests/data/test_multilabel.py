@@ -103,7 +103,7 @@ def test_rows_of_one_image_are_joined(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "problem", "told"),
     [
-        ([("picture", "labels"), ("001.png", "a")], "no images in class folders", ""),
+        ([("picture", "labels"), ("001.png", "a")], "no labels", "1 images without any"),
         ([("image",), ("001.png",)], "a CSV file has no labels", "'image'"),
         (
             [("image", "labels", "who", "when"), ("001.png", "a", "x", "y")],
@@ -153,6 +153,13 @@ def test_a_label_that_training_does_not_see_is_refused(tmp_path):
     error = refused(folder)
     assert error.problem == "there are labels in val that train lacks"
     assert error.found == "pink, purple"
+
+
+def test_a_folder_of_images_is_not_taken_for_a_label(tmp_path):
+    save(tmp_path / "images", [1, 2])
+    write_csv(tmp_path / "x.csv", [("file", "labels"), ("001.png", "a")])
+    error = refused(tmp_path)
+    assert (error.problem, error.found) == ("no labels", "the folder 'images' alone")
 
 
 def test_two_files_for_one_split_and_images_without_any_label_are_refused(tmp_path):
