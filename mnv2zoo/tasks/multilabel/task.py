@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mnv2zoo.tasks.multilabel.metrics import LabelMetric, Scores
 
 METRICS = ("loss", "map", "f1_micro", "f1_macro")
+NAMED = 12  # labels whose images are counted one by one
 SEPARATOR = "|"  # between the labels of an image in CSV files that are written
 
 
@@ -60,6 +61,8 @@ class Multilabel(Classify):
         everything = [sample for own in data.splits.values() for sample in own]
         by_label = counts(everything)
         labels = ", ".join(f"{by_label[number]} {name}" for number, name in enumerate(data.class_names))
+        if len(data.class_names) > NAMED:
+            labels = f"{min(by_label.values())} to {max(by_label.values())} per label"
         without = sum(not sample.target.classes for sample in everything)
         images = ", ".join(f"{len(samples)} {split}" for split, samples in data.splits.items())
         return f"{data.form}: {len(data.class_names)} labels; images: {images}; {labels}; {without} without a label"

@@ -116,6 +116,18 @@ def test_bad_data_is_refused_before_anything_is_written(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_the_data_is_described_in_a_line(tmp_path):
+    data = fill(tmp_path / "data")
+    found = Multilabel().find_data(data, Layout())
+    assert Multilabel().found(found) == (
+        "CSV, labels separated by '|': 3 labels; images: 16 train, 8 val; 12 blue, 12 green, 12 red; 3 without a label"
+    )
+    rows = [(f"train/{n:03}.png", "|".join(f"label {k}" for k in range(n))) for n in range(16)]
+    write_csv(data / "train.csv", [("image", "labels"), *rows])
+    many = Multilabel().find_data(data / "train.csv", Layout())
+    assert Multilabel().found(many).endswith("15 labels; images: 16 train; 1 to 15 per label; 1 without a label")
+
+
 @pytest.mark.slow
 def test_the_task_is_found_from_a_csv_file_and_recorded(trained):
     _, run, result = trained
