@@ -134,7 +134,8 @@ class LabelMetric(base.Metric):
 
     def pooled(self) -> tuple[Tensor, Tensor]:
         """The probabilities and the targets of all images, (N, K)."""
-        return torch.cat(self._logits).double().sigmoid(), torch.cat(self._targets).long()
+        logits, targets = torch.cat(self._logits), torch.cat(self._targets)
+        return logits.double().sigmoid(), targets.long()
 
     def by_image(self) -> Iterator[tuple[list[int], list[int], list[float]]]:
         """The labels of each image, those whose scores reach their thresholds, and the scores of all labels."""
