@@ -541,11 +541,11 @@ class Task(ABC):
             An empty metric.
         """
 
-    def fit_on_validation(self, metric: Any) -> None:  # noqa: B027
+    def calibrate(self, metric: Any) -> None:  # noqa: B027
         """Fits what predictions need beside the trained weights, such as a threshold per label.
 
-        It is called once after training, before the test images are measured and `model_files` is called; not at all
-        where there are no validation images.
+        It is called once after training, when all metrics have their outputs and before they are computed; not at all
+        where there are no validation images. `model_files` then records what was fitted.
 
         Args:
             metric: The metric of the validation images, with all outputs of the kept weights in it.

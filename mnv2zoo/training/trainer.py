@@ -511,13 +511,13 @@ class Trainer:
         self.trainee.load_state_dict(on_main(accelerator, lambda: progress.best))
         self.model.eval()
         metrics: dict[str, Metric] = {}
-        for split in [split for split in ("val", "test") if split in data.splits]:
+        for split in [split for split in data.splits if split != "train"]:
             loader = test_loader(self._evaluated(split), self.task.collate, self.recipe, self.recipe.workers)
             metrics[split] = self.task.metrics(data.class_names)
             with self.evaluating():
                 run_network(accelerator, self.task, self.model, accelerator.prepare(loader), metrics[split].update)
-            if split == "val":
-                self.task.fit_on_validation(metrics[split])
+        if "val" in metrics:
+            self.task.calibrate(metrics["val"])
         scores = {split: metric.compute() for split, metric in metrics.items()}
         on_main(accelerator, lambda: self._write(metrics, scores))
         if progress.epoch < self.recipe.epochs:

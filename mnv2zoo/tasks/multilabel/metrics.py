@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,11 +105,12 @@ class LabelMetric(base.Metric):
 
     Args:
         label_names: Names of the K labels.
-        thresholds: The lowest score of each label; None to choose those of highest F1 on the images themselves.
+        given: Gives the lowest score of each label once they are chosen; None before that, for those of highest F1 on
+            the images themselves.
     """
 
-    def __init__(self, label_names: Sequence[str], thresholds: Sequence[float] | None = None) -> None:
-        self._label_names, self._given = tuple(label_names), thresholds
+    def __init__(self, label_names: Sequence[str], given: Callable[[], Sequence[float] | None] = lambda: None) -> None:
+        self._label_names, self._given = tuple(label_names), given
         self._logits: list[Tensor] = []
         self._targets: list[Tensor] = []
 
@@ -124,13 +125,12 @@ class LabelMetric(base.Metric):
         Raises:
             RunError: If a logit is not finite.
         """
-        return score(torch.cat(self._logits), torch.cat(self._targets), self._label_names, self._given)
+        return score(torch.cat(self._logits), torch.cat(self._targets), self._label_names, self._given())
 
     def thresholds(self) -> tuple[float, ...]:
         """The thresholds that were given, or those of highest F1."""
-        if self._given is not None:
-            return tuple(self._given)
-        return best_thresholds(*self.pooled())
+        given = self._given()
+        return best_thresholds(*self.pooled()) if given is None else tuple(given)
 
     def pooled(self) -> tuple[Tensor, Tensor]:
         """The probabilities and the targets of all images, (N, K)."""

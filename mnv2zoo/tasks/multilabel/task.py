@@ -124,9 +124,9 @@ class Multilabel(Classify):
         """Average precision, and F1 at thresholds: the network's own, or the best where it has none yet."""
         from mnv2zoo.tasks.multilabel.metrics import LabelMetric
 
-        return LabelMetric(label_names, self._thresholds)
+        return LabelMetric(label_names, lambda: self._thresholds)
 
-    def fit_on_validation(self, metric: LabelMetric) -> None:
+    def calibrate(self, metric: LabelMetric) -> None:
         """Chooses a threshold per label."""
         self._thresholds = metric.thresholds()
 
