@@ -250,6 +250,29 @@ def folds() -> str:
     return table("kept together | folds: | top-1 (%): | balanced accuracy (%):", rows)
 
 
+LOSSES = {"bce": "`--loss bce`", "asymmetric": "`--loss asymmetric`"}
+
+
+def multilabel() -> str:
+    """A row for each loss that a classifier of several labels was trained with."""
+    rows = (
+        (
+            LOSSES[name],
+            run["images"],
+            run["labels"],
+            run["epochs"],
+            f"{run['val']['map']:.2f}",
+            *(f"{run['test'][metric]:.2f}" for metric in ("map", "f1_micro", "f1_macro")),
+        )
+        for name, run in recorded("multilabel").items()
+    )
+    return table(
+        "the classifier, with | scenes: | labels: | epochs: | validation mAP (%): | test mAP (%): | test micro F1 (%): "
+        "| test macro F1 (%):",
+        rows,
+    )
+
+
 TRANSFER = {
     "random": "random initialisation",
     "cifar100_coarse": "`mnv2zoo_100_c20.cifar100_coarse`",
@@ -452,7 +475,7 @@ PARTS: dict[str, Callable[..., str]] = {
     for part in (
         *(zoo, model_pages.models, model_pages.costs, model_pages.model, variables, recipe),
         *(twenty_layers, twenty_differences),
-        *(head_cache, training_step, grocery, folds, transfer, preprocessing, taps),
+        *(head_cache, training_step, grocery, folds, multilabel, transfer, preprocessing, taps),
         *(heads, service, gpu, gpu_goals, forgotten, alphas, attacks, fuzz),
         *(c20_figures, c20_releases, c20_runs, performance.performance),
     )

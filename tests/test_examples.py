@@ -82,3 +82,38 @@ def test_a_thousand_photos_are_spread_evenly_over_the_classes(tmp_path):
     assert taken.keys() == there.keys()
     # A class gives fewer than the others only where it has no more.
     assert all(taken[name] in (there[name], max(taken.values()), max(taken.values()) - 1) for name in there)
+
+
+@needs_grocery
+def test_scenes_have_the_labels_of_their_photos_and_share_no_photo_between_splits(tmp_path):
+    example = runpy.run_path(str(EXAMPLES / "multilabel/scenes.py"))
+    photos = example["photos"](GROCERY)
+    assert {split: len(own) for split, own in photos.items()} == {"train": 2200, "val": 736, "test": 2485}
+    content = {split: {data for _, data in own} for split, own in photos.items()}
+    assert content["test"].isdisjoint(content["train"] | content["val"])
+    assert len(content["val"] & content["train"]) <= 1  # a photo that the dataset has twice
+    assert len({label for label, _ in photos["train"]}) == 43
+
+    example["compose"](GROCERY, tmp_path, {"train": 6, "val": 2, "test": 2})
+    rows = (tmp_path / "train.csv").read_text().splitlines()
+    assert len(rows) == 7
+    for row in rows[1:]:
+        name, labels = row.split(",")
+        assert 1 <= len(labels.split("|")) <= 4
+        with Image.open(tmp_path / name) as image:
+            assert image.size == (224, 224)
+
+
+def test_results_of_several_labels_are_those_that_runs_recorded(tmp_path):
+    run, results = tmp_path / "run", tmp_path / "multilabel.json"
+    run.mkdir()
+    metrics = {"images": 2, "map": 61.23456, "f1_micro": 50.0, "f1_macro": 40.0, "loss": 1.0}
+    (run / "results.json").write_text(json.dumps({"epoch": 1, "val": metrics, "test": metrics}))
+    (run / "recipe.json").write_text(json.dumps({"recipe": {"train": "head", "loss": "bce"}, "classes": ["a", "b"]}))
+    (run / "metrics.jsonl").write_text('{"seconds": 1.5}\n{"seconds": 2.0}\n')
+    (run / "split.json").write_text(json.dumps({"train": ["x", "y", "z"]}))
+    main = runpy.run_path(str(EXAMPLES / "multilabel/results.py"))["main"]
+    main(f"bce={run}", results=results)
+    measured = {"images": 2, "map": 61.23, "f1_micro": 50.0, "f1_macro": 40.0}
+    facts = {"train": "head", "loss": "bce", "epochs": 2, "labels": 2, "images": 3, "seconds": 3.5}
+    assert json.loads(results.read_text()) == {"bce": {**facts, "val": measured, "test": measured}}

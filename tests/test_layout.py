@@ -11,7 +11,7 @@ PACKAGE, TESTS = ROOT / "mnv2zoo", ROOT / "tests"
 EXCEPTIONS = {
     "cli/options.py": "declarations only; tests/cli/test_main.py and each command's tests use them",
     **dict.fromkeys(
-        [f"deploy/bundle/{name}.py" for name in ("classify", "detect", "runtime", "segment")],
+        [f"deploy/bundle/{name}.py" for name in ("classify", "detect", "multilabel", "runtime", "segment")],
         "is copied into bundles; tests/deploy/test_export.py and test_contents.py run it there",
     ),
     "models/timm_compat.py": "private API of timm and PyTorch; tests/test_imports.py checks it",

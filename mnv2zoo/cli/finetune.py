@@ -83,8 +83,9 @@ def command(
         typer.Argument(
             metavar="DATA",
             help="A folder with a subfolder a class, or with train, val and test of these; a tar file of either, or "
-            "one a split; or a dataset of timm, such as torch/cifar10. To segment: folders images and masks, or images "
-            "with COCO polygons.",
+            "one a split; or a dataset of timm, such as torch/cifar10. For several labels per image: a CSV file with "
+            "the columns image and labels, or a folder with one. To segment: folders images and masks, or images with "
+            "COCO polygons.",
             show_default=False,
         ),
     ],

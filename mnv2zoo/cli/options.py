@@ -30,8 +30,8 @@ Task = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|MODULE:CLASS",
-        help="What the network learns: 'classify', 'detect', 'segment', or a task of yours, which is imported. By "
-        "default that of the run.",
+        help="What the network learns: 'classify', 'multilabel', 'detect', 'segment', or a task of yours, which is "
+        "imported. By default that of the run.",
         show_default=False,
         callback=_with_own_folder,
     ),

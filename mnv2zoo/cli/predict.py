@@ -39,7 +39,10 @@ Model = Annotated[
         help="An architecture, architecture.tag, a folder with config.json and model.safetensors, or an hf-hub: name.",
     ),
 ]
-TopK = Annotated[int, typer.Option(min=1, help="Number of classes per image.")]
+TopK = Annotated[
+    int,
+    typer.Option(min=1, help="Number of classes per image; a model for several labels gives all over its thresholds."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one line per image.")]
 Output = Annotated[
     str | None,
@@ -82,7 +85,12 @@ Files = Annotated[
 ]
 Threshold = Annotated[
     float | None,
-    typer.Option(min=0, max=1, help="Detectors: lowest score of a box. [default: 0.5]", show_default=False),
+    typer.Option(
+        min=0,
+        max=1,
+        help="Lowest score of a box [default: 0.5], or of a label in place of the thresholds of the model.",
+        show_default=False,
+    ),
 ]
 RejectBelow = Annotated[
     float | None,

@@ -35,6 +35,7 @@ class Layout:
         ignore_index: Number in masks of pixels that belong to no class.
         skip_bad_images: Leave out annotations that cannot be used.
         in_chans: Channels that the network takes. Unless it takes RGB, `.npy` files are images too.
+        label_separator: What separates the labels of an image in a CSV file; None to find it.
     """
 
     layout: str | None = None
@@ -44,6 +45,7 @@ class Layout:
     ignore_index: int = 255
     skip_bad_images: bool = False
     in_chans: int = 3
+    label_separator: str | None = None
 
     @property
     def named(self) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from mnv2zoo import detection, segmentation
 from mnv2zoo.data import decode, pixels, transforms
 from mnv2zoo.data.preprocessing import MAX_CHANNELS
+from mnv2zoo.data.thresholds import DEFAULT_THRESHOLD
 from mnv2zoo.deploy import agreement, checks
 from mnv2zoo.deploy.detectors import Core, PostProcessing, WithPostProcessing, is_detector
 from mnv2zoo.deploy.fold import fold
@@ -82,6 +84,11 @@ class Contents(ABC):
         """
 
     @property
+    def files(self) -> dict[str, str]:
+        """The text of further files for the script, by name."""
+        return {}
+
+    @property
     def size(self) -> tuple[int, int]:
         """Height and width of the network's images."""
         _, height, width = self.preprocessing["input_size"]
@@ -99,7 +106,11 @@ def of(model: nn.Module | str, label_names: Sequence[str] | None, preprocessing:
         return _detector(network, label_names, preprocessing)
     if preprocessing is not None:
         return _segmenter(network, label_names, preprocessing)
-    return _classifier(network, description or _description(network), label_names)
+    held = _classifier(network, description or _description(network), label_names)
+    if description and description.task == "multilabel":
+        limits = tuple(description.thresholds) or (DEFAULT_THRESHOLD,) * len(held.label_names)
+        return Multilabel(**vars(held), thresholds=limits)
+    return held
 
 
 class Classifier(Contents):
@@ -140,6 +151,32 @@ class Classifier(Contents):
             raise _other(f"logits within {TOLERANCE:.1%} of their norm", f"{max(error for error, _ in rows):.2%}")
         difference = max(difference for _, difference in rows)
         return f"Largest difference of a logit from PyTorch's, on {_kinds(files)}: {difference:.1e}"
+
+
+@dataclass(frozen=True)
+class Multilabel(Classifier):
+    """A classifier of the zoo that gives several labels per image.
+
+    Attributes:
+        thresholds: The lowest score of each label.
+    """
+
+    thresholds: tuple[float, ...] = ()
+    script = "multilabel.py"
+
+    @property
+    def outputs(self) -> str:
+        """What the model gives, in a sentence for the card."""
+        return (
+            "a logit for each line of `labels.txt`; an image has the labels whose sigmoids reach their thresholds in "
+            "`thresholds.json`"
+        )
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The thresholds by label."""
+        limits = dict(zip(self.label_names, self.thresholds, strict=True))
+        return {"thresholds.json": json.dumps(limits, indent=2, ensure_ascii=False) + "\n"}
 
 
 class Detector(Contents):

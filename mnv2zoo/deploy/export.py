@@ -41,7 +41,8 @@ def export(
 
     It holds the model, `preprocess.json`, `labels.txt`, `predict.py` and the card `README.md`. Before the folder
     appears, the script reads image files of many kinds, and what it computes is compared with the model's outputs:
-    pixels and logits of a classifier, boxes of a detector, masks of a segmenter.
+    pixels and logits of a classifier, boxes of a detector, masks of a segmenter. The bundle of a run that gives several
+    labels per image holds their thresholds in `thresholds.json`, which `predict.py` applies and you may edit.
 
     A detector's graph holds its post-processing. It takes one normalized image (1, 3, H, W) as `images`, and its height
     and width without padding (2,) as `size` if `resize` is `pad`, and gives `boxes` (n, 4), `labels` (n,) and `scores`
@@ -86,6 +87,8 @@ def export(
             files = target.write(held.network(), torch.zeros(1, *held.preprocessing["input_size"]), bundle)
             (bundle / "preprocess.json").write_text(json.dumps(held.preprocessing, indent=2) + "\n", encoding="utf-8")
             (bundle / "labels.txt").write_bytes("".join(f"{label}\n" for label in held.label_names).encode())
+            for file, text in held.files.items():
+                (bundle / file).write_text(text, encoding="utf-8")
             (bundle / NAME).write_text(script(held.script), encoding="utf-8")
             card = cards.bundle_card(
                 name or held.name,

@@ -90,7 +90,7 @@ def evaluate(
         UserWarning: In one line, about files in the data that are not used.
     """
     model = str(model)
-    task = find_task(task, records.task_name(model), model)
+    task = find_task(task, records.task_name(model), model).of_model(model)
     file = _output(task, output)
     given = Layout(layout, train_dir, val_dir, test_dir, skip_bad_images=skip_bad_images)
     found = _find(task, data, model, given, ignore_index)

@@ -148,7 +148,7 @@ class Predictor:
     """
 
     def __init__(self, settings: Settings, device: str | None = None, cache: Path | None = None) -> None:
-        self.settings, self.task = settings, settings.find_task()
+        self.settings, self.task = settings, settings.find_task().of_model(settings.model)
         self.session = session.start(
             self.task,
             settings.model,
@@ -229,6 +229,7 @@ class Predictor:
             # Journals of classification from before there were other tasks are continued.
             **({} if self.task.name == DEFAULT else later),
             **{name: value for name, value in scores.items() if value is not None},
+            **self.task.facts(),
         }
 
 
@@ -263,7 +264,8 @@ def predict(
         paths: Files, folders with all below them, and globs.
         model: An architecture, `architecture.tag`, a folder with `config.json` and `model.safetensors`, or
             an `hf-hub:` name.
-        topk: Classes to tell for each image; all if there are fewer.
+        topk: Classes to tell for each image; all if there are fewer. A model for several labels per image gives every
+            label over its own threshold.
         engine: As for `deploy.optimize`. By default `torch` on the CPU, and on a GPU plain PyTorch, or `torch` if the
             precision is not `fp32`.
         precision: As for `deploy.optimize`.
@@ -282,7 +284,8 @@ def predict(
         task: The task, as for `finetune`; by default that of the run. A run for a task of your own needs it: code is
             never imported because a run folder names it.
         files: Folder for files alongside the rows, for tasks that write some, such as masks.
-        threshold: Lowest score of the boxes in a row, from 0 to 1; by default 0.5. Other tasks ignore it.
+        threshold: Lowest score of the boxes in a row, from 0 to 1; by default 0.5. For several labels per image, the
+            lowest score of every label; by default the thresholds of the model. Other tasks ignore it.
         save_images: Folder for a picture of each image with its boxes or mask drawn in.
         explain: Folder for a heat map of each image, which shows what a classifier's first class rests on (Grad-CAM).
         reject_below: Add `"rejected": True` to the row of each image whose top score, from 0 to 1, is under this one.

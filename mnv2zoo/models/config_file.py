@@ -49,6 +49,7 @@ ARGUMENT_RULES: dict[str, Any] = {
     "num_classes": bounded(int, 0, 10**6),
     "in_chans": bounded(int, 1, MAX_SIDE),
 }
+THRESHOLDS = list_of(bounded(float, 0, 1), 0, 10**6)
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class ConfigFile:
         task: The task that the model was trained for; None where the file does not say, as timm's does not.
         head: The head of a detector or a segmenter: its `name`, and the arguments that it is built with.
         temperature: Number that divides a classifier's logits before the softmax; None for none.
+        thresholds: The lowest score of each label, for a model that gives several labels per image.
     """
 
     architecture: str
@@ -72,6 +74,7 @@ class ConfigFile:
     task: str | None = None
     head: dict[str, Any] = field(default_factory=dict)
     temperature: float | None = None
+    thresholds: tuple[float, ...] = ()
 
 
 def read(folder: Path, name: str, repository: str | None = None) -> ConfigFile:
@@ -110,7 +113,12 @@ def read(folder: Path, name: str, repository: str | None = None) -> ConfigFile:
         temperature = document.get("temperature")
         if not fits(temperature, schema.KINDS["temperature"]):
             raise ValueError(f"temperature = {temperature!r}"[:200])
-        return ConfigFile(config.name, cfg, given, check_label_names(cfg, classes), task, head, temperature)
+        label_names = check_label_names(cfg, classes)
+        thresholds = document.get("thresholds") or []
+        if not fits(thresholds, THRESHOLDS) or len(thresholds) not in (0, classes):
+            raise ValueError(f"thresholds = {thresholds!r} for {classes} classes"[:200])
+        own = (task, head, temperature, tuple(thresholds))
+        return ConfigFile(config.name, cfg, given, label_names, *own)
     except (UnknownModelError, WeightsUnavailableError):
         raise
     except Exception as error:  # whatever a broken file causes

@@ -38,6 +38,7 @@ class Description:
         task: The task that its weights were trained for, where a `config.json` has it.
         head: The head of a detector or a segmenter, as in `config_file.ConfigFile`; empty for other models.
         own_temperature: Number that divides the logits before the softmax, where a `config.json` has it.
+        thresholds: The lowest score of each label, as in `config_file.ConfigFile`; empty for other models.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Description:
     task: str | None = None
     head: dict[str, Any] = field(default_factory=dict)
     own_temperature: float | None = None
+    thresholds: tuple[float, ...] = ()
 
     @property
     def label_names(self) -> Sequence[str]:
@@ -188,14 +190,5 @@ def _from_folder(name: str, folder: Path, repository: str | None = None) -> Desc
         cfg |= {"file": None, "source": HUB, "hf_hub_id": repository}
     config = architecture.get(found.architecture)
     source = folder if repository is None else None
-    return Description(
-        name,
-        config,
-        cfg,
-        found.arguments,
-        source,
-        found.label_names,
-        found.task,
-        found.head,
-        found.temperature,
-    )
+    own = (found.label_names, found.task, found.head, found.temperature, found.thresholds)
+    return Description(name, config, cfg, found.arguments, source, *own)

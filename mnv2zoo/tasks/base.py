@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mnv2zoo.errors import RecipeError, TaskError, nearest
-from mnv2zoo.tasks.recipe import OF_CLASSES, OF_CLASSIFIERS, OF_DETECTORS, OF_HEADS, OF_SEGMENTERS
+from mnv2zoo.tasks.recipe import (
+    OF_CLASSES,
+    OF_CLASSIFIERS,
+    OF_DETECTORS,
+    OF_HEADS,
+    OF_MULTILABEL,
+    OF_SEGMENTERS,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +39,7 @@ if TYPE_CHECKING:
 DEFAULT = "classify"
 BUILT_IN = {
     "classify": "mnv2zoo.tasks.classify.task:Classify",
+    "multilabel": "mnv2zoo.tasks.multilabel.task:Multilabel",
     "detect": "mnv2zoo.tasks.detect.task:Detect",
     "segment": "mnv2zoo.tasks.segment.task:Segment",
 }
@@ -210,7 +218,10 @@ class Task(ABC):
     lower_is_better: ClassVar[tuple[str, ...]] = ("loss",)
     metric_names: ClassVar[tuple[str, ...]] = ()
     defaults: ClassVar[Mapping[str, Any]] = {}
-    ignores: ClassVar[tuple[str, ...]] = (*OF_CLASSIFIERS, *OF_CLASSES, *OF_HEADS, *OF_DETECTORS, *OF_SEGMENTERS)
+    ignores: ClassVar[tuple[str, ...]] = (
+        *(*OF_CLASSIFIERS, *OF_CLASSES, *OF_MULTILABEL),
+        *(*OF_HEADS, *OF_DETECTORS, *OF_SEGMENTERS),
+    )
     collate: ClassVar[Any] = None
     gather_objects: ClassVar[bool] = False
     writes_files: ClassVar[bool] = False
@@ -396,6 +407,20 @@ class Task(ABC):
 
         return pretrained.load(name, device)
 
+    def of_model(self, name: str) -> Task:
+        """The task as evaluation and prediction of a trained network use it.
+
+        Args:
+            name: The network, as for `load_model`.
+
+        Returns:
+            The task itself, or a copy with what the network's `config.json` records for predictions.
+
+        Raises:
+            UnknownModelError: If there is no network of that name.
+        """
+        return self
+
     def freeze(self, model: Any, recipe: Recipe) -> list[nn.Module]:
         """Prepares the network for training: freezes the part that the recipe does not train.
 
@@ -535,6 +560,20 @@ class Task(ABC):
             An empty metric.
         """
 
+    def calibrate(self, metric: Any) -> float | None:
+        """Fits what predictions need beside the trained weights: a temperature, or a threshold per label.
+
+        It is called once after training, when all metrics have their outputs and before they are computed; not at all
+        where there are no validation images. `model_files` then records what was fitted.
+
+        Args:
+            metric: The metric of the validation images, with all outputs of the kept weights in it.
+
+        Returns:
+            The temperature, which the metrics get; None for none.
+        """
+        return None
+
     def is_better(self, name: str, value: float, than: float) -> bool:
         """Compares two values of a metric.
 
@@ -570,17 +609,6 @@ class Task(ABC):
                 fix="Add it to the scores, set the task's attribute `metric`, or pass another --monitor.",
             )
         return values[name]
-
-    def calibrate(self, metric: Any) -> float | None:
-        """Fits the temperature of the trained network, which `model_files` then records.
-
-        Args:
-            metric: The metric of the validation images, with all outputs in it.
-
-        Returns:
-            The temperature; None for none.
-        """
-        return None
 
     def align(self, samples: Sequence[AnySample], data: Data, label_names: Sequence[str]) -> list[AnySample]:
         """Puts the targets of other data into a trained network's terms, such as the numbers of its classes.
@@ -728,6 +756,10 @@ class Task(ABC):
             A picture per image.
         """
         raise NotImplementedError  # `predict` asks `explains` first
+
+    def facts(self) -> dict[str, Any]:
+        """What decides rows beside weights and options, as JSON can hold it; `predict` resumes with the same only."""
+        return {}
 
     def describe(self, row: Mapping[str, Any]) -> str:
         """Describes a row for people.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from pathlib import Path
 
 from mnv2zoo.errors import TaskError, nearest
 from mnv2zoo.tasks.base import BUILT_IN, DEFAULT, Task
@@ -64,6 +65,23 @@ def find_task(task: str | Task | type[Task] | None = None, recorded: str | None 
             where="task",
             fix="Define the methods that are missing, or pass an instance as task=... in Python.",
         ) from error
+
+
+def place_task(place: str | Path) -> str:
+    """Names the task that data is for, where that is clear.
+
+    Args:
+        place: The data, as for `finetune`.
+
+    Returns:
+        `multilabel` where a CSV file lists images with their labels, and `classify` otherwise.
+
+    Raises:
+        DataError: If a CSV file cannot be read.
+    """
+    from mnv2zoo.data import multilabel  # with Pillow, which `--help` does without
+
+    return "multilabel" if multilabel.has_labels(place) else DEFAULT
 
 
 def _import(name: str) -> object:

@@ -40,6 +40,7 @@ OF_CLASSIFIERS = ("teacher", "mixup", "cutmix", "smoothing", "loss", "focal_gamm
 OF_FITTING = ("resize", "in_chans")  # of tasks that classify whole images
 OF_CLASSES = ("class_weights",)  # of classifiers and segmenters
 OF_HEADS = ("head", "backbone_lr", "scale_jitter", "rotate")  # of detectors and segmenters
+OF_MULTILABEL = ("label_separator",)
 OF_DETECTORS = (
     "anchor_size",
     "stride",
@@ -221,8 +222,10 @@ class Recipe:
     mixup: Alpha = _choice(0.0, "alpha of mixup; 0 for none")
     cutmix: Alpha = _choice(0.0, "alpha of cutmix; 0 for none")
     smoothing: Annotated[float, Meta(ge=0, le=0.9)] = _choice(0.1, "label smoothing")
-    loss: Literal["ce", "bce", "focal"] = _choice(
-        "ce", "loss: `ce` for cross-entropy, `bce` for binary cross-entropy per class, `focal` for focal loss"
+    loss: Literal["ce", "bce", "focal", "asymmetric"] = _choice(
+        "ce",
+        "loss: `ce` for cross-entropy, `bce` for binary cross-entropy per class, `focal` for focal loss; for several "
+        "labels per image `bce`, `focal` or `asymmetric`",
     )
     focal_gamma: Annotated[float, Meta(ge=0, le=20)] = _choice(
         2.0, "focusing parameter of the focal loss; the higher, the less easy images count"
@@ -270,6 +273,9 @@ class Recipe:
     ignore_index: Annotated[int, Meta(ge=0, le=255)] = _choice(
         255, "segmenters: number in the masks of pixels that belong to no class"
     )
+    label_separator: str | None = _choice(
+        None, "several labels per image: what separates labels in a CSV file; by default a vertical bar, `;` or `,`"
+    )
     skip_bad_images: bool = _choice(False, "leave out images that cannot be read, instead of stopping before training")
     sampler: Literal["shuffle", "balanced"] = _choice(
         "shuffle", "training images of an epoch: `shuffle` for each once, `balanced` for each class equally often"
@@ -299,6 +305,8 @@ class Recipe:
             if not fits(value, KINDS[name]):
                 raise _bad(name, SIZE if name in SIZES else _expected(KINDS[name], value), given)
             object.__setattr__(self, name, value)
+        if self.label_separator is not None and not self.label_separator:
+            raise _bad("label_separator", "a character or more", self.label_separator)
         if self.std is not None and min(self.std) <= 0:
             raise _bad("std", "numbers above 0", self.std)
         if self.scale_jitter is not None and self.scale_jitter[0] > self.scale_jitter[1]:

@@ -69,13 +69,16 @@ def finetune(
         data: A folder with one subfolder per class; one with subfolders `train` and, if there are, `val` and `test`,
             each with one subfolder per class; a tar file of either; a folder with one tar file per split; or timm's
             name for a dataset, such as `torch/cifar10`. Where the folders may be read either way, pass
-            `layout="classes"`, or name the splits with `train_dir`, `val_dir` and `test_dir`.
+            `layout="classes"`, or name the splits with `train_dir`, `val_dir` and `test_dir`. For several labels per
+            image: a CSV file with the columns `image` and `labels`, a folder with one, or what
+            `mnv2zoo.data.multilabel.read` takes else.
         model: A name of the zoo, or a folder or `hf-hub:` repository with `config.json`, such as the run
             folder of an earlier training; by default `mnv2zoo_100`.
         out: The run folder, which is made outside the data. Afterwards `timm.create_model(f"local-dir:{out}",
             pretrained=True)` gives the trained network.
-        task: What to learn: `classify`, the default, `detect`, `segment`, or a task of your own, as an instance of a
-            subclass of `mnv2zoo.tasks.Task`, the class itself, or its name `module:Class`.
+        task: What to learn: `classify`, `multilabel`, `detect`, `segment`, or a task of your own, as an instance of a
+            subclass of `mnv2zoo.tasks.Task`, the class itself, or its name `module:Class`. By default `multilabel`
+            where a CSV file lists images with labels, and `classify` otherwise.
         resume: Resume an interrupted run in that folder. Everything that decides its result comes from its
             `recipe.json`; an argument that contradicts it is an error. `workers`, `checkpoint_steps`, the device and
             the place of the images may change. Pass a task of your own again. Without a run in the folder a new one

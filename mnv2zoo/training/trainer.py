@@ -38,6 +38,7 @@ from mnv2zoo.system import memory
 from mnv2zoo.tasks import Metric, Scores, Task, find_task
 from mnv2zoo.tasks import recipe as recipes
 from mnv2zoo.tasks.initialization import Start, in_chans, set_training
+from mnv2zoo.tasks.lookup import place_task
 from mnv2zoo.tasks.recipe import Recipe
 from mnv2zoo.tasks.tensors import channels_last, map_tensors, to_cpu
 from mnv2zoo.training import accelerate_settings, artifacts, builders, failures, resume
@@ -100,7 +101,7 @@ def run(
         model_name: The network; None for the default, or for the one of the run that is resumed.
         out: The run folder.
         given: Fields of `Recipe` that are not to have their defaults.
-        task: The task; None for classification, or for the one of the run that is resumed.
+        task: The task; None for the one that the data is for, or for the one of the run that is resumed.
         resumes: Resume the run in the folder, if there is one.
         log: The log.
         device: The device; by default the accelerator if there is one.
@@ -112,7 +113,7 @@ def run(
     folder = RunFolder(Path(out))
     recorded = folder.inspect(resumes)
     if recorded is None:
-        found = find_task(task)
+        found = find_task(place_task(place) if task is None else task)
         recipe, model_name = recipes.make(**{**found.defaults, **given}), model_name or recipes.MODEL
     else:
         found = resume.find_run_task(recorded, task, folder.path)
@@ -597,8 +598,8 @@ class Trainer:
         if progress.epoch < self.recipe.epochs:
             stale = f"{self.monitor} has not improved for {self.recipe.patience} epochs"
             self.log.say(f"stopped after epoch {progress.epoch}: {stale}")
-        for split, own in scores.items():
-            self.log.say(f"{split}: {own.summary()}")
+        for name, own in scores.items():
+            self.log.say(f"{name}: {own.summary()}")
         self.log.say(f"weights of epoch {progress.best_epoch} are in {self.folder.path}")
         return FinetuneResult(
             self.folder.path, self.model, data.class_names, progress.best_epoch, list(progress.history), scores

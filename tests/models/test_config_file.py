@@ -146,3 +146,15 @@ def test_a_temperature_is_read_and_timm_reads_the_same_folder(run_folder):
     (Path(folder) / "config.json").write_text(json.dumps(config | {"temperature": 1.5}))
     assert names.describe(folder).temperature == 1.5
     assert timm.create_model(f"local-dir:{folder}", pretrained=True).num_classes
+
+
+def test_thresholds_are_one_per_label(run_folder):
+    assert names.describe(run_folder()).thresholds == ()
+    found = names.describe(run_folder(task="multilabel", thresholds=[0, 0.25]))
+    assert (found.task, found.thresholds) == ("multilabel", (0, 0.25))
+
+
+@pytest.mark.parametrize("thresholds", [[0.5], [0.5, 1.5], [0.5, "x"], 0.5, {"a": 0.5}], ids=str)
+def test_thresholds_that_do_not_fit_are_refused(run_folder, thresholds):
+    with pytest.raises(WeightsUnavailableError, match="thresholds"):
+        names.describe(run_folder(thresholds=thresholds))

@@ -6,8 +6,9 @@ import mnv2zoo
 from mnv2zoo.errors import TaskError
 from mnv2zoo.tasks import find_task
 from mnv2zoo.tasks.classify import Classify
-from mnv2zoo.tasks.lookup import same
-from tests.photos import QUICK
+from mnv2zoo.tasks.lookup import place_task, same
+from tests.photos import QUICK, fill
+from tests.tasks.multilabel import scenes
 from tests.tasks.toy import MeanColor
 
 NAME = "tests.tasks.toy:MeanColor"
@@ -92,3 +93,9 @@ def test_a_task_whose_module_moved_is_the_same():
     assert same("classify", "classify")
     assert not same("a:Task", "a:Other")
     assert not same("classify", "a:classify")
+
+
+def test_the_task_of_data_is_found_where_a_csv_file_says_it(tmp_path):
+    labels = scenes.fill(tmp_path / "labels", 4, 2)
+    assert place_task(labels) == place_task(labels / "train.csv") == "multilabel"
+    assert place_task(fill(tmp_path / "photos", 1)) == place_task("torch/cifar10") == "classify"

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from mnv2zoo.data.pixels import open_image, reason
 
@@ -88,10 +87,10 @@ def read(path: str | Path, channels: int = 3) -> Any:
     return open_image(path, channels)[0]
 
 
-def read_or_report(path: Path) -> Image.Image | None:
-    """Reads a photo; prints an error and gives None if it cannot be read."""
+def read_or_report(path: Path, channels: int = 3) -> Any:
+    """Reads an image as `read` does; prints an error and gives None if it cannot be read."""
     try:
-        return read(path)
+        return read(path, channels)
     except Exception as error:  # decoders raise nearly anything
         print(f"error: cannot read {path}: {reason(error)}", file=sys.stderr)
         return None

@@ -38,7 +38,7 @@ def require() -> None:
         )
 
 
-def heat_maps(model: nn.Module, images: Tensor, classes: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float32]]:
+def heat_maps(model: nn.Module, images: Tensor, classes: Sequence[int] | None) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Finds the parts of images that speak for a class, by Grad-CAM.
 
     Grad-CAM (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391) weights the channels of the last feature map by
@@ -48,7 +48,7 @@ def heat_maps(model: nn.Module, images: Tensor, classes: Sequence[int]) -> np.nd
         model: A classifier of the zoo, or another network of timm whose last map comes from `bn2`. It is used in
             evaluation mode, and gets its own mode back.
         images: Normalized images (N, C, H, W) on the model's device.
-        classes: A class per image.
+        classes: A class per image; None for that of the highest logit.
 
     Returns:
         Values (N, H, W) from 0 to 1, where 1 is the part of an image that speaks most for its class.
@@ -58,7 +58,7 @@ def heat_maps(model: nn.Module, images: Tensor, classes: Sequence[int]) -> np.nd
 
     last: Any = model.bn2
     training = {module: module.training for module in model.modules()}
-    targets = [ClassifierOutputTarget(number) for number in classes]
+    targets = None if classes is None else [ClassifierOutputTarget(number) for number in classes]
     try:
         model.eval()
         with torch.enable_grad(), GradCAM(model, [last]) as cam:
@@ -76,7 +76,7 @@ def explain(
     transform: Callable[[Any], Tensor],
     preprocessing: Mapping[str, Any],
     images: Sequence[Any],
-    classes: Sequence[int],
+    classes: Sequence[int | None],
 ) -> list[Image.Image]:
     """Lays heat maps over images as the network sees them.
 
@@ -85,7 +85,7 @@ def explain(
         transform: Its preprocessing, from an image to a normalized tensor (C, H, W).
         preprocessing: The `mean` and `std` of it.
         images: Images of any size, as `decode.read` gives them.
-        classes: As for `heat_maps`.
+        classes: A class per image; None for that of the highest logit.
 
     Returns:
         RGB pictures of W x H pixels: the part that speaks most for the class is red, what says nothing of it blue.
@@ -96,7 +96,7 @@ def explain(
     device = next(model.parameters()).device
     for image, number in zip(images, classes, strict=True):
         seen = transform(image)
-        (heat,) = heat_maps(model, seen[None].to(device), [number])
+        (heat,) = heat_maps(model, seen[None].to(device), None if number is None else [number])
         mean, std = (torch.tensor(preprocessing[key]).view(-1, 1, 1) for key in ("mean", "std"))
         channels = (seen * std + mean)[: 3 if len(seen) >= 3 else 1]  # the others have no color
         colors = channels.clamp(0, 1).expand(3, -1, -1).movedim(0, -1)

@@ -174,7 +174,8 @@ class Accuracy(base.Metric):
         """Images whose label is probably wrong; see `explanation.doubtful_labels`."""
         from mnv2zoo.tasks.classify import explanation
 
-        return explanation.doubtful_labels(torch.cat(self._logits), torch.cat(self._targets))
+        logits, targets = self.outputs()
+        return explanation.doubtful_labels(logits.double() / (self.temperature or 1), targets)
 
 
 @dataclass(frozen=True)
@@ -330,6 +331,16 @@ def _checked(logits: Tensor, targets: Tensor) -> Tensor:
             expected=f"classes from 0 to {classes - 1}",
             found=f"another one for {strays} of {len(targets)} images",
         )
+    require_finite(logits)
+    return logits.double()
+
+
+def require_finite(logits: Tensor) -> None:
+    """Refuses logits (N, C) of a network that has diverged.
+
+    Raises:
+        RunError: If a logit is not finite.
+    """
     broken = len(logits) - logits.isfinite().all(1).sum().item()
     if broken:
         raise RunError(
@@ -337,7 +348,6 @@ def _checked(logits: Tensor, targets: Tensor) -> Tensor:
             found=f"NaN or infinity for {broken} of {len(logits)} images",
             fix="If it was just trained, training has diverged: begin a new run with a lower learning rate.",
         )
-    return logits.double()
 
 
 def _percent(part: int, whole: int) -> float | None:

@@ -6,24 +6,26 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from mnv2zoo.data.labels import classes_of
+from mnv2zoo.errors import RecipeError
 from mnv2zoo.tasks.base import Options, Seen, Task
-from mnv2zoo.tasks.recipe import OF_DETECTORS, OF_HEADS, OF_SEGMENTERS
+from mnv2zoo.tasks.recipe import OF_DETECTORS, OF_HEADS, OF_MULTILABEL, OF_SEGMENTERS, Recipe
 
 if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
     from PIL import Image
+    from timm.data import Mixup
     from torch import Tensor, nn
 
     from mnv2zoo.data.datasets import AnySample, Data
     from mnv2zoo.models.pretrained import Network
     from mnv2zoo.tasks.classify.metrics import Accuracy, Mistake, Scores
     from mnv2zoo.tasks.initialization import Start
-    from mnv2zoo.tasks.recipe import Recipe
 
 FIELDS = ("class", "label", "score")
 # Fields of `metrics.Scores` with one number for all images.
@@ -37,9 +39,22 @@ class Classify(Task):
     """One class per image: the name of the folder that it is in."""
 
     metric = "top1"
-    lower_is_better = ("loss", "calibration_error")
-    metric_names = METRICS
-    ignores = (*OF_HEADS, *OF_DETECTORS, *OF_SEGMENTERS)
+    lower_is_better: ClassVar[tuple[str, ...]] = ("loss", "calibration_error")
+    metric_names: ClassVar[tuple[str, ...]] = METRICS
+    ignores: ClassVar[tuple[str, ...]] = (*OF_MULTILABEL, *OF_HEADS, *OF_DETECTORS, *OF_SEGMENTERS)
+    losses: ClassVar[tuple[str, ...]] = ("ce", "bce", "focal")
+
+    def check(self, recipe: Recipe) -> None:
+        """Refuses values that the task does not use, and a loss for other targets."""
+        super().check(recipe)
+        if recipe.loss not in self.losses:
+            raise RecipeError(
+                f"the task {self.name} does not take the loss {recipe.loss!r}",
+                expected=" or ".join(self.losses),
+                found=repr(recipe.loss),
+                where="loss",
+                fix=f"Pass --loss {self.losses[0]}, or another --task.",
+            )
 
     def num_outputs(self, data: Data) -> int:
         """One output per class."""
@@ -49,21 +64,28 @@ class Classify(Task):
         """Prepares the loss, the mixing of images and the teacher."""
         from mnv2zoo.tasks import class_weights
         from mnv2zoo.tasks.augmentation import OnDevice
-        from mnv2zoo.tasks.classify import loss
         from mnv2zoo.tasks.classify.distillation import Teacher
 
         self._start = start
         self._calibrates = recipe.calibrate
         self._temperature: float | None = None
-        self._mixup = loss.make_mixup(recipe, len(data.class_names))
-        counts = Counter(sample.target for sample in data.splits.get("train", ()))
+        counts = Counter(label for sample in data.splits.get("train", ()) for label in classes_of(sample.target))
         by_class = [counts[label] for label in range(len(data.class_names))]
         self._weights = class_weights.weights(recipe.class_weights, by_class, data.class_names)
-        self._criterion = loss.make_criterion(recipe, self._weights).to(device)
+        self._mixup, criterion = self.make_loss(recipe, len(data.class_names), self._weights)
+        self._criterion = criterion.to(device)
         self._augment = OnDevice(recipe, start.preprocessing, device) if recipe.augment_on == "device" else None
         self._teacher, self._teacher_weight = None, recipe.teacher_weight
         if recipe.teacher is not None:
             self._teacher = Teacher(recipe.teacher, data.class_names, recipe, start.preprocessing).to(device)
+
+    def make_loss(
+        self, recipe: Recipe, num_classes: int, weights: Sequence[float] | None
+    ) -> tuple[Mixup | None, nn.Module]:
+        """Creates the mixing of images, None for none, and the loss."""
+        from mnv2zoo.tasks.classify import loss
+
+        return loss.make_mixup(recipe, num_classes), loss.make_criterion(recipe, weights)
 
     def fingerprints(self) -> dict[str, Any]:
         """The teacher's hash, and the weights of the classes where there are any."""
@@ -179,10 +201,10 @@ class Classify(Task):
         return figures
 
     def explain(self, network: Network, images: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> list[Image.Image]:
-        """Draws what the first class of each row rests on, by Grad-CAM."""
+        """Draws what the first class of each row rests on, by Grad-CAM; without one, that of the highest logit."""
         from mnv2zoo.tasks.classify import explanation
 
-        classes = [row["predictions"][0]["class"] for row in rows]
+        classes = [row["predictions"][0]["class"] if row["predictions"] else None for row in rows]
         return explanation.explain(network.model, network.transform, network.config, images, classes)
 
     def rows(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mnv2zoo.errors import RecipeError
 from mnv2zoo.tasks.base import Options, Seen, Task
 from mnv2zoo.tasks.detect import rows as own_rows
-from mnv2zoo.tasks.recipe import OF_CLASSES, OF_CLASSIFIERS, OF_FITTING, OF_SEGMENTERS
+from mnv2zoo.tasks.recipe import OF_CLASSES, OF_CLASSIFIERS, OF_FITTING, OF_MULTILABEL, OF_SEGMENTERS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,6 +53,7 @@ class Detect(Task):
         *OF_CLASSIFIERS,
         *OF_CLASSES,
         *OF_FITTING,
+        *OF_MULTILABEL,
         *OF_SEGMENTERS,
         *("classifier", "loss_before_act", "layer_decay", "crop_pct", "scale", "auto_augment", "reprob"),
         *("drop_rate", "drop_path_rate", "layout", "train_dir", "val_dir", "test_dir", "cache_features"),

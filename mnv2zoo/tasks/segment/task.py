@@ -12,7 +12,7 @@ import numpy as np
 
 from mnv2zoo.errors import ArgumentError, RecipeError
 from mnv2zoo.tasks.base import Options, Seen, Task
-from mnv2zoo.tasks.recipe import OF_CLASSIFIERS, OF_DETECTORS, OF_FITTING, Recipe
+from mnv2zoo.tasks.recipe import OF_CLASSIFIERS, OF_DETECTORS, OF_FITTING, OF_MULTILABEL, Recipe
 
 if TYPE_CHECKING:
     import torch
@@ -58,6 +58,7 @@ class Segment(Task):
     }
     ignores = (
         *(name for name in OF_CLASSIFIERS if name != "smoothing"),
+        *OF_MULTILABEL,
         *OF_DETECTORS,
         *OF_FITTING,
         *("classifier", "loss_before_act", "layer_decay", "crop_pct", "scale", "auto_augment", "reprob", "drop_rate"),
