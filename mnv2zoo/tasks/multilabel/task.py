@@ -40,8 +40,9 @@ class Multilabel(Classify):
     lower_is_better = ("loss",)
     metric_names = METRICS
     defaults = {"loss": "bce", "smoothing": 0.0}  # noqa: RUF012  # a ClassVar in the base class
-    ignores = ("teacher", *OF_HEADS, *OF_DETECTORS, *OF_SEGMENTERS)
+    ignores = ("teacher", "calibrate", *OF_HEADS, *OF_DETECTORS, *OF_SEGMENTERS)
     losses = ("bce", "focal", "asymmetric")
+    top_score = Task.top_score  # an image may have no label, which is no reason to reject it
 
     def __init__(self) -> None:
         self._thresholds: tuple[float, ...] | None = None
