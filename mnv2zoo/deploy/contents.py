@@ -42,9 +42,10 @@ class Contents(ABC):
         model: The model.
         name: What it is called.
         architecture: What it is.
-        preprocessing: How it sees images, as in `preprocess.json`.
+        preprocessing: How it sees images.
         label_names: The classes, as in `labels.txt`.
         license: The license of the weights, if it is known.
+        temperature: Number that divides a classifier's logits before the softmax; None for none.
         script: The file of the task's script.
         formats: The formats that it can be exported to.
     """
@@ -55,6 +56,7 @@ class Contents(ABC):
     preprocessing: dict[str, Any]
     label_names: list[str]
     license: str | None = None
+    temperature: float | None = None
     script: ClassVar[str]
     formats: ClassVar[tuple[str, ...]]
 
@@ -82,6 +84,10 @@ class Contents(ABC):
         Raises:
             DeployError: If they differ.
         """
+
+    def settings(self) -> dict[str, Any]:
+        """The content of `preprocess.json`: the preprocessing and, where there is one, the temperature."""
+        return self.preprocessing | ({} if self.temperature is None else {"temperature": self.temperature})
 
     @property
     def files(self) -> dict[str, str]:
@@ -321,9 +327,10 @@ def _classifier(model: nn.Module, description: Description, label_names: Sequenc
         model,
         description.name,
         description.config.name,
-        _fitting(model) | ({} if description.temperature is None else {"temperature": description.temperature}),
+        _fitting(model),
         _labels(label_names or own, count),
         description.cfg.get("license"),
+        description.temperature,
     )
 
 

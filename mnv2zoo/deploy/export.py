@@ -85,7 +85,7 @@ def export(
     try:
         with whole_folder(directory) as bundle:
             files = target.write(held.network(), torch.zeros(1, *held.preprocessing["input_size"]), bundle)
-            (bundle / "preprocess.json").write_text(json.dumps(held.preprocessing, indent=2) + "\n", encoding="utf-8")
+            (bundle / "preprocess.json").write_text(json.dumps(held.settings(), indent=2) + "\n", encoding="utf-8")
             (bundle / "labels.txt").write_bytes("".join(f"{label}\n" for label in held.label_names).encode())
             for file, text in held.files.items():
                 (bundle / file).write_text(text, encoding="utf-8")
