@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from mnv2zoo.cli.options import Debug
 
-EXAMPLE = "\b\nExample:\n  mnv2zoo export runs/tulips --format onnx --out tulips-onnx"
+EXAMPLE = """\b
+Examples:
+  mnv2zoo export runs/tulips --format onnx --out tulips-onnx
+  mnv2zoo export runs/tulips --format openvino --precision int8 --calibration train --data val --out tulips
+  mnv2zoo export runs/tulips --format onnx --opset 17 --out tulips-old
+  mnv2zoo export runs/tulips --format litert --layout nhwc --out tulips-phone
+"""
 
 
 class Format(StrEnum):
@@ -36,6 +42,28 @@ def command(
     format: Annotated[
         Format, typer.Option(help="For ONNX Runtime, OpenVINO, PyTorch, ExecuTorch or LiteRT.")
     ] = Format.ONNX,
+    precision: Annotated[
+        Literal["fp32", "fp16", "bf16", "int8"],
+        typer.Option(help="'fp16' and 'int8' for onnx, openvino and litert; 'bf16' for openvino."),
+    ] = "fp32",
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Images to calibrate int8 on.", show_default=False)
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Images to measure the loss of the precision on, in one subfolder per class; by default those that "
+            "int8 is calibrated on.",
+            show_default=False,
+        ),
+    ] = None,
+    opset: Annotated[
+        int | None, typer.Option(help="ONNX opset for an older runtime, such as 17.", show_default=False)
+    ] = None,
+    layout: Annotated[
+        Literal["nchw", "nhwc"], typer.Option(help="How the model takes images; 'nhwc' for litert.")
+    ] = "nchw",
     debug: Debug = False,
 ) -> None:
     """Export a network to a folder that runs elsewhere.
@@ -45,4 +73,14 @@ def command(
     """
     from mnv2zoo import deploy
 
-    print(deploy.export(model, out, format.value))
+    made = deploy.export(
+        model,
+        out,
+        format.value,
+        precision=precision,
+        calibration=calibration,
+        data=data,
+        opset=opset,
+        layout=layout,
+    )
+    print(made)

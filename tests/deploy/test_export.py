@@ -117,7 +117,7 @@ def test_the_script_prepares_photos_as_timm_does(google, tmp_path):
 def test_what_a_bundle_holds(small, format, tmp_path):
     bundle = deploy.export(small, tmp_path / "new" / "bundle", format, name="three things")
     files = {file.name for file in bundle.iterdir()}
-    assert files == {*MODELS[format], "preprocess.json", "labels.txt", "predict.py", "README.md"}
+    assert files == {*MODELS[format], "preprocess.json", "labels.txt", "predict.py", "manifest.json", "README.md"}
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["bundle"]
     assert (bundle / "labels.txt").read_text(encoding="utf-8").split() == ["0", "1", "2"]
     card = (bundle / "README.md").read_text(encoding="utf-8")
