@@ -127,7 +127,7 @@ class Classifier(Contents):
     """A classifier of the zoo."""
 
     script = "classify.py"
-    formats = ("onnx", "openvino", "torch-export", "executorch", "litert")
+    formats = ("onnx", "openvino", "torch-export", "executorch", "litert", "web")
     decides = "images"
 
     @property

@@ -16,8 +16,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from mnv2zoo.deploy import checks, contents, formats, generated_images, loss, opsets
-from mnv2zoo.deploy.calibration import Calibration, Images, prepare
+from mnv2zoo.deploy import checks, contents, formats, generated_images, loss, opsets, web
+from mnv2zoo.deploy.calibration import Images, prepare
 from mnv2zoo.deploy.contents import Contents
 from mnv2zoo.deploy.engines import Source
 from mnv2zoo.deploy.formats import TARGETS, Variant
@@ -29,7 +29,7 @@ from mnv2zoo.system import posix
 from mnv2zoo.system.files import vacant, whole_folder
 from mnv2zoo.version import __version__
 
-Format = Literal["onnx", "openvino", "torch-export", "executorch", "litert"]
+Format = Literal["onnx", "openvino", "torch-export", "executorch", "litert", "web"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Layout = Literal["nchw", "nhwc"]
 _Measured = tuple[Iterable[loss.Part], str]  # images, and what they are
@@ -51,6 +51,7 @@ def export(
     data: str | os.PathLike[str] | None = None,
     opset: int | None = None,
     layout: Layout = "nchw",
+    runtime: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Exports a bundle that needs neither this package nor timm.
 
@@ -69,6 +70,7 @@ def export(
         directory: The bundle: a new or empty folder.
         format: For batches of any size, `onnx` for ONNX Runtime, `openvino`, or `torch-export` for PyTorch (`.pt2`).
             For one image at a time, as on mobile devices, `executorch` (`.pte`, with XNNPACK) or `litert` (`.tflite`).
+            `web` is a page for any static host, without `predict.py`, which classifies photos in the browser.
             Detectors take `onnx` and `openvino`, and segmenters these and `torch-export`.
         name: The model's name on the card; its own by default.
         label_names: The classes, in order; those of a detector without the background. By default those of the
@@ -78,21 +80,24 @@ def export(
             keep its aspect and pad it at the right or bottom. By default a detector's own, or that of the name; a
             segmenter that is not named needs it.
         license: The license of the weights, for the card; a classifier's own by default.
-        precision: `fp32`; for `onnx`, `openvino` and `litert` also `fp16` or `int8`, and for `openvino` `bf16`. A
-            detector has `fp32` alone.
+        precision: `fp32`; for `onnx`, `web`, `openvino` and `litert` also `fp16` or `int8`; for `openvino` also `bf16`.
+            A detector has `fp32` alone.
         calibration: Images for `int8`, as for `optimize`: a folder, preprocessed images or batches of them.
         data: A folder of images to measure the precision's loss on, for the card and the manifest; with one subfolder
             per class for the loss in accuracy. By default the calibration images.
-        opset: The opset of an `onnx` file, such as 17 for ONNX Runtime 1.14. The file gets the lowest IR version that
-            has it. The exporter's own by default.
+        opset: The opset of an `onnx` or `web` file, such as 17 for ONNX Runtime 1.14. The file gets the lowest IR
+            version that has it. The exporter's own by default.
         layout: How the model takes images: `nchw`, or for `litert` also `nhwc`.
+        runtime: For `web`, the unpacked npm package onnxruntime-web. By default npm's tarball is fetched, and checked
+            against the SHA-512 that this package holds.
 
     Returns:
         The bundle.
 
     Raises:
         DeployError: If the model cannot be exported, the format does not have the precision, opset or layout, the
-            folder is not empty or cannot be written, or what the bundle computes differs from the model's outputs.
+            folder is not empty or cannot be written, onnxruntime-web cannot be found or fetched or is another than the
+            pinned one, or what the bundle computes differs from the model's outputs.
         DataError: If the label names do not fit the model or `labels.txt`, or a folder in `data` is no class of it.
         ImageReadError: If there are no images to calibrate or measure on, or one cannot be read.
         MissingExtraError: If a package that the format needs is not installed.
@@ -104,13 +109,18 @@ def export(
     held = contents.of(model, label_names, preprocessing)
     _check_contents(held, format, precision)
     config_file.check_labels(held.label_names, name or held.name)
+    page = _page(held, format, runtime)
     source, measured_on = _images(held, calibration, data)
+    text = script(held.script)
     try:
         with whole_folder(directory) as bundle:
             files = TARGETS[format].write(source, variant, bundle)
             (bundle / "preprocess.json").write_text(json.dumps(held.preprocessing, indent=2) + "\n", encoding="utf-8")
             (bundle / "labels.txt").write_bytes("".join(f"{label}\n" for label in held.label_names).encode())
-            (bundle / NAME).write_text(script(held.script), encoding="utf-8")
+            if page:
+                files += web.write(page, bundle)
+            else:
+                (bundle / NAME).write_text(text, encoding="utf-8")
             facts = {
                 "name": name or held.name,
                 "architecture": held.architecture,
@@ -120,15 +130,12 @@ def export(
                 "files": {file: hashlib.sha256((bundle / file).read_bytes()).hexdigest() for file in files},
             }
             _write_manifest(facts, bundle)  # which the script reads
-            facts["comparison"], measured = _compare(held, bundle, precision, source.calibration, measured_on)
+            script_module = _load(bundle, text)
+            facts["comparison"], measured = _compare(held, bundle, script_module, precision, source, measured_on)
             facts["measured"] = measured.to_json() if measured else None
             _write_manifest(facts, bundle)
-            card = cards.bundle_card(
-                facts,
-                runtime=TARGETS[format].runtime,
-                outputs=held.outputs,
-                loss=measured.sentence(held.decides) if measured else None,
-            )
+            said = measured.sentence(held.decides) if measured else None
+            card = cards.bundle_card(facts, use=TARGETS[format].use, outputs=held.outputs, loss=said)
             (bundle / "README.md").write_text(card, encoding="utf-8")
     except OSError as error:
         raise DeployError("cannot write the bundle", found=error.strerror or error, where=directory) from error
@@ -171,6 +178,22 @@ def _check_contents(held: Contents, format: str, precision: str) -> None:
                 where=what,
                 fix=f"Take {able[0]}.",
             )
+
+
+def _page(held: Contents, format: str, runtime: str | os.PathLike[str] | None) -> dict[str, bytes]:
+    """The runtime's files of a bundle for the browser; none for other formats."""
+    if format == "web":
+        web.check(held.preprocessing)
+        return web.runtime(None if runtime is None else Path(runtime))
+    if runtime is not None:
+        raise DeployError(
+            f"format {format} takes no runtime",
+            expected="a runtime for web alone",
+            found=runtime,
+            where="runtime",
+            fix="Leave the runtime out.",
+        )
+    return {}
 
 
 def _images(
@@ -228,23 +251,22 @@ def _inlined(line: str) -> str:
     return f"# The text of {module.__name__}.\n" + "\n".join(rest).strip() + "\n"
 
 
-def _load(bundle: Path) -> Any:
+def _load(bundle: Path, text: str) -> Any:
     """The bundle's script as a module; Python writes no `__pycache__` beside it, as an import would."""
     file = bundle / NAME
     module = ModuleType("mnv2zoo_bundle")
     module.__file__ = str(file)
-    exec(compile(file.read_text(encoding="utf-8"), file, "exec"), module.__dict__)
+    exec(compile(text, file, "exec"), module.__dict__)
     return module
 
 
 def _compare(
-    held: Contents, bundle: Path, precision: str, calibration: Calibration | None, measured_on: _Measured | None
+    held: Contents, bundle: Path, script: Any, precision: str, source: Source, measured_on: _Measured | None
 ) -> tuple[str, Loss | None]:
     """Compares what the bundle's script computes from image files with the model's outputs, and says how it went."""
-    module = _load(bundle)
     with tempfile.TemporaryDirectory() as folder, posix.preserved_signal_stack():
-        run = module.load(bundle)
+        run = script.load(bundle)
         files = generated_images.write(Path(folder), min(held.preprocessing["input_size"][1:]))
-        calibrated = calibration.images if calibration else None
-        comparison = held.compare(module, run, files, precision, calibrated)
+        calibrated = source.calibration.images if source.calibration else None
+        comparison = held.compare(script, run, files, precision, calibrated)
         return comparison, loss.measure(held.deciding(), run, *measured_on) if measured_on else None

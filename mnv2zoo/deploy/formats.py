@@ -47,7 +47,7 @@ class Target:
             names of its files.
         needs: The packages that it needs, by their import names.
         extra: The project's extra that installs them.
-        runtime: The packages that `predict.py` needs besides numpy and pillow, as pip knows them.
+        runtime: The packages that `predict.py` needs besides numpy and pillow, as pip knows them; none for a page.
         precisions: The precisions that its runtime can run.
         quantizer: The package that it needs for int8 too.
         layouts: The layouts that it can take images in.
@@ -66,6 +66,13 @@ class Target:
     def packages(self, precision: str) -> tuple[str, ...]:
         """The packages that it needs for a precision."""
         return (*self.needs, self.quantizer) if precision == "int8" else self.needs
+
+    @property
+    def use(self) -> str:
+        """The commands that use a bundle, for its card."""
+        if self.runtime:
+            return f"pip install numpy pillow {self.runtime}\npython predict.py photo.jpg"
+        return "python -m http.server --directory THIS_FOLDER 8000  # or any static host; then open localhost:8000"
 
 
 class InHalf(nn.Module):
@@ -203,4 +210,5 @@ TARGETS: Mapping[str, Target] = {
         "ai_edge_quantizer",
         ("nchw", "nhwc"),
     ),
+    "web": Target(_to_onnx, ONNX_PACKAGES, "deploy", "", ("fp32", "fp16", "int8"), has_opset=True),
 }

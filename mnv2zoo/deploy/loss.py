@@ -47,9 +47,8 @@ class Loss:
         if self.accuracy is None:
             return f"{said}; their labels are not known, so the accuracy was not measured"
         before, after = self.accuracy
-        return (
-            f"{said}; top-1 accuracy is {after:.2f} %, and {before:.2f} % in PyTorch (a loss of {before - after:.2f} points)"
-        )
+        lost = f"a loss of {before - after:.2f} points"
+        return f"{said}; top-1 accuracy is {after:.2f} %, and {before:.2f} % in PyTorch ({lost})"
 
     def to_json(self) -> dict[str, Any]:
         """The values, for the manifest."""

@@ -196,12 +196,12 @@ def _new_page(entry: WeightsEntry, kind: str) -> str:
 """
 
 
-def bundle_card(facts: Mapping[str, Any], *, runtime: str, outputs: str, loss: str | None = None) -> str:
+def bundle_card(facts: Mapping[str, Any], *, use: str, outputs: str, loss: str | None = None) -> str:
     """Writes the card of an exported bundle.
 
     Args:
         facts: Its `manifest.json`.
-        runtime: The packages that its script needs beside numpy and pillow.
+        use: The commands that use it.
         outputs: What it gives for images.
         loss: What its precision costs, in a sentence, if that was measured.
 
@@ -219,8 +219,7 @@ def bundle_card(facts: Mapping[str, Any], *, runtime: str, outputs: str, loss: s
 {facts["architecture"]}, exported by {facts["producer"]} as {" ".join(variant)}.
 
 ```sh
-pip install numpy pillow {runtime}
-python predict.py photo.jpg
+{use}
 ```
 
 Images prepared as `preprocess.json` says give {outputs}.

@@ -83,7 +83,9 @@ def test_a_bundles_card_has_the_hashes_of_its_files():
         "comparison": "Largest difference of a logit from PyTorch's, on 12 image files of many kinds: 1.5e-06",
     }
     outputs = "a logit for each line of `labels.txt`"
-    text = cards.bundle_card(facts, runtime="onnxruntime", outputs=outputs, loss="Top-1 accuracy is 80 %")
+    text = cards.bundle_card(
+        facts, use="pip install numpy pillow onnxruntime", outputs=outputs, loss="Top-1 accuracy is 80 %"
+    )
     assert f"- `model.onnx`: `{hashlib.sha256(b'model').hexdigest()}`\n" in text
     assert "pip install numpy pillow onnxruntime\n" in text
     assert "on 12 image files of many kinds: 1.5e-06" in text
