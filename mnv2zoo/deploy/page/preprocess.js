@@ -54,15 +54,24 @@ function along(source, target, plan, count, step, next, targetStep, targetNext) 
   }
 }
 
+// The input pixel of each output pixel. Pillow adds up the steps, so their rounding errors add up too.
+function places(from, to) {
+  const step = from / to;
+  let at = step * 0.5;
+  return Array.from({ length: to }, () => {
+    const place = Math.trunc(at);
+    at += step;
+    return place;
+  });
+}
+
 function nearest(rgb, width, height, toWidth, toHeight) {
+  const [columns, rows] = [places(width, toWidth), places(height, toHeight)];
   const target = new Uint8Array(toWidth * toHeight * 3);
-  for (let y = 0; y < toHeight; y++) {
-    for (let x = 0; x < toWidth; x++) {
-      const column = Math.trunc((x + 0.5) * (width / toWidth));
-      const at = (Math.trunc((y + 0.5) * (height / toHeight)) * width + column) * 3;
-      target.set(rgb.subarray(at, at + 3), (y * toWidth + x) * 3);
-    }
-  }
+  rows.forEach((row, y) => columns.forEach((column, x) => {
+    const at = (row * width + column) * 3;
+    target.set(rgb.subarray(at, at + 3), (y * toWidth + x) * 3);
+  }));
   return target;
 }
 
