@@ -9,6 +9,7 @@ import shutil
 import tarfile
 import urllib.request
 from collections.abc import Mapping
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def fetch(address: str) -> bytes:
     try:
         with urllib.request.urlopen(address, timeout=SECONDS) as response:
             data: bytes = response.read(SIZE + 1)
-    except (OSError, ValueError) as error:
+    except (OSError, HTTPException) as error:
         raise DeployError(
             f"cannot fetch {PACKAGE} {VERSION}",
             expected="npm's tarball",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import hashlib
 import http.server
@@ -79,30 +80,41 @@ class Strict(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(scope="module")
-def address(bundle):
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Strict, directory=bundle)) as server:
+@contextlib.contextmanager
+def served(folder):
+    """Serves a folder on loopback, and gives its address."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Strict, directory=folder)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
 
 
 @pytest.fixture(scope="module")
-def opened(address):
-    """The page in Chromium, and what its console, its scripts and its requests complain of."""
+def browser():
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra: pip install 'mnv2zoo[dev]'")
-    complaints = []
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 800, "height": 900})
-        page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        own = (address, "blob:", "data:")
-        page.on("request", lambda r: None if r.url.startswith(own) else complaints.append(r.url))
-        page.goto(address)
-        page.get_by_text("Ready.").wait_for(timeout=120_000)
-        yield page, complaints
-        browser.close()
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+def opened_in(browser, address):
+    """The page in Chromium, and what its console, its scripts and its requests complain of."""
+    complaints = []
+    page = browser.new_page(viewport={"width": 800, "height": 900})
+    page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    own = (address, "blob:", "data:")
+    page.on("request", lambda r: None if r.url.startswith(own) else complaints.append(r.url))
+    page.goto(address)
+    page.get_by_text("Ready.").wait_for(timeout=120_000)
+    return page, complaints
+
+
+@pytest.fixture(scope="module")
+def opened(browser, bundle):
+    with served(bundle) as address:
+        yield opened_in(browser, address)
 
 
 @pytest.fixture
@@ -165,6 +177,26 @@ def test_scores_of_the_page_are_pytorchs(page, photos, bundle):
         np.testing.assert_allclose(found, wanted, atol=1e-2, err_msg=str(file))
 
 
+@pytest.mark.slow
+@needs_chromium
+@needs_samples
+def test_int8_computes_in_the_browser_what_it_computes_in_python(browser, runtime, photos, tmp_path):
+    import onnxruntime
+
+    options = {"precision": "int8", "calibration": SAMPLES, "runtime": runtime}
+    bundle = deploy.export(BUNDLED, tmp_path / "bundle", "web", **options)
+    session = onnxruntime.InferenceSession(str(bundle / "model.onnx"))
+    config = json.loads((bundle / "preprocess.json").read_text(encoding="utf-8"))
+    with served(bundle) as address:
+        page, complaints = opened_in(browser, address)
+        for file in photos[:4]:
+            image = pixels.normalized_square(decode.read(file), config)
+            (wanted,) = session.run(None, {"images": image[None]})
+            wanted = torch.from_numpy(wanted)[0].softmax(0).numpy()
+            np.testing.assert_allclose(scores_of(page, file), wanted, atol=2e-2, err_msg=str(file))
+    assert complaints == []
+
+
 CONFIGS = [
     {"input_size": [3, 64, 64], "crop_pct": 1.0, "interpolation": "bicubic"},
     {"input_size": [3, 224, 224], "crop_pct": 0.875, "interpolation": "bilinear"},
@@ -219,6 +251,26 @@ def test_a_chosen_photo_shows_its_classes(page, photos, bundle, tmp_path):
 
 
 @pytest.mark.slow
+@needs_chromium
+@needs_samples
+def test_a_dropped_photo_shows_its_classes(page, photos, bundle):
+    file = [file for file in photos if file.suffix == ".jpg"][1]
+    page.evaluate(
+        """(data) => {
+          const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+          const dataTransfer = new DataTransfer();
+          dataTransfer.items.add(new File([bytes], "dropped.jpg", { type: "image/jpeg" }));
+          document.getElementById("drop").dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true }));
+        }""",
+        base64.b64encode(file.read_bytes()).decode(),
+    )
+    page.get_by_text("dropped.jpg: ").wait_for()
+    labels = (bundle / "labels.txt").read_text(encoding="utf-8").splitlines()
+    shown = page.locator("#results tbody th").first.inner_text()
+    assert shown == labels[scores_of(page, file).argmax()]
+
+
+@pytest.mark.slow
 def test_what_a_page_holds(bundle):
     files = {file.name for file in bundle.iterdir()}
     own = {file.name for file in web.PAGE.iterdir()}
@@ -253,10 +305,8 @@ def test_a_runtime_that_is_not_there_is_an_error_before_anything_is_written(tmp_
 
 @pytest.fixture
 def host(tmp_path):
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Strict, directory=tmp_path)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
+    with served(tmp_path) as address:
+        yield address
 
 
 def test_another_tarball_than_the_pinned_one_is_refused(host, tmp_path):
