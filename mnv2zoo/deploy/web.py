@@ -13,6 +13,8 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import constants
+
 from mnv2zoo.errors import DeployError
 
 PAGE = Path(__file__).parent / "page"
@@ -109,6 +111,10 @@ def fetch(address: str) -> bytes:
         DeployError: If it cannot be fetched, or is another than the pinned one.
     """
     fix = f"Run `npm pack {PACKAGE}@{VERSION}` elsewhere, unpack it, and pass its folder as runtime."
+    if constants.HF_HUB_OFFLINE:  # which says for the whole package that nothing is asked for over a network
+        raise DeployError(
+            f"cannot fetch {PACKAGE} {VERSION}", expected="a network", found="HF_HUB_OFFLINE is set", fix=fix
+        )
     try:
         with urllib.request.urlopen(address, timeout=SECONDS) as response:
             data: bytes = response.read(SIZE + 1)

@@ -31,7 +31,7 @@ def prepared(photos, bundle):
 @needs_samples
 @pytest.mark.parametrize(
     ("precision", "layout", "bytes_per_weight", "near"),
-    [("fp32", "nhwc", 4, 1e-4), ("fp16", "nchw", 2, 1e-2), ("int8", "nhwc", 1, 0.2)],
+    [("fp32", "nhwc", 4, 1e-4), ("fp16", "nchw", 2, 1e-2), ("int8", "nhwc", 1, 0.4)],
 )
 def test_a_file_computes_what_pytorch_computes(precision, layout, bytes_per_weight, near, tmp_path):
     from ai_edge_litert.interpreter import Interpreter

@@ -323,6 +323,13 @@ def test_another_tarball_than_the_pinned_one_is_refused(host, tmp_path):
     )
 
 
+def test_offline_nothing_is_fetched(host, monkeypatch):
+    monkeypatch.setattr(web.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(DeployError) as error:
+        web.fetch(host)
+    assert error.value.found == "HF_HUB_OFFLINE is set"
+
+
 def test_an_image_that_the_page_cannot_prepare_is_refused():
     known = {"input_size": (3, 64, 64), "interpolation": "bicubic"}
     web.check(known)
