@@ -265,7 +265,14 @@ def _compare(
 ) -> tuple[str, Loss | None]:
     """Compares what the bundle's script computes from image files with the model's outputs, and says how it went."""
     with tempfile.TemporaryDirectory() as folder, posix.preserved_signal_stack():
-        run = script.load(bundle)
+        try:
+            run = script.load(bundle)
+        except Exception as error:  # runtimes raise nearly anything
+            raise DeployError(
+                "the installed runtime cannot load the bundle",
+                found=f"{type(error).__name__}: {checks.first_line(error)}",
+                fix="Take an older opset, or upgrade the runtime.",
+            ) from error
         files = generated_images.write(Path(folder), min(held.preprocessing["input_size"][1:]))
         calibrated = source.calibration.images if source.calibration else None
         comparison = held.compare(script, run, files, precision, calibrated)
