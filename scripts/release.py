@@ -37,7 +37,7 @@ def expected_contents() -> set[str]:
     known = ["git", "ls-files", "mnv2zoo", "_mnv2zoo_entry.py", *INDEX]
     tracked = subprocess.run(known, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
     package = {name for name in tracked if name not in INDEX}
-    allowed = re.compile(r".+\.py|mnv2zoo/py\.typed|mnv2zoo/bundled/[^/]+\.safetensors")
+    allowed = re.compile(r".+\.py|mnv2zoo/py\.typed|mnv2zoo/bundled/[^/]+\.safetensors|mnv2zoo/deploy/page/[^/]+")
     strange = [name for name in package if not allowed.fullmatch(name)]
     if strange:
         sys.exit(f"neither code nor bundled weights, so they would be shipped by mistake: {strange}")

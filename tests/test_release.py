@@ -32,6 +32,10 @@ def test_the_wheel_made_of_the_sdist_holds_what_it_should(wheel):
     data = [name for name in zipfile.ZipFile(wheel).namelist() if not re.search(r"\.py$|\.dist-info/", name)]
     assert sorted(data) == [
         "mnv2zoo/bundled/mnv2zoo_100_c20.cifar100_coarse.safetensors",
+        *(
+            f"mnv2zoo/deploy/page/{name}"
+            for name in ("classify.js", "index.html", "page.js", "preprocess.js", "style.css")
+        ),
         "mnv2zoo/py.typed",  # the types are for users' type checkers, too
         "mnv2zoo/weights_index.json",
         *(["mnv2zoo/weights_index.json.sig"] if (ROOT / "weights_index.json.sig").exists() else []),

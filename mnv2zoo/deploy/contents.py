@@ -25,6 +25,7 @@ from mnv2zoo.deploy.preprocessing import of_detector, whole_image
 from mnv2zoo.errors import DataError, DeployError
 from mnv2zoo.models import names, pretrained
 from mnv2zoo.models.names import Description
+from mnv2zoo.runtimes import runners
 
 TOLERANCE = 1e-3  # of the outputs' norm
 PIXEL_TOLERANCE = 1e-5  # of a normalized value
@@ -48,6 +49,8 @@ class Contents(ABC):
         temperature: Number that divides a classifier's logits before the softmax; None for none.
         script: The file of the task's script.
         formats: The formats that it can be exported to.
+        precisions: The precisions that it can be exported in.
+        decides: What it gives a class to.
     """
 
     model: nn.Module
@@ -59,6 +62,8 @@ class Contents(ABC):
     temperature: float | None = None
     script: ClassVar[str]
     formats: ClassVar[tuple[str, ...]]
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "bf16", "int8")
+    decides: ClassVar[str] = "pixels"
 
     @property
     @abstractmethod
@@ -69,14 +74,31 @@ class Contents(ABC):
     def network(self) -> nn.Module:
         """The network that is exported, folded."""
 
+    def deciding(self) -> nn.Module:
+        """The model with its logits as the only output."""
+        return self.model
+
     @abstractmethod
-    def compare(self, script: Any, run: Callable[..., Any], files: Sequence[Path]) -> str:
+    def transform(self, image: Image.Image) -> Tensor:
+        """Makes of an upright RGB image what the model sees: (3, H, W)."""
+
+    @abstractmethod
+    def compare(
+        self,
+        script: Any,
+        run: Callable[..., Any],
+        files: Sequence[Path],
+        precision: str = "fp32",
+        calibrated: Tensor | None = None,
+    ) -> str:
         """Compares a bundle with the model on image files.
 
         Args:
             script: The bundle's script.
             run: Its model.
             files: The image files.
+            precision: What the bundle's model computes in.
+            calibrated: Images that int8 was calibrated on, whose outputs are compared instead of the files'.
 
         Returns:
             How it went, in a sentence for the card.
@@ -123,7 +145,8 @@ class Classifier(Contents):
     """A classifier of the zoo."""
 
     script = "classify.py"
-    formats = ("onnx", "openvino", "torch-export", "executorch", "litert")
+    formats = ("onnx", "openvino", "torch-export", "executorch", "litert", "web")
+    decides = "images"
 
     @property
     def outputs(self) -> str:
@@ -134,12 +157,23 @@ class Classifier(Contents):
         """The network that is exported, folded."""
         return fold(self.model)
 
-    def compare(self, script: Any, run: Callable[..., Any], files: Sequence[Path]) -> str:
+    def transform(self, image: Any) -> Tensor:
+        """Makes of an image, as `decode.read` gives it, what the model sees: (C, H, W)."""
+        return transforms.image_transform(self.preprocessing)(image)
+
+    def compare(
+        self,
+        script: Any,
+        run: Callable[..., Any],
+        files: Sequence[Path],
+        precision: str = "fp32",
+        calibrated: Tensor | None = None,
+    ) -> str:
         """Compares pixels and logits."""
-        transform, channels = transforms.image_transform(self.preprocessing), self.preprocessing["input_size"][0]
+        channels = self.preprocessing["input_size"][0]
         read = [script.read(file, channels) for file in files]
         prepared = [torch.from_numpy(script.preprocess(image, self.preprocessing)) for image in read]
-        wanted_pixels = [transform(decode.read(file, channels=channels)) for file in files]
+        wanted_pixels = [self.transform(decode.read(file, channels=channels)) for file in files]
         for file, ours, theirs in zip(files, prepared, wanted_pixels, strict=True):
             _, difference = checks.distances([ours], [theirs])
             if not difference <= PIXEL_TOLERANCE:
@@ -149,6 +183,10 @@ class Classifier(Contents):
                     found=f"{difference:.2g}",
                     fix="Report this, with the model's pretrained_cfg.",
                 )
+        if precision != "fp32":
+            images, kinds = _lowered(torch.stack(wanted_pixels), files, calibrated)
+            difference = _require_near(run, self.model, images, precision)
+            return f"Largest difference of a logit from PyTorch's, on {kinds}: {difference:.1e}"
         found = torch.from_numpy(run(torch.stack(prepared).numpy()))
         with torch.inference_mode():
             wanted = self.model(torch.stack(wanted_pixels))
@@ -169,6 +207,7 @@ class Multilabel(Classifier):
 
     thresholds: tuple[float, ...] = ()
     script = "multilabel.py"
+    formats = tuple(name for name in Classifier.formats if name != "web")  # its page shows one class
 
     @property
     def outputs(self) -> str:
@@ -190,6 +229,7 @@ class Detector(Contents):
 
     script = "detect.py"
     formats = ("onnx", "openvino")
+    precisions = ("fp32",)
 
     @property
     def outputs(self) -> str:
@@ -202,7 +242,18 @@ class Detector(Contents):
         core = Core(self.model)
         return WithPostProcessing(fold(core), self._post_processing(core), self.size, self._padded)
 
-    def compare(self, script: Any, run: Callable[..., Any], files: Sequence[Path]) -> str:
+    def transform(self, image: Image.Image) -> Tensor:
+        """Makes of an upright RGB image what the model sees: (3, H, W)."""
+        return torch.from_numpy(pixels.normalized_whole(image, self.preprocessing))
+
+    def compare(
+        self,
+        script: Any,
+        run: Callable[..., Any],
+        files: Sequence[Path],
+        precision: str = "fp32",
+        calibrated: Tensor | None = None,
+    ) -> str:
         """Compares boxes."""
         core = Core(self.model)
         post_processing = self._post_processing(core)
@@ -232,7 +283,7 @@ class Detector(Contents):
     def _boxes(self, core: Core, post_processing: PostProcessing, photo: Image.Image) -> dict[str, Tensor]:
         """What the model itself finds in a photo, in pixels of the photo."""
         width, height = pixels.whole_size(photo.size, self.preprocessing)
-        image = torch.from_numpy(pixels.normalized_whole(photo, self.preprocessing))[None]
+        image = self.transform(photo)[None]
         with torch.inference_mode():
             (boxes,) = post_processing(core(image), [(height, width)])
         return {**boxes, "boxes": boxes["boxes"] * torch.tensor([photo.width / width, photo.height / height] * 2)}
@@ -253,14 +304,36 @@ class Segmenter(Contents):
         """The network that is exported, folded."""
         return fold(Logits(self.model))
 
-    def compare(self, script: Any, run: Callable[..., Any], files: Sequence[Path]) -> str:
-        """Compares masks."""
-        equal, logits = [], Logits(self.model)
+    def deciding(self) -> nn.Module:
+        """The model with its logits as the only output."""
+        return Logits(self.model)
+
+    def transform(self, image: Image.Image) -> Tensor:
+        """Makes of an upright RGB image what the model sees: (3, H, W)."""
+        return torch.from_numpy(pixels.normalized_whole(image, self.preprocessing))
+
+    def compare(
+        self,
+        script: Any,
+        run: Callable[..., Any],
+        files: Sequence[Path],
+        precision: str = "fp32",
+        calibrated: Tensor | None = None,
+    ) -> str:
+        """Compares masks; in other precisions than fp32, logits."""
+        logits = self.deciding()
+        if precision != "fp32":
+            photos = torch.stack([self.transform(decode.read(file)) for file in files])
+            images, kinds = _lowered(photos, files, calibrated)
+            difference = _require_near(run, logits, images, precision)
+            return f"Largest difference of a logit from PyTorch's, on {kinds}: {difference:.1e}"
+        equal = []
         for file in files:
             found, photo = script.segment(run, script.read(file), self.preprocessing), decode.read(file)
-            image = torch.from_numpy(pixels.normalized_whole(photo, self.preprocessing))[None]
             with torch.inference_mode():
-                wanted = pixels.class_mask(logits(image)[0].numpy(), photo.size, self.preprocessing)
+                wanted = pixels.class_mask(
+                    logits(self.transform(photo)[None])[0].numpy(), photo.size, self.preprocessing
+                )
             equal.append(found == wanted)
         share = 100 * float(np.concatenate([one.ravel() for one in equal]).mean())
         if share < SAME_PIXELS:
@@ -280,6 +353,23 @@ class Logits(nn.Module):
         """Maps images (N, 3, H, W) to logits (N, K, H, W)."""
         outputs = self.model(x)
         return outputs["out"] if isinstance(outputs, Mapping) else outputs
+
+
+def _lowered(images: Tensor, files: Sequence[Path], calibrated: Tensor | None) -> tuple[Tensor, str]:
+    """The images that a model in a lower precision is compared on, and what they are."""
+    if calibrated is None:
+        return images, _kinds(files)
+    few = calibrated[: agreement.AT_ONCE]
+    return few, f"{len(few)} calibration images"
+
+
+def _require_near(run: Callable[..., Any], model: nn.Module, images: Tensor, precision: str) -> float:
+    """Refuses logits that are further from the model's than the precision explains; gives the largest difference."""
+    with torch.inference_mode():
+        wanted = model(images)
+    error, difference = checks.distances([torch.from_numpy(run(images.numpy()))], [wanted])
+    runners.require_near("the bundle", precision, error)
+    return difference
 
 
 def _kinds(files: Sequence[Path]) -> str:

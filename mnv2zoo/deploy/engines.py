@@ -322,15 +322,28 @@ def usable(device: torch.device) -> Iterator[None]:
 def _for_onnxruntime(source: Source, precision: str) -> Parts:
     if precision != "int8":
         return {"model": source.onnx}
-    runners.import_onnxruntime()  # NNCF does too
     import onnx
+
+    return {"model": quantize_onnx(onnx.load_from_string(source.onnx), source).SerializeToString()}
+
+
+def quantize_onnx(document: Any, source: Source) -> Any:
+    """Quantizes a network for ONNX Runtime.
+
+    Args:
+        document: The network, as an `onnx.ModelProto` whose input is `images`.
+        source: What it was exported from, with calibration images.
+
+    Returns:
+        The network in int8, as an `onnx.ModelProto`.
+    """
+    runners.import_onnxruntime()  # NNCF does too
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, QuantizationParameters
 
     # NNCF would give each channel before a depthwise convolution a range of its own, for which ONNX Runtime has no
     # integer kernel: in floating point, and to and fro, the network would take twice as long as it does in fp32.
     whole = AdvancedQuantizationParameters(activations_quantization_params=QuantizationParameters(per_channel=False))
-    document = _quantize(onnx.load_from_string(source.onnx), source, lambda image: {INPUT: image}, whole)
-    return {"model": document.SerializeToString()}
+    return _quantize(document, source, lambda image: {INPUT: image}, whole)
 
 
 def _quantize(network: Any, source: Source, feed: Callable[[Any], Any], advanced: Any = None) -> Any:
@@ -348,20 +361,34 @@ def _for_openvino(source: Source, precision: str) -> Parts:
     if precision != "int8":
         return {"model": source.onnx}
     import openvino
-    from openvino import passes
 
     network = openvino.Core().read_model(source.onnx)
     network.reshape([1, *source.example.shape[1:]])
+    network = quantize_openvino(network, source)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.xml"
+        openvino.save_model(network, file, compress_to_fp16=False)
+        return {"model": file.read_bytes(), "weights": file.with_suffix(".bin").read_bytes()}
+
+
+def quantize_openvino(network: Any, source: Source) -> Any:
+    """Quantizes a network for OpenVINO.
+
+    Args:
+        network: The network, as an `openvino.Model`, which changes.
+        source: What it was exported from, with calibration images.
+
+    Returns:
+        The network in int8.
+    """
+    from openvino import passes
+
     # From ONNX, weights of depthwise convolutions come with a reshape that hides them from NNCF. They would be computed
     # in floating point, with a conversion before and after each.
     folding = passes.Manager()
     folding.register_pass(passes.ConstantFolding())
     folding.run_passes(network)
-    network = _quantize(network, source, lambda image: image)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.xml"
-        openvino.save_model(network, file, compress_to_fp16=False)
-        return {"model": file.read_bytes(), "weights": file.with_suffix(".bin").read_bytes()}
+    return _quantize(network, source, lambda image: image)
 
 
 def _runtime(name: str, plan: Plan) -> Runner:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from mnv2zoo.errors import WeightsError
-from mnv2zoo.version import __version__
 
 if TYPE_CHECKING:
     from mnv2zoo.weights.schema import WeightsEntry
@@ -198,47 +196,37 @@ def _new_page(entry: WeightsEntry, kind: str) -> str:
 """
 
 
-def bundle_card(
-    name: str,
-    *,
-    architecture: str,
-    format: str,
-    runtime: str,
-    outputs: str,
-    license: str | None,
-    comparison: str,
-    files: Mapping[str, bytes],
-) -> str:
+def bundle_card(facts: Mapping[str, Any], *, use: str, outputs: str, loss: str | None = None) -> str:
     """Writes the card of an exported bundle.
 
     Args:
-        name: What the model is called.
-        architecture: Its architecture.
-        format: The bundle's format.
-        runtime: The packages that its script needs beside numpy and pillow.
+        facts: Its `manifest.json`.
+        use: The commands that use it.
         outputs: What it gives for images.
-        license: The license of the weights, if it is known.
-        comparison: How it compares with the model in PyTorch, in a sentence.
-        files: The model's files by name.
+        loss: What its precision costs, in a sentence, if that was measured.
 
     Returns:
         The card, as Markdown.
     """
-    listed = "".join(f"- `{file}`: `{hashlib.sha256(data).hexdigest()}`\n" for file, data in files.items())
-    return f"""# {name}
+    listed = "".join(f"- `{file}`: `{sha256}`\n" for file, sha256 in facts["files"].items())
+    variant = [facts["format"], f"in {facts['precision']}"]
+    if "opset" in facts:
+        variant.append(f"with opset {facts['opset']} and IR version {facts['ir_version']}")
+    if facts["layout"] == "nhwc":
+        variant.append("for images (N, H, W, 3)")
+    return f"""# {facts["name"]}
 
-{architecture}, exported by mnv2zoo {__version__} as {format}.
+{facts["architecture"]}, exported by {facts["producer"]} as {" ".join(variant)}.
 
 ```sh
-pip install numpy pillow {runtime}
-python predict.py photo.jpg
+{use}
 ```
 
 Images prepared as `preprocess.json` says give {outputs}.
 
-- License of the weights: {license or "not known"}
-- {comparison}
-
+- License of the weights: {facts["license"] or "not known"}
+- {facts["comparison"]}
+{f"- {loss}" + chr(10) if loss else ""}
 SHA-256:
 
 {listed}"""

@@ -13,10 +13,19 @@ def test_the_command_has_every_format_of_the_function():
 
 def test_it_exports_as_told_and_prints_the_folder(run, monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr(deploy, "export", lambda *args: asked.append(args) or tmp_path)
-    done = run("export", "mnv2zoo_035", "--format", "openvino", "--out", tmp_path / "bundle")
+    monkeypatch.setattr(deploy, "export", lambda *args, **named: asked.append((args, named)) or tmp_path)
+    options = ("--precision", "int8", "--calibration", tmp_path, "--data", tmp_path, "--opset", 17, "--layout", "nhwc")
+    done = run("export", "mnv2zoo_035", "--format", "openvino", "--out", tmp_path / "bundle", *options)
     assert (done.status, done.out, done.err) == (0, f"{tmp_path}\n", "")
-    assert asked == [("mnv2zoo_035", tmp_path / "bundle", "openvino")]
+    ((args, named),) = asked
+    assert args == ("mnv2zoo_035", tmp_path / "bundle", "openvino")
+    assert {name: named[name] for name in ("precision", "calibration", "data", "opset", "layout")} == {
+        "precision": "int8",
+        "calibration": tmp_path,
+        "data": tmp_path,
+        "opset": 17,
+        "layout": "nhwc",
+    }
 
 
 def test_it_needs_a_folder_and_a_known_format(run, tmp_path):

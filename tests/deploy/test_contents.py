@@ -275,3 +275,21 @@ def test_the_run_of_a_segmenter_is_exported_by_its_name(tmp_path):
     (expected,) = mnv2zoo.predict(photo, str(tmp_path / "run"))
     assert sum(row["pixels"].values()) == 48 * 36
     assert row["pixels"] == {name: pytest.approx(count, abs=2) for name, count in expected["pixels"].items()}
+
+
+@pytest.mark.slow
+def test_a_segmenter_in_int8_keeps_the_class_of_most_pixels(streets, tmp_path):
+    whole, out = segmenter("lraspp"), tmp_path / "bundle"
+    options = {"preprocessing": WHOLE, "precision": "int8", "calibration": streets[0].parent}
+    bundle = deploy.export(whole, out, "openvino", label_names=STREETS, **options)
+    measured = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["measured"]
+    assert (measured["images"], measured["accuracy"]) == (len(streets), None)
+    assert measured["agreement"] > 80
+    rows = rows_of(run_bundle(bundle, tmp_path, *streets, "--json"))
+    assert len(rows) == len(streets)
+
+
+def test_a_detector_has_fp32_alone(tmp_path):
+    error = problem(detector("ssdlite"), tmp_path / "bundle", "openvino", precision="fp16")
+    assert (error.where, error.expected, error.found) == ("precision", "fp32", "fp16")
+    assert not list(tmp_path.iterdir())

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
 
 import pytest
@@ -19,7 +20,7 @@ from mnv2zoo import cli, deploy
 from mnv2zoo.deploy.checks import missing
 from mnv2zoo.deploy.formats import TARGETS
 from mnv2zoo.errors import DeployError, MissingExtraError
-from tests.conftest import GOOGLE, SAMPLES, needs_google, random_state_dict
+from tests.conftest import GOOGLE, SAMPLES, SHARED, needs_google, random_state_dict
 
 MODELS = {
     "onnx": ["model.onnx"],
@@ -117,7 +118,7 @@ def test_the_script_prepares_photos_as_timm_does(google, tmp_path):
 def test_what_a_bundle_holds(small, format, tmp_path):
     bundle = deploy.export(small, tmp_path / "new" / "bundle", format, name="three things")
     files = {file.name for file in bundle.iterdir()}
-    assert files == {*MODELS[format], "preprocess.json", "labels.txt", "predict.py", "README.md"}
+    assert files == {*MODELS[format], "preprocess.json", "labels.txt", "predict.py", "manifest.json", "README.md"}
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["bundle"]
     assert (bundle / "labels.txt").read_text(encoding="utf-8").split() == ["0", "1", "2"]
     card = (bundle / "README.md").read_text(encoding="utf-8")
@@ -199,3 +200,124 @@ def test_a_bundle_divides_by_the_temperature_and_rejects_what_is_not_sure(small,
         assert row.get("rejected", False) == rejected
     done = subprocess.run([*command[:-1], "1.5"], capture_output=True, text=True, timeout=120)
     assert (done.returncode, "--reject-below" in done.stderr) == (2, True)
+
+
+CIFAR = {split: SHARED / f"data/cifar100/{split}.tar" for split in ("train", "test")}
+CLASSES = ("fish", "flowers", "trees", "people")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Folders of real pictures in classes of the bundled weights, to calibrate and to measure on."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for tar in CIFAR.values():
+        if not tar.is_file():
+            pytest.skip(f"no pictures at {tar}")
+        with tarfile.open(tar) as archive:
+            names = [name for name in archive.getnames() if name.count("/") == 2 and name.split("/")[1] in CLASSES]
+            archive.extractall(folder, map(archive.getmember, names[:: len(names) // 60]), filter="data")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("format", "precision", "near", "bytes_per_weight"),
+    [
+        ("onnx", "fp16", 0.01, 2),
+        ("onnx", "int8", 0.15, 1),
+        ("openvino", "fp16", 0.01, 2),
+        ("openvino", "bf16", 0.05, 2),
+        ("openvino", "int8", 0.15, 1),
+    ],
+)
+def test_a_lower_precision_and_its_loss_are_those_of_the_pictures(
+    pictures, format, precision, near, bytes_per_weight, tmp_path
+):
+    options = {"precision": precision, "data": pictures / "test"}
+    if precision == "int8":
+        options["calibration"] = pictures / "train"
+    bundle = deploy.export("mnv2zoo_100_c20", tmp_path / "bundle", format, **options)
+    photos = sorted((pictures / "test").rglob("*.png"))
+    command = [sys.executable, "-c", RUN, str(bundle / "predict.py"), *map(str, photos), "--topk", "20", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr
+    *rows, imported = map(json.loads, done.stdout.splitlines())
+    assert imported == []
+
+    model = timm.create_model("mnv2zoo_100_c20", pretrained=True).eval()
+    transform = create_transform(**resolve_data_config(pretrained_cfg=model.pretrained_cfg))
+    with torch.inference_mode():
+        logits = model(torch.stack([transform(Image.open(photo).convert("RGB")) for photo in photos]))
+        wanted = (logits / mnv2zoo.weights.entry("mnv2zoo_100_c20").temperature).softmax(1)
+    found = torch.tensor([[one["score"] for one in sorted(row["predictions"], key=by_class)] for row in rows])
+    assert ((found - wanted).norm() / wanted.norm()).item() < near
+
+    # The loss on the card and in the manifest is the one that predict.py's rows give.
+    names = mnv2zoo.weights.entry("mnv2zoo_100_c20").label_names
+    truth = torch.tensor([names.index(photo.parent.name) for photo in photos])
+    before, after = (100 * (one.argmax(1) == truth).double().mean().item() for one in (wanted, found))
+    measured = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["measured"]
+    same = 100 * (found.argmax(1) == wanted.argmax(1)).double().mean().item()
+    assert (measured["images"], measured["data"]) == (len(photos), "`test`")
+    assert measured["agreement"] == pytest.approx(same, abs=1e-3)
+    assert measured["accuracy"] == pytest.approx({"pytorch": before, "bundle": after, "loss": before - after}, abs=1e-3)
+    card = (bundle / "README.md").read_text(encoding="utf-8")
+    assert f"top-1 accuracy is {after:.2f} %, and {before:.2f} % in PyTorch" in card
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    file = bundle / ("model.bin" if format == "openvino" else "model.onnx")
+    assert file.stat().st_size < 1.3 * weights * bytes_per_weight
+
+
+def by_class(prediction):
+    return prediction["class"]
+
+
+@pytest.mark.slow
+def test_int8_is_measured_on_the_images_that_it_was_calibrated_on(pictures, tmp_path):
+    bundle = deploy.export(
+        "mnv2zoo_100_c20", tmp_path / "bundle", precision="int8", calibration=pictures / "train", opset=17
+    )
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    measured = manifest["measured"]
+    assert (manifest["opset"], manifest["ir_version"]) == (17, 8)
+    assert measured["data"] == "the calibration set in `train`"
+    assert measured["images"] == len(list((pictures / "train").rglob("*.jpg")))
+    assert measured["accuracy"]["loss"] == pytest.approx(
+        measured["accuracy"]["pytorch"] - measured["accuracy"]["bundle"], abs=1e-3
+    )
+    assert measured["accuracy"]["pytorch"] > 60
+
+
+@pytest.mark.parametrize(
+    ("format", "options", "fields"),
+    [
+        ("onnx", {"precision": "bf16"}, {"where": "precision", "fix": "These formats have bf16: openvino."}),
+        ("torch-export", {"precision": "fp16"}, {"fix": "These formats have fp16: onnx, openvino, litert, web."}),
+        ("executorch", {"precision": "int8"}, {"fix": "These formats have int8: onnx, openvino, litert, web."}),
+        ("onnx", {"precision": "int4"}, {"expected": "fp32, fp16, bf16, int8", "found": "'int4'"}),
+        ("onnx", {"precision": "int8"}, {"where": "calibration", "found": "precision int8 without calibration images"}),
+        ("onnx", {"calibration": "."}, {"where": "calibration", "found": "precision fp32 with calibration images"}),
+        ("openvino", {"opset": 17}, {"where": "opset", "expected": "an opset for onnx or web alone"}),
+        ("onnx", {"precision": "int8", "calibration": "/absent"}, {"where": "calibration", "found": "nothing"}),
+        ("onnx", {"precision": "fp16", "data": "/absent"}, {"where": "data", "found": "nothing"}),
+    ],
+)
+def test_a_variant_that_cannot_be_made_is_refused_before_anything_is_written(small, format, options, fields, tmp_path):
+    with pytest.raises(DeployError) as error:
+        deploy.export(small, tmp_path / "bundle", format, **options)
+    assert {name: getattr(error.value, name) for name in fields} == fields
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_precision_that_computes_something_else_does_not_appear(small, tmp_path, monkeypatch):
+    from mnv2zoo.deploy import formats
+
+    class Wrong(formats.InHalf):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    monkeypatch.setattr(formats, "InHalf", Wrong)
+    with pytest.raises(DeployError) as error:
+        deploy.export(small, tmp_path / "bundle", precision="fp16")
+    assert error.value.problem == "the bundle does not compute what the model computes"
+    assert not list(tmp_path.iterdir())

@@ -69,17 +69,26 @@ def test_a_package_without_a_card_gets_one_with_its_classes_and_metrics(tmp_path
 
 
 def test_a_bundles_card_has_the_hashes_of_its_files():
+    facts = {
+        "name": "tulips",
+        "architecture": "mnv2zoo_035",
+        "license": None,
+        "format": "onnx",
+        "producer": "mnv2zoo 1",
+        "precision": "fp32",
+        "layout": "nchw",
+        "opset": 17,
+        "ir_version": 8,
+        "files": {"model.onnx": hashlib.sha256(b"model").hexdigest()},
+        "comparison": "Largest difference of a logit from PyTorch's, on 12 image files of many kinds: 1.5e-06",
+    }
+    outputs = "a logit for each line of `labels.txt`"
     text = cards.bundle_card(
-        "tulips",
-        architecture="mnv2zoo_035",
-        format="onnx",
-        runtime="onnxruntime",
-        outputs="a logit for each line of `labels.txt`",
-        license=None,
-        comparison="Largest difference of a logit from PyTorch's, on 12 image files of many kinds: 1.5e-06",
-        files={"model.onnx": b"model"},
+        facts, use="pip install numpy pillow onnxruntime", outputs=outputs, loss="Top-1 accuracy is 80 %"
     )
     assert f"- `model.onnx`: `{hashlib.sha256(b'model').hexdigest()}`\n" in text
     assert "pip install numpy pillow onnxruntime\n" in text
     assert "on 12 image files of many kinds: 1.5e-06" in text
     assert "License of the weights: not known" in text
+    assert "as onnx in fp32 with opset 17 and IR version 8." in text
+    assert "- Top-1 accuracy is 80 %\n\nSHA-256" in text

@@ -6,6 +6,7 @@ runtime alone.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -45,19 +46,21 @@ class Model:
 
 def open_model(folder: Path) -> Callable[..., list[Array]]:
     """Starts the runtime that the model's file is for."""
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     if (folder / "model.onnx").exists():
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its thread keeps a forked process from ending
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
         names = [given.name for given in session.get_inputs()]
         return lambda *inputs: session.run(None, dict(zip(names, inputs, strict=True)))
     if (folder / "model.xml").exists():
         import openvino
 
-        compiled = openvino.Core().compile_model(folder / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        hint = "bf16" if manifest["precision"] == "bf16" else "f32"  # of what the file leaves in floating point
+        compiled = openvino.Core().compile_model(folder / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": hint})
         return lambda *inputs: list(compiled(list(inputs)).values())
     if (folder / "model.tflite").exists():
         from ai_edge_litert.interpreter import Interpreter
@@ -65,6 +68,8 @@ def open_model(folder: Path) -> Callable[..., list[Array]]:
         interpreter = Interpreter(str(folder / "model.tflite"))
         infer = interpreter.get_signature_runner()
         (given,), (taken,) = infer.get_input_details(), infer.get_output_details()
+        if manifest["layout"] == "nhwc":
+            return one_by_one(lambda image: infer(**{given: image.transpose(0, 2, 3, 1)})[taken])
         return one_by_one(lambda image: infer(**{given: image})[taken])
     import torch
 
