@@ -145,7 +145,7 @@ class Classifier(Contents):
     """A classifier of the zoo."""
 
     script = "classify.py"
-    formats = ("onnx", "openvino", "torch-export", "executorch", "litert", "web")
+    formats: ClassVar[tuple[str, ...]] = ("onnx", "openvino", "torch-export", "executorch", "litert", "web")
     decides = "images"
 
     @property

@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 
+import mnv2zoo
 from mnv2zoo import deploy
 from mnv2zoo.data import decode, pixels
 from mnv2zoo.deploy.checks import missing
