@@ -33,7 +33,9 @@ WORDS = {
     "kept together": "不拆开的单位",
     "folds": "折数",
     "balanced accuracy (%)": "平衡准确率（%）",
+    "trained with": "训练方式",
     # cells
+    "the defaults": "默认值",
     "series of ten photos": "连续十张照片",
     "yes": "是",
     "not yet": "尚未",

@@ -250,6 +250,24 @@ def folds() -> str:
     return table("kept together | folds: | top-1 (%): | balanced accuracy (%):", rows)
 
 
+LONG_TAIL = {
+    "plain": "the defaults",
+    "class_weights": "`--class-weights balanced`",
+    "sampler": "`--sampler balanced`",
+    "focal": "`--loss focal`",
+}
+
+
+def long_tail() -> str:
+    """A row for each way to train on imbalanced classes."""
+    metrics = ("f1_macro", "balanced_accuracy", "top1")
+    rows = (
+        (LONG_TAIL[way], *(f"{own[name]['mean']:.2f} ± {own[name]['std']:.2f}" for name in metrics))
+        for way, own in recorded("long_tail")["ways"].items()
+    )
+    return table("trained with | test macro F1 (%): | balanced accuracy (%): | top-1 (%):", rows)
+
+
 LOSSES = {"bce": "`--loss bce`", "asymmetric": "`--loss asymmetric`"}
 
 
@@ -475,7 +493,7 @@ PARTS: dict[str, Callable[..., str]] = {
     for part in (
         *(zoo, model_pages.models, model_pages.costs, model_pages.model, variables, recipe),
         *(twenty_layers, twenty_differences),
-        *(head_cache, training_step, grocery, folds, multilabel, transfer, preprocessing, taps),
+        *(head_cache, training_step, grocery, long_tail, folds, multilabel, transfer, preprocessing, taps),
         *(heads, service, gpu, gpu_goals, forgotten, alphas, attacks, fuzz),
         *(c20_figures, c20_releases, c20_runs, performance.performance),
     )

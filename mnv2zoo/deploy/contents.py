@@ -78,9 +78,9 @@ class Contents(ABC):
         """The model with its logits as the only output."""
         return self.model
 
-    @abstractmethod
-    def transform(self, image: Image.Image) -> Tensor:
-        """Makes of an upright RGB image what the model sees: (3, H, W)."""
+    def transform(self, image: Any) -> Tensor:
+        """Makes of an image, as `decode.read` gives it, what the model sees: (C, H, W). By default all of it."""
+        return torch.from_numpy(pixels.normalized_whole(image, self.preprocessing))
 
     @abstractmethod
     def compare(
@@ -158,7 +158,7 @@ class Classifier(Contents):
         return fold(self.model)
 
     def transform(self, image: Any) -> Tensor:
-        """Makes of an image, as `decode.read` gives it, what the model sees: (C, H, W)."""
+        """Makes of an image what the model sees, as timm does."""
         return transforms.image_transform(self.preprocessing)(image)
 
     def compare(
@@ -242,10 +242,6 @@ class Detector(Contents):
         core = Core(self.model)
         return WithPostProcessing(fold(core), self._post_processing(core), self.size, self._padded)
 
-    def transform(self, image: Image.Image) -> Tensor:
-        """Makes of an upright RGB image what the model sees: (3, H, W)."""
-        return torch.from_numpy(pixels.normalized_whole(image, self.preprocessing))
-
     def compare(
         self,
         script: Any,
@@ -307,10 +303,6 @@ class Segmenter(Contents):
     def deciding(self) -> nn.Module:
         """The model with its logits as the only output."""
         return Logits(self.model)
-
-    def transform(self, image: Image.Image) -> Tensor:
-        """Makes of an upright RGB image what the model sees: (3, H, W)."""
-        return torch.from_numpy(pixels.normalized_whole(image, self.preprocessing))
 
     def compare(
         self,

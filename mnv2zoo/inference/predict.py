@@ -79,42 +79,25 @@ class Settings:
             ArgumentError: If `reject_below` is no number from 0 to 1.
         """
         task = find_task(self.task, records.task_name(self.model), self.model)
-        if self.files is not None and not task.writes_files:
-            raise TaskError(
-                f"the task {task.name} writes no files alongside its rows",
-                expected="no folder for files",
-                found=self.files,
-                where="files",
-                fix="Leave out --files.",
-            )
-        if self.save_images is not None and not task.draws:
-            raise TaskError(
-                f"the task {task.name} has nothing to draw",
-                expected="a model that detects or segments",
-                found=task.name,
-                where="save_images",
-                fix="Leave out --save-images.",
-            )
-        if self.explain is not None:
-            if not task.explains:
+        rejects = "a classifier. Detectors leave out boxes under --threshold"
+        for name, can, problem, expected in (
+            ("files", task.writes_files, "writes no files alongside its rows", "no folder for files"),
+            ("save_images", task.draws, "has nothing to draw", "a model that detects or segments"),
+            ("explain", task.explains, "cannot explain its rows", "a classifier"),
+            ("reject_below", task.rejects, "has no top score by which to reject an image", rejects),
+        ):
+            if getattr(self, name) is not None and not can:
                 raise TaskError(
-                    f"the task {task.name} cannot explain its rows",
-                    expected="a classifier",
+                    f"the task {task.name} {problem}",
+                    expected=expected,
                     found=task.name,
-                    where="explain",
-                    fix="Leave out --explain.",
+                    where=name,
+                    fix=f"Leave out --{name.replace('_', '-')}.",
                 )
+        if self.explain is not None:
             from mnv2zoo.tasks.classify import explanation
 
             explanation.require()
-        if self.reject_below is not None and not task.rejects:
-            raise TaskError(
-                f"the task {task.name} has no top score by which to reject an image",
-                expected="a classifier",
-                found=task.name,
-                where="reject_below",
-                fix="Leave out --reject-below. Detectors leave out boxes under --threshold.",
-            )
         if self.reject_below is not None and not 0 <= self.reject_below <= 1:
             raise ArgumentError(
                 "bad value for reject_below",

@@ -104,6 +104,23 @@ def card_metadata(
     )
 
 
+def card(metadata: ModelCardData, parts: Sequence[str], recipe: Mapping[str, Any]) -> str:
+    """Puts a model card together.
+
+    Args:
+        metadata: The Hub's metadata.
+        parts: What stands between the title and the recipe.
+        recipe: The recipe's values; those that are None are left out.
+
+    Returns:
+        Markdown.
+    """
+    values = ([f"`{name}`", f"`{value}`"] for name, value in recipe.items() if value is not None)
+    front = f"---\n{metadata.to_yaml()}\n---"
+    whole = [front, f"# {metadata.model_name}", *parts, "## Training", table(["value", ""], values)]
+    return "\n\n".join(whole) + "\n"
+
+
 def summary(history: History, name: str, words: str) -> str:
     """How long a training took, and the highest value of a validation metric.
 

@@ -61,7 +61,7 @@ def write(
         "mistakes.png": mistakes_figure(mistakes, read, scores.label_names, heat) if mistakes else None,
         "labels.png": mistakes_figure(doubtful, read, scores.label_names) if doubtful else None,
     }
-    pages.save(folder, _page(history, scores, mistakes, title, doubtful), figures)
+    pages.save(folder, _page(history, scores, mistakes, title, doubtful, bool(heat)), figures)
     with whole_file(folder / "confusion.csv") as file:
         file.write(_counts(scores).encode("utf-8", "backslashreplace"))
 
@@ -127,7 +127,12 @@ def _square(image: Image.Image) -> np.ndarray[Any, Any]:
 
 
 def _page(
-    history: History, scores: Scores, mistakes: Sequence[Mistake], title: str, doubtful: Sequence[Mistake]
+    history: History,
+    scores: Scores,
+    mistakes: Sequence[Mistake],
+    title: str,
+    doubtful: Sequence[Mistake],
+    explained: bool,
 ) -> list[str]:
     names = [escape(name) for name in scores.label_names]
     figures = [
@@ -175,6 +180,7 @@ def _page(
     if mistakes:
         parts += [
             "## Surest mistakes",
+            *(["Beside each image, what speaks most for the answer is red (Grad-CAM)."] if explained else []),
             "![The images, with what each is and what it was taken for](mistakes.png)",
             _table(mistakes, names),
         ]

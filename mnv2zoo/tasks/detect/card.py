@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnv2zoo.tasks.pages import card_metadata, escape, table
+from mnv2zoo.tasks.pages import card, card_metadata, escape, table
 
 if TYPE_CHECKING:
     from mnv2zoo.tasks.detect.metrics import Scores
@@ -29,16 +29,13 @@ def model_card(model: str, architecture: str, origin: str, run: Mapping[str, Any
         Markdown with the Hub's metadata.
     """
     dataset = Path(run["data"]).name or "images"
-    recipe = {name: value for name, value in run["recipe"].items() if value is not None}
     classes = ", ".join(map(escape, run["classes"][:20])) + (", ..." if len(run["classes"]) > 20 else "")
     rows = [
         [split, own.images, own.objects, *(f"{getattr(own, name):.2f}" for name in NAMES)]
         for split, own in scores.items()
     ]
-    head = f"the head `{recipe['head']}` on " if "head" in recipe else ""
+    head = f"the head `{run['recipe']['head']}` on " if run["recipe"].get("head") else ""
     parts = [
-        f"---\n{card_metadata(model, dataset, scores, KIND, NAMES).to_yaml()}\n---",
-        f"# {model}",
         f"A detector: {head}`{architecture}`, trained with mnv2zoo on `{dataset}`, from {origin}. "
         f"It finds {len(run['classes'])} classes: {classes}.",
         table(["images", " number", " objects", *(f" {name} (%)" for name in NAMES.values())], rows),
@@ -48,7 +45,5 @@ def model_card(model: str, architecture: str, origin: str, run: Mapping[str, Any
         'detector = mnv2zoo.detection.load("THIS_FOLDER")\n'
         "# A list of images (3, H, W) from 0 to 1 goes in; boxes, labels (from 1) and scores come out.\n```",
         "```sh\nmnv2zoo predict photo.jpg --model THIS_FOLDER --save-images drawn\n```",
-        "## Training",
-        table(["value", ""], ([f"`{name}`", f"`{value}`"] for name, value in recipe.items())),
     ]
-    return "\n\n".join(parts) + "\n"
+    return card(card_metadata(model, dataset, scores, KIND, NAMES), parts, run["recipe"])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnv2zoo.tasks.multilabel.report import labels_table
-from mnv2zoo.tasks.pages import card_metadata, table
+from mnv2zoo.tasks.pages import card, card_metadata, table
 
 if TYPE_CHECKING:
     from mnv2zoo.tasks.multilabel.metrics import Scores
@@ -30,15 +30,12 @@ def model_card(model: str, architecture: str, origin: str, run: Mapping[str, Any
         Markdown with the Hub's metadata.
     """
     dataset = Path(run["data"]).stem or "images"
-    recipe = {name: value for name, value in run["recipe"].items() if value is not None}
     measured = {split: own for split, own in scores.items() if own.map is not None}
     data = card_metadata(model, dataset, measured, KIND, NAMES)
     data.library_name, data.tags = "timm", [KIND, "multi-label", "timm", "mnv2zoo"]
     rows = [[s, own.images, *(f"{getattr(own, name):.2f}" for name in NAMES)] for s, own in measured.items()]
     tables = [f"### {split}\n\n{labels_table(own)}" for split, own in measured.items()]
     parts = [
-        f"---\n{data.to_yaml()}\n---",
-        f"# {model}",
         f"`{architecture}` trained with mnv2zoo on `{dataset}`, from {origin}. It gives each image any number of "
         f"{len(run['classes'])} labels.",
         table(["images", " number", *(f" {name} (%)" for name in NAMES.values())], rows),
@@ -49,7 +46,5 @@ def model_card(model: str, architecture: str, origin: str, run: Mapping[str, Any
         "```python\nimport timm, mnv2zoo\n\n"
         'model = timm.create_model("local-dir:THIS_FOLDER", pretrained=True).eval()\n'
         "# The sigmoid of a logit is the score of its label.\n```",
-        "## Training",
-        table(["value", ""], ([f"`{name}`", f"`{value}`"] for name, value in recipe.items())),
     ]
-    return "\n\n".join(parts) + "\n"
+    return card(data, parts, run["recipe"])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnv2zoo.tasks.pages import card_metadata, escape, table
+from mnv2zoo.tasks.pages import card, card_metadata, escape, table
 
 if TYPE_CHECKING:
     from mnv2zoo.tasks.segment.metrics import Scores
@@ -29,13 +29,10 @@ def model_card(model: str, architecture: str, origin: str, run: Mapping[str, Any
         Markdown with the Hub's metadata.
     """
     dataset = Path(run["data"]).name or "images"
-    recipe = {name: value for name, value in run["recipe"].items() if value is not None}
     rows = [[s, own.images, *(f"{getattr(own, name):.2f}" for name in NAMES)] for s, own in scores.items()]
     parts = [
-        f"---\n{card_metadata(model, dataset, scores, KIND, NAMES).to_yaml()}\n---",
-        f"# {model}",
-        f"A segmenter: the head `{recipe['head']}` on `{architecture}`, trained with mnv2zoo on `{dataset}`, from "
-        f"{origin}. It tells {len(run['classes'])} classes apart.",
+        f"A segmenter: the head `{run['recipe']['head']}` on `{architecture}`, trained with mnv2zoo on `{dataset}`, "
+        f"from {origin}. It tells {len(run['classes'])} classes apart.",
         table(["images", " number", *(f" {name} (%)" for name in NAMES.values())], rows),
         *_classes(scores),
         "Metrics are of all pixels of a split together, without those that belong to no class.",
@@ -44,10 +41,8 @@ def model_card(model: str, architecture: str, origin: str, run: Mapping[str, Any
         'segmenter = mnv2zoo.segmentation.load("THIS_FOLDER")\n'
         "# Normalized images (N, 3, H, W) go in, logits (N, classes, H, W) come out.\n```",
         "```sh\nmnv2zoo predict photo.jpg --model THIS_FOLDER --files masks --save-images drawn\n```",
-        "## Training",
-        table(["value", ""], ([f"`{name}`", f"`{value}`"] for name, value in recipe.items())),
     ]
-    return "\n\n".join(parts) + "\n"
+    return card(card_metadata(model, dataset, scores, KIND, NAMES), parts, run["recipe"])
 
 
 def _classes(scores: Mapping[str, Scores]) -> list[str]:

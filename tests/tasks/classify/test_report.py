@@ -192,12 +192,14 @@ def test_a_heat_map_stands_beside_each_mistake_and_doubtful_labels_have_a_sectio
     page = MarkdownIt().enable("table").parse((tmp_path / "README.md").read_text())
     assert sections(page)["Labels that are probably wrong"] == [["30", "cat", "ant", "75.0"]]
     assert pictures(page) == ["confusion.png", "mistakes.png", "labels.png"]
+    assert "Beside each image, what speaks most for the answer is red" in (tmp_path / "README.md").read_text()
     drawn = pixels(tmp_path / "mistakes.png").astype(int)
     red, blue = ((drawn == color).all(-1).sum(0) > 50 for color in (RED, (0, 0, 255)))
     columns = np.select([red, blue], [1, 2])
     assert [key for key, _ in itertools.groupby(columns[columns > 0])] == [1, 2, 1, 2]
     report.write(tmp_path, (), SCORES, MISTAKES, photo, "a title")
     assert not (tmp_path / "labels.png").exists()
+    assert "Grad-CAM" not in (tmp_path / "README.md").read_text()
 
 
 def test_the_page_tells_of_the_epochs_and_the_first_of_the_best(tmp_path):
