@@ -62,8 +62,10 @@ attack: export OMP_NUM_THREADS ?= 1
 attack: $(VENV)/.dev  ## attack what docs/security.md promises, for some fifteen minutes, and count
 	$(BIN)/python -m attacks
 
+# The page of the demo needs npm's onnxruntime-web; without a network the documentation has no demo.
 docs: $(VENV)/.dev  ## build the documentation into site/
 	$(BIN)/mkdocs build --strict
+	-$(BIN)/mnv2zoo export mnv2zoo_100_c20 --format web --out site/demo
 
 docs-serve: $(VENV)/.dev  ## serve the documentation while you write it
 	$(BIN)/mkdocs serve
