@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mnv2zoo.errors import DeployError
+from mnv2zoo.errors import DeployError, first_line
 
 OLDEST = 14  # ONNX has no converter to earlier ones for the operators of our networks
 
@@ -61,7 +61,7 @@ def convert(document: Any, opset: int | None) -> Any:
             raise DeployError(
                 f"the model has no form in opset {opset}",
                 expected=f"operators that ONNX converts to opset {opset}",
-                found=str(error).strip().partition("\n")[0],
+                found=first_line(error),
                 where="opset",
                 fix="Take a newer opset, or leave it out.",
             ) from error

@@ -135,25 +135,7 @@ def _page(
     explained: bool,
 ) -> list[str]:
     names = [escape(name) for name in scores.label_names]
-    figures = [
-        ["images", str(scores.images)],
-        ["top-1", f"{scores.top1:.2f} %"],
-        ["top-5", f"{scores.top5:.2f} %"],
-        ["loss (cross-entropy)", f"{scores.loss:.4f}"],
-        ["calibration error", f"{scores.calibration_error:.2f} %"],
-        *(
-            [["calibration error, without the temperature", f"{scores.calibration_error_before:.2f} %"]]
-            if scores.calibration_error_before is not None
-            else []
-        ),
-        ["F1, macro", f"{scores.f1_macro:.2f} %"],
-        ["F1, weighted", f"{scores.f1_weighted:.2f} %"],
-        ["precision, macro", f"{scores.precision_macro:.2f} %"],
-        ["balanced accuracy", f"{scores.balanced_accuracy:.2f} %"],
-        ["ROC AUC", "" if scores.roc_auc is None else f"{scores.roc_auc:.2f} %"],
-        ["average precision", f"{scores.average_precision:.2f} %"],
-    ]
-    parts = [f"# {escape(title)}", table(["figure", " value"], figures)]
+    parts = [f"# {escape(title)}", table(["figure", " value"], _figures(scores))]
     if history:
         parts += [
             "## Curves",
@@ -193,6 +175,27 @@ def _page(
             _table(doubtful, names),
         ]
     return parts
+
+
+def _figures(scores: Scores) -> list[list[str]]:
+    return [
+        ["images", str(scores.images)],
+        ["top-1", f"{scores.top1:.2f} %"],
+        ["top-5", f"{scores.top5:.2f} %"],
+        ["loss (cross-entropy)", f"{scores.loss:.4f}"],
+        ["calibration error", f"{scores.calibration_error:.2f} %"],
+        *(
+            [["calibration error, without the temperature", f"{scores.calibration_error_before:.2f} %"]]
+            if scores.calibration_error_before is not None
+            else []
+        ),
+        ["F1, macro", f"{scores.f1_macro:.2f} %"],
+        ["F1, weighted", f"{scores.f1_weighted:.2f} %"],
+        ["precision, macro", f"{scores.precision_macro:.2f} %"],
+        ["balanced accuracy", f"{scores.balanced_accuracy:.2f} %"],
+        ["ROC AUC", "" if scores.roc_auc is None else f"{scores.roc_auc:.2f} %"],
+        ["average precision", f"{scores.average_precision:.2f} %"],
+    ]
 
 
 def _table(mistakes: Sequence[Mistake], names: Sequence[str]) -> str:
