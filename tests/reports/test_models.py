@@ -21,6 +21,7 @@ from mnv2zoo.data import preprocessing
 from mnv2zoo.errors import (
     ArgumentError,
     DataError,
+    ImageReadError,
     RecipeError,
     TapError,
     UnknownArgumentError,
@@ -426,21 +427,28 @@ def test_evaluation_and_calibration_see_gray_images_as_prediction_does(tmp_path,
     torch.testing.assert_close(folder.images, torch.stack([expected, expected]))
 
 
-@pytest.mark.parametrize("in_chans", [2, 4])
-def test_photos_are_refused_before_they_are_read_where_a_network_takes_other_channels(tmp_path, in_chans):
-    run, _ = write_run(tmp_path / "run", in_chans, (0.5,) * in_chans, (0.5,) * in_chans)
+def test_photos_are_refused_before_they_are_read_where_a_network_takes_more_channels_than_files_have(tmp_path):
+    run, _ = write_run(tmp_path / "run", 9, (0.5,) * 9, (0.5,) * 9)
     (tmp_path / "broken.jpg").write_bytes(b"no photo")
     with pytest.raises(DataError) as error:
         list(mnv2zoo.predict([tmp_path / "broken.jpg"], str(run), device="cpu"))
-    assert error.value.found == f"in_chans={in_chans}"
+    assert error.value.found == "in_chans=9"
+
+
+@pytest.mark.parametrize("in_chans", [2, 4])
+def test_a_photo_with_other_channels_than_the_network_takes_is_left_out(photo, tmp_path, in_chans):
+    run, _ = write_run(tmp_path / "run", in_chans, (0.5,) * in_chans, (0.5,) * in_chans)
+    (left_out,) = mnv2zoo.predict([photo], str(run), device="cpu")
+    assert isinstance(left_out, ImageReadError)
+    assert f"{in_chans} channels" in str(left_out)
 
 
 @pytest.mark.parametrize("in_chans", [1, 4])
-def test_finetuning_from_other_than_color_is_refused_before_anything_is_made(tmp_path, in_chans):
+def test_a_teacher_that_sees_other_channels_is_refused_before_anything_is_made(tmp_path, in_chans):
     run, _ = write_run(tmp_path / "run", in_chans)
-    for values in ({}, {"teacher": str(run)}):
-        with pytest.raises(RecipeError, match="color"):
-            initialization.find(SMALL if values else str(run), recipe.make(init="random", **values))
+    with pytest.raises(RecipeError) as error:
+        initialization.find(SMALL, recipe.make(init="random", teacher=str(run)))
+    assert error.value.where == "teacher"
 
 
 @pytest.mark.parametrize("mean", [[0.5, 0.5], [], 0.5, [0.5] * 4, ["0.5"]])

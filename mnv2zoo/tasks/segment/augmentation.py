@@ -97,6 +97,9 @@ def crop(images: Tensor, masks: Tensor, size: Sequence[int]) -> tuple[Tensor, Te
     Returns:
         Images and masks of that size.
     """
-    cut = v2.RandomCrop(list(size))
-    pixels, numbers = cut(tv_tensors.Image(images), tv_tensors.Mask(masks))
-    return pixels.as_subclass(Tensor), numbers.as_subclass(Tensor)
+    # By hand, since on some devices a tensor cannot become one of torchvision's, which tell images from masks.
+    rooms = (own - kept for own, kept in zip(images.shape[-2:], size, strict=True))
+    top, left = (int(torch.randint(room + 1, ())) for room in rooms)
+    height, width = size
+    parts = (slice(top, top + height), slice(left, left + width))
+    return images[..., *parts], masks[..., *parts]
