@@ -395,7 +395,9 @@ def service() -> str:
             )
         ),
     ]
-    return table("load | requests a second: | answered: | status 503: | p50 / p99 of answers, ms:", rows)
+    loads = table("load | requests a second: | answered: | status 503: | p50 / p99 of answers, ms:", rows)
+    how = f"*{found['processor']}; the load comes from the same machine, for {found['seconds']:.0f} s each.*"
+    return f"{loads}\n{how}\n"
 
 
 def _answers(part: dict[str, Any]) -> tuple[str, str, str]:
