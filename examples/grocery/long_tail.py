@@ -39,7 +39,7 @@ def kept(sizes: dict[str, int]) -> dict[str, int]:
 
 
 def cut(grocery: Path, data: Path) -> dict[str, int]:
-    """Makes a folder of the photos with a long-tailed train.tar, and tells how many of each class there are."""
+    """Makes a folder of the photos with a long-tailed train.tar, and returns how many each class has."""
     data.mkdir(parents=True, exist_ok=True)
     for name in ("val.tar", "test.tar"):
         (data / name).unlink(missing_ok=True)

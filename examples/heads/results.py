@@ -9,6 +9,7 @@ from typing import Any
 import filelock
 import torch
 
+from mnv2zoo.system import posix
 from mnv2zoo.system.files import whole_file
 
 PATH = Path(__file__).resolve().parents[2] / "docs/results/heads.json"
@@ -28,6 +29,4 @@ def machine(device: str | torch.device | None) -> dict[str, Any]:
     where = torch.device(device or "cpu")
     if where.type == "cuda":
         return {"processor": torch.cuda.get_device_name(where)}
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-    return {"processor": name, "threads": torch.get_num_threads()}
+    return {"processor": posix.cpu_info("model name"), "threads": torch.get_num_threads()}

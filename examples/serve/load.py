@@ -22,6 +22,7 @@ import aiohttp
 import numpy as np
 
 import mnv2zoo
+from mnv2zoo.system import posix
 from mnv2zoo.system.files import whole_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,7 +77,7 @@ async def capacity(client: Client, at_once: int, seconds: float) -> float:
 
 
 async def overload(client: Client, rate: float, seconds: float) -> dict[str, Any]:
-    """Sends at a rate, and tells what was answered and how soon."""
+    """Sends at a rate, and reports what was answered and how soon."""
     began, tasks = time.perf_counter(), []
     for number in range(round(rate * seconds)):
         await asyncio.sleep(max(0, began + number / rate - time.perf_counter()))
@@ -122,12 +123,6 @@ async def measure(args: argparse.Namespace, service: subprocess.Popen[bytes]) ->
         return found | {"stop": {"sent": args.requests} | summary(client.taken())}
 
 
-def processor() -> str:
-    """The name of the processor, as Linux gives it."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
 def main() -> None:
     """Starts the service, loads it, and writes the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -144,7 +139,7 @@ def main() -> None:
         found["stop"]["exit_status"] = service.wait(60)
     finally:
         service.kill()
-    found |= {"requests": args.requests, "seconds": args.seconds, "processor": processor()}
+    found |= {"requests": args.requests, "seconds": args.seconds, "processor": posix.cpu_info("model name")}
     with whole_file(args.results) as file:
         file.write((json.dumps(found, indent=2) + "\n").encode())
     print(json.dumps(found, indent=2))

@@ -67,7 +67,7 @@ def endings(channels: int) -> frozenset[str]:
 
 
 def wanted(channels: int) -> Callable[[str], bool]:
-    """Tells by a file's name whether it is taken for an image for a network with so many channels."""
+    """Creates the test of a file's name for being an image that a network with so many channels takes."""
     known = endings(channels)
     return lambda name: PurePath(name).suffix.lower() in known
 

@@ -20,7 +20,6 @@ from mnv2zoo.errors import DataError, ImageReadError, RecipeError, TaskError
 from mnv2zoo.evaluation import predictions
 from mnv2zoo.model_dir import records
 from mnv2zoo.model_dir import split as splits
-from mnv2zoo.models.names import describe
 from mnv2zoo.models.pretrained import Network, enough_memory
 from mnv2zoo.system import memory
 from mnv2zoo.tasks import Metric, Task, find_task
@@ -169,11 +168,10 @@ def _find(task: Task, data: str | Path, model: str, given: Layout, ignore_index:
     recipe = recorded.get("recipe", recorded)
     was = {name: recipe[name] for name in LAYOUT_FIELDS if name in recipe} if isinstance(recipe, dict) else {}
     ignored = was.get("ignore_index", given.ignore_index) if ignore_index is None else ignore_index
-    channels = describe(model).in_chans if task.loads_from_zoo else 3
     own: dict[str, Any] = {
         "ignore_index": ignored,
         "skip_bad_images": given.skip_bad_images,
-        "in_chans": channels,
+        "in_chans": task.in_chans(model),
     }
     if was and given == Layout(skip_bad_images=given.skip_bad_images):
         with contextlib.suppress(DataError, RecipeError):  # other data may have other folders

@@ -333,7 +333,7 @@ def run(
     task = settings.find_task()
     places = [os.fspath(paths)] if isinstance(paths, str | Path) else [os.fspath(path) for path in paths]
     settings = replace(settings, task=task, root=discover.common_root(places))
-    sources = discover.walk(places, in_chans(settings.model, task))
+    sources = discover.walk(places, task.in_chans(settings.model))
     for source in sources:  # without any image, no network is loaded
         if isinstance(source, Path):
             break
@@ -349,11 +349,6 @@ def run(
     with Journal(Path(output)) as journal:
         yield from _predicted(sources, settings, task, batch_size, predictor, journal, places)
         journal.finish()
-
-
-def in_chans(model: str, task: Task) -> int:
-    """Channels of the images that a network takes, before it is loaded."""
-    return names.describe(model).in_chans if task.loads_from_zoo else 3
 
 
 def _predicted(

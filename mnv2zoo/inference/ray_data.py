@@ -16,7 +16,7 @@ from typing import Any
 from mnv2zoo.data import decode, discover
 from mnv2zoo.errors import ImageReadError, MissingExtraError, OutputError, TaskError
 from mnv2zoo.inference.journal import REJECTED, parquet_schema
-from mnv2zoo.inference.predict import Predictor, Settings, in_chans
+from mnv2zoo.inference.predict import Predictor, Settings
 from mnv2zoo.models import names
 from mnv2zoo.system import files
 from mnv2zoo.system.files import as_text
@@ -76,7 +76,7 @@ def predict(
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
 
-    sources, missed = _sources(paths, in_chans(settings.model, settings.find_task()))
+    sources, missed = _sources(paths, settings.find_task().in_chans(settings.model))
     rows = classify(sources, settings, batch_size=batch_size, workers=workers)
     rows.write_parquet(folder, mode=ray.data.SaveMode.CREATE, ray_remote_args={"num_cpus": LIGHT})
     if not remote:

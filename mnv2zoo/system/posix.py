@@ -161,3 +161,17 @@ def interpreter() -> str | None:
     if frozen or not program or not PYTHON.fullmatch(Path(program).name.lower()):
         return None
     return program
+
+
+def cpu_info(field: str) -> str:
+    """Reads what Linux reports about the first core.
+
+    Args:
+        field: A field of `/proc/cpuinfo`, such as `model name`.
+
+    Returns:
+        Its value; empty if there is no such field, and on other systems.
+    """
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.split("\t")[0].strip() == field), "")

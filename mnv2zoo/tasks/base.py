@@ -407,6 +407,19 @@ class Task(ABC):
 
         return pretrained.load(name, device)
 
+    def in_chans(self, name: str) -> int:
+        """Finds the number of channels that a trained network takes, without loading it.
+
+        Args:
+            name: As for `load_model`.
+
+        Returns:
+            The number of channels; 3 for a network that the zoo does not load.
+        """
+        from mnv2zoo.models import names
+
+        return names.describe(name).in_chans if self.loads_from_zoo else 3
+
     def of_model(self, name: str) -> Task:
         """The task as evaluation and prediction of a trained network use it.
 

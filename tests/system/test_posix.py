@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -103,3 +104,11 @@ def test_only_an_interpreter_starts_another(monkeypatch, program, found):
 def test_a_frozen_program_is_not_an_interpreter(monkeypatch):
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     assert posix.interpreter() is None
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="no /proc/cpuinfo")
+def test_what_linux_reports_about_the_first_core():
+    assert posix.cpu_info("processor") == "0"
+    assert f": {posix.cpu_info('model name')}\n" in Path("/proc/cpuinfo").read_text()
+    assert posix.cpu_info("model") != posix.cpu_info("model name")
+    assert posix.cpu_info("absent") == ""

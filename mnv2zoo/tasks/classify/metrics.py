@@ -162,20 +162,24 @@ class Accuracy(base.Metric):
     def by_image(self) -> Iterator[tuple[int, int, list[float]]]:
         """The class of each image, the predicted class, and the probabilities of all classes."""
         for logits, targets in zip(self._logits, self._targets, strict=True):
-            scores = (logits.double() / (self.temperature or 1)).softmax(1)
+            scores = self._calibrated(logits).softmax(1)
             yield from zip(targets.tolist(), logits.argmax(1).tolist(), scores.tolist(), strict=True)
 
     def worst_mistakes(self) -> list[Mistake]:
         """The wrong predictions of highest probability; see the function of that name."""
         logits, targets = self.outputs()
-        return worst_mistakes(logits.double() / (self.temperature or 1), targets)
+        return worst_mistakes(self._calibrated(logits), targets)
 
     def doubtful_labels(self) -> list[Mistake]:
         """Images whose label is probably wrong; see `explanation.doubtful_labels`."""
         from mnv2zoo.tasks.classify import explanation
 
         logits, targets = self.outputs()
-        return explanation.doubtful_labels(logits.double() / (self.temperature or 1), targets)
+        return explanation.doubtful_labels(self._calibrated(logits), targets)
+
+    def _calibrated(self, logits: Tensor) -> Tensor:
+        """Logits in double precision, divided by the temperature."""
+        return logits.double() / (self.temperature or 1)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def write(
     title: str,
     heat: Sequence[Image.Image] = (),
     doubtful: Sequence[Mistake] = (),
-) -> None:
+) -> dict[str, Figure]:
     """Writes `README.md` and the pictures that it shows (curves, confusion matrix, mistakes), and `confusion.csv`.
 
     A picture that has nothing to show is not written, and one that an earlier report left there is removed.
@@ -52,18 +52,23 @@ def write(
         heat: What each mistake rests on, as `explanation.of_mistakes` draws it.
         doubtful: Images whose label is probably wrong, as `explanation.doubtful_labels` finds them.
 
+    Returns:
+        The figures by name, without the curves.
+
     Raises:
         OSError: If a file cannot be written. What `read` raises is passed on, before anything is written.
     """
     figures = {
-        "curves.png": pages.curves_figure(history, PANELS) if history else None,
-        "confusion.png": confusion_figure(scores),
-        "mistakes.png": mistakes_figure(mistakes, read, scores.label_names, heat) if mistakes else None,
-        "labels.png": mistakes_figure(doubtful, read, scores.label_names) if doubtful else None,
+        "curves": pages.curves_figure(history, PANELS) if history else None,
+        "confusion": confusion_figure(scores),
+        "mistakes": mistakes_figure(mistakes, read, scores.label_names, heat) if mistakes else None,
+        "labels": mistakes_figure(doubtful, read, scores.label_names) if doubtful else None,
     }
-    pages.save(folder, _page(history, scores, mistakes, title, doubtful, bool(heat)), figures)
+    page = _page(history, scores, mistakes, title, doubtful, bool(heat))
+    pages.save(folder, page, {f"{name}.png": own for name, own in figures.items()})
     with whole_file(folder / "confusion.csv") as file:
         file.write(_counts(scores).encode("utf-8", "backslashreplace"))
+    return {name: own for name, own in figures.items() if own is not None and name != "curves"}
 
 
 def _counts(scores: Scores) -> str:

@@ -192,13 +192,7 @@ class Classify(Task):
                 self._start.model, self._start.test_preprocessing, mistakes, lambda index: samples[index].read()
             )
             doubtful = metric.doubtful_labels()
-        report.write(folder, history, scores, mistakes, read, title, heat, doubtful)
-        figures = {"confusion": report.confusion_figure(scores)}
-        if mistakes:
-            figures["mistakes"] = report.mistakes_figure(mistakes, read, scores.label_names, heat)
-        if doubtful:
-            figures["labels"] = report.mistakes_figure(doubtful, read, scores.label_names)
-        return figures
+        return report.write(folder, history, scores, mistakes, read, title, heat, doubtful)
 
     def explain(self, network: Network, images: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> list[Image.Image]:
         """Draws what the first class of each row rests on, by Grad-CAM; without one, that of the highest logit."""
