@@ -2,7 +2,8 @@
 
     python examples/heads/train.py bccd-ssdlite --data ../shared/data/bccd --weights model.safetensors --seed 0
 
-Run the same command again to resume. With `--dev` it ends before the test images are looked at, for choosing recipes.
+Run the same command again to resume. With `--dev` it ends before the test images are looked at, for choosing recipes. A
+run that has ended, also one from another machine, is not trained again: it is evaluated on the test images and gets its row.
 """
 
 import argparse
@@ -19,13 +20,22 @@ from mnv2zoo.data.datasets import Data
 from mnv2zoo.tasks import Task, find_task
 
 HERE = Path(__file__).resolve().parent
+MACHINE = "machine.json"  # in a run that has ended: its parameters, and what it was trained on
 
 
 def main() -> None:
     """Trains, and writes the row."""
     args = arguments()
-    described = tomllib.loads((HERE / f"{args.recipe}.toml").read_text(encoding="utf-8"))
     run = args.runs / f"{args.recipe}-{args.seed}"
+    if not (run / MACHINE).exists():
+        train(args, run)
+    if not args.dev:
+        add(args.results, run.name, row(args, run))
+
+
+def train(args: argparse.Namespace, run: Path) -> None:
+    """Trains or resumes a run, without the test images."""
+    described = tomllib.loads((HERE / f"{args.recipe}.toml").read_text(encoding="utf-8"))
     result = mnv2zoo.finetune(
         args.data,
         out=run,
@@ -37,22 +47,30 @@ def main() -> None:
         **({} if args.device is None else {"device": args.device}),
         **described["recipe"] | ({} if args.epochs is None else {"epochs": args.epochs}),
     )
-    if args.dev:
-        return
-    row = {
+    parameters = list(result.model.parameters())
+    facts = {"parameters": sum(p.numel() for p in parameters), **machine(parameters[0].device)}
+    (run / MACHINE).write_text(json.dumps(facts), encoding="utf-8")
+
+
+def row(args: argparse.Namespace, run: Path) -> dict[str, Any]:
+    """What a run that has ended gives, with the metrics on the test images."""
+    recipe, split, results, facts = (
+        json.loads((run / name).read_text(encoding="utf-8"))
+        for name in ("recipe.json", "split.json", "results.json", MACHINE)
+    )
+    epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return {
         "recipe": args.recipe,
         "seed": args.seed,
-        "head": described["recipe"]["head"],
-        "images": len(json.loads((run / "split.json").read_text(encoding="utf-8"))["train"]),
-        "epoch": result.epoch,
+        "head": recipe["recipe"]["head"],
+        "images": len(split["train"]),
+        "epoch": results["epoch"],
         # Of the median epoch, so that a pause or other work on the machine does not count.
-        "minutes": round(statistics.median(e["seconds"] for e in result.history) * len(result.history) / 60, 1),
-        "parameters": sum(p.numel() for p in result.model.parameters()),
-        "val": result.scores["val"].to_json(),
+        "minutes": round(statistics.median(epoch["seconds"] for epoch in epochs) * len(epochs) / 60, 1),
+        "val": results["val"],
         "test": mnv2zoo.evaluate(args.data, run, split="test").to_json(),
-        **machine(next(result.model.parameters()).device),
+        **facts,
     }
-    add(args.results, f"{args.recipe}-{args.seed}", row)
 
 
 def without_test(name: str) -> Task:
