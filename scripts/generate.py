@@ -410,18 +410,23 @@ def _answers(part: dict[str, Any]) -> tuple[str, str, str]:
 
 def gpu() -> str:
     """A row for each way to run a network on the GPU that was last measured, with columns by batch size."""
-    found = recorded("gpu")
-    batches = list(found["inference"])
+    found, inference = recorded("gpu"), on_gpu()
     rows = [
         (f"timm, eager {precision}" if library == "timm eager" else f"`{library}` {precision}", *cells)
         for library in ("timm eager", "torch", "inductor")
         for precision in ("fp32", "fp16", "bf16")
-        if any(cells := [_rate(found["inference"][batch].get(f"{library} {precision}")) for batch in batches])
+        if any(cells := [_rate(row.get(f"{library} {precision}")) for row in inference.values()])
     ]
     about = found["about"]
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    header = " | ".join(f"batch {batch}:" for batch in batches)
+    header = " | ".join(f"batch {batch}:" for batch in inference)
     return table(f"images per second | {header}", rows) + f"\n*{about['card']}; {versions}.*\n"
+
+
+def on_gpu() -> dict[str, Any]:
+    """What each engine takes on the GPU, by batch size; timm and `torch` as measured beside each other alone."""
+    found = recorded("gpu")
+    return {batch: found.get("compiled", {}).get(batch, {}) | row for batch, row in found["inference"].items()}
 
 
 def _rate(row: dict[str, Any] | None) -> str:
@@ -430,7 +435,7 @@ def _rate(row: dict[str, Any] | None) -> str:
 
 def gpu_goals() -> str:
     """What the engines reach against timm in eager mode, for each goal that was set."""
-    inference = recorded("gpu")["inference"]
+    inference = on_gpu()
 
     def times(batch: str, theirs: str) -> tuple[str, float]:
         ours = {name: row["ms"] for name, row in inference[batch].items() if not name.startswith("timm")}

@@ -3,7 +3,7 @@
     python scripts/gpu.py --photos PHOTOS
 
 `PHOTOS` holds some photos as JPEG files, of which the training's data is made. Each section is written as soon as it is
-measured. One that fails is named at the end; `--only SECTION` measures it again.
+measured, and those of batch sizes row by row. One that fails is named at the end; `--only SECTION` measures it again.
 
 All networks are MobileNetV2 1.0 at 224 pixels with random weights, on which speed does not depend. Those that are
 compared take turns; the figures are medians.
@@ -38,12 +38,13 @@ from torchvision.models import segmentation as torchvision_segmentation
 
 import mnv2zoo
 from mnv2zoo import architecture, deploy, detection, segmentation
+from mnv2zoo.deploy.engines import ENGINES
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs/results/gpu.json"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 BATCHES = (1, 32, 256, 1024)
-COMPILED = [("fp16", 1), ("fp16", 256)]  # what `inductor` is measured at: it compiles for minutes
+COMPILED = (1, 256)  # what `inductor` is measured at
 CHECKS = ("tests/test_gpu.py", *(f"tests/deploy/test_{name}.py" for name in ("graphs", "engines", "optimize")))
 SIDE, CLASSES = 224, 10
 TRAIN_BATCH, IMAGES, WORKERS = 256, 8192, 14
@@ -62,6 +63,22 @@ class Measurement:
         self.photos: Path | None = args.photos
         self.shrink: int = args.shrink
         self.half = "bf16" if args.device == "cpu" else "fp16"
+        self.out: Path = args.out
+
+    def images(self, batch: int) -> Tensor:
+        """A batch of random images on the device."""
+        return torch.randn(max(batch // self.shrink, 1), 3, SIDE, SIDE, device=self.device)
+
+    def rates(self, calls: Mapping[str, Callable[[], object]], batch: int) -> dict[str, dict[str, float]]:
+        """Milliseconds a call, and images a second, of calls that take turns."""
+        times = self.take_turns(calls)
+        rows = {name: {"ms": ms, "images_per_second": round(1000 * batch / ms)} for name, ms in times.items()}
+        print(f"batch {batch}:", rows, flush=True)
+        return rows
+
+    def write(self, results: Mapping[str, Any]) -> None:
+        """Writes what was measured so far."""
+        self.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
     def synchronize(self) -> None:
         """Waits for the device."""
@@ -88,7 +105,7 @@ class Measurement:
 # Sections. Each returns what it measured.
 
 
-def about(measurement: Measurement, results: Mapping[str, Any]) -> dict[str, Any]:
+def about(measurement: Measurement, results: dict[str, Any]) -> dict[str, Any]:
     """The card and the versions."""
     device = measurement.device
     card = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
@@ -101,35 +118,53 @@ def about(measurement: Measurement, results: Mapping[str, Any]) -> dict[str, Any
     }
 
 
-def checks(measurement: Measurement, results: Mapping[str, Any]) -> dict[str, Any]:
+def checks(measurement: Measurement, results: dict[str, Any]) -> dict[str, Any]:
     """The tests that need a GPU."""
-    words = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *CHECKS]
-    done = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    print(done.stdout[-6000:], flush=True)
-    if done.returncode:
+    words = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "--durations=10", "-p", "no:cacheprovider", *CHECKS]
+    lines = [""]
+    # Line by line, so that one sees which test takes long; and nothing goes on computing if this process is stopped.
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as tests:
+        assert tests.stdout is not None
+        try:
+            for line in tests.stdout:
+                print(line, end="", flush=True)
+                lines.append(line.strip())
+        finally:
+            tests.terminate()
+    if tests.returncode:
         raise RuntimeError("tests failed")
-    return {"pytest": done.stdout.strip().splitlines()[-1]}
+    return {"pytest": lines[-1]}
 
 
 @torch.inference_mode()
-def inference(measurement: Measurement, results: Mapping[str, Any]) -> dict[str, Any]:
-    """Milliseconds a batch of every engine and precision, and of timm in eager mode, at several batch sizes."""
-    rows: dict[str, Any] = {}
+def inference(measurement: Measurement, results: dict[str, Any]) -> dict[str, Any]:
+    """Milliseconds a batch of the engine `torch` and of timm in eager mode, by batch size and precision."""
+    rows = results["inference"] = {}
     for batch in BATCHES:
-        size = max(batch // measurement.shrink, 1)
-        images = torch.randn(size, 3, SIDE, SIDE, device=measurement.device)
+        images = measurement.images(batch)
         calls: dict[str, Callable[[], object]] = {}
-        for precision, dtype in DTYPES.items():
-            calls[f"timm eager {precision}"] = timm_eager(images, dtype, measurement.device)
-            for engine in ("torch", "inductor"):
-                if engine == "torch" or (precision, batch) in COMPILED:
-                    calls[f"{engine} {precision}"] = on_engine(images, engine, precision, measurement.device)
-        times = measurement.take_turns(calls)
-        rows[str(batch)] = {
-            name: {"ms": ms, "images_per_second": round(1000 * size / ms)} for name, ms in times.items()
-        }
-        print(batch, rows[str(batch)], flush=True)
-        del calls
+        for precision in ENGINES["torch"].precisions_on(measurement.device):
+            calls[f"timm eager {precision}"] = timm_eager(images, DTYPES[precision], measurement.device)
+            calls[f"torch {precision}"] = on_engine(images, "torch", precision, measurement.device)
+        rows[str(batch)] = measurement.rates(calls, len(images))
+        measurement.write(results)
+    return rows
+
+
+@torch.inference_mode()
+def compiled(measurement: Measurement, results: dict[str, Any]) -> dict[str, Any]:
+    """The same of the engine `inductor`, which compiles for minutes, beside those two."""
+    rows = results["compiled"] = {}
+    for batch in COMPILED:
+        images = measurement.images(batch)
+        half, began = measurement.half, time.perf_counter()
+        calls = {f"inductor {half}": on_engine(images, "inductor", half, measurement.device)}
+        seconds = round(time.perf_counter() - began)
+        calls[f"timm eager {half}"] = timm_eager(images, DTYPES[half], measurement.device)
+        calls[f"torch {half}"] = on_engine(images, "torch", half, measurement.device)
+        rows[str(batch)] = measurement.rates(calls, len(images))
+        rows[str(batch)][f"inductor {half}"]["compile_seconds"] = seconds
+        measurement.write(results)
     return rows
 
 
@@ -155,7 +190,7 @@ def on_engine(images: Tensor, engine: Any, precision: Any, device: torch.device)
 
 
 @torch.inference_mode()
-def bound(measurement: Measurement, results: Mapping[str, Any]) -> dict[str, Any]:
+def bound(measurement: Measurement, results: dict[str, Any]) -> dict[str, Any]:
     """What the memory's bandwidth allows at batch 256 in fp16, and the part of it that timm and the engines reach.
 
     The bound: every convolution of the folded network, with its activation and its residual, reads its input and its
@@ -168,14 +203,18 @@ def bound(measurement: Measurement, results: Mapping[str, Any]) -> dict[str, Any
     copy_ms = measurement.take_turns({"copy": lambda: target.copy_(source)})["copy"]
     rate = 2 * source.numel() * source.element_size() / copy_ms * 1000
     limit_ms = 1000 * moved / rate
-    measured = results["inference"][str(batch)]
+    measured = results["inference"][str(batch)] | results.get("compiled", {}).get(str(batch), {})
     return {
         "batch": batch,
         "gb_per_second": round(rate / 1e9),
         "mb_moved": round(moved / 1e6),
         "limit_ms": round(limit_ms, 3),
         "part_reached_percent": {
-            name: round(100 * limit_ms / row["ms"], 1) for name, row in measured.items() if name.endswith("fp16")
+            name: round(100 * limit_ms / row["ms"], 1)
+            for name, row in measured.items()
+            if name.endswith(measurement.half)
+            for name, row in measured.items()
+            if name.endswith(measurement.half)
         },
     }
 
@@ -204,7 +243,7 @@ def bytes_moved(batch: int, element: int) -> int:
 
 
 @torch.inference_mode()
-def heads(measurement: Measurement, results: Mapping[str, Any]) -> dict[str, Any]:
+def heads(measurement: Measurement, results: dict[str, Any]) -> dict[str, Any]:
     """Our SSDLite and LR-ASPP, eager and on the engine `torch` in fp16, beside torchvision's of MobileNetV3."""
     device, rows = measurement.device, {}
     torch.manual_seed(0)
@@ -243,7 +282,7 @@ def eager(model: nn.Module, images: Tensor, device: torch.device) -> Callable[[]
     return lambda: placed(given)
 
 
-def steps(measurement: Measurement, results: Mapping[str, Any]) -> dict[str, Any]:
+def steps(measurement: Measurement, results: dict[str, Any]) -> dict[str, Any]:
     """Training images a second of timm's network and ours in the same loop, on images that lie on the device."""
     batch = max(TRAIN_BATCH // measurement.shrink, 2)
     images = torch.randn(batch, 3, SIDE, SIDE, device=measurement.device).contiguous(memory_format=torch.channels_last)
@@ -253,8 +292,7 @@ def steps(measurement: Measurement, results: Mapping[str, Any]) -> dict[str, Any
         for name in ("mnv2zoo_100", "mobilenetv2_100")
         for compiled in (False, True)
     }
-    times = measurement.take_turns(calls)
-    return {name: {"ms": ms, "images_per_second": round(1000 * batch / ms)} for name, ms in times.items()}
+    return measurement.rates(calls, batch)
 
 
 def training_step(name: str, images: Tensor, labels: Tensor, compiled: bool) -> Callable[[], object]:
@@ -275,7 +313,7 @@ def training_step(name: str, images: Tensor, labels: Tensor, compiled: bool) -> 
     return step
 
 
-def training(measurement: Measurement, results: Mapping[str, Any]) -> dict[str, Any]:
+def training(measurement: Measurement, results: dict[str, Any]) -> dict[str, Any]:
     """Training images a second from JPEG files: `finetune`, and a loop of timm's parts with its best flags.
 
     Both decode the same photos of about 320 by 430 pixels on as many processes, crop at random, flip, and step in bf16
@@ -360,14 +398,15 @@ def timms_epochs(folder: Path, measurement: Measurement, compiled: bool) -> list
     return rates
 
 
-SECTIONS: dict[str, Callable[[Measurement, Mapping[str, Any]], dict[str, Any]]] = {
+SECTIONS: dict[str, Callable[[Measurement, dict[str, Any]], dict[str, Any]]] = {
     "about": about,
-    "checks": checks,
     "inference": inference,
+    "compiled": compiled,
     "bound": bound,
     "heads": heads,
     "steps": steps,
     "training": training,
+    "checks": checks,
 }
 
 
@@ -382,7 +421,7 @@ def main() -> int:
         except Exception:
             traceback.print_exc()
             failed.append(name)
-        args.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        measurement.write(results)
         print(f"{name}: {json.dumps(results.get(name))}; {time.perf_counter() - began:.0f} s", flush=True)
         torch.cuda.empty_cache()  # does nothing where there is no such GPU
     print(f"failed: {', '.join(failed)}" if failed else f"written to {args.out}")
