@@ -131,6 +131,7 @@ bench: $(VENV)/.dev $(RUN)  ## measure, for about an hour, into benchmarks/resul
 	$(BIN)/python benchmarks/head_cache.py
 	$(BIN)/python benchmarks/taps.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/large_photos.py
 	$(BIN)/python benchmarks/deploy.py
 	$(BIN)/python benchmarks/engine_profile.py
 	$(BIN)/python benchmarks/latency.py

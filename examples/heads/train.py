@@ -2,8 +2,9 @@
 
     python examples/heads/train.py bccd-ssdlite --data ../shared/data/bccd --weights model.safetensors --seed 0
 
-Run the same command again to resume. With `--dev` it ends before the test images are looked at, for choosing recipes. A
-run that has ended, also one from another machine, is not trained again: it is evaluated on the test images and gets its row.
+Run the same command again to resume. With `--dev` it ends before the test images are looked at, for choosing recipes.
+A run that has ended, also one from another machine, is not trained again: it is evaluated on the test images and gets
+its row.
 """
 
 import argparse

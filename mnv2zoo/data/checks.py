@@ -7,19 +7,28 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from mnv2zoo.data import decode
+from mnv2zoo.data.copies import Copies, Smaller
 from mnv2zoo.data.datasets import AnySample, Data, Sample, content_hash, key_of
 from mnv2zoo.data.labels import classes_of
 from mnv2zoo.data.pixels import WrongChannels
 from mnv2zoo.errors import DataError, ImageReadError
 
 
-def check(data: Data, skip_bad: bool, advance: Callable[[int], None] = lambda done: None) -> Data:
+def check(
+    data: Data,
+    skip_bad: bool,
+    advance: Callable[[int], None] = lambda done: None,
+    reader: Smaller | None = None,
+    copies: Copies | None = None,
+) -> Data:
     """Reads every image once, so that none fails hours later.
 
     Args:
         data: The data.
         skip_bad: Leave out images that cannot be read.
         advance: Called with the number of images that were just checked.
+        reader: How training reads images; None for all of their pixels.
+        copies: Where the training images that the reader made are kept; None for nowhere.
 
     Returns:
         The data without those. Its samples have keys. Its notes name and count the images that were left out, the
@@ -28,6 +37,7 @@ def check(data: Data, skip_bad: bool, advance: Callable[[int], None] = lambda do
     Raises:
         DataError: If images cannot be read and are not to be skipped, or too few are left.
     """
+    training = {sample.name for sample in data.splits.get("train", ())}
     samples = [sample for split in data.splits.values() for sample in split if isinstance(sample, Sample)]
     odd: dict[str, list[str]] = {}
     bad: dict[str, str] = {}
@@ -36,11 +46,16 @@ def check(data: Data, skip_bad: bool, advance: Callable[[int], None] = lambda do
 
     def examine(sample: Sample) -> tuple[str, ...] | ImageReadError:
         content = sample.content()
-        keys[sample.name] = content_hash(content)  # of the bytes that are decoded, which are read once
+        key = keys[sample.name] = content_hash(content)  # of the bytes that are decoded, which are read once
         try:
-            return decode.oddities(content, sample.name, sample.channels)
+            if reader is None:
+                return decode.examined(content, sample.name, channels=sample.channels)[1]
+            image, odd = reader.read(content, sample.name, sample.channels)
         except ImageReadError as error:
             return error
+        if copies and key and sample.name in training:
+            copies.keep(key, reader, image)
+        return odd
 
     with ThreadPoolExecutor() as pool:
         for sample, result in zip(samples, pool.map(examine, samples, chunksize=64), strict=True):

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from mnv2zoo import environment
 from mnv2zoo.data import decode, timm_datasets
 from mnv2zoo.data import layout as layouts
+from mnv2zoo.data.copies import Copies, Smaller
 from mnv2zoo.data.layout import Layout, Listing
 from mnv2zoo.data.pixels import PHOTO_CHANNELS
 from mnv2zoo.data.sampler import seed_augmentation
@@ -230,7 +231,9 @@ class Photos(Dataset[tuple[Any, Any]]):
     Args:
         samples: The samples.
         transform: From an RGB image to a tensor (3, H, W); the target stays as it is.
-        transforms: From an RGB image and its target to what a batch is made of, in place of `transform`.
+        transforms: From an RGB image and its target to what a batch is made of, in place of `transform`. Where it has a
+            `reader`, as `tasks.base.ImageTransform`, images are read by that.
+        copies: Where the images that the reader made are kept; None for nowhere.
     """
 
     def __init__(
@@ -238,8 +241,10 @@ class Photos(Dataset[tuple[Any, Any]]):
         samples: Sequence[AnySample],
         transform: Callable[[Image.Image], Tensor] | None = None,
         transforms: Callable[[Image.Image, Any], tuple[Any, Any]] | None = None,
+        copies: Copies | None = None,
     ) -> None:
-        self.samples, self.transform, self.transforms = samples, transform, transforms
+        self.samples, self.transform, self.transforms, self.copies = samples, transform, transforms, copies
+        self.reader: Smaller | None = getattr(transforms, "reader", None)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -248,9 +253,22 @@ class Photos(Dataset[tuple[Any, Any]]):
         """Reads a sample; with a pair (index, seed) its augmentation depends on the seed alone."""
         index, seed = key if isinstance(key, tuple) else (key, None)
         sample = self.samples[index]
-        image = sample.read()
+        image = self._read(sample)
         if seed is not None:
             seed_augmentation(seed)
         if self.transforms is not None:
             return self.transforms(image, sample.target)
         return (image if self.transform is None else self.transform(image)), sample.target
+
+    def _read(self, sample: AnySample) -> Any:
+        if self.reader is None or not isinstance(sample, Sample):
+            return sample.read()
+        key = sample.identify() if self.copies else None
+        if self.copies and key:
+            found = self.copies.load(key, self.reader)
+            if found is not None:
+                return found
+        image, _ = self.reader.read(sample.source(), sample.name, sample.channels)
+        if self.copies and key:
+            self.copies.keep(key, self.reader, image)
+        return image

@@ -43,7 +43,7 @@ def read(source: Source, where: object = None, at_least: int | None = None, *, c
     Raises:
         ImageReadError: If it is not a file, cannot be decoded, or is too large or too thin to work with.
     """
-    return _decode(source, where, at_least, channels)[0]
+    return examined(source, where, at_least, channels)[0]
 
 
 def to_rgb(image: Image.Image, where: object = None) -> Image.Image:
@@ -70,26 +70,23 @@ def picture(image: Image.Image | Bands) -> Image.Image:
     return image.picture() if isinstance(image, Bands) else image
 
 
-def oddities(source: Source, where: object = None, channels: int = 3) -> tuple[str, ...]:
-    """Reads an image as `read` does, and tells what is out of the ordinary about it.
+def examined(
+    source: Source, where: object = None, at_least: int | None = None, channels: int = 3
+) -> tuple[Image.Image | Bands, tuple[str, ...]]:
+    """Reads an image as `read` does, and finds what is out of the ordinary about it.
 
     Args:
-        source: The file, or its bytes.
-        where: What errors call it; the file by default.
-        channels: Channels that the network takes.
+        source: As for `read`.
+        where: As for `read`.
+        at_least: As for `read`.
+        channels: As for `read`.
 
     Returns:
-        Some of `rotated`, `animated`, `CMYK` and `16-bit`.
+        The image, and some of `rotated`, `animated`, `CMYK` and `16-bit`.
 
     Raises:
         ImageReadError: As `read`.
     """
-    return _decode(source, where, channels=channels)[1]
-
-
-def _decode(
-    source: Source, where: object, at_least: int | None = None, channels: int = 3
-) -> tuple[Image.Image | Bands, tuple[str, ...]]:
     where = source if where is None else where
     try:
         return pixels.open_image(source, channels, at_least)

@@ -249,7 +249,7 @@ def _is_readable(sample: AnySample) -> bool:
     if not isinstance(sample, Sample):
         return True
     try:
-        decode.oddities(sample.content(), sample.name, sample.channels)
+        decode.read(sample.content(), sample.name, channels=sample.channels)
     except ImageReadError:
         return False
     return True

@@ -14,6 +14,7 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
+from mnv2zoo.data.copies import Smaller
 from mnv2zoo.data.pixels import PHOTO_CHANNELS, Bands, as_channels, fitted
 from mnv2zoo.data.transforms import image_transform
 from mnv2zoo.errors import RecipeError
@@ -42,7 +43,7 @@ def augmentation(recipe: Recipe, **preprocessing: Any) -> Callable[[Any], Tensor
         "is_training": True,
         "crop_pct": None,
         "scale": (recipe.scale, 1.0),
-        "ratio": (3 / 4 * (width / height), 4 / 3 * (width / height)),
+        "ratio": _ratio(height, width),
     }
     if recipe.augment_on == "device":
         options |= {"hflip": 0.0, "color_jitter": 0.0, "use_prefetcher": True}
@@ -59,6 +60,24 @@ def augmentation(recipe: Recipe, **preprocessing: Any) -> Callable[[Any], Tensor
         return transform
     sides = (math.ceil(side / math.sqrt(recipe.scale)) for side in (height, width))
     return WholeFirst(transform, {**preprocessing, "input_size": (channels, *sides), "crop_pct": 1.0})
+
+
+def _ratio(height: int, width: int) -> tuple[float, float]:
+    """Bounds of a crop's width by its height."""
+    return 3 / 4 * (width / height), 4 / 3 * (width / height)
+
+
+def reader(recipe: Recipe, preprocessing: Mapping[str, Any]) -> Smaller | None:
+    """How images for `augmentation` are read; None for all of their pixels.
+
+    Args:
+        recipe: The recipe.
+        preprocessing: The preprocessing, as timm names it.
+    """
+    if preprocessing.get("crop_mode", "center") != "center":
+        return None
+    _, height, width = preprocessing["input_size"]
+    return Smaller(height, width, recipe.scale, _ratio(height, width), preprocessing["interpolation"])
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor, nn
 
+    from mnv2zoo.data.copies import Smaller
     from mnv2zoo.data.datasets import AnySample, Data
     from mnv2zoo.data.layout import Layout
     from mnv2zoo.models.names import Description
@@ -175,9 +176,11 @@ class ImageTransform:
 
     Attributes:
         transform: From an RGB image to a tensor (3, H, W).
+        reader: How images for it are read; None for all of their pixels.
     """
 
     transform: Callable[[Any], Any]
+    reader: Smaller | None = None
 
     def __call__(self, image: Any, target: Any) -> tuple[Any, Any]:
         """Transforms an image.
@@ -337,11 +340,11 @@ class Task(ABC):
             A function of image and target, which must pickle.
         """
         from mnv2zoo.data.transforms import image_transform
-        from mnv2zoo.tasks.augmentation import augmentation
+        from mnv2zoo.tasks.augmentation import augmentation, reader
 
-        return ImageTransform(
-            image_transform(preprocessing) if recipe is None else augmentation(recipe, **preprocessing)
-        )
+        if recipe is None:
+            return ImageTransform(image_transform(preprocessing))
+        return ImageTransform(augmentation(recipe, **preprocessing), reader(recipe, preprocessing))
 
     def found(self, data: Data) -> str:
         """Describes the data in a line, which training prints first.

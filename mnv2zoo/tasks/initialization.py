@@ -161,10 +161,7 @@ def build(
     torch.manual_seed(recipe.seed)
 
     described = source if isinstance(source, Description) else target
-    channels = arguments["in_chans"]
-    preprocessing, test_preprocessing = (
-        _preprocessing(described.cfg, recipe, channels, test) for test in (False, True)
-    )
+    preprocessing, test_preprocessing = (preprocessing_of(target, source, recipe, test) for test in (False, True))
     check_growth(recipe, min(preprocessing["input_size"][1:]))
     model, tensors, origin = with_weights(target, source, arguments, samples, test_preprocessing)
     new_classifier = source is None or not _fits_classes(described, class_names, num_outputs)
@@ -324,7 +321,21 @@ def _resolved(source: Description) -> Any:
 CROP_MODES = {"crop": "center", "squash": "squash", "letterbox": "border"}
 
 
-def _preprocessing(cfg: dict[str, Any], recipe: Recipe, channels: int, test: bool) -> dict[str, Any]:
+def preprocessing_of(
+    target: Description, source: Description | Path | None, recipe: Recipe, test: bool
+) -> dict[str, Any]:
+    """The preprocessing of a training's images.
+
+    Args:
+        target: The network, as `find` gives it.
+        source: The weights, as `find` gives them.
+        recipe: The recipe.
+        test: For all images but those of training.
+
+    Returns:
+        `input_size`, `mean`, `std`, `interpolation`, `crop_pct` and `crop_mode`, as timm names them.
+    """
+    cfg, channels = (source if isinstance(source, Description) else target).cfg, in_chans(target, recipe)
     data = transforms.image_config(cfg, channels, test=test and recipe.input_size is None)
     mode = data["crop_mode"] if recipe.resize is None else CROP_MODES[recipe.resize]
     if mode not in ("center", data["crop_mode"]):

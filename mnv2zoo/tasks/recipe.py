@@ -293,6 +293,11 @@ class Recipe:
         False, "compile the training step with `torch.compile`, which takes about a minute and saves time on a GPU"
     )
     workers: Annotated[int, Meta(ge=0, le=256)] = _choice(2, "processes that read images ahead")
+    cache_images: Literal["ram", "disk", "off"] | None = _choice(
+        None,
+        "where smaller copies of large photos are kept, so that no later epoch decodes them: in memory (`ram`), on "
+        "`disk` in `MNV2ZOO_HOME`, or nowhere (`off`); by default on disk, up to 10 GiB and a fifth of what is free",
+    )
     checkpoint_steps: Annotated[int, Meta(ge=0, le=10**9)] = _choice(
         0, "steps between checkpoints within an epoch; 0 for one an epoch"
     )
@@ -475,7 +480,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 # Fields that do not decide what a run ends with, and so may be others when it is resumed.
-FREE = ("workers", "checkpoint_steps", "compile")
+FREE = ("workers", "cache_images", "checkpoint_steps", "compile")
 # Fields that may name a file or a folder.
 PLACES = ("init", "teacher", "class_weights")
 

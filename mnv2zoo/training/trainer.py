@@ -23,8 +23,10 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from mnv2zoo import environment
 from mnv2zoo.data import checks, split_file
 from mnv2zoo.data import splits as data_splits
+from mnv2zoo.data.copies import Copies, Smaller
 from mnv2zoo.data.datasets import Data, Photos
 from mnv2zoo.data.labels import classes_of
 from mnv2zoo.data.sampler import Batches, balanced_weights, derive_seed, seed_everything
@@ -35,9 +37,9 @@ from mnv2zoo.model_dir.records import RECIPE, SPLIT
 from mnv2zoo.models import pretrained
 from mnv2zoo.models.names import Description
 from mnv2zoo.system import memory
-from mnv2zoo.tasks import Metric, Scores, Task, find_task
+from mnv2zoo.tasks import Metric, Scores, Task, augmentation, find_task
 from mnv2zoo.tasks import recipe as recipes
-from mnv2zoo.tasks.initialization import Start, in_chans, set_training
+from mnv2zoo.tasks.initialization import Start, in_chans, preprocessing_of, set_training
 from mnv2zoo.tasks.lookup import place_task
 from mnv2zoo.tasks.recipe import Recipe
 from mnv2zoo.tasks.tensors import channels_last, map_tensors, to_cpu
@@ -186,6 +188,8 @@ class Trainer:
         shared: What the folds of a cross-validation share.
     """
 
+    reader: Smaller | None  # how training images are read; None for all of their pixels
+    copies: Copies | None  # where copies of them are kept
     data: Data
     folds: list[list[str]]  # names of the images of each fold, where there are folds
     start: Start
@@ -215,11 +219,20 @@ class Trainer:
         """Trains."""
         target, source = self.task.find_model(self.model_name, self.recipe)
         self.layout = replace(self.recipe.images(), in_chans=in_chans(target, self.recipe))
-        self.setup_data()
-        self.setup_model(target, source)
-        self.setup_optimizer()
-        self.setup_run()
-        self.load_checkpoint()
+        self.setup_reader(target, source)
+        try:
+            self.setup_data()
+            self.setup_model(target, source)
+            self.setup_optimizer()
+            self.setup_run()
+            self.load_checkpoint()
+            return self.train()
+        finally:
+            if self.copies is not None:
+                self.copies.close()
+
+    def train(self) -> FinetuneResult:
+        """Takes the steps that remain, and writes what comes of them."""
         try:
             self.begin()
             self.setup_batches()
@@ -235,9 +248,16 @@ class Trainer:
             raise
         return self.finish()
 
+    def setup_reader(self, target: Description, source: Description | Path | None) -> None:
+        """Finds how training images are read. The default transforms alone can do with less than all pixels."""
+        self.reader, self.copies = None, None
+        if type(self.task).transforms is Task.transforms:
+            self.reader = augmentation.reader(self.recipe, preprocessing_of(target, source, self.recipe, test=False))
+
     def setup_data(self) -> None:
         """Finds the images and their targets."""
         self.data, self.found, self.folds = on_main(self.accelerator, self._find_data)
+        self.copies = self.copies or self._copies(self.data)
         for note in self.data.notes:
             self.log.say(f"note: {note}")
         self.log.say(self.task.found(self.data))
@@ -262,12 +282,20 @@ class Trainer:
         )
         if listed is not None:
             data = split_file.apply(data, listed, recipe.skip_bad_images)
+        self.copies = self._copies(data)
         with self.log.stage("checking images", found) as stage:
-            data = checks.check(data, recipe.skip_bad_images, stage.advance)
+            data = checks.check(data, recipe.skip_bad_images, stage.advance, self.reader, self.copies)
         weights = {"pretrained": self.model_name, "random": None}.get(recipe.init, recipe.init)
         known = splits.learned(weights)
         data, folds = self._held_out(data, listed, known)
         return splits.with_notes_of_learned(data, known, weights), found, folds
+
+    def _copies(self, data: Data) -> Copies | None:
+        """Where copies of the training images are kept; nowhere if they are read once."""
+        recipe = self.recipe
+        once = recipe.train == "head" and recipe.cache_features
+        reader = None if once else self.reader
+        return Copies.open(recipe.cache_images, environment.home(), reader, len(data.splits["train"]))
 
     def _held_out(self, data: Data, listed: SplitFile | None, known: frozenset[str]) -> tuple[Data, list[list[str]]]:
         """Takes validation images from the data, or one of its folds, which come with it."""
@@ -370,7 +398,7 @@ class Trainer:
         workers, collate = recipe.workers, task.collate
         if self.backbone is None:
             transforms = task.transforms(self.start.preprocessing, recipe)
-            datasets["train"] = Photos(self.data.splits["train"], transforms=transforms)
+            datasets["train"] = Photos(self.data.splits["train"], transforms=transforms, copies=self.copies)
         else:
             workers, collate = 0, Features.collate
             if self.folds:

@@ -56,7 +56,16 @@ class Detect(Task):
         *OF_MULTILABEL,
         *OF_SEGMENTERS,
         *("classifier", "loss_before_act", "layer_decay", "crop_pct", "scale", "auto_augment", "reprob"),
-        *("drop_rate", "drop_path_rate", "layout", "train_dir", "val_dir", "test_dir", "cache_features"),
+        *(
+            "drop_rate",
+            "drop_path_rate",
+            "layout",
+            "train_dir",
+            "val_dir",
+            "test_dir",
+            "cache_features",
+            "cache_images",
+        ),
     )
     collate = staticmethod(_collate)
     gather_objects = True

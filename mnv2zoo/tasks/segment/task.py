@@ -62,7 +62,7 @@ class Segment(Task):
         *OF_DETECTORS,
         *OF_FITTING,
         *("classifier", "loss_before_act", "layer_decay", "crop_pct", "scale", "auto_augment", "reprob", "drop_rate"),
-        *("layout", "train_dir", "val_dir", "test_dir", "cache_features"),
+        *("layout", "train_dir", "val_dir", "test_dir", "cache_features", "cache_images"),
     )
     writes_files = True
 
