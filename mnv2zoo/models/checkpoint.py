@@ -137,14 +137,14 @@ def whole_tensors(description: Description, cache_dir: str | None = None) -> dic
     cfg = resolve_pretrained_cfg(description.config.name, description.cfg, None)
     source = weights_source(cfg)
     if source is None:
-        return _read_file(cfg)
+        return _read_file(cfg, whole=True)
     return store.tensors(store.verified(source, cache_dir), description.config.name, "timm")
 
 
-def _read_file(cfg: PretrainedCfg) -> dict[str, Tensor]:
+def _read_file(cfg: PretrainedCfg, whole: bool = False) -> dict[str, Tensor]:
     try:
         file = convert.in_folder(str(cfg.file)) if cfg.source == "local-dir" else str(cfg.file)
-        return dict(convert.read(file).tensors)
+        return dict(convert.read(file, whole=whole).tensors)
     except ConversionError as error:
         raise IntegrityError(
             "cannot read the checkpoint",
