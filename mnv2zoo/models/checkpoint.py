@@ -94,6 +94,22 @@ def source_tensors(config: Config, cfg: PretrainedCfg, cache_dir: str | None = N
     return state_dict if "conv_stem.weight" in state_dict else convert.to_native(state_dict, config.name)
 
 
+def pad_type_of(cfg: PretrainedCfg) -> str:
+    """The padding that the weights of a resolved cfg were trained with, as far as an index entry tells.
+
+    Args:
+        cfg: What timm resolved.
+
+    Returns:
+        The `pad_type` of `MobileNetV2`; the default for weights that no index lists.
+
+    Raises:
+        WeightsUnavailableError: As `weights_source` does.
+    """
+    source = weights_source(cfg)
+    return convert.LAYOUTS[source.layout].pad_type if isinstance(source, WeightsEntry) else "symmetric"
+
+
 def fill_whole(whole: nn.Module, tensors: Mapping[str, Tensor], description: Description) -> None:
     """Puts the tensors of a detector or a segmenter into it.
 
