@@ -161,7 +161,7 @@ def entries() -> dict[str, WeightsEntry]:
     Examples:
         >>> import mnv2zoo
         >>> sorted(mnv2zoo.weights.entries())[:2]
-        ['mnv2zoo_050.lamb_in1k', 'mnv2zoo_100.ra_in1k']
+        ['mnv2zoo_035.google_in1k', 'mnv2zoo_050.lamb_in1k']
     """
     return in_use().entries()
 
