@@ -15,6 +15,7 @@ from mnv2zoo import architecture
 from mnv2zoo.architecture import PAPER_STAGES, Config
 from mnv2zoo.convert.layouts.tensorflow import EPSILON
 from mnv2zoo.errors import WeightsUnavailableError
+from mnv2zoo.system.validation import bounded, fits
 
 MODEL_TYPE = "mobilenet_v2"
 CLASSIFIER, BACKBONE = "MobileNetV2ForImageClassification", "MobileNetV2Model"
@@ -31,6 +32,7 @@ FIXED = {
     "hidden_act": "relu6",
     "layer_norm_eps": EPSILON,
 }
+MAX_COUNT = 10**6
 BACKGROUND, IMAGENET_CLASSES = "background", 1000
 
 
@@ -65,7 +67,7 @@ def as_timm(document: Mapping[str, Any], preprocessor: Mapping[str, Any] | None,
     for field, value in FIXED.items():
         if document.get(field, value) != value:
             raise _refused(f"{name} is no network of the zoo", name, f"{field} = {value!r}", repr(document[field]))
-    channels = document.get("num_channels", 3)
+    channels = _count(document, "num_channels", 3, name)
     given: dict[str, Any] = {"pad_type": "same" if document.get("tf_padding", True) else "symmetric"}
     given |= {"in_chans": channels} if channels != 3 else {}
     given |= {"output_stride": document["output_stride"]} if document.get("output_stride", 32) != 32 else {}
@@ -86,6 +88,15 @@ def as_timm(document: Mapping[str, Any], preprocessor: Mapping[str, Any] | None,
 def _refused(problem: str, name: str, expected: str, found: str, fix: str = "") -> WeightsUnavailableError:
     fix = fix or "Use it with transformers, or train a network of `mnv2zoo list` on your data."
     return WeightsUnavailableError(problem, expected=expected, found=found[:200], where=name, fix=fix)
+
+
+def _count(document: Mapping[str, Any], field: str, default: int, name: str) -> int:
+    """A number of a file, which is bounded before anything is made of it."""
+    value = document.get(field, default)
+    if not fits(value, bounded(int, 1, MAX_COUNT)):
+        problem = f"{field} of {name} is not a number that a network can have"
+        raise _refused(problem, name, f"1 to {MAX_COUNT}", repr(value), fix="Restore config.json.")
+    return int(value)
 
 
 def _check_family(document: Mapping[str, Any], name: str) -> None:
@@ -119,7 +130,9 @@ def _classes(document: Mapping[str, Any], name: str) -> tuple[int, list[str]]:
     """The number of classes without ImageNet's background, and their names where they are known."""
     if document.get("architectures") == [BACKBONE]:
         return 0, []
-    by_index = document.get("id2label") or {str(n): f"LABEL_{n}" for n in range(document.get("num_labels", 2))}
+    by_index = document.get("id2label") or {
+        str(n): f"LABEL_{n}" for n in range(_count(document, "num_labels", 2, name))
+    }
     if not isinstance(by_index, dict) or set(by_index) != {str(index) for index in range(len(by_index))}:
         raise _refused(
             f"the classes of {name} are not numbered",

@@ -182,6 +182,8 @@ def small(tmp_path):
         ({"model_type": "mobilenet_v1"}, "model_type 'mobilenet_v2'", "'mobilenet_v1'"),
         ({"architectures": ["MobileNetV2ForSemanticSegmentation"]}, None, "MobileNetV2ForSemanticSegmentation"),
         ({"depth_multiplier": 1.3}, "0.35, 0.5, 0.75, 1, 1.4", "1.3"),
+        ({"num_channels": 10**9}, "1 to 1000000", "1000000000"),
+        ({"id2label": None, "num_labels": 10**9}, "1 to 1000000", "1000000000"),
         ({"hidden_act": "gelu"}, "hidden_act = 'relu6'", "'gelu'"),
         ({"layer_norm_eps": 1e-5}, "layer_norm_eps = 0.001", "1e-05"),
         ({"id2label": {"1": "cat", "2": "dog"}}, None, "{'1': 'cat', '2': 'dog'}"),
