@@ -1,5 +1,6 @@
 """What transformers saves opens as it is: the same logits, names and preprocessing."""
 
+import hashlib
 import json
 import warnings
 
@@ -14,6 +15,7 @@ from mnv2zoo import convert
 from mnv2zoo.data import preprocessing
 from mnv2zoo.errors import ConversionError, UnpinnedWeightsError, WeightsUnavailableError
 from mnv2zoo.models import names, pretrained, transformers_config
+from mnv2zoo.weights import store
 from tests.conftest import GOOGLE, ROOT, needs_google
 from tests.convert.networks import theirs
 
@@ -123,6 +125,36 @@ def test_later_commits_are_refused_and_pinning_can_be_demanded(google, google_hu
     monkeypatch.setenv("MNV2ZOO_REQUIRE_PINNED", "1")
     with pytest.raises(UnpinnedWeightsError):
         names.describe(f"hf-hub:{REPOSITORY}").build()
+
+
+@needs_google
+def test_pinning_the_entry_gives_commit_and_hash(google, google_hub):
+    entry = store.pin(mnv2zoo.weights.entry("mnv2zoo_100.google_in1k"))
+    data = (google / "model.safetensors").read_bytes()
+    assert (entry.sha256, entry.size) == (hashlib.sha256(data).hexdigest(), len(data))
+    assert len(entry.revision) == 40
+
+
+def test_a_repository_without_safetensors_is_an_error_that_names_the_file(small, hub, tmp_path):
+    small()
+    for file in (tmp_path / "config.json", tmp_path / transformers_config.PREPROCESSOR):
+        hub.add("google/old", file.name, file.read_bytes(), lfs=False)
+    hub.add("google/old", "pytorch_model.bin", b"data")
+    with pytest.raises(WeightsUnavailableError) as error:
+        names.describe("hf-hub:google/old").build()
+    assert error.value.expected == "model.safetensors of google/old on the Hub"
+
+
+def test_a_repository_is_read_at_one_commit(small, hub, tmp_path):
+    small()
+    for file in sorted(tmp_path.glob("*.json")):
+        hub.add("google/small", file.name, file.read_bytes(), lfs=False)
+    hub.add("google/small", "model.safetensors", (tmp_path / "model.safetensors").read_bytes())
+    described = names.describe("hf-hub:google/small")
+    assert (list(described.label_names), described.cfg["hf_hub_id"]) == (["cat", "dog"], "google/small")
+    paths = [request.path for request in hub.requests if request.path.endswith(".json")]
+    (commit,) = {path.split("/")[4] for path in paths if "preprocessor" in path}
+    assert len(commit) == 40
 
 
 @pytest.mark.parametrize(("width", "name"), [(0.35, "mnv2zoo_035"), (0.75, "mnv2zoo_075"), (1.4, "mnv2zoo_140")])

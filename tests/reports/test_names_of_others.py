@@ -22,7 +22,15 @@ def pinned(hub, overlay):
     commit = hub.add("timm/mobilenetv2_035.test", "model.safetensors", data)
     fields = {"num_classes": 3, "label_names": CLASSES, "labels": None, "input_size": [3, 32, 32]}
     known = {"revision": commit, "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
-    overlay({"mnv2zoo_035.test": raw_entry(repo_id="timm/mobilenetv2_035.test", **known, **fields)})
+    there = as_bytes(theirs("transformers", "mnv2zoo_035", num_classes=3).float().state_dict())
+    commit = hub.add("google/small", "model.safetensors", there)
+    same = {"revision": commit, "sha256": hashlib.sha256(there).hexdigest(), "size": len(there)}
+    overlay(
+        {
+            "mnv2zoo_035.test": raw_entry(repo_id="timm/mobilenetv2_035.test", **known, **fields),
+            "mnv2zoo_035.google": raw_entry(repo_id="google/small", layout="transformers", **same, **fields),
+        }
+    )
 
 
 @pytest.fixture
@@ -43,10 +51,17 @@ def saved(tmp_path, pinned):
     other.save_pretrained(tmp_path / "transformers")
     size = {"size": {"shortest_edge": 36}, "crop_size": {"height": 32, "width": 32}}
     transformers.MobileNetV2ImageProcessor(**size).save_pretrained(tmp_path / "transformers")
+    found["transformers' weights in an index"] = "mobilenetv2_035.google"
     return found | {"transformers' folder": str(tmp_path / "transformers")}
 
 
-KINDS = ["timm's name", "timm's repository", "timm's folder", "transformers' folder"]
+KINDS = [
+    "timm's name",
+    "timm's repository",
+    "timm's folder",
+    "transformers' folder",
+    "transformers' weights in an index",
+]
 
 
 @pytest.fixture
@@ -67,7 +82,8 @@ def test_predict_and_evaluate_take_it(run, saved, pictures, kind):  # noqa: F811
     assert row["predictions"] == same["predictions"]
     assert {prediction["label"] for prediction in row["predictions"]} == set(CLASSES)
     figures = json.loads(run("evaluate", pictures, "--model", saved[kind], "--device", "cpu", "--json").out)
-    assert figures["top1"] == mnv2zoo.evaluate(pictures, model=saved[kind], device="cpu")["top1"]
+    assert figures["images"] == 24
+    assert figures["top1"] == mnv2zoo.evaluate(pictures, model=saved[kind], device="cpu").to_json()["top1"]
 
 
 @pytest.mark.slow
