@@ -404,11 +404,35 @@ CONFIGS: dict[str, Config] = {
 }
 
 
+OURS, TIMMS = "mnv2zoo_", "mobilenetv2_"  # what names begin with here, and in timm
+
+
+def native_name(name: str) -> str:
+    """Translates timm's name for a network, or for its weights, to the zoo's.
+
+    Args:
+        name: Any name.
+
+    Returns:
+        The zoo's name for a MobileNetV2 of timm, and any other name as it is.
+
+    Examples:
+        >>> from mnv2zoo import architecture
+        >>> architecture.native_name("mobilenetv2_140.ra_in1k"), architecture.native_name("resnet50")
+        ('mnv2zoo_140.ra_in1k', 'resnet50')
+    """
+    if not name.startswith(TIMMS):
+        return name
+    own = OURS + name.removeprefix(TIMMS)
+    config = CONFIGS.get(own.partition(".")[0])
+    return own if config and not config.expand_first else name  # timm has none of the 20-class networks
+
+
 def get(name: str) -> Config:
     """Looks up a config.
 
     Args:
-        name: An architecture, or `architecture.tag`, whose tag is ignored.
+        name: An architecture, or `architecture.tag`, whose tag is ignored. timm's name for it will do too.
 
     Returns:
         The config.
@@ -424,7 +448,7 @@ def get(name: str) -> Config:
         Traceback (most recent call last):
         mnv2zoo.errors.UnknownModelError: unknown architecture 'mnv2zoo_10'...
     """
-    architecture = name.partition(".")[0]
+    architecture = native_name(name).partition(".")[0]
     if architecture in CONFIGS:
         return CONFIGS[architecture]
     near = difflib.get_close_matches(architecture, CONFIGS, n=3)

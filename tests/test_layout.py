@@ -19,8 +19,11 @@ EXCEPTIONS = {
     "weights/hub_private.py": "private API of the Hub's client; tests/test_imports.py checks it",
     **dict.fromkeys(
         [
-            *(f"convert/layouts/{name}.py" for name in ("base", "keras", "native", "seed", "tensorflow", "timm")),
-            *(f"convert/layouts/{name}.py" for name in ("torchvision", "transformers")),
+            *(f"convert/layouts/{name}.py" for name in ("base", "d_li14", "keras", "native", "openmmlab")),
+            *(
+                f"convert/layouts/{name}.py"
+                for name in ("seed", "tensorflow", "timm", "tonylins", "torchvision", "transformers")
+            ),
         ],
         "tests/convert/test_layouts.py runs every layout in the same way",
     ),

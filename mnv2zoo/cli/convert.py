@@ -35,7 +35,7 @@ def command(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="Weights of timm, torchvision, transformers, Keras or the tutorial's network.",
+            help="Weights of timm, torchvision, transformers, Keras, OpenMMLab and others, under any prefix.",
             show_default=False,
         ),
     ],
@@ -87,7 +87,7 @@ def command(
     if as_json:
         print_json(
             {"out": str(made.directory), "architecture": made.architecture, "layout": made.layout}
-            | {"taken": made.taken or None}
+            | {"taken": made.found.taken or None, "prefix": made.found.prefix, "left_out": list(made.found.left_out)}
             | {"arguments": made.arguments, "preprocessing": made.preprocessing, "assumed": made.assumed}
         )
     else:
@@ -97,8 +97,7 @@ def command(
 def _print(made: Converted) -> None:
     padding = "as TensorFlow does" if made.arguments["pad_type"] == "same" else "symmetrically"
     print(f"wrote {made.directory}: {made.architecture} from the layout {made.layout}, padding {padding}")
-    if made.taken:
-        print(f"weights: {made.taken} of the checkpoint")
+    print(f"weights: {made.found}")
     print(f"classes: {made.arguments['num_classes'] or 'none, a backbone'}")
     for key, value in made.preprocessing.items():
         print(f"{key}: {value}{' (assumed: the file does not tell)' * (key in made.assumed)}")

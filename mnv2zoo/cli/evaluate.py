@@ -24,7 +24,7 @@ Examples:
 def command(
     data: Annotated[str, typer.Argument(metavar="DATA", help="Photos, laid out as for finetune.", show_default=False)],
     model: Annotated[
-        str, typer.Option(metavar="NAME|RUN", help="A name of the zoo, or a run folder or hf-hub: name.")
+        str, typer.Option(metavar="NAME|RUN", help="A name of the zoo or timm's for it, a folder, or an hf-hub: name.")
     ] = "mnv2zoo_100",
     task: Task = None,
     split: Annotated[

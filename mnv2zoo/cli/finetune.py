@@ -93,7 +93,7 @@ def command(
         str | None,
         typer.Option(
             metavar="NAME|RUN",
-            help=f"A name of the zoo, or a run folder or hf-hub: name. [default: {MODEL}]",
+            help=f"A name of the zoo or timm's for it, a folder, or an hf-hub: name. [default: {MODEL}]",
             show_default=False,
         ),
     ] = None,

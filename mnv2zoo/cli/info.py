@@ -77,9 +77,10 @@ def describe(name: str) -> dict[str, Any]:
     Returns:
         The fields of `ModelInfo`; in `weights` the index entries by name, each with its `trust`.
     """
-    from mnv2zoo import weights
+    from mnv2zoo import architecture, weights
     from mnv2zoo.models import zoo
 
+    name = architecture.native_name(name)
     model = zoo.model_info(name)
     entries = [weights.entry(key) for key in model.weights if "." not in name or key == name]
     return asdict(model) | {"weights": {e.name: {"trust": _trust(e), **e.to_json()} for e in entries}}

@@ -36,7 +36,8 @@ Model = Annotated[
     str,
     typer.Option(
         metavar="NAME|RUN",
-        help="An architecture, architecture.tag, a folder with config.json and model.safetensors, or an hf-hub: name.",
+        help="An architecture, architecture.tag, timm's name for it, a folder with config.json and model.safetensors, "
+        "or an hf-hub: name.",
     ),
 ]
 TopK = Annotated[

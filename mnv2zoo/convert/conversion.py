@@ -10,7 +10,8 @@ from mnv2zoo import architecture
 from mnv2zoo.convert.fit import as_built
 from mnv2zoo.convert.layouts import timm
 from mnv2zoo.convert.layouts.native import Tensors
-from mnv2zoo.convert.recognize import fit_or_explain, layout_for, nearest, unwrap
+from mnv2zoo.convert.recognize import fit_or_explain, layout_for, nearest, require_head, tidy, unwrap
+from mnv2zoo.convert.state_dict import find
 
 logger = logging.getLogger(__name__)
 
@@ -19,8 +20,8 @@ def to_native(state_dict: Mapping[str, Any], model_name: str, layout: str | None
     """Converts a state dict to the native layout.
 
     Args:
-        state_dict: A state dict, or a checkpoint that holds one as one of `state_dict.CHECKPOINT_KEYS`. It is not
-            changed; the result may share its tensors. Values may be numpy's arrays, as Keras gives them.
+        state_dict: A state dict, or a checkpoint that holds one. Names may have a prefix, such as `module.`. It is not
+            changed; the result may share its tensors. Values may be NumPy arrays, as Keras gives them.
         model_name: The architecture it is for, or `architecture.tag`.
         layout: A name in `LAYOUTS`; recognised by the keys when None.
 
@@ -40,10 +41,14 @@ def to_native(state_dict: Mapping[str, Any], model_name: str, layout: str | None
         >>> ours.load_state_dict(mnv2zoo.convert.to_native(theirs.state_dict(), "mnv2zoo_100"))
         <All keys matched successfully>
     """
-    tensors = unwrap(state_dict)
+    found = find(state_dict)
+    tensors = tidy(found.tensors)
     config = as_built(architecture.get(model_name), tensors)
     source = layout_for(nearest(tensors, config).name if layout is None else layout, config)
     converted = fit_or_explain(tensors, config, source)
+    require_head(found, converted)
+    if found.prefix:
+        logger.info(found)
     if source.notes:
         logger.info(source.notes)
     return converted

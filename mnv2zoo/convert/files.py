@@ -12,27 +12,32 @@ from pathlib import Path
 from typing import Any
 
 from mnv2zoo.convert import keras_files, state_dict, torch_files
+from mnv2zoo.convert.layouts.native import Tensors
+from mnv2zoo.convert.state_dict import Found
 from mnv2zoo.errors import ConversionError, ZooError, one_line
 from mnv2zoo.system.files import MAX_BYTES
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds.
+    """The content of a file of weights.
 
     Attributes:
-        tensors: A state dict, in whatever layout.
-        preprocessing: What the file tells of the images that its network expects, as timm names it:
-            `input_size`, and `mean` and `std` where a layer of a Keras model normalises them.
-        taken: The checkpoint's entry that the state dict was, such as `state_dict_ema`; empty if the file is one.
+        found: The state dict, in any layout, and where it was in the file.
+        preprocessing: The preprocessing that the file records, as timm names it: `input_size`, and `mean` and `std`
+            where a layer of a Keras model normalizes the images.
     """
 
-    tensors: Mapping[str, Any]
+    found: Found
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
-    taken: str = ""
+
+    @property
+    def tensors(self) -> Tensors:
+        """The state dict."""
+        return self.found.tensors
 
 
-def read(path: str | Path, backbone: bool = False) -> Checkpoint:
+def read(path: str | Path, backbone: bool = False, whole: bool = False) -> Checkpoint:
     """Reads a file of weights.
 
     Args:
@@ -40,9 +45,11 @@ def read(path: str | Path, backbone: bool = False) -> Checkpoint:
             model (`.keras`, `.h5`) or weights (`.weights.h5`, `.h5`).
         backbone: Whether only the backbone of a Keras model is wanted, so that its own head does not
             matter.
+        whole: Take all tensors under the names that they have. Otherwise the network is looked for: in a checkpoint,
+            and under a prefix.
 
     Returns:
-        What it holds.
+        The tensors and the preprocessing in it.
 
     Raises:
         ConversionError: If it cannot be read, or is a Keras model that does more to its images than the
@@ -61,7 +68,7 @@ def read(path: str | Path, backbone: bool = False) -> Checkpoint:
     if path.stat().st_size > MAX_BYTES:
         raise _unreadable(path, f"at most {MAX_BYTES} bytes", f"{path.stat().st_size}", "Name another file.")
     try:
-        return reader(path.read_bytes(), backbone)
+        return reader(path.read_bytes(), backbone, whole)
     except ZooError as error:
         error.where = f"{path}, {error.where}" if error.where else path
         raise
@@ -93,19 +100,19 @@ def _unreadable(path: Path, expected: str, found: str, fix: str) -> ConversionEr
     return ConversionError("cannot read a file of weights", expected=expected, found=found, where=path, fix=fix)
 
 
-def _safetensors(data: bytes, backbone: bool) -> Checkpoint:
+def _safetensors(data: bytes, backbone: bool, whole: bool) -> Checkpoint:
     import safetensors.torch
 
-    return Checkpoint(state_dict.unwrap(safetensors.torch.load(data)))
+    return Checkpoint(state_dict.find(safetensors.torch.load(data), whole))
 
 
-def _torch(data: bytes, backbone: bool) -> Checkpoint:
-    checkpoint = torch_files.read(data)
-    return Checkpoint(state_dict.unwrap(checkpoint), taken=state_dict.place(checkpoint))
+def _torch(data: bytes, backbone: bool, whole: bool) -> Checkpoint:
+    return Checkpoint(state_dict.find(torch_files.read(data), whole))
 
 
-def _keras(data: bytes, backbone: bool) -> Checkpoint:
-    return Checkpoint(*keras_files.read(data, backbone))
+def _keras(data: bytes, backbone: bool, whole: bool) -> Checkpoint:
+    tensors, preprocessing = keras_files.read(data, backbone)
+    return Checkpoint(Found(tensors), preprocessing)
 
 
 FOLDER_PATTERNS = (
@@ -114,7 +121,7 @@ FOLDER_PATTERNS = (
     *("open_clip_pytorch_model.bin", "open_clip_pytorch_model.pth"),
     *("*.safetensors", "*.pth", "*.pth.tar", "*.bin"),
 )
-READERS: dict[str, Callable[[bytes, bool], Checkpoint]] = {
+READERS: dict[str, Callable[[bytes, bool, bool], Checkpoint]] = {
     ".safetensors": _safetensors,
     **dict.fromkeys((".pt", ".pth", ".bin", ".ckpt", ".tar"), _torch),
     **dict.fromkeys((".keras", ".h5", ".hdf5"), _keras),

@@ -11,14 +11,11 @@ from mnv2zoo import architecture
 from mnv2zoo.architecture import Config
 from mnv2zoo.convert import state_dict as state_dict_
 from mnv2zoo.convert.fit import as_built, fit, fits, names_in, of_classifier
-from mnv2zoo.convert.layouts import keras, native, seed, timm, torchvision, transformers
+from mnv2zoo.convert.layouts import LAYOUTS, keras, native
 from mnv2zoo.convert.layouts.base import Layout
 from mnv2zoo.convert.layouts.native import Tensors
+from mnv2zoo.convert.state_dict import Found
 from mnv2zoo.errors import ConversionError
-
-LAYOUTS: dict[str, Layout] = {
-    layout.name: layout for layout in (timm.LAYOUT, torchvision.LAYOUT, transformers.LAYOUT, keras.LAYOUT, seed.LAYOUT)
-}
 
 OTHER_HEAD = (
     "The backbone fits, the head does not: leave it out with `mnv2zoo weights convert FILE --backbone`, or "
@@ -81,8 +78,31 @@ def without_head(state_dict: Mapping[str, Any]) -> Tensors:
 
 def unwrap(checkpoint: Mapping[str, Any]) -> Tensors:
     """Takes the tensors out of a checkpoint as `state_dict.unwrap` does, with the names that Keras layers have."""
-    tensors = state_dict_.unwrap(checkpoint)
+    return tidy(state_dict_.unwrap(checkpoint))
+
+
+def tidy(tensors: Tensors) -> Tensors:
+    """Brings the names that Keras gives to those of its layout."""
     return keras.tidy(tensors) if keras.recognises(tensors) else tensors
+
+
+def require_head(found: Found, converted: Tensors) -> None:
+    """Refuses to leave out a head.
+
+    Args:
+        found: Where the tensors were.
+        converted: The tensors in the native layout.
+
+    Raises:
+        ConversionError: If they have no classifier, and there are layers outside the prefix of the network.
+    """
+    if found.layers_left_out and not any(map(of_classifier, converted)):
+        raise ConversionError(
+            "the classifier is outside the network",
+            expected=f"a classifier under {found.prefix!r}",
+            found=", ".join(found.layers_left_out[:3]),
+            fix=OTHER_HEAD,
+        )
 
 
 def layout_for(name: str, config: Config) -> Layout:

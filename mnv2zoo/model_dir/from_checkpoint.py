@@ -10,6 +10,8 @@ from typing import Any
 from mnv2zoo import architecture, convert
 from mnv2zoo.convert.fit import as_built
 from mnv2zoo.convert.layouts.native import Tensors
+from mnv2zoo.convert.recognize import require_head
+from mnv2zoo.convert.state_dict import Found
 from mnv2zoo.data.preprocessing import per_channel
 from mnv2zoo.errors import ConversionError, RunError
 from mnv2zoo.system.files import vacant, whole_file, whole_folder
@@ -26,8 +28,8 @@ class Converted:
         arguments: The arguments that build the model: `num_classes`, `pad_type` and so on.
         preprocessing: The preprocessing, in timm's terms.
         assumed: The keys of `preprocessing` that neither the file nor the caller gave.
-        taken: The checkpoint's entry that the weights came from, such as `state_dict_ema`; empty if the file held
-            only them.
+        found: Where the weights were in the file: the checkpoint's entry, the prefix of their names, and what was left
+            out.
     """
 
     directory: Path
@@ -36,7 +38,7 @@ class Converted:
     arguments: dict[str, Any]
     preprocessing: dict[str, Any]
     assumed: tuple[str, ...]
-    taken: str = ""
+    found: Found
 
 
 def convert_checkpoint(
@@ -74,7 +76,7 @@ def convert_checkpoint(
     if not vacant(out):
         raise RunError("the folder must be new or empty", found="something else", where=out, fix="Choose another.")
     checkpoint = convert.read(file, backbone)
-    name, layout, tensors = _native(checkpoint.tensors, file, model_name, backbone)
+    name, layout, tensors = _native(checkpoint.found, file, model_name, backbone)
     arguments = _arguments(tensors, name)
     arguments["pad_type"] = convert.LAYOUTS[layout].pad_type if pad_type is None else pad_type
     classes = arguments["num_classes"]
@@ -84,19 +86,20 @@ def convert_checkpoint(
     contents, data_config = _build(name, layout, tensors, arguments, given, label_names)
     _write(out, contents)
     assumed = tuple(key for key in data_config if key not in given)
-    return Converted(out, name, layout, arguments, data_config, assumed, checkpoint.taken)
+    return Converted(out, name, layout, arguments, data_config, assumed, checkpoint.found)
 
 
-def _native(
-    state_dict: Mapping[str, Any], file: str | Path, model_name: str | None, backbone: bool
-) -> tuple[str, str, Tensors]:
+def _native(found: Found, file: str | Path, model_name: str | None, backbone: bool) -> tuple[str, str, Tensors]:
     """The architecture, the layout, and the tensors in the native layout."""
     try:
-        theirs = convert.without_head(state_dict) if backbone else state_dict
+        theirs = convert.without_head(found.tensors) if backbone else found.tensors
         name, layout = convert.identify(theirs)
         if model_name is not None:
             name = architecture.get(model_name).name
-        return name, layout, convert.to_native(theirs, name, layout)
+        converted = convert.to_native(theirs, name, layout)
+        if not backbone:
+            require_head(found, converted)
+        return name, layout, converted
     except ConversionError as error:
         error.where = ", ".join(str(place) for place in (file, error.where) if place is not None)
         raise

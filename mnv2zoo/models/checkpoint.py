@@ -94,6 +94,22 @@ def source_tensors(config: Config, cfg: PretrainedCfg, cache_dir: str | None = N
     return state_dict if "conv_stem.weight" in state_dict else convert.to_native(state_dict, config.name)
 
 
+def pad_type_of(cfg: PretrainedCfg) -> str:
+    """The padding that the weights of a resolved cfg were trained with, as far as an index entry tells.
+
+    Args:
+        cfg: What timm resolved.
+
+    Returns:
+        The `pad_type` of `MobileNetV2`; the default for weights that no index lists.
+
+    Raises:
+        WeightsUnavailableError: As `weights_source` does.
+    """
+    source = weights_source(cfg)
+    return convert.LAYOUTS[source.layout].pad_type if isinstance(source, WeightsEntry) else "symmetric"
+
+
 def fill_whole(whole: nn.Module, tensors: Mapping[str, Tensor], description: Description) -> None:
     """Puts the tensors of a detector or a segmenter into it.
 
@@ -137,14 +153,14 @@ def whole_tensors(description: Description, cache_dir: str | None = None) -> dic
     cfg = resolve_pretrained_cfg(description.config.name, description.cfg, None)
     source = weights_source(cfg)
     if source is None:
-        return _read_file(cfg)
+        return _read_file(cfg, whole=True)
     return store.tensors(store.verified(source, cache_dir), description.config.name, "timm")
 
 
-def _read_file(cfg: PretrainedCfg) -> dict[str, Tensor]:
+def _read_file(cfg: PretrainedCfg, whole: bool = False) -> dict[str, Tensor]:
     try:
         file = convert.in_folder(str(cfg.file)) if cfg.source == "local-dir" else str(cfg.file)
-        return dict(convert.read(file).tensors)
+        return dict(convert.read(file, whole=whole).tensors)
     except ConversionError as error:
         raise IntegrityError(
             "cannot read the checkpoint",

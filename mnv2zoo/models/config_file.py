@@ -1,4 +1,4 @@
-"""What a `config.json`, as timm writes it, may say about a model and its weights."""
+"""What a `config.json`, as timm or transformers writes it, may say about a model and its weights."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any
 from mnv2zoo import architecture
 from mnv2zoo.data import labels
 from mnv2zoo.errors import ArgumentError, DataError, UnknownModelError, WeightsUnavailableError
-from mnv2zoo.models import arguments
+from mnv2zoo.models import arguments, transformers_config
 from mnv2zoo.system.validation import bounded, fits, list_of, one_of
 from mnv2zoo.weights import schema
 
 # The bounds keep a file from others from making anything huge. Any field may be null too.
 MAX_SIDE = 4096
+CONFIG = "config.json"
 _SIZE = list_of(bounded(int, 1, MAX_SIDE), 3, 3)
 CFG_RULES: dict[str, Any] = {
     "architecture": str,
@@ -77,13 +78,12 @@ class ConfigFile:
     thresholds: tuple[float, ...] = ()
 
 
-def read(folder: Path, name: str, repository: str | None = None) -> ConfigFile:
+def read(folder: Path, name: str) -> ConfigFile:
     """Reads and checks the `config.json` of a folder.
 
     Args:
         folder: The folder.
         name: The model's name, for errors.
-        repository: The Hub repository that the folder is a copy of, if it is.
 
     Returns:
         The content. A field that is null is left out, so that it has its default.
@@ -93,11 +93,12 @@ def read(folder: Path, name: str, repository: str | None = None) -> ConfigFile:
         WeightsUnavailableError: If it cannot be read, or breaks a rule.
     """
     try:
-        size = (folder / "config.json").stat().st_size
-        if size > schema.MAX_BYTES:
-            raise ValueError(f"{size} bytes, where {schema.MAX_BYTES} are the most")
-        document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        check_origin(document, name, folder, repository)
+        document = _json(folder / CONFIG)
+        if transformers_config.wrote(document):
+            preprocessor = folder / transformers_config.PREPROCESSOR
+            found = _json(preprocessor) if preprocessor.exists() else None
+            document = transformers_config.as_timm(document, found, name)
+        check_parts(document)
         cfg, given = _parts(document)
         config = architecture.get(document["architecture"])  # nothing here would verify other weights
         check_config(cfg, given)
@@ -124,11 +125,32 @@ def read(folder: Path, name: str, repository: str | None = None) -> ConfigFile:
     except Exception as error:  # whatever a broken file causes
         raise WeightsUnavailableError(
             "cannot tell what the model is",
-            expected="a config.json as timm writes it",
+            expected="a config.json as timm or transformers writes it",
             found=f"{type(error).__name__}: {error}"[:400],
             where=name,
             fix="Restore the config.json, or name another network.",
         ) from error
+
+
+def _json(file: Path) -> Any:
+    if (size := file.stat().st_size) > schema.MAX_BYTES:
+        raise ValueError(f"{size} bytes, where {schema.MAX_BYTES} are the most")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def further_files(folder: Path) -> tuple[str, ...]:
+    """The files besides `config.json` that tell what a model is: none for timm's.
+
+    Args:
+        folder: The folder of the `config.json`.
+
+    Returns:
+        Their names.
+    """
+    try:
+        return (transformers_config.PREPROCESSOR,) * transformers_config.wrote(_json(folder / CONFIG))
+    except (OSError, ValueError, RecursionError):
+        return ()  # which `read` tells of
 
 
 def _parts(document: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -149,37 +171,20 @@ def _parts(document: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return cfg, given
 
 
-def check_origin(document: Any, name: str, folder: Path, repository: str | None) -> None:
-    """Refuses a `config.json` that another library wrote, or whose parts are of another kind than in timm's.
+def check_parts(document: Any) -> None:
+    """Refuses a `config.json` whose parts are of another kind than in timm's.
 
     Args:
         document: Its content.
-        name: The model's name, for the error.
-        folder: The folder that it is in.
-        repository: The Hub repository that the folder is a copy of, if it is.
 
     Raises:
         ValueError: If a part is of another kind.
-        WeightsUnavailableError: If transformers wrote it.
     """
     if not isinstance(document, dict):
         raise ValueError(f"a JSON {type(document).__name__} at its top")
     for key in ("pretrained_cfg", "model_args"):
         if not isinstance(document.get(key, {}), dict):
             raise ValueError(f"{key} = {document[key]!r}"[:200])
-    kind = document.get("model_type", document.get("architectures"))
-    if "architecture" not in document and kind is not None:
-        files = [file.name for file in folder.glob("*") if file.name in ("model.safetensors", "pytorch_model.bin")]
-        file = max(files, default="model.safetensors") if repository is None else "model.safetensors"
-        fetch = f"Run `hf download {repository} {file} --local-dir .`, then" if repository else "Run"
-        path = file if repository else folder / file
-        raise WeightsUnavailableError(
-            f"{name} is a transformers checkpoint, which has to be converted first",
-            expected="a config.json as timm writes it",
-            found=f"one for model_type {kind!r}"[:200],
-            where=name,
-            fix=f"{fetch} `mnv2zoo weights convert {path} --out converted`, and use --model converted.",
-        )
     if not isinstance(document.get("architecture"), str):
         raise ValueError(f"architecture = {document.get('architecture')!r}"[:200])
 

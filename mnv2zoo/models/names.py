@@ -6,22 +6,26 @@ Neither PyTorch nor timm is imported, which takes as long as classifying hundred
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mnv2zoo import architecture
 from mnv2zoo.architecture import Config
+from mnv2zoo.convert import LAYOUTS
 from mnv2zoo.data import preprocessing
 from mnv2zoo.data.preprocessing import Fast
-from mnv2zoo.errors import ConversionError
+from mnv2zoo.errors import ConversionError, UnknownModelError
 from mnv2zoo.models import config_file
 from mnv2zoo.models.cfg import pretrained_cfg
+from mnv2zoo.models.config_file import CONFIG
 from mnv2zoo.weights import index
 from mnv2zoo.weights.hub import Hub, HubFile
 from mnv2zoo.weights.schema import WeightsEntry
 
 HUB, FOLDER = "hf-hub", "local-dir"  # what timm puts before a repository and a folder
+HUB_WORDS = (HUB, "hf_hub")  # timm takes both
+TIMM_OWNER = "timm/"  # whose repositories hold the weights of timm's own names
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,9 @@ class Description:
 
         import mnv2zoo.models.registry  # noqa: F401  # registers the architectures with timm
 
-        own = {name: value for name, value in self.arguments.items() if name != "pretrained_cfg"}
+        # What belongs to an entry's weights does not belong to its architecture.
+        used = {} if isinstance(self.source, WeightsEntry) and not pretrained else self.arguments
+        own = {name: value for name, value in used.items() if name != "pretrained_cfg"}
         return timm.create_model(
             self.config.name, pretrained=pretrained, pretrained_cfg=self.cfg, **{**own, **arguments}
         )
@@ -110,8 +116,9 @@ def describe(name: str) -> Description:
     """Finds out what a name stands for.
 
     Args:
-        name: An architecture, `architecture.tag`, a folder with timm's `config.json` and
-            `model.safetensors`, or such a repository as `hf-hub:owner/name`.
+        name: An architecture, `architecture.tag`, a folder with `config.json` and `model.safetensors` as timm or
+            transformers saves them, or such a repository as `hf-hub:owner/name`. timm's names for the networks of the
+            zoo and for their weights are taken too, as in `mobilenetv2_140.ra_in1k`.
 
     Returns:
         The description.
@@ -122,13 +129,11 @@ def describe(name: str) -> Description:
         WeightsIndexError: If an index file is bad.
     """
     kind, _, place = name.partition(":")
-    if kind == HUB:
-        file = HubFile.of_hub_id(place, filename="config.json")
-        return _from_folder(name, Hub().download(file, file.revision).parent, repository=place)
+    if kind in HUB_WORDS:
+        return _on_the_hub(place)
     if (folder := folder_of(name)) is not None:
         return _from_folder(name, folder)
-    config, entry = architecture.get(name), weights_of(name)
-    return Description(entry.name if entry else name, config, pretrained_cfg(config, entry), source=entry)
+    return _of_the_zoo(architecture.native_name(name))
 
 
 def folder_of(name: str) -> Path | None:
@@ -143,7 +148,55 @@ def folder_of(name: str) -> Path | None:
     kind, _, place = name.partition(":")
     if kind == FOLDER:
         return Path(place)
-    return Path(name) if name.partition(".")[0] not in architecture.CONFIGS and Path(name).is_dir() else None
+    known = architecture.native_name(name).partition(".")[0] in architecture.CONFIGS
+    return Path(name) if not known and Path(name).is_dir() else None
+
+
+def _of_the_zoo(name: str) -> Description:
+    entry, config = weights_of(name), architecture.get(name)
+    arguments = _arguments(entry) if entry else {}
+    return Description(entry.name if entry else name, config, pretrained_cfg(config, entry), arguments, entry)
+
+
+def _arguments(entry: WeightsEntry) -> dict[str, Any]:
+    """The arguments that the network of an entry's weights is built with."""
+    pad_type = LAYOUTS[entry.layout].pad_type
+    return {} if pad_type == "symmetric" else {"pad_type": pad_type}
+
+
+def _on_the_hub(place: str) -> Description:
+    """Describes `owner/name` or `owner/name@revision`, at the revision that an index pins, unless one is given."""
+    repo_id, _, revision = place.partition("@")
+    entry = index.entry_at(repo_id, revision or None)
+    if entry and repo_id.startswith(TIMM_OWNER) and entry.layout == "timm":
+        return _of_the_zoo(entry.name)  # timm's own weights need nothing that the index does not say
+    pinned = f"{repo_id}@{entry.revision}" if entry and entry.revision else place
+    name = f"{HUB}:{place}"
+    file = HubFile.of_hub_id(pinned, name, CONFIG)
+    hub = Hub()
+    folder = hub.download(file, file.revision).parent
+    for further in config_file.further_files(folder):
+        # Of the same commit, which is what the folder is called.
+        folder = hub.download(replace(file, filename=further), folder.name).parent
+    return _from_folder(name, folder, repository=pinned)
+
+
+def _explained(error: UnknownModelError, name: str) -> UnknownModelError:
+    """Says where a network is from that timm has and the zoo has not."""
+    found = str(error.found).strip("'")
+    if found.startswith(architecture.OURS):
+        return error
+    import timm  # takes seconds, and the name is wrong anyway
+
+    if not timm.is_model(found.partition(".")[0]):
+        return error
+    return UnknownModelError(
+        f"{name} is a timm network of another family",
+        expected="a MobileNetV2: one of `mnv2zoo list`, or timm's mobilenetv2_*",
+        found=repr(found),
+        where=name,
+        fix="Use it with timm itself, or choose a network of `mnv2zoo list`.",
+    )
 
 
 def describe_local(name: str) -> Description | None:
@@ -160,7 +213,7 @@ def describe_local(name: str) -> Description | None:
         WeightsUnavailableError: If its `config.json` cannot be read.
         WeightsIndexError: If an index file is bad.
     """
-    return None if name.startswith(f"{HUB}:") else describe(name)
+    return None if name.partition(":")[0] in HUB_WORDS else describe(name)
 
 
 def weights_of(name: str) -> WeightsEntry | None:
@@ -176,12 +229,18 @@ def weights_of(name: str) -> WeightsEntry | None:
         UnknownModelError: If there is no architecture or there are no weights of that name.
         WeightsIndexError: If an index file is bad.
     """
-    config = architecture.get(name)
+    try:
+        config = architecture.get(name)
+    except UnknownModelError as error:
+        raise _explained(error, name) from None
     return index.entry(name) if "." in name or index.entries_of(config.name) else None
 
 
 def _from_folder(name: str, folder: Path, repository: str | None = None) -> Description:
-    found = config_file.read(folder, name, repository)
+    try:
+        found = config_file.read(folder, name)
+    except UnknownModelError as error:
+        raise _explained(error, name) from None
     # Where its weights are is not for the file to say.
     cfg = found.cfg | {"url": None, "state_dict": None, "hf_hub_id": None, "custom_load": False}
     if repository is None:
@@ -189,6 +248,7 @@ def _from_folder(name: str, folder: Path, repository: str | None = None) -> Desc
     else:
         cfg |= {"file": None, "source": HUB, "hf_hub_id": repository}
     config = architecture.get(found.architecture)
+    cfg["architecture"] = config.name
     source = folder if repository is None else None
     own = (found.label_names, found.task, found.head, found.temperature, found.thresholds)
     return Description(name, config, cfg, found.arguments, source, *own)

@@ -29,7 +29,7 @@ from mnv2zoo.architecture import Config
 from mnv2zoo.errors import ArgumentError, UnknownArgumentError
 from mnv2zoo.models import arguments
 from mnv2zoo.models.cfg import pretrained_cfg
-from mnv2zoo.models.checkpoint import check_classes, fill, source_tensors
+from mnv2zoo.models.checkpoint import check_classes, fill, pad_type_of, source_tensors
 from mnv2zoo.models.mobilenetv2 import MobileNetV2, MobileNetV2Features, take_indices
 from mnv2zoo.weights import index
 
@@ -84,6 +84,8 @@ def create(config: Config, pretrained: bool = False, **kwargs: Any) -> nn.Module
     if kwargs.get("features_only"):
         kwargs.update(num_classes=0, global_pool="avg", **_feature_arguments(config, kwargs, feature_cfg))
     tensors = source_tensors(config, cfg, kwargs.get("cache_dir")) if pretrained else None
+    if pretrained and kwargs.get("pad_type") is None and (padding := pad_type_of(cfg)) != "symmetric":
+        kwargs["pad_type"] = padding
 
     def build(**arguments: Any) -> MobileNetV2:
         if tensors is None:

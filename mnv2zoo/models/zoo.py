@@ -85,8 +85,8 @@ def model_info(name: str) -> ModelInfo:
         >>> info.params, info.macs, info.feature_channels
         (3504872, 300774272, (16, 24, 32, 96, 320))
     """
-    config = architecture.get(name)
     entry = names.weights_of(name)
+    config = architecture.get(name)
     input_size = entry.input_size if entry else (3, 224, 224)
     num_classes = entry.num_classes if entry else config.num_classes
     maps = architecture.features(config)
@@ -131,4 +131,5 @@ def transforms(name: str, training: bool = False, **options: Any) -> Callable[..
     """
     from mnv2zoo.data import transforms as made  # imports timm
 
-    return made.for_weights(pretrained_cfg(architecture.get(name), names.weights_of(name)), training, **options)
+    entry = names.weights_of(name)
+    return made.for_weights(pretrained_cfg(architecture.get(name), entry), training, **options)

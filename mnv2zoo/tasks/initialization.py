@@ -25,6 +25,7 @@ from mnv2zoo.models import checkpoint, config_file, names
 from mnv2zoo.models.mobilenetv2 import CLASSIFIER_KEYS, MobileNetV2
 from mnv2zoo.models.names import Description
 from mnv2zoo.tasks.recipe import Recipe
+from mnv2zoo.weights.schema import WeightsEntry
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,9 @@ def build_arguments(
     Returns:
         The arguments by name.
     """
-    arguments = dict(target.arguments)
+    # What belongs to an entry's weights does not belong to its architecture.
+    others = isinstance(target.source, WeightsEntry) and source is not target
+    arguments = {} if others else dict(target.arguments)
     for key in ("pad_type", "classifier"):
         value = getattr(recipe, key)
         if value is None and isinstance(source, Description):

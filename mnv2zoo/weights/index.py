@@ -161,7 +161,7 @@ def entries() -> dict[str, WeightsEntry]:
     Examples:
         >>> import mnv2zoo
         >>> sorted(mnv2zoo.weights.entries())[:2]
-        ['mnv2zoo_050.lamb_in1k', 'mnv2zoo_100.ra_in1k']
+        ['mnv2zoo_035.google_in1k', 'mnv2zoo_050.lamb_in1k']
     """
     return in_use().entries()
 
@@ -181,11 +181,28 @@ def entries_of(architecture_name: str) -> list[WeightsEntry]:
     return [entry for entry in entries().values() if entry.architecture == architecture_name]
 
 
+def entry_at(repo_id: str, revision: str | None = None) -> WeightsEntry | None:
+    """Looks up the weights in a repository on the Hub.
+
+    Args:
+        repo_id: The repository.
+        revision: The commit, branch or tag that is wanted; None for whichever the index lists.
+
+    Returns:
+        Their entry; None if no index lists them at that revision.
+
+    Raises:
+        WeightsIndexError: If an index file is bad.
+    """
+    own = (entry for entry in entries().values() if entry.repo_id == repo_id)
+    return next((entry for entry in own if revision is None or revision == entry.revision), None)
+
+
 def entry(name: str) -> WeightsEntry:
     """Looks up weights.
 
     Args:
-        name: `architecture.tag`, or an architecture, whose default weights are meant.
+        name: `architecture.tag`, or an architecture, whose default weights are meant. timm's name will do too.
 
     Returns:
         The entry.
@@ -200,7 +217,7 @@ def entry(name: str) -> WeightsEntry:
         >>> entry.name, entry.license, entry.input_size, entry.label_names[:2]
         ('mnv2zoo_100_c20.cifar100_coarse', 'Apache-2.0', (3, 64, 64), ('aquatic_mammals', 'fish'))
     """
-    known = entries()
+    known, name = entries(), architecture.native_name(name)
     config = architecture.get(name)
     siblings = entries_of(config.name)
     if name in known:

@@ -56,3 +56,28 @@ def test_the_command_refuses_in_one_block(tmp_path, run):
         assert (done.status, len(done.errors)) == (status, 1), done.err
         assert told in done.err
         assert not (tmp_path / "out").exists()
+
+
+def test_the_command_reports_what_it_took_and_what_it_left_out(tmp_path, run):
+    tensors = theirs("openmmlab", "mnv2zoo_035", num_classes=3).state_dict()
+    held = {**{f"model.{key}": value for key, value in tensors.items()}, "loss.weight": torch.ones(3)}
+    torch.save({"state_dict": held, "epoch": 3}, tmp_path / "last.ckpt")
+    done = run("weights", "convert", tmp_path / "last.ckpt", "--out", tmp_path / "out")
+    assert (done.status, done.err) == (0, "")
+    assert "mnv2zoo_035 from the layout openmmlab, padding symmetrically\n" in done.out
+    assert "weights: took 314 tensors in state_dict under 'model.', left out loss.weight\n" in done.out
+    told = json.loads(run("weights", "convert", tmp_path / "last.ckpt", "--out", tmp_path / "other", "--json").out)
+    assert (told["taken"], told["prefix"], told["left_out"]) == ("state_dict", "model.", ["loss.weight"])
+
+
+def test_a_head_outside_the_network_is_refused_and_the_backbone_converts(tmp_path, run):
+    tensors = theirs("timm", "mnv2zoo_035", num_classes=3).state_dict()
+    held = {f"backbone.{key}": value for key, value in tensors.items() if not key.startswith("classifier")}
+    torch.save({**held, "head.weight": torch.ones(3, 1280), "head.bias": torch.ones(3)}, tmp_path / "file.pt")
+    done = run("weights", "convert", tmp_path / "file.pt", "--out", tmp_path / "out")
+    assert (done.status, len(done.errors)) == (1, 1)
+    assert "found: head.weight\n" in done.err
+    assert not (tmp_path / "out").exists()
+    done = run("weights", "convert", tmp_path / "file.pt", "--backbone", "--out", tmp_path / "out")
+    assert (done.status, done.err) == (0, "")
+    assert "under 'backbone.', left out head.weight, head.bias\n" in done.out

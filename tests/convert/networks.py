@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import mnv2zoo  # noqa: F401  registers the 20-class networks
 from mnv2zoo import architecture
 from mnv2zoo.convert import LAYOUTS
+from tests.convert.other_networks import Flat, OpenMMLab
 from tests.reference_c20 import TutorialNet
 
 PAPER = ["mnv2zoo_035", "mnv2zoo_050", "mnv2zoo_075", "mnv2zoo_100", "mnv2zoo_140"]
@@ -16,7 +17,10 @@ DEEPER = ["mnv2zoo_110d", "mnv2zoo_120d"]
 C20 = ["mnv2zoo_050_c20", "mnv2zoo_100_c20", "mnv2zoo_140_c20"]
 
 # Keras, which needs a process of its own, has its tests in test_keras_files.py.
-SUPPORTED = {"timm": PAPER + DEEPER, "torchvision": PAPER + DEEPER, "transformers": PAPER, "seed": C20}
+SUPPORTED = {
+    **{"timm": PAPER + DEEPER, "torchvision": PAPER + DEEPER, "transformers": PAPER, "seed": C20},
+    **{"d-li14": PAPER, "tonylins": ["mnv2zoo_100"], "openmmlab": PAPER},
+}
 CASES = [pytest.param(layout, name, id=f"{layout}-{name}") for layout, names in SUPPORTED.items() for name in names]
 
 
@@ -43,6 +47,10 @@ def theirs(layout: str, name: str, num_classes: int | None = None, **kwargs) -> 
         transformers = pytest.importorskip("transformers")
         settings = transformers.MobileNetV2Config(depth_multiplier=config.width, num_labels=classes, **kwargs)
         net = transformers.MobileNetV2ForImageClassification(settings)
+    elif layout == "openmmlab":
+        net = OpenMMLab(classes, config.width)
+    elif layout in ("d-li14", "tonylins"):
+        net = Flat(classes, config.width, head_in_features=layout == "tonylins")
     else:
         net = TutorialNet(classes, config.width)
     return randomised(net, seed=2)

@@ -18,7 +18,7 @@ def test_safetensors_are_read(tmp_path):
     safetensors.torch.save_file(TENSORS, tmp_path / "file.safetensors")
     found = files.read(tmp_path / "file.safetensors")
     assert same(found.tensors)
-    assert (found.preprocessing, found.taken) == ({}, "")
+    assert (found.preprocessing, found.found.taken) == ({}, "")
 
 
 def nothing(file):

@@ -3,13 +3,15 @@
 import logging
 
 import pytest
+import safetensors.torch
 import timm
 import torch
 
 from mnv2zoo import architecture
-from mnv2zoo.convert import LAYOUTS, from_native, to_native
+from mnv2zoo.convert import LAYOUTS, from_native, identify, to_native
 from mnv2zoo.convert.layouts import native
 from mnv2zoo.errors import ConversionError
+from tests.conftest import SHARED
 from tests.convert.networks import CASES, DEEPER, PAPER, SUPPORTED, assert_same, logits, ours, theirs
 
 
@@ -18,6 +20,21 @@ def test_their_weights_give_their_logits_in_our_network(layout, name):
     source, target = theirs(layout, name, num_classes=1000 if name in PAPER + DEEPER else 20), ours(name, layout)
     target.load_state_dict(to_native(source.state_dict(), name), strict=True)
     assert_same(logits(target), logits(source))
+
+
+@pytest.mark.parametrize(("layout", "name"), [("d-li14", "mnv2zoo_035"), ("tonylins", "mnv2zoo_100")])
+def test_state_dicts_of_the_original_repositories_give_the_recorded_logits(layout, name):
+    file = SHARED / f"data/layouts/{layout}.safetensors"
+    if not file.is_file():
+        pytest.skip(f"the recorded outputs are not at {file}")
+    recorded = safetensors.torch.load_file(file)
+    tensors = {key.removeprefix("state_dict."): value for key, value in recorded.items() if key.startswith("state")}
+    assert identify(tensors) == (name, layout)
+    target = timm.create_model(name, num_classes=10).eval()
+    target.load_state_dict(to_native(tensors, name), strict=True)
+    with torch.no_grad():
+        found = target(recorded["input"])
+    torch.testing.assert_close(found, recorded["logits"], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("layout", "name"), CASES)

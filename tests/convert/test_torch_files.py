@@ -23,7 +23,7 @@ def test_pytorch_files_are_read_whatever_holds_the_state_dict(tmp_path, ending, 
     torch.save({"epoch": 3, taken: TENSORS} if taken else TENSORS, tmp_path / f"file{ending}")
     found = files.read(tmp_path / f"file{ending}")
     assert same(found.tensors)
-    assert found.taken == taken
+    assert found.found.taken == taken
 
 
 def test_a_pickled_object_is_not_brought_to_life(tmp_path):

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from mnv2zoo import convert
 from mnv2zoo.weights import index, schema
 from tests.conftest import ROOT, as_bytes, random_state_dict
 from tests.photos import fill
@@ -62,7 +63,8 @@ def write_stand_ins(folder: Path) -> None:
     for name, entry in index.read(index.shipped_path()).items():
         if entry.bundled:
             continue
-        data = as_bytes(random_state_dict(entry.architecture))
+        state = random_state_dict(entry.architecture)
+        data = as_bytes(convert.from_native(state, entry.architecture, entry.layout))
         (folder / f"{name}.safetensors").write_bytes(data)
         raw = entry.to_json() | {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
         for field in schema.LOCATION_FIELDS:

@@ -152,7 +152,8 @@ def test_a_models_page_tells_what_the_configuration_and_the_index_tell(site: Pat
     maps = [(int(row[1]), int(row[2])) for row in rows_of(text, "level")]
     assert maps == list(zip(figures.feature_channels, figures.feature_reductions, strict=True))
     for entry in index.entries_of(name):
-        told = dict(rows_of(text[text.index(f'id="{entry.tag}"') :], "fact"))
+        start = text.index(f'id="{entry.tag}"')
+        told = dict(rows_of(text[start : text.index("</table>", start) + len("</table>")], "fact"))
         assert told["name"] == entry.name
         assert told["SHA-256"] == entry.sha256 or not entry.pinned
         assert told["license"] == entry.license

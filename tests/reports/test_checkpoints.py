@@ -63,7 +63,7 @@ class TestReader:
         file = tmp_path / "model_best.pth.tar"
         done = run("weights", "convert", file, "--out", tmp_path / "out")
         assert (done.status, done.err) == (0, "")
-        assert "weights: state_dict_ema of the checkpoint\n" in done.out
+        assert "weights: took 314 tensors in state_dict_ema\n" in done.out
         converted = convert.read(tmp_path / "out/model.safetensors").tensors
         assert same(converted, average.module.state_dict())
         values = recipe.make(init=str(file))
@@ -79,18 +79,24 @@ class TestReader:
         checkpoint = {"state_dict": prefixed(tensors, "model."), "hyper_parameters": settings(lr=0.1), "epoch": 3}
         torch.save(checkpoint | {"callbacks": {"ModelCheckpoint{}": {"dirpath": "/x"}}}, tmp_path / "last.ckpt")
         read = convert.read(tmp_path / "last.ckpt")
-        assert read.taken == "state_dict"
+        assert read.found.taken == "state_dict"
         assert same(read.tensors, tensors)
 
-    @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model."])
+    @pytest.mark.parametrize(
+        "prefix",
+        [
+            *("module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.", "net.", "backbone."),
+            *("0.model.", "model.net._orig_mod.module.", "anything.at.all."),
+        ],
+    )
     def test_wrappers_are_taken_off(self, tmp_path, tensors, prefix):
         torch.save({"model": prefixed(tensors, prefix), "optimizer": {}}, tmp_path / "file.pt")
         read = convert.read(tmp_path / "file.pt")
-        assert read.taken == "model"
+        assert (read.found.taken, read.found.prefix) == ("model", prefix)
         assert same(read.tensors, tensors)
 
     def test_two_networks_under_one_name_are_refused(self, tensors):
-        with pytest.raises(ConversionError, match="two tensors have the same name"):
+        with pytest.raises(ConversionError, match="more than one network"):
             convert.identify(tensors | prefixed(tensors, "module."))
 
     def test_nothing_stays_allowed_and_nothing_is_brought_to_life(self, tmp_path, tensors):

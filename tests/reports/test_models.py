@@ -541,26 +541,6 @@ def test_packing_a_run_with_another_kind_of_architecture_is_a_clear_error(tmp_pa
     assert error.value.found == repr(value)
 
 
-def test_a_transformers_folder_names_the_command_that_converts_it(tmp_path, photo):
-    folder = tmp_path / "theirs"
-    folder.mkdir()
-    document = {"architectures": ["MobileNetV2ForImageClassification"], "model_type": "mobilenet_v2"}
-    (folder / "config.json").write_text(json.dumps(document))
-    with pytest.raises(WeightsUnavailableError, match="transformers") as error:
-        list(mnv2zoo.predict([photo], str(folder), device="cpu"))
-    assert "'mobilenet_v2'" in error.value.found
-    assert f"mnv2zoo weights convert {folder}/model.safetensors" in error.value.fix
-
-
-def test_a_transformers_repository_names_the_commands_too(hub):
-    document = {"architectures": ["MobileNetV2ForImageClassification"], "model_type": "mobilenet_v2"}
-    hub.add("google/mobilenet_v2_1.0_224", "config.json", json.dumps(document).encode(), lfs=False)
-    with pytest.raises(WeightsUnavailableError, match="transformers") as error:
-        names.describe("hf-hub:google/mobilenet_v2_1.0_224")
-    assert "hf download google/mobilenet_v2_1.0_224 model.safetensors" in error.value.fix
-    assert "mnv2zoo weights convert model.safetensors" in error.value.fix
-
-
 @pytest.mark.parametrize("name", ["a\nb", "a\r", "\x0b", "x\u2028y", "end\n", "\x85"])
 def test_a_class_name_with_a_line_end_is_refused(tmp_path, name):
     model = timm.create_model(SMALL, num_classes=2).eval()

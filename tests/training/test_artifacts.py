@@ -24,7 +24,7 @@ def test_the_folder_tells_all_that_was_used(trained):
     assert document["model"] == MODEL
     assert document["data"] == str(photos)
     assert document["recipe"]["lr"] == 0.01
-    assert document["recipe"]["crop_pct"] == 0.875
+    assert document["recipe"]["crop_pct"] == 0.75
     assert None not in (document["recipe"][key] for key in ("mean", "std", "interpolation", "input_size"))
     split = json.loads((run / "split.json").read_text())
     assert {name: len(names) for name, names in split.items()} == {"train": 42, "val": 6, "test": 12, "images": 60}

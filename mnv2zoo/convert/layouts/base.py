@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mnv2zoo.architecture import Config
+from mnv2zoo.architecture import PAPER_STAGES, Config
 from mnv2zoo.convert.layouts import native
 from mnv2zoo.convert.layouts.native import Tensors
 
@@ -79,3 +79,17 @@ def beyond_the_paper(config: Config) -> list[str]:
         "a stem or head of its own": (config.stem, config.head) != (32, 1280),
     }
     return [phrase for phrase, present in phrases.items() if present]
+
+
+def beyond_a_width(config: Config) -> list[str]:
+    """Lists what a network has that a width multiplier of the paper's network cannot express.
+
+    Args:
+        config: The network.
+
+    Returns:
+        A phrase for each; none for the paper's own networks of any width.
+    """
+    other = ["stages that are not the paper's"] * (config.stages != PAPER_STAGES)
+    fixed = ["a stem and head that keep their width"] * config.fix_stem_head
+    return other + fixed + beyond_the_paper(config)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from mnv2zoo.architecture import PAPER_STAGES, Config, bottlenecks
 from mnv2zoo.convert.layouts import native, tensorflow
-from mnv2zoo.convert.layouts.base import Layout
+from mnv2zoo.convert.layouts.base import Layout, beyond_a_width
 from mnv2zoo.convert.layouts.native import Tensors
 from mnv2zoo.errors import ConversionError
 
@@ -213,7 +213,7 @@ def from_native(tensors: Tensors, config: Config) -> Tensors:
 LAYOUT = Layout(
     name="keras",
     names=names,
-    lacks=tensorflow.lacks,
+    lacks=beyond_a_width,
     to_native=to_native,
     from_native=from_native,
     notes="Keras' networks pad as TensorFlow does and take images from -1 to 1: create the zoo's with "

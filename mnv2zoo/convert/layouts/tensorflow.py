@@ -14,8 +14,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from mnv2zoo.architecture import PAPER_STAGES, Config
-from mnv2zoo.convert.layouts.base import beyond_the_paper
 from mnv2zoo.convert.layouts.native import Tensors
 from mnv2zoo.errors import ConversionError
 
@@ -24,20 +22,6 @@ NATIVE_EPSILON = 1e-5
 
 PAD_TYPE = "same"
 PREPROCESSING: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "interpolation": "bilinear"}
-
-
-def lacks(config: Config) -> list[str]:
-    """Lists what a network has that a width multiplier alone cannot express.
-
-    Args:
-        config: The network.
-
-    Returns:
-        A phrase for each.
-    """
-    other = ["stages that are not the paper's"] * (config.stages != PAPER_STAGES)
-    fixed = ["a stem and head that keep their width"] * config.fix_stem_head
-    return other + fixed + beyond_the_paper(config)
 
 
 def carry_epsilon(tensors: Tensors) -> Tensors:

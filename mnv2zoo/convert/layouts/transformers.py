@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from mnv2zoo.architecture import Config, bottlenecks
 from mnv2zoo.convert.layouts import tensorflow
-from mnv2zoo.convert.layouts.base import Layout, by_module
+from mnv2zoo.convert.layouts.base import Layout, beyond_a_width, by_module
 from mnv2zoo.convert.layouts.native import Tensors
 
 BACKBONE = "mobilenet_v2."
@@ -84,7 +84,7 @@ def from_native(tensors: Tensors, config: Config) -> Tensors:
 LAYOUT = Layout(
     name="transformers",
     names=by_module(modules),
-    lacks=tensorflow.lacks,
+    lacks=beyond_a_width,
     to_native=to_native,
     from_native=from_native,
     prefix=BACKBONE,
