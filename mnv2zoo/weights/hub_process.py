@@ -1,13 +1,14 @@
 """The question to the Hub: put by a process of its own, which `mnv2zoo.weights.hub` starts and ends in time.
 
-That process imports only modules of the package that need the standard library alone: all of it would take seconds.
-Its standard output is one JSON object with what the Hub answered or with why it did not. Where no process can be
-had, `answer` is called in this one.
+That process imports only modules of the package that need the standard library and filelock: all of it would take
+seconds. Its standard output is one JSON object with what the Hub answered or with why it did not. Where no process can
+be had, `answer` is called in this one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -19,9 +20,11 @@ import warnings
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mnv2zoo.system import posix
+from mnv2zoo.system.files import locked, whole_file
 from mnv2zoo.system.hub_failures import TRIES, UnsoundAnswerError, explain
 
 # The client makes paths of these headers and accepts any: `../..` and absolute ones too.
@@ -36,6 +39,10 @@ PAGE_BYTES = 2**20  # the most that is read of an answer other than the file
 
 class OutOfTime(BaseException):
     """The time is up; no `except Exception` of the client may swallow it, and each `finally` still tidies up."""
+
+
+class WrongContentError(Exception):
+    """A plain file server sent another file than the one whose hash is known."""
 
 
 class HopelessError(Exception):
@@ -244,6 +251,8 @@ def ask(job: dict[str, Any]) -> dict[str, Any]:
     """
     import huggingface_hub
 
+    if job["do"] == "fetch":
+        return fetch(job)
     repo_id, filename, revision, endpoint = (job[key] for key in ("repo_id", "filename", "revision", "endpoint"))
     if job["do"] == "describe":
         url = huggingface_hub.hf_hub_url(repo_id, filename, revision=revision, endpoint=endpoint)
@@ -259,6 +268,58 @@ def ask(job: dict[str, Any]) -> dict[str, Any]:
         library_name="mnv2zoo",
     )
     return {"path": path}
+
+
+def fetch(job: dict[str, Any]) -> dict[str, Any]:
+    """Fetches a file of a known hash from a plain file server, which need not send any header of the Hub's.
+
+    The file appears in its place when its hash is right. One process at a time writes there.
+
+    Args:
+        job: `url`, `path` and `lock` in place of a repository's names, and `sha256` and `size`, which is 0 if unknown.
+
+    Returns:
+        The path of the file, or what is `wrong` with what the server sent.
+    """
+    from huggingface_hub.file_download import http_get
+
+    path, lock, size = Path(job["path"]), Path(job["lock"]), job["size"]
+    for folder in (path.parent, lock.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    question = _QUESTION.get()
+    seconds = job["seconds"] if question is None else question.deadline - time.monotonic()
+    try:
+        with locked(lock, max(0.0, seconds)):
+            if not job["force"] and path.is_file():  # another process was here first
+                return {"path": str(path)}
+            _clear(path)
+            with whole_file(path) as file:
+                http_get(job["url"], file, displayed_filename=path.name)
+                file.flush()
+                _require_right(Path(file.name), job["sha256"], size)
+    except TimeoutError as error:
+        raise OutOfTime from error
+    except WrongContentError as error:
+        return {"wrong": error.args}
+    return {"path": str(path)}
+
+
+def _clear(path: Path) -> None:
+    """Removes what is no plain file: nothing may be written through a link that somebody put there."""
+    if path.is_dir() and not path.is_symlink():
+        path.rmdir()
+    elif path.is_symlink() or not path.is_file():
+        path.unlink(missing_ok=True)
+
+
+def _require_right(file: Path, sha256: str, size: int) -> None:
+    found = file.stat().st_size
+    if size and found != size:
+        raise WrongContentError("wrong size", f"{size} bytes", f"{found} bytes")
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    if digest != sha256:
+        raise WrongContentError("wrong hash", f"sha256 {sha256}", f"sha256 {digest}")
 
 
 def answer_here(job: dict[str, Any]) -> dict[str, Any]:
