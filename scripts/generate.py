@@ -23,11 +23,12 @@ from typing import Any
 import chinese
 import model_pages
 import performance
-from catalogue import ROOT, WEIGHTS, figures, measured, pinned, recorded, table, weights_of
+from catalogue import ROOT, WEIGHTS, figures, measured, recorded, table, weights_of
 
 from mnv2zoo import architecture, environment
 from mnv2zoo.convert import LAYOUTS
 from mnv2zoo.tasks.recipe import Recipe
+from mnv2zoo.weights import index
 
 PART = re.compile(r"(?P<start><!-- generated: (?P<name>\S+) -->\n)(?P<body>.*?)(?P<end><!-- end: (?P=name) -->)", re.S)
 
@@ -41,14 +42,23 @@ def zoo() -> str:
                 (
                     f"`{entry.tag}`",
                     f"{entry.metrics['top1']:.2f}" if "top1" in entry.metrics else "",
-                    pinned(entry),
+                    entry.trust,
                     entry.license,
                 )
                 if entry
                 else ("none yet", "", "", "")
             )
             rows.append((f"`{config.name}`", *figures(config, entry), *published))
-    return table("name | params (M): | GMACs: | weights | top-1 (%): | pinned | license of the weights", rows)
+    return table("name | params (M): | GMACs: | weights | top-1 (%): | trust | license of the weights", rows)
+
+
+def recommended() -> str:
+    """A row for each of the weights to begin with."""
+    rows = (
+        (f"[`{WEIGHTS[name].architecture}`](models/{WEIGHTS[name].architecture}.md)", f"`{name}`", why)
+        for name, why in index.RECOMMENDED.items()
+    )
+    return table("model | weights | what for", rows)
 
 
 def variables() -> str:
@@ -493,7 +503,7 @@ def alphas() -> str:
 PARTS: dict[str, Callable[..., str]] = {
     part.__name__: part
     for part in (
-        *(zoo, model_pages.models, model_pages.costs, model_pages.model, variables, recipe),
+        *(zoo, recommended, model_pages.models, model_pages.costs, model_pages.model, variables, recipe),
         *(twenty_layers, twenty_differences),
         *(head_cache, training_step, grocery, long_tail, folds, multilabel, transfer, preprocessing, taps),
         *(heads, service, gpu, gpu_goals, forgotten, alphas, attacks, fuzz),

@@ -383,6 +383,28 @@ def verify_local(entry: WeightsEntry, cache_dir: str | Path | None = None) -> Pa
     return _read(path, record.sha256, record.size, f"Run `mnv2zoo weights fetch {entry.name}`, or replace it.").path
 
 
+def ask(entry: WeightsEntry, cache_dir: str | Path | None = None) -> WeightsEntry:
+    """Asks the Hub what an entry needs to be pinned, downloading nothing.
+
+    Args:
+        entry: An entry of the Hub.
+        cache_dir: The Hub's cache; its own default if None.
+
+    Returns:
+        The entry with revision, hash and size.
+
+    Raises:
+        IntegrityError: If the Hub gives no SHA-256, or another one than at the first use.
+        WeightsUnavailableError: If it cannot be asked.
+    """
+    file = _hub_file(entry)
+    record = Hub(cache_dir).describe(file)
+    first = None if file.pin else trust.records().get(file.location)
+    if first is not None:
+        trust.require_same(file.location, first, record)
+    return replace(entry, revision=record.commit, sha256=record.sha256, size=record.size)
+
+
 def pin(entry: WeightsEntry, cache_dir: str | Path | None = None) -> WeightsEntry:
     """Finds out what an entry needs to be pinned, and verifies it on a download.
 
@@ -399,12 +421,7 @@ def pin(entry: WeightsEntry, cache_dir: str | Path | None = None) -> WeightsEntr
     """
     if entry.bundled is not None:
         return entry
-    file = _hub_file(entry)
-    record = Hub(cache_dir).describe(file)
-    first = None if file.pin else trust.records().get(file.location)
-    if first is not None:
-        trust.require_same(file.location, first, record)
-    pinned = replace(entry, revision=record.commit, sha256=record.sha256, size=record.size)
+    pinned = ask(entry, cache_dir)
     tensors(verified(pinned, cache_dir), entry.name, entry.layout)
     return pinned
 
