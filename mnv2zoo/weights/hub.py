@@ -216,6 +216,22 @@ class Hub:
             )
         return record
 
+    def reach(self, url: str, seconds: float, send_token: bool) -> int | Failure:
+        """Asks for an address once, to see whether there is a way to it.
+
+        Args:
+            url: The address.
+            seconds: How long to wait.
+            send_token: Whether to send the Hub's token, if there is one.
+
+        Returns:
+            The status code, or why there was no answer.
+        """
+        self.deadline = time.monotonic() + seconds
+        nothing = HubFile("the address", "", "")
+        answer = self._answer(nothing, "reach", url=url, send_token=send_token)
+        return Failure(**answer["error"]) if "error" in answer else int(answer["status"])
+
     def _ask(self, file: HubFile, do: str, revision: str | None, **arguments: Any) -> dict[str, Any]:
         place = {"repo_id": file.repo_id, "filename": file.filename, "revision": revision}
         answer = self._answer(file, do, **place, endpoint=constants.ENDPOINT, **arguments)

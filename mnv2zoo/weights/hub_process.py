@@ -253,6 +253,9 @@ def ask(job: dict[str, Any]) -> dict[str, Any]:
 
     if job["do"] == "fetch":
         return fetch(job)
+    if job["do"] == "reach":
+        headers = huggingface_hub.utils.build_hf_headers() if job["send_token"] else {}
+        return {"status": huggingface_hub.get_session().get(job["url"], headers=headers, timeout=10).status_code}
     repo_id, filename, revision, endpoint = (job[key] for key in ("repo_id", "filename", "revision", "endpoint"))
     if job["do"] == "describe":
         url = huggingface_hub.hf_hub_url(repo_id, filename, revision=revision, endpoint=endpoint)
