@@ -19,8 +19,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import huggingface_hub
-
 from attacks import zoo
 from attacks.hostile_hub import Handler, HostileHub, Trick
 from attacks.tally import Tally
@@ -285,7 +283,6 @@ def _cuts(hub: HostileHub, cuts: int, random_cuts: int) -> Iterator[Fault]:
 
 def _elsewhere(tally: Tally, place: Zoo) -> None:
     """The Hub is not there: its name, its port, or any network."""
-    constants = huggingface_hub.constants
     with socket.socket() as silent:  # takes connections and never a byte
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -300,7 +297,7 @@ def _elsewhere(tally: Tally, place: Zoo) -> None:
             "nonsense",
         ):
             place.forget()
-            constants.ENDPOINT = endpoint
+            zoo.use_hub(endpoint)
             messages = []
 
             def load(messages: list[str] = messages) -> object:
@@ -312,7 +309,7 @@ def _elsewhere(tally: Tally, place: Zoo) -> None:
 
             tally.attempt(f"the Hub at {endpoint}", within(STALLED, load), seconds=STALLED + TIDYING)
             tally.check("a password in an error", "password@" not in str(messages))
-            constants.ENDPOINT = place.hub.endpoint
+            zoo.use_hub(place.hub.endpoint)
             tally.attempt(f"after {endpoint}", place.load, zoo.right, errors=())
 
 
@@ -332,10 +329,10 @@ def _unknown_certificate(tally: Tally, place: Zoo) -> None:
             impostor.add("zoo/pinned", "model.safetensors", zoo.data(), revision=place.commit)
             for server in impostor._servers:
                 server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-            huggingface_hub.constants.ENDPOINT = impostor.endpoint.replace("http://127.0.0.1", "https://localhost")
+            zoo.use_hub(impostor.endpoint.replace("http://127.0.0.1", "https://localhost"))
             tally.attempt("a certificate that nobody knows", within(STALLED, place.load), seconds=STALLED + TIDYING)
             tally.check("something was asked of the impostor", not impostor.requests)
-        huggingface_hub.constants.ENDPOINT = place.hub.endpoint
+        zoo.use_hub(place.hub.endpoint)
     tally.attempt("after the impostor", place.load, zoo.right, errors=())
 
 

@@ -470,6 +470,35 @@ def attacks() -> str:
     return table("attack | tries: | survived: | refused rightly: | lost: | seconds:", rows)
 
 
+BOUNDS = {
+    "waits": "the caller waits no longer than `MNV2ZOO_DOWNLOAD_TIMEOUT`, and a few seconds for removing partial files",
+    "stops": "the download itself ends then",
+    "disk": "bytes written to disk, for weights of 1.6 MiB from a server that never stops sending",
+    "memory": "memory, for an error page that never ends",
+    "headers": "headers that lead out of the cache are refused",
+    "packed": "compressed bodies are refused",
+    "redirects": "redirects in a loop, to files and to other protocols are refused",
+    "hash": "every altered byte is noticed, and the next load works",
+    "token": "the token reaches no other host and no message",
+}
+
+
+def bounds() -> str:
+    """A row for each bound of a download: what came of it in each place, in the last `make attack`."""
+    found = recorded("attacks")["bounds"]
+    rows = ((what, *(_bound(found[name][place]) for place in ("process", "here"))) for name, what in BOUNDS.items())
+    return table("bound | in a process of its own | in your program's process", rows)
+
+
+def _bound(row: dict[str, Any]) -> str:
+    holds = (
+        f"yes, {row['held']} of {row['tries']}" if row["held"] == row["tries"] else f"{row['held']} of {row['tries']}"
+    )
+    exceptions = f"; not while {', '.join(row['exceptions'])}" if row["exceptions"] else ""
+    measured = f"; at most {row['measured']}" if row["measured"] else ""
+    return holds + measured + exceptions
+
+
 COUNTS = ("tries", "survived", "refused", "lost", "seconds")
 
 
@@ -506,7 +535,7 @@ PARTS: dict[str, Callable[..., str]] = {
         *(zoo, recommended, model_pages.models, model_pages.costs, model_pages.model, variables, recipe),
         *(twenty_layers, twenty_differences),
         *(head_cache, training_step, grocery, long_tail, folds, multilabel, transfer, preprocessing, taps),
-        *(heads, service, gpu, gpu_goals, forgotten, alphas, attacks, fuzz),
+        *(heads, service, gpu, gpu_goals, forgotten, alphas, attacks, bounds, fuzz),
         *(c20_figures, c20_releases, c20_runs, performance.performance),
     )
 }

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import re
+import socket
 import sys
 import threading
 import time
@@ -34,6 +35,7 @@ SAFE = {"x-repo-commit": r"[0-9a-f]{40}", "x-linked-etag": ETAG, "etag": ETAG}
 PAUSES = (1, 2)  # seconds before a question is put again, where the client gave up at once
 PATIENCE = 10  # seconds from the start on, after which it has tried long enough by itself
 TIDYING_SECONDS = 2  # for a thread whose time is up to remove what it has half written
+THREAD = "mnv2zoo download"  # the name of a thread that puts a question
 PAGE_BYTES = 2**20  # the most that is read of an answer other than the file
 
 
@@ -56,22 +58,48 @@ class Question:
     Attributes:
         deadline: When the time is up, by `time.monotonic`.
         most: Bytes of the file that are read at most, with every repetition.
+        file_bytes: Bytes that one answer with the file may have.
         plain: Whether to fetch over HTTP alone. Xet goes past the client, and so past its bounds.
         tokens: Secrets that were sent.
         failures: Connections that failed.
+        sockets: Connections that were opened for it.
     """
 
     deadline: float
     most: int
+    file_bytes: int
     plain: bool
     tokens: set[str] = field(default_factory=set)
     failures: int = 0
+    sockets: list[socket.socket] = field(default_factory=list)
+
+    @property
+    def seconds_left(self) -> float:
+        """The time until the deadline; negative after it."""
+        return self.deadline - time.monotonic()
 
     def before(self, request: Any) -> None:
         """Prepares a request, if there is time for it."""
         self.require_time()
         request.headers["Accept-Encoding"] = "identity"  # what is packed could unpack to any size
         self.tokens.update(request.headers.get("authorization", "").split()[1:])
+        # No single step may take longer than the time that is left. A trickle of bytes does all the same; see `cut`.
+        most = max(0.0, self.seconds_left) + 0.5  # later than what the time limit itself ends
+        limits = request.extensions.get("timeout") or {}
+        steps = ("connect", "read", "write", "pool")
+        request.extensions["timeout"] = {step: min(limits.get(step) or most, most) for step in steps}
+        request.extensions["trace"] = self._note
+
+    def _note(self, event: str, about: dict[str, Any]) -> None:
+        """Notes the connections that the HTTP library opens; it calls this for each of its steps."""
+        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            self.sockets.append(about["return_value"].get_extra_info("socket"))
+
+    def cut(self) -> None:
+        """Ends what the connections still wait for, from another thread."""
+        for connection in self.sockets:
+            with contextlib.suppress(OSError, AttributeError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def require_time(self) -> None:
         """Raises `OutOfTime` when the time is up."""
@@ -81,17 +109,21 @@ class Question:
     def after(self, response: Any) -> None:
         """Checks an answer before its body is read, and bounds the body."""
         check(response)
+        for header in ("retry-after", "ratelimit"):  # the client would sleep for as long as they say
+            waits = map(int, re.findall(r"\d{1,9}", response.headers.get(header, "")))
+            if max(waits, default=0) > self.seconds_left:
+                del response.headers[header]
         if self.plain:
             for header in ("x-xet-hash", "x-xet-refresh-route", "link"):
                 response.headers.pop(header, None)
         response.stream = _bounded(response.stream, self, response.status_code < 300)
 
-    def count(self, size: int, of_file: bool) -> None:
-        """Counts bytes of a body."""
+    def count(self, part: int, body: int, of_file: bool) -> None:
+        """Counts a part of a body, and the body up to and with it."""
         self.require_time()
         if of_file:
-            self.most -= size
-        if self.most < 0 or (not of_file and size > PAGE_BYTES):
+            self.most -= part
+        if self.most < 0 or body > (self.file_bytes if of_file else PAGE_BYTES):
             raise UnsoundAnswerError("the answer is longer than it may be")
 
     def failed(self, error: Exception) -> None:
@@ -113,7 +145,7 @@ def _bounded(stream: Any, question: Question, of_file: bool) -> Any:
             size = 0
             for part in stream:
                 size += len(part)
-                question.count(len(part) if of_file else size, of_file)
+                question.count(len(part), size, of_file)
                 yield part
 
         def close(self) -> None:
@@ -187,8 +219,15 @@ def answer(job: dict[str, Any], plain: bool = False) -> dict[str, Any]:
     Returns:
         The path of the file, or its commit, ETag and size; `late` if the time was up; or an `error`.
     """
+    return _put(_question(job, plain), job)
+
+
+def _question(job: dict[str, Any], plain: bool) -> Question:
     # A download that goes on from where it was cut may fetch some bytes again.
-    question = Question(time.monotonic() + job["seconds"], 4 * job["file_bytes"], plain)
+    return Question(time.monotonic() + job["seconds"], 4 * job["file_bytes"], job["file_bytes"], plain)
+
+
+def _put(question: Question, job: dict[str, Any]) -> dict[str, Any]:
     token = _QUESTION.set(question)
     try:
         return work(job)
@@ -351,13 +390,16 @@ def answer_here(job: dict[str, Any]) -> dict[str, Any]:
 def _answer_in_a_thread(job: dict[str, Any], plain: bool) -> dict[str, Any]:
     """Puts a question from a thread, and waits for it a little longer, once the time is up, so that it tidies up."""
     answers: list[dict[str, Any]] = []
-    thread = threading.Thread(target=lambda: answers.append(answer(job, plain)), daemon=True)
+    question = _question(job, plain)
+    thread = threading.Thread(target=lambda: answers.append(_put(question, job)), daemon=True, name=THREAD)
     try:
         thread.start()
     except RuntimeError:  # no more threads here
-        return answer(job, plain)
+        return _put(question, job)
     thread.join(job["seconds"])
     late = not answers
+    if late:
+        question.cut()
     thread.join(TIDYING_SECONDS)
     return {"late": True} if late else answers[0]
 
