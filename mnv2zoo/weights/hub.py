@@ -36,6 +36,7 @@ from mnv2zoo.weights.trust import Record
 SPARE_BYTES = 2**26  # what the client may write beside a file whose size is known
 TIDYING_SECONDS = 5  # for the process to remove what it has half written, when its time is up
 MEMORY_BYTES = 2**32  # far more than the client needs; an error of endless text would take all that there is
+MISSING = ("file", "repository", "revision")  # kinds of failures that a 404 can be
 MAX_SECONDS = 10**7  # some months; timers take no more
 
 # Our packages are there without what they import, which would take seconds. What fails here is done without a process.
@@ -186,7 +187,7 @@ class Hub:
             raise IntegrityError(problem, expected=expected, found=found, where=shown, fix=fix)
         if "error" in answer:
             failure = Failure(**answer["error"])
-            if failure.kind == "file":
+            if failure.kind in MISSING and failure.found.startswith("404"):
                 return None
             self._unavailable(file, failure, url=shown)
         return Path(answer["path"])

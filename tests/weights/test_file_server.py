@@ -201,6 +201,29 @@ def test_what_the_server_has_not_is_asked_of_the_hub(server, hub, data):
         assert weights.fetch(NAME).read_bytes() == data
 
 
+@pytest.mark.parametrize("code", ["EntryNotFound", "RepoNotFound", "RevisionNotFound"])
+def test_a_copy_of_the_hub_is_a_file_server_too(server, hub, monkeypatch, data, code):
+    monkeypatch.setenv("MNV2ZOO_WEIGHTS_URL", hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+    hub.add("team/w", "model.safetensors", data, revision=COMMIT)
+    assert weights.fetch(NAME).read_bytes() == data
+    assert server.requests == []
+    weights.fetch(NAME).unlink()
+    hub.fail(status=404, times=1, error_code=code)
+    with pytest.warns(UserWarning, match="so the Hub is asked"):
+        assert weights.fetch(NAME).read_bytes() == data
+
+
+@pytest.mark.usefixtures("client")
+def test_a_proxy_is_used(server, data, monkeypatch):
+    monkeypatch.setenv("http_proxy", server.url)
+    monkeypatch.setenv("MNV2ZOO_WEIGHTS_URL", "http://files.example/{repo_id}/{filename}")
+    server.trick = lambda request: request.send_whole(data)
+    huggingface_hub.close_session()  # a client reads the environment when it is made
+    assert weights.fetch(NAME).read_bytes() == data
+    assert server.requests == [f"http://files.example/{PLACE}"]
+    huggingface_hub.close_session()
+
+
 def test_a_server_that_is_not_there_is_an_error(hub, overlay, data, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
