@@ -27,6 +27,7 @@ from mnv2zoo.errors import WeightsError
 
 SECONDS = 30  # the time limit of a load with one fault, by MNV2ZOO_DOWNLOAD_TIMEOUT
 STALLED = 4  # and of a load that a Hub stalls, where only the limit ends it
+CLIENT_PAUSE = 8  # the longest pause of the Hub's client before it tries again
 TIDYING = 8  # what ending the process may take beyond that
 
 
@@ -95,13 +96,23 @@ def _load_under(tally: Tally, place: Zoo, name: str, fault: Fault) -> None:
     tally.check(f"{fault.what}: the token is in {messages}", TOKEN not in str(messages))
     tally.check(f"{fault.what}: files outside the cache", set(place.folder.parent.iterdir()) == outside)
     tally.check(f"{fault.what}: {_size(place.cache)} bytes in the cache", _size(place.cache) < 3 * len(zoo.data()))
-    tally.check(f"{fault.what}: half a file stays", not [*place.cache.rglob("*.incomplete")])
+    tally.check(f"{fault.what}: half a file stays", _tidied(place))
     tally.attempt(
         f"{fault.what}, {name}: the next load",
         within(SECONDS, lambda: place.load(name)),
         lambda found: zoo.right(found, seed),  # type: ignore[arg-type]
         errors=(),
     )
+
+
+def _tidied(place: Zoo) -> bool:
+    """Whether half files are gone, at the latest after the longest pause of the Hub's client, which a thread sleeps."""
+    deadline = time.monotonic() + CLIENT_PAUSE + 1
+    while [*place.cache.rglob("*.incomplete")]:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def _size(folder: Path) -> int:
