@@ -58,7 +58,7 @@ def recommended() -> str:
         (f"[`{WEIGHTS[name].architecture}`](models/{WEIGHTS[name].architecture}.md)", f"`{name}`", why)
         for name, why in index.RECOMMENDED.items()
     )
-    return table("model | weights | what for", rows)
+    return table("start with | weights | what for", rows)
 
 
 def variables() -> str:
