@@ -59,7 +59,7 @@ browser-test: $(VENV)/.dev  ## look at the documentation in Chromium, which `mak
 	$(BIN)/python -m pytest tests/docs/test_browser.py
 
 attack: export OMP_NUM_THREADS ?= 1
-attack: $(VENV)/.dev  ## attack what docs/security.md promises, for some fifteen minutes, and count
+attack: $(VENV)/.dev  ## attack what docs/security.md promises, for half an hour, and count
 	$(BIN)/python -m attacks
 
 # The page of the demo needs npm's onnxruntime-web; without a network the documentation has no demo.

@@ -1,6 +1,6 @@
 """Runs the attacks, prints what came of them and writes it to `docs/results/attacks.json`.
 
-python -m attacks                  # all, some fifteen minutes on two cores
+python -m attacks                  # all, half an hour on two cores
 python -m attacks tampering crowd  # some; the figures of the others stay
 python -m attacks --quick          # a few tries of each; writes nothing
 """
@@ -41,6 +41,7 @@ def main() -> int:
     start = time.monotonic()
     table = Table("attack", "tries", "survived", "refused rightly", "lost", "seconds")
     rows: dict[str, dict[str, Any]] = {}
+    bounds: dict[str, dict[str, Any]] = {}
     names = arguments.attacks or list(QUICK)
     # Two at once, since the bad Hub mostly waits; each in a fresh process, whose memory is its own.
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
@@ -48,6 +49,7 @@ def main() -> int:
             counts = (tally.tries, tally.survived, tally.refused, len(tally.losses), round(seconds))
             rows[name] = dict(zip(COLUMNS, counts, strict=True)) | {"skipped": tally.skipped}
             table.add_row(name, *map(str, counts))
+            bounds |= tally.bounds
             for loss in tally.losses:
                 console.print(f"{name} lost: {loss}", markup=False, style="red")
             for reason in tally.skipped:
@@ -57,10 +59,12 @@ def main() -> int:
     table.add_row("all", *map(str, totals), f"{time.monotonic() - start:.0f}")
     console.print(table)
     if not arguments.quick:
-        before = json.loads(RESULTS.read_text(encoding="utf-8"))["attacks"] if RESULTS.exists() else {}
+        recorded = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+        before = recorded.get("attacks", {})
         document = {
             "machine": machine("huggingface-hub", "pillow", "safetensors", "timm", "torch"),
             "attacks": {name: row for name, row in (before | rows).items() if name in QUICK},
+            "bounds": bounds or recorded.get("bounds", {}),
         }
         RESULTS.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         console.print(f"wrote {RESULTS}")

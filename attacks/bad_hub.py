@@ -19,8 +19,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import huggingface_hub
-
 from attacks import zoo
 from attacks.hostile_hub import Handler, HostileHub, Trick
 from attacks.tally import Tally
@@ -29,6 +27,7 @@ from mnv2zoo.errors import WeightsError
 
 SECONDS = 30  # the time limit of a load with one fault, by MNV2ZOO_DOWNLOAD_TIMEOUT
 STALLED = 4  # and of a load that a Hub stalls, where only the limit ends it
+CLIENT_PAUSE = 8  # the longest pause of the Hub's client before it tries again
 TIDYING = 8  # what ending the process may take beyond that
 
 
@@ -97,13 +96,23 @@ def _load_under(tally: Tally, place: Zoo, name: str, fault: Fault) -> None:
     tally.check(f"{fault.what}: the token is in {messages}", TOKEN not in str(messages))
     tally.check(f"{fault.what}: files outside the cache", set(place.folder.parent.iterdir()) == outside)
     tally.check(f"{fault.what}: {_size(place.cache)} bytes in the cache", _size(place.cache) < 3 * len(zoo.data()))
-    tally.check(f"{fault.what}: half a file stays", not [*place.cache.rglob("*.incomplete")])
+    tally.check(f"{fault.what}: half a file stays", _tidied(place))
     tally.attempt(
         f"{fault.what}, {name}: the next load",
         within(SECONDS, lambda: place.load(name)),
         lambda found: zoo.right(found, seed),  # type: ignore[arg-type]
         errors=(),
     )
+
+
+def _tidied(place: Zoo) -> bool:
+    """Whether half files are gone, at the latest after the longest pause of the Hub's client, which a thread sleeps."""
+    deadline = time.monotonic() + CLIENT_PAUSE + 1
+    while [*place.cache.rglob("*.incomplete")]:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def _size(folder: Path) -> int:
@@ -285,7 +294,6 @@ def _cuts(hub: HostileHub, cuts: int, random_cuts: int) -> Iterator[Fault]:
 
 def _elsewhere(tally: Tally, place: Zoo) -> None:
     """The Hub is not there: its name, its port, or any network."""
-    constants = huggingface_hub.constants
     with socket.socket() as silent:  # takes connections and never a byte
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -300,7 +308,7 @@ def _elsewhere(tally: Tally, place: Zoo) -> None:
             "nonsense",
         ):
             place.forget()
-            constants.ENDPOINT = endpoint
+            zoo.use_hub(endpoint)
             messages = []
 
             def load(messages: list[str] = messages) -> object:
@@ -312,7 +320,7 @@ def _elsewhere(tally: Tally, place: Zoo) -> None:
 
             tally.attempt(f"the Hub at {endpoint}", within(STALLED, load), seconds=STALLED + TIDYING)
             tally.check("a password in an error", "password@" not in str(messages))
-            constants.ENDPOINT = place.hub.endpoint
+            zoo.use_hub(place.hub.endpoint)
             tally.attempt(f"after {endpoint}", place.load, zoo.right, errors=())
 
 
@@ -332,10 +340,10 @@ def _unknown_certificate(tally: Tally, place: Zoo) -> None:
             impostor.add("zoo/pinned", "model.safetensors", zoo.data(), revision=place.commit)
             for server in impostor._servers:
                 server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-            huggingface_hub.constants.ENDPOINT = impostor.endpoint.replace("http://127.0.0.1", "https://localhost")
+            zoo.use_hub(impostor.endpoint.replace("http://127.0.0.1", "https://localhost"))
             tally.attempt("a certificate that nobody knows", within(STALLED, place.load), seconds=STALLED + TIDYING)
             tally.check("something was asked of the impostor", not impostor.requests)
-        huggingface_hub.constants.ENDPOINT = place.hub.endpoint
+        zoo.use_hub(place.hub.endpoint)
     tally.attempt("after the impostor", place.load, zoo.right, errors=())
 
 

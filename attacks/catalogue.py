@@ -11,6 +11,8 @@ from attacks.tally import Tally
 QUICK: dict[str, dict[str, int]] = {
     "crowd": {"rounds": 1, "fresh_rounds": 0, "threads": 4},
     "bad_hub": {"cuts": 1, "random_cuts": 0, "faults": 8},
+    "bad_hub_here": {"cuts": 1, "random_cuts": 0, "faults": 8},
+    "bounds": {"stalls": 2, "floods": False},
     "tampering": {"alterations": 96, "refetched": 2, "downloads": 1, "races": 5, "things": 2},
     "bad_files": {"examples": 60},
     "long_service": {"predictions": 200},

@@ -26,12 +26,14 @@ class Tally:
         refused: Tries that ended in an error of the right class, in time.
         losses: What happened where a promise was broken, in words.
         skipped: What could not be tried here, and why.
+        bounds: What came of each bound of a download, by its name and the place where the download ran.
     """
 
     survived: int = 0
     refused: int = 0
     losses: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    bounds: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def tries(self) -> int:

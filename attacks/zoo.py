@@ -87,7 +87,8 @@ def zoo() -> Iterator[Zoo]:
         commit = hub.add("zoo/pinned", "model.safetensors", data())
         hub.add("zoo/unpinned", "model.safetensors", data(1))
         os.environ["HF_TOKEN"] = TOKEN
-        os.environ["HF_ENDPOINT"] = constants.ENDPOINT = hub.endpoint
+        os.environ["HF_ENDPOINT"] = hub.endpoint
+        use_hub(hub.endpoint)
         found = Zoo(Path(folder) / "first", hub, commit)
         (Path(folder) / "bundled.safetensors").write_bytes(data(2))
         sizes = {"num_classes": CLASSES, "labels": None, "input_size": [3, 64, 64]}
@@ -108,10 +109,18 @@ def zoo() -> Iterator[Zoo]:
             found.forget()
             yield found
         finally:
-            constants.ENDPOINT, constants.HF_HUB_CACHE = saved
+            use_hub(saved[0])
+            constants.HF_HUB_CACHE = saved[1]
             os.environ.clear()
             os.environ.update(environ)
             _use(before)
+
+
+def use_hub(endpoint: str) -> None:
+    """Sets the address of the Hub, which the client reads from its environment only when it is imported."""
+    constants = huggingface_hub.constants
+    constants.ENDPOINT = endpoint
+    constants.HUGGINGFACE_CO_URL_TEMPLATE = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
 
 
 def _use(entries: index.Index) -> None:

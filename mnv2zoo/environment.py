@@ -33,6 +33,13 @@ WEIGHTS_DIR = Variable(
     "`mnv2zoo weights fetch --mirror DIR` fills one.",
     "no mirror",
 )
+WEIGHTS_URL = Variable(
+    "MNV2ZOO_WEIGHTS_URL",
+    "Address of a plain file server, such as Artifactory, S3 or nginx: "
+    "`https://files.example/{repo_id}/{filename}`. `{revision}` and `{sha256}` are filled in too. It is asked "
+    "after the mirror folder and the cache and before the Hub, and only for weights whose SHA-256 is known.",
+    "no file server",
+)
 WEIGHTS_INDEX = Variable(
     "MNV2ZOO_WEIGHTS_INDEX",
     "A further index of weights laid over the shipped one: its entries win, and come first where an "
@@ -63,7 +70,7 @@ DOWNLOAD_TIMEOUT = Variable(
     "Seconds that fetching one set of weights may take in all, with every repetition and wait.",
     "`600`",
 )
-VARIABLES = (WEIGHTS_DIR, WEIGHTS_INDEX, INDEX_PUBKEY, REQUIRE_PINNED, HOME, DOWNLOAD_TIMEOUT)
+VARIABLES = (WEIGHTS_DIR, WEIGHTS_URL, WEIGHTS_INDEX, INDEX_PUBKEY, REQUIRE_PINNED, HOME, DOWNLOAD_TIMEOUT)
 
 
 def _path(variable: Variable) -> Path | None:
@@ -94,6 +101,15 @@ def weights_dir() -> Path | None:
         The folder that `MNV2ZOO_WEIGHTS_DIR` names, None where it is not set.
     """
     return _path(WEIGHTS_DIR)
+
+
+def weights_url() -> str | None:
+    """How files are addressed on a plain file server.
+
+    Returns:
+        The template that `MNV2ZOO_WEIGHTS_URL` holds, None where it is not set.
+    """
+    return os.environ.get(WEIGHTS_URL.name) or None
 
 
 def weights_index() -> Path | None:

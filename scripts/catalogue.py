@@ -45,10 +45,6 @@ def figures(config: Config, entry: WeightsEntry | None) -> tuple[str, str]:
     return f"{architecture.parameters(config) / 1e6:.2f}", f"{macs / 1e9:.4f}"
 
 
-def pinned(entry: WeightsEntry) -> str:
-    return "yes" if entry.pinned else "not yet"
-
-
 def measured(benchmark: str) -> dict[str, Any]:
     """What a benchmark last wrote."""
     return _read(f"benchmarks/results/{benchmark}.json")

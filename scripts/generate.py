@@ -23,11 +23,12 @@ from typing import Any
 import chinese
 import model_pages
 import performance
-from catalogue import ROOT, WEIGHTS, figures, measured, pinned, recorded, table, weights_of
+from catalogue import ROOT, WEIGHTS, figures, measured, recorded, table, weights_of
 
 from mnv2zoo import architecture, environment
 from mnv2zoo.convert import LAYOUTS
 from mnv2zoo.tasks.recipe import Recipe
+from mnv2zoo.weights import index
 
 PART = re.compile(r"(?P<start><!-- generated: (?P<name>\S+) -->\n)(?P<body>.*?)(?P<end><!-- end: (?P=name) -->)", re.S)
 
@@ -41,14 +42,23 @@ def zoo() -> str:
                 (
                     f"`{entry.tag}`",
                     f"{entry.metrics['top1']:.2f}" if "top1" in entry.metrics else "",
-                    pinned(entry),
+                    entry.trust,
                     entry.license,
                 )
                 if entry
                 else ("none yet", "", "", "")
             )
             rows.append((f"`{config.name}`", *figures(config, entry), *published))
-    return table("name | params (M): | GMACs: | weights | top-1 (%): | pinned | license of the weights", rows)
+    return table("name | params (M): | GMACs: | weights | top-1 (%): | trust | license of the weights", rows)
+
+
+def recommended() -> str:
+    """A row for each of the weights to begin with."""
+    rows = (
+        (f"[`{WEIGHTS[name].architecture}`](models/{WEIGHTS[name].architecture}.md)", f"`{name}`", why)
+        for name, why in index.RECOMMENDED.items()
+    )
+    return table("start with | weights | what for", rows)
 
 
 def variables() -> str:
@@ -465,6 +475,35 @@ def attacks() -> str:
     return table("attack | tries: | survived: | refused rightly: | lost: | seconds:", rows)
 
 
+BOUNDS = {
+    "waits": "the caller waits no longer than `MNV2ZOO_DOWNLOAD_TIMEOUT`, and a few seconds for removing partial files",
+    "stops": "the download itself ends then",
+    "disk": "bytes written to disk, for weights of 1.6 MiB from a server that never stops sending",
+    "memory": "memory, for an error page that never ends",
+    "headers": "headers that lead out of the cache are refused",
+    "packed": "compressed bodies are refused",
+    "redirects": "redirects in a loop, to files and to other protocols are refused",
+    "hash": "every altered byte is noticed, and the next load works",
+    "token": "the token reaches no other host and no message",
+}
+
+
+def bounds() -> str:
+    """A row for each bound of a download: what came of it in each place, in the last `make attack`."""
+    found = recorded("attacks")["bounds"]
+    rows = ((what, *(_bound(found[name][place]) for place in ("process", "here"))) for name, what in BOUNDS.items())
+    return table("bound | in a process of its own | in your program's process", rows)
+
+
+def _bound(row: dict[str, Any]) -> str:
+    holds = (
+        f"yes, {row['held']} of {row['tries']}" if row["held"] == row["tries"] else f"{row['held']} of {row['tries']}"
+    )
+    exceptions = f"; not while {', '.join(row['exceptions'])}" if row["exceptions"] else ""
+    measured = f"; at most {row['measured']}" if row["measured"] else ""
+    return holds + measured + exceptions
+
+
 COUNTS = ("tries", "survived", "refused", "lost", "seconds")
 
 
@@ -498,10 +537,10 @@ def alphas() -> str:
 PARTS: dict[str, Callable[..., str]] = {
     part.__name__: part
     for part in (
-        *(zoo, model_pages.models, model_pages.costs, model_pages.model, variables, recipe),
+        *(zoo, recommended, model_pages.models, model_pages.costs, model_pages.model, variables, recipe),
         *(twenty_layers, twenty_differences),
         *(head_cache, training_step, grocery, long_tail, folds, multilabel, transfer, preprocessing, taps),
-        *(heads, service, gpu, gpu_goals, forgotten, alphas, attacks, fuzz),
+        *(heads, service, gpu, gpu_goals, forgotten, alphas, attacks, bounds, fuzz),
         *(c20_figures, c20_releases, c20_runs, performance.performance),
     )
 }

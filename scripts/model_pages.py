@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 
 import drawings
-from catalogue import TIMES, WEIGHTS, figures, input_size, is_measured, measured, pinned, table, weights_of
+from catalogue import TIMES, WEIGHTS, figures, input_size, is_measured, measured, table, weights_of
 
 from mnv2zoo import architecture
 from mnv2zoo.architecture import Config
@@ -32,7 +32,7 @@ def models() -> str:
             side = TIMES.join(map(str, input_size(config, entry)))
             page = f"models/{config.name}.md"
             of_weights = (
-                (f"[`{entry.tag}`]({page}#{entry.tag})", top1(entry), entry.license, source(entry), pinned(entry))
+                (f"[`{entry.tag}`]({page}#{entry.tag})", top1(entry), entry.license, source(entry), entry.trust)
                 if entry
                 else ("none yet", "", "", "", "")
             )
@@ -42,7 +42,7 @@ def models() -> str:
     choice, most, least = ("{ data-filter=" + kind + " }" for kind in ("choice", "most", "least"))
     return table(
         f"model | weights | family {choice} | params (M) {most}: | GMACs {most}: | pixels | top-1 (%) {least}: | "
-        f"license {choice} | source {choice} | pinned {choice}",
+        f"license {choice} | source {choice} | trust {choice}",
         rows,
     )
 
@@ -163,14 +163,14 @@ def facts(entry: WeightsEntry) -> str:
             ("license", entry.license),
             ("origin", f"<{entry.origin}>" if entry.origin else "this project"),
             ("file", file),
-            *([] if entry.bundled else [("revision", f"`{entry.revision}`" if entry.revision else "not pinned yet")]),
+            *([] if entry.bundled else [("revision", f"`{entry.revision}`" if entry.revision else "unknown")]),
             (
                 "SHA-256",
                 f"`{entry.sha256}`"
                 if entry.sha256
-                else "not pinned yet: [trusted on first use](../weights.md#weights-without-a-hash)",
+                else f"unknown: [{entry.trust}](../weights.md#weights-without-a-hash)",
             ),
-            ("size", f"{entry.size:,} bytes" if entry.size else "not pinned yet"),
+            ("size", f"{entry.size:,} bytes" if entry.size else "unknown"),
             ("classes", f"{entry.num_classes} ({labels})"),
             ("input", TIMES.join(map(str, entry.input_size)) + f", {entry.interpolation}, crop {entry.crop_pct:g}"),
             ("normalisation", f"mean {_numbers(entry.mean)}, standard deviation {_numbers(entry.std)}"),

@@ -174,6 +174,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append(Request(self.command, self.path, self.headers))
         if fault := self.hub.take_fault(self.path, of_body=False):
             return self._send(fault.status, fault.headers)
+        if self.path == "/api/whoami-v2":  # any token is a valid one; spoil the answer for one that is not
+            return self._send(200 if self.headers.get("Authorization") else 401, {}, b"{}")
         url = urlsplit(self.path)
         try:
             for pattern, answer in ((MODEL_INFO, self._model_info), (CDN, self._blob), (RESOLVE, self._resolve)):

@@ -6,13 +6,10 @@ import hashlib
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mnv2zoo.cli.options import Debug, Described, Json
 from mnv2zoo.cli.output import print_json
-
-if TYPE_CHECKING:
-    from mnv2zoo.weights import WeightsEntry
 
 EXAMPLE = "\b\nExamples:\n  mnv2zoo info mnv2zoo_100\n  mnv2zoo info run"
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -83,7 +80,7 @@ def describe(name: str) -> dict[str, Any]:
     name = architecture.native_name(name)
     model = zoo.model_info(name)
     entries = [weights.entry(key) for key in model.weights if "." not in name or key == name]
-    return asdict(model) | {"weights": {e.name: {"trust": _trust(e), **e.to_json()} for e in entries}}
+    return asdict(model) | {"weights": {e.name: {"trust": e.trust, **e.to_json()} for e in entries}}
 
 
 def describe_folder(name: str, folder: Path) -> dict[str, Any]:
@@ -183,12 +180,6 @@ def giga(macs: int) -> str:
 def percent(value: float | None) -> str:
     """A metric as results tables give it; a dash for one that is unknown."""
     return "-" if value is None else f"{value:.2f}"
-
-
-def _trust(entry: WeightsEntry) -> str:
-    if entry.bundled is not None:
-        return "bundled"
-    return "pinned" if entry.pinned else "on first use"
 
 
 def _print_facts(title: str, facts: dict[str, Any]) -> None:

@@ -21,8 +21,8 @@ def command(
 ) -> None:
     """List the networks, their figures and their weights.
 
-    Weights are "pinned" where the index knows their hash, "bundled" where they come with the package,
-    and otherwise trusted "on first use": what the Hub serves then is written down, and must not change.
+    Weights are "pinned" if the index has their SHA-256. Otherwise they are trusted on "first use": the hash that the
+    Hub gives then is recorded, and must not change.
     """
     from mnv2zoo.models import zoo
 

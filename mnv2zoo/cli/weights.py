@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -88,18 +89,64 @@ def _verify(entry: WeightsEntry) -> dict[str, Any]:
     return {"status": status, "path": path and str(path), "problem": None}
 
 
-@app.command(epilog="\b\nExample:\n  mnv2zoo weights pin mnv2zoo_050 > entry.json")
-def pin(name: Name, debug: Debug = False) -> None:
-    """Print the index entry that pins weights.
+@app.command(
+    epilog="\b\nExamples:\n  mnv2zoo weights pin mnv2zoo_050 > entry.json\n"
+    "  mnv2zoo weights pin --all --index weights_index.json --key key.pem"
+)
+def pin(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="An architecture or architecture.tag.", show_default=False),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Pin every entry of an index file, in the file.")] = False,
+    index_file: Annotated[
+        Path | None,
+        typer.Option("--index", metavar="FILE", help="The index file for --all. Default: the shipped index."),
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Sign the index file with this Ed25519 private key (PEM) afterwards."),
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Pin weights: ask the Hub for their revision, hash and size, and check these on a download.
 
-    The Hub is asked for their revision, hash and size, and a download must match these. The JSON that is
-    printed goes in place of the entry in the index.
+    With NAME, the index entry is printed as JSON, to go in place of the entry in the index. With --all, each pin is
+    written into the index file as soon as it is known, so you can run the command again after an interruption. A pin
+    that is there already is compared with the Hub and never changed.
     """
+    if (name is None) != everything or (name and (index_file or key)):
+        raise errors.UsageError("Give a name, or --all, which --index and --key go with.")
+    if name is None:
+        raise typer.Exit(_pin_all(index_file, key, as_json, debug))
     from mnv2zoo import weights
     from mnv2zoo.weights import store
 
     entry = store.pin(weights.entry(name))
     print_json({entry.name: entry.to_json()})
+
+
+def _pin_all(index_file: Path | None, key: Path | None, as_json: bool, debug: bool) -> int:
+    from mnv2zoo.weights import index, pins, signature
+
+    file = index_file or index.shipped_path()
+    status, rows = 0, []
+    for row in pins.pin_all(file):
+        if row.error is not None:
+            status = max(status, errors.report(row.error, debug))
+        if not as_json:
+            print(f"{row.entry.name}: {row.status}, sha256 {row.entry.sha256 or 'unknown'}", flush=True)
+        fields = {field: getattr(row.entry, field) for field in pins.PIN_FIELDS}
+        rows.append({"name": row.entry.name, "status": row.status, **fields})
+    if as_json:
+        print_json(rows)
+    if key is not None:
+        index.sign(file, key, _ask_password)
+    elif signature.path_of(file).exists() and any(row["status"] == "pinned" for row in rows):
+        stale = f"{signature.path_of(file)} is out of date. Sign the index: `mnv2zoo weights sign {file} --key FILE`."
+        warnings.warn(stale, stacklevel=2)
+    return status
 
 
 @app.command(epilog="\b\nExample:\n  mnv2zoo weights path mnv2zoo_100")
@@ -155,11 +202,12 @@ def sign(
     """
     from mnv2zoo.weights import index
 
-    def ask_password() -> str:
-        password: str = typer.prompt("Password of the key", hide_input=True, err=True)
-        return password
+    print(index.sign(index_file, key, _ask_password))
 
-    print(index.sign(index_file, key, ask_password))
+
+def _ask_password() -> str:
+    password: str = typer.prompt("Password of the key", hide_input=True, err=True)
+    return password
 
 
 app.command("convert", epilog=convert.EXAMPLE)(convert.command)

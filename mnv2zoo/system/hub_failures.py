@@ -34,20 +34,22 @@ class Failure:
     kind: str
     found: str
 
-    def fix(self, repo: object, endpoint: object, cache: object) -> str:
+    def fix(self, repo: object, endpoint: object, cache: object, plain: bool = False) -> str:
         """What to do about it.
 
         Args:
             repo: The repository in question.
-            endpoint: The Hub's address.
+            endpoint: The Hub's address, or that of a plain file server.
             cache: The folder where files go.
+            plain: Whether a plain file server was asked.
 
         Returns:
             A sentence.
         """
         # Only what is filled in can hold a secret: a text of ours shows where a password goes.
         filled = {"repo": repo, "endpoint": endpoint, "cache": cache}
-        return FIXES[self.kind].format(**{name: without_secrets(str(value)) for name, value in filled.items()})
+        fixes = FIXES | PLAIN_FIXES if plain else FIXES
+        return fixes[self.kind].format(**{name: without_secrets(str(value)) for name, value in filled.items()})
 
 
 # What to do, by kind of failure. `{repo}`, `{endpoint}` and `{cache}` are filled in.
@@ -79,6 +81,25 @@ FIXES = {
     "homeless": "Set HF_HOME to a folder that can be written, and MNV2ZOO_HOME to another one.",
     "setting": "Set MNV2ZOO_DOWNLOAD_TIMEOUT to a number of seconds above 0, or unset it.",
     "unknown": "Check the network, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE.",
+}
+# And where a plain file server was asked.
+PLAIN_FIXES = {
+    "name": "Check the host in MNV2ZOO_WEIGHTS_URL and in a proxy in HTTPS_PROXY, and that this machine is online.",
+    "refused": "Check that a file server listens there (MNV2ZOO_WEIGHTS_URL), and that no firewall is in between.",
+    "certificate": "If the server has a certificate of your own authority, set SSL_CERT_FILE to the PEM file of that "
+    "authority.",
+    "tls": "Check that MNV2ZOO_WEIGHTS_URL, or the proxy in HTTPS_PROXY, begins with the right one of https:// and "
+    "http://.",
+    "proxy": "Correct the proxy in HTTPS_PROXY or HTTP_PROXY, or list the server's host in NO_PROXY.",
+    "timeout": "Try again later, or check MNV2ZOO_WEIGHTS_URL and the network.",
+    "rate limit": "Try again in some minutes.",
+    "hub": "Try again later: the server has an error of its own.",
+    "token": "Put the user and password into MNV2ZOO_WEIGHTS_URL: https://USER:PASSWORD@HOST/...",
+    "forbidden": "Check the user and password in MNV2ZOO_WEIGHTS_URL, and that the file is there: S3 answers 403 for a "
+    "missing file too.",
+    "unsound": "Check MNV2ZOO_WEIGHTS_URL, and whether a proxy or a firewall answers in place of the server.",
+    "endpoint": "Set MNV2ZOO_WEIGHTS_URL to an address such as https://files.example/{{repo_id}}/{{filename}}.",
+    "unknown": "Check the network and MNV2ZOO_WEIGHTS_URL.",
 }
 LOCAL = ("full", "denied", "folder", "setting")  # of these, another copy of the file is no way out
 

@@ -23,18 +23,20 @@ from typing import Any, NoReturn
 
 import huggingface_hub
 from huggingface_hub import constants
+from huggingface_hub.file_download import repo_folder_name
 
 from mnv2zoo import environment
 from mnv2zoo.errors import IntegrityError, WeightsUnavailableError
 from mnv2zoo.system import posix
 from mnv2zoo.system.files import MAX_BYTES
-from mnv2zoo.system.hub_failures import LOCAL, Failure, explain
+from mnv2zoo.system.hub_failures import LOCAL, Failure, explain, without_secrets
 from mnv2zoo.weights import hub_private, hub_process, schema, trust
 from mnv2zoo.weights.trust import Record
 
 SPARE_BYTES = 2**26  # what the client may write beside a file whose size is known
 TIDYING_SECONDS = 5  # for the process to remove what it has half written, when its time is up
 MEMORY_BYTES = 2**32  # far more than the client needs; an error of endless text would take all that there is
+MISSING = ("file", "repository", "revision")  # kinds of failures that a 404 can be
 MAX_SECONDS = 10**7  # some months; timers take no more
 
 # Our packages are there without what they import, which would take seconds. What fails here is done without a process.
@@ -145,11 +147,49 @@ class Hub:
         """
         if constants.HF_HUB_OFFLINE and not force and (path := self.cached(file, revision)):
             return path
-        cache = self._cache()
-        if environment.is_homeless(cache):
-            found = f"the cache would be {cache}, and this user has no home folder"
-            self._unavailable(file, Failure("homeless", found))
+        cache = self._writable_cache(file)
         answer = self._ask(file, "download", revision, force=force, cache_dir=str(cache))
+        return Path(answer["path"])
+
+    def fetch_plain(self, file: HubFile, pin: Record, url: str, force: bool = False) -> Path | None:
+        """Fetches a file of a known hash from a plain file server into the cache.
+
+        It lies there as the Hub's client puts it, in the snapshot of its commit, or of its hash if no commit is known.
+
+        Args:
+            file: The file.
+            pin: Its hash, and its size and commit as far as they are known.
+            url: Its address on the server.
+            force: Fetch it even if it is in the cache.
+
+        Returns:
+            Its path, None if the server has no such file.
+
+        Raises:
+            IntegrityError: If the server sends another file.
+            WeightsUnavailableError: If it cannot be fetched, or not in time.
+        """
+        cache, shown = self._writable_cache(file), without_secrets(url.partition("?")[0])
+        repository = repo_folder_name(repo_id=file.repo_id, repo_type="model")
+        answer = self._answer(
+            file,
+            "fetch",
+            url=url,
+            sha256=pin.sha256,
+            size=pin.size,
+            path=str(cache / repository / "snapshots" / snapshot(file, pin) / file.filename),
+            lock=str(cache / ".locks" / repository / f"{pin.sha256}.lock"),
+            force=force,
+        )
+        if "wrong" in answer:
+            problem, expected, found = answer["wrong"]
+            fix = "Check MNV2ZOO_WEIGHTS_URL, and the file on the server. Nothing was kept."
+            raise IntegrityError(problem, expected=expected, found=found, where=shown, fix=fix)
+        if "error" in answer:
+            failure = Failure(**answer["error"])
+            if failure.kind in MISSING and failure.found.startswith("404"):
+                return None
+            self._unavailable(file, failure, url=shown)
         return Path(answer["path"])
 
     def describe(self, file: HubFile) -> Record:
@@ -177,15 +217,35 @@ class Hub:
             )
         return record
 
+    def reach(self, url: str, seconds: float, send_token: bool) -> int | Failure:
+        """Asks for an address once, to see whether there is a way to it.
+
+        Args:
+            url: The address.
+            seconds: How long to wait.
+            send_token: Whether to send the Hub's token, if there is one.
+
+        Returns:
+            The status code, or why there was no answer.
+        """
+        self.deadline = time.monotonic() + seconds
+        nothing = HubFile("the address", "", "")
+        answer = self._answer(nothing, "reach", url=url, send_token=send_token)
+        return Failure(**answer["error"]) if "error" in answer else int(answer["status"])
+
     def _ask(self, file: HubFile, do: str, revision: str | None, **arguments: Any) -> dict[str, Any]:
+        place = {"repo_id": file.repo_id, "filename": file.filename, "revision": revision}
+        answer = self._answer(file, do, **place, endpoint=constants.ENDPOINT, **arguments)
+        if "error" in answer:
+            self._unavailable(file, Failure(**answer["error"]))
+        return answer
+
+    def _answer(self, file: HubFile, do: str, **arguments: Any) -> dict[str, Any]:
+        """Puts a question; an answer may be an `error`."""
         if constants.HF_HUB_OFFLINE:
-            self._unavailable(file, Failure("offline", "OfflineModeIsEnabled: HF_HUB_OFFLINE is set"))
+            return {"error": {"kind": "offline", "found": "OfflineModeIsEnabled: HF_HUB_OFFLINE is set"}}
         job = {
             "do": do,
-            "repo_id": file.repo_id,
-            "filename": file.filename,
-            "revision": revision,
-            "endpoint": constants.ENDPOINT,
             "seconds": self.seconds_left(file),
             "file_bytes": file.size + SPARE_BYTES if file.size else MAX_BYTES,
             "memory_bytes": MEMORY_BYTES,
@@ -195,24 +255,32 @@ class Hub:
         answer = python and _ask_in_a_process(python, job)
         answer = answer or hub_process.answer_here(job)
         if "late" in answer:
-            self._unavailable(file, Failure("late", f"no answer in the time of {environment.DOWNLOAD_TIMEOUT.name}"))
-        if "error" in answer:
-            self._unavailable(file, Failure(**answer["error"]))
+            found = f"no answer in the time of {environment.DOWNLOAD_TIMEOUT.name}"
+            return {"error": {"kind": "late", "found": found}}
         return answer
 
     def _cache(self) -> Path:
         return Path(self.cache_dir or constants.HF_HUB_CACHE)
 
-    def _unavailable(self, file: HubFile, failure: Failure, error: Exception | None = None) -> NoReturn:
+    def _writable_cache(self, file: HubFile) -> Path:
+        cache = self._cache()
+        if environment.is_homeless(cache):
+            found = f"the cache would be {cache}, and this user has no home folder"
+            self._unavailable(file, Failure("homeless", found))
+        return cache
+
+    def _unavailable(
+        self, file: HubFile, failure: Failure, error: Exception | None = None, url: str | None = None
+    ) -> NoReturn:
         # Whatever the client raises, a plain ValueError or OSError included, means that there is no file.
-        fix = failure.fix(file.repo_id, constants.ENDPOINT, self._cache())
+        fix = failure.fix(file.repo_id, constants.ENDPOINT, self._cache(), plain=url is not None)
         if failure.kind not in LOCAL and file.filename.endswith(".safetensors"):
             fix += f" Or put a copy at {mirror_hint(file)} and set MNV2ZOO_WEIGHTS_DIR."
         raise WeightsUnavailableError(
             f"cannot fetch {file.name}",
-            expected=f"{file.filename} of {file.repo_id} on the Hub",
+            expected=f"{file.filename} of {file.repo_id} on the {'file server' if url else 'Hub'}",
             found=failure.found[:400].rstrip("."),
-            where=file.location,
+            where=url or file.location,
             fix=fix,
         ) from error
 
@@ -235,6 +303,19 @@ class Hub:
                 self._unavailable(file, Failure("setting", f"{environment.DOWNLOAD_TIMEOUT.name} is {value!r}"))
             self.deadline = time.monotonic() + min(seconds, MAX_SECONDS)
         return max(0.1, self.deadline - time.monotonic())
+
+
+def snapshot(file: HubFile, pin: Record) -> str:
+    """Names the cache's folder of a snapshot that a file of known hash belongs to.
+
+    Args:
+        file: The file.
+        pin: What is known of it.
+
+    Returns:
+        Its commit; its hash if no commit is known, as for a file that only a plain server has.
+    """
+    return pin.commit or file.revision or pin.sha256
 
 
 def mirror_hint(file: HubFile) -> str:

@@ -36,6 +36,21 @@ def read(path: Path) -> dict[str, WeightsEntry]:
     return parse(_decoded(data, path), path)
 
 
+def read_unsigned(path: Path) -> dict[str, WeightsEntry]:
+    """Reads and validates an index file whatever its signature, for a maintainer who is about to sign it.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The entries by name, in the order of the file.
+
+    Raises:
+        WeightsIndexError: If it cannot be read or is not valid.
+    """
+    return parse(_decoded(_data(path), path), path)
+
+
 def sign(path: Path, key: Path, ask_password: Callable[[], str]) -> Path:
     """Signs an index file that is valid, in the bytes that were validated.
 
@@ -147,6 +162,14 @@ def in_use() -> Index:
         further = environment.weights_index()
         INDEX = Index(shipped_path(), *([further] if further else []))
     return INDEX
+
+
+# The weights to begin with, and what for. A test makes sure that each is pinned.
+RECOMMENDED = {
+    "mnv2zoo_100.ra_in1k": "the paper's network at width 1.0: the usual choice, on phones and CPUs",
+    "mnv2zoo_140.ra_in1k": "higher accuracy, at twice the MACs",
+    "mnv2zoo_100_c20.cifar100_coarse": "a small demo that comes with the package and needs no download",
+}
 
 
 def entries() -> dict[str, WeightsEntry]:

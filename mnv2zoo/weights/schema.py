@@ -114,6 +114,14 @@ class WeightsEntry:
         return self.sha256 is not None
 
     @property
+    def trust(self) -> str:
+        """How the file is verified: `pinned`, by the index's hash, or `first use`, by what the Hub served then.
+
+        These are the words for it everywhere: in the tables of the documentation and of the command line.
+        """
+        return "pinned" if self.pinned else "first use"
+
+    @property
     def location(self) -> str:
         """Where the file is, in one string that no other entry has."""
         return self.bundled or hub_location(self.repo_id, self.revision, self.filename)

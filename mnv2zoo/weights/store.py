@@ -1,8 +1,8 @@
 """From an index entry to verified bytes, and from those to a state dict.
 
 The bytes that are hashed are the bytes that are parsed: a file is read once, and nothing is reopened.
-A file is looked for in this order: beside the index (bundled), in the mirror, in the Hub's cache, on
-the Hub.
+A file is looked for in this order: beside the index (bundled), in the mirror, in the Hub's cache, on the plain file
+server, on the Hub.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from mnv2zoo import convert, environment
 from mnv2zoo.errors import IntegrityError, UnpinnedWeightsError, WeightsError, WeightsUnavailableError
 from mnv2zoo.system import posix
 from mnv2zoo.system.files import MAX_BYTES, read_all, whole_file
-from mnv2zoo.weights import index, trust
-from mnv2zoo.weights.hub import Hub, HubFile, mirror_hint
+from mnv2zoo.weights import file_server, index, trust
+from mnv2zoo.weights.hub import Hub, HubFile, mirror_hint, snapshot
 from mnv2zoo.weights.schema import WeightsEntry
 from mnv2zoo.weights.trust import Record
 
@@ -180,11 +180,17 @@ def _pinned(file: HubFile, pin: Record, hub: Hub) -> Verified:
     for path in _in_mirror(file, pin.sha256)[:1]:
         return _read(path, pin.sha256, pin.size, "Correct the mirror that MNV2ZOO_WEIGHTS_DIR names.")
     revision = pin.commit or file.revision
-    path = hub.cached(file, revision) or hub.download(file, revision)
+    path = _cached(file, pin, hub) or file_server.download(file, pin, revision, hub)
     try:
         return _read(path, pin.sha256, pin.size, "")
     except IntegrityError as error:
         return _replace(file, pin, revision, hub, error)
+
+
+def _cached(file: HubFile, pin: Record | None, hub: Hub) -> Path | None:
+    """Looks into the cache, where a plain file server's file of no known commit lies under its hash."""
+    path = hub.cached(file, pin.commit if pin else file.revision)
+    return path or (hub.cached(file, snapshot(file, pin)) if pin else None)
 
 
 def _replace(file: HubFile, pin: Record, revision: str | None, hub: Hub, error: IntegrityError) -> Verified:
@@ -195,15 +201,15 @@ def _replace(file: HubFile, pin: Record, revision: str | None, hub: Hub, error: 
     )
     try:
         # Without force the client would link the same bad blob again.
-        path = hub.download(file, revision, force=True)
+        path = file_server.download(file, pin, revision, hub, force=True)
         try:
             return _read(path, pin.sha256, pin.size, fix)
         except IntegrityError:
             # The client replaces its blob, but not what somebody put in the place of its link to the blob.
             path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
-            path = hub.download(file, revision)
-    except (WeightsUnavailableError, OSError) as unavailable:
-        reason = unavailable.found if isinstance(unavailable, WeightsUnavailableError) else unavailable
+            path = file_server.download(file, pin, revision, hub)
+    except (WeightsError, OSError) as unavailable:
+        reason = unavailable.found if isinstance(unavailable, WeightsError) else unavailable
         error.fix = f"A good copy could not be fetched ({reason}). Go online and load it again, or delete it."
         raise error from unavailable
     return _read(path, pin.sha256, pin.size, fix)
@@ -223,9 +229,10 @@ def _first_used(file: HubFile, hub: Hub) -> Verified:
         _require_listed(file, None)  # the Hub need not be asked about an entry that says itself that it has no hash
     try:
         record = hub.describe(file)
-    except WeightsUnavailableError:
+    except WeightsUnavailableError as error:
         in_mirror = _in_mirror(file, None)
         if not in_mirror:
+            _require_no_file_server(file, error)
             raise
         found = _read(in_mirror[0], None, None, "Correct the mirror that MNV2ZOO_WEIGHTS_DIR names.")
         record = Record(None, found.sha256, len(found.data))
@@ -259,6 +266,18 @@ def _require_listed(file: HubFile, record: Record | None) -> None:
             where=file.location,
             fix=f"Pin them (`mnv2zoo weights pin {file.name}` prints the entry), or unset MNV2ZOO_REQUIRE_PINNED.",
         )
+
+
+def _require_no_file_server(file: HubFile, error: WeightsUnavailableError) -> None:
+    """Says why a plain file server is of no use for a file whose hash nobody knows."""
+    if environment.weights_url() is not None:
+        raise UnpinnedWeightsError(
+            f"{file.name} has no pinned hash, and a plain file server is trusted with pinned weights only",
+            expected="a SHA-256 in an index, or a Hub that gives one",
+            found=error.found,
+            where=file.location,
+            fix=f"Pin them where the Hub can be asked (`mnv2zoo weights pin {file.name}` prints the entry).",
+        ) from error
 
 
 def _in_mirror(file: HubFile, sha256: str | None) -> list[Path]:
@@ -342,7 +361,7 @@ def local_file(entry: WeightsEntry, cache_dir: str | Path | None = None) -> Path
         return bundled_path(entry)
     file, record = _hub_file(entry), _known_record(entry)
     in_mirror = _in_mirror(file, record.sha256 if record else None)
-    return in_mirror[0] if in_mirror else Hub(cache_dir).cached(file, record.commit if record else file.revision)
+    return in_mirror[0] if in_mirror else _cached(file, record, Hub(cache_dir))
 
 
 def verify_local(entry: WeightsEntry, cache_dir: str | Path | None = None) -> Path | None:
@@ -364,6 +383,28 @@ def verify_local(entry: WeightsEntry, cache_dir: str | Path | None = None) -> Pa
     return _read(path, record.sha256, record.size, f"Run `mnv2zoo weights fetch {entry.name}`, or replace it.").path
 
 
+def ask(entry: WeightsEntry, cache_dir: str | Path | None = None) -> WeightsEntry:
+    """Asks the Hub what an entry needs to be pinned, downloading nothing.
+
+    Args:
+        entry: An entry of the Hub.
+        cache_dir: The Hub's cache; its own default if None.
+
+    Returns:
+        The entry with revision, hash and size.
+
+    Raises:
+        IntegrityError: If the Hub gives no SHA-256, or another one than at the first use.
+        WeightsUnavailableError: If it cannot be asked.
+    """
+    file = _hub_file(entry)
+    record = Hub(cache_dir).describe(file)
+    first = None if file.pin else trust.records().get(file.location)
+    if first is not None:
+        trust.require_same(file.location, first, record)
+    return replace(entry, revision=record.commit, sha256=record.sha256, size=record.size)
+
+
 def pin(entry: WeightsEntry, cache_dir: str | Path | None = None) -> WeightsEntry:
     """Finds out what an entry needs to be pinned, and verifies it on a download.
 
@@ -380,12 +421,7 @@ def pin(entry: WeightsEntry, cache_dir: str | Path | None = None) -> WeightsEntr
     """
     if entry.bundled is not None:
         return entry
-    file = _hub_file(entry)
-    record = Hub(cache_dir).describe(file)
-    first = None if file.pin else trust.records().get(file.location)
-    if first is not None:
-        trust.require_same(file.location, first, record)
-    pinned = replace(entry, revision=record.commit, sha256=record.sha256, size=record.size)
+    pinned = ask(entry, cache_dir)
     tensors(verified(pinned, cache_dir), entry.name, entry.layout)
     return pinned
 

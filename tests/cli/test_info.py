@@ -20,7 +20,7 @@ def test_info_tells_where_weights_are_from(run, zoo):
     weights = json.loads(run("info", "mnv2zoo_035", "--json").out)["weights"]
     for name, fields in weights.items():
         assert fields == {"trust": fields["trust"], **mnv2zoo.weights.entry(name).to_json()}
-    assert [fields["trust"] for fields in weights.values()] == ["pinned", "on first use", "on first use"]
+    assert [fields["trust"] for fields in weights.values()] == ["pinned", "first use", "first use"]
     out = run("info", "mnv2zoo_035").out
     for told in ("1,677,128", "zoo/pinned", zoo["pinned"], "https://example.org/weights", "MIT", "unknown"):
         assert told in out

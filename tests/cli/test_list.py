@@ -25,7 +25,7 @@ def test_the_table_tells_what_one_chooses_by(run, zoo):
     assert rows[0] == ["name", "params", "GMACs", "input", "weights", "trust", "top-1", "license"]
     first = next(index for index, row in enumerate(rows) if row[0] == "mnv2zoo_035")
     assert " ".join(rows[first]) == "mnv2zoo_035 1.68 M 0.0593 224 pinned pinned 70.00 Apache-2.0"
-    assert " ".join(rows[first + 1]) == "unpinned on first use 70.00 MIT"
+    assert " ".join(rows[first + 1]) == "unpinned first use 70.00 MIT"
     assert ["mnv2zoo_050_c20", "0.71", "M", "0.1297", "224", "-", "-", "-", "-"] in rows
 
 

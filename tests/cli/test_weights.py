@@ -1,5 +1,6 @@
 """`weights fetch | verify | pin | path | forget | sign`."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from mnv2zoo import weights
 from mnv2zoo.weights import index, trust
-from tests.conftest import as_bytes, random_state_dict
+from tests.conftest import as_bytes, random_state_dict, raw_entry
 from tests.weights.test_signature import write_keys
 
 
@@ -104,6 +105,101 @@ def test_pin_prints_an_entry_that_an_index_takes(run, zoo, overlay):
     assert entry.pinned
     assert entry.sha256 == zoo["unpinned"]
     assert len(entry.revision) == 40
+
+
+@pytest.fixture
+def index_file(hub, tmp_path):
+    """An index with an entry that is pinned, two that are not and a bundled one, in a format of its own."""
+    data = [as_bytes(random_state_dict("mnv2zoo_035", seed)) for seed in range(3)]
+    commits = [hub.add(f"zoo/w{seed}", "model.safetensors", data[seed]) for seed in range(3)]
+    shas = [hashlib.sha256(one).hexdigest() for one in data]
+    entries = {
+        "mnv2zoo_035.a": raw_entry(repo_id="zoo/w0", description='a "revision": null of words'),
+        "mnv2zoo_035.b": raw_entry(repo_id="zoo/w1", revision=commits[1], sha256=shas[1], size=len(data[1])),
+        "mnv2zoo_035.c": raw_entry(repo_id="zoo/w2"),
+        "mnv2zoo_035.d": raw_entry(repo_id=None, filename=None, bundled="d.safetensors", sha256="d" * 64),
+    }
+    path = tmp_path / "own_index.json"
+    path.write_text(json.dumps({"schema_version": 1, "weights": entries}, indent=1).replace("70.0", "70.00"))
+    return path, [(commit, sha, len(one)) for commit, sha, one in zip(commits, shas, data, strict=True)]
+
+
+def test_pin_all_fills_an_index_and_changes_nothing_else(run, index_file, hub):
+    path, expected = index_file
+    before = path.read_text()
+    done = run("weights", "pin", "--all", "--index", path)
+    assert (done.status, done.err) == (0, "")
+    shas = [sha for _, sha, _ in expected]
+    assert done.out.splitlines() == [
+        f"mnv2zoo_035.a: pinned, sha256 {shas[0]}",
+        f"mnv2zoo_035.b: already pinned, sha256 {shas[1]}",
+        f"mnv2zoo_035.c: pinned, sha256 {shas[2]}",
+    ]
+    found = index.read(path)
+    assert [(e.revision, e.sha256, e.size) for e in found.values()][:3] == expected
+    changed = [
+        pair for pair in zip(before.splitlines(), path.read_text().splitlines(), strict=True) if len({*pair}) > 1
+    ]
+    assert [old.split('"')[1] for old, _ in changed] == 2 * ["revision", "sha256", "size"]
+    hub.clear()
+    assert [row["status"] for row in json.loads(run("weights", "pin", "--all", "--index", path, "--json").out)] == (
+        3 * ["already pinned"]
+    )
+    assert not [request for request in hub.requests if "/cdn/" in request.path], "nothing is downloaded again"
+
+
+def test_pin_all_goes_on_after_a_failure_and_resumes(run, index_file, hub):
+    path, expected = index_file
+    hub.fail(status=404, match="zoo/w0")
+    done = run("weights", "pin", "--all", "--index", path)
+    assert (done.status, len(done.errors)) == (1, 1)
+    assert [line.split(",")[0].split(": ")[1] for line in done.out.splitlines()] == [
+        "failed",
+        "already pinned",
+        "pinned",
+    ]
+    assert index.read(path)["mnv2zoo_035.a"].sha256 is None
+    hub.heal()
+    assert run("weights", "pin", "--all", "--index", path).status == 0
+    assert [(e.revision, e.sha256, e.size) for e in index.read(path).values()][:3] == expected
+
+
+@pytest.mark.parametrize(("field", "place", "wrong"), [("sha256", 1, "e" * 64), ("size", 2, 7)])
+def test_pin_all_leaves_a_pin_that_the_hub_contradicts_and_says_so(run, index_file, field, place, wrong):
+    path, expected = index_file
+    right = json.dumps(expected[1][place])
+    path.write_text(path.read_text().replace(f'"{field}": {right}', f'"{field}": {json.dumps(wrong)}'))
+    before = index.read(path)["mnv2zoo_035.b"]
+    assert getattr(before, field) == wrong
+    done = run("weights", "pin", "--all", "--index", path)
+    assert (done.status, len(done.errors)) == (1, 1)
+    assert "mnv2zoo_035.b is pinned to another file than the Hub has" in done.err
+    assert index.read(path)["mnv2zoo_035.b"] == before
+    assert index.read(path)["mnv2zoo_035.c"].sha256 == expected[2][1]
+
+
+def test_pin_all_signs_the_index_or_says_that_its_signature_is_stale(run, index_file, tmp_path, monkeypatch):
+    path, _ = index_file
+    keys = write_keys(tmp_path / "keys")
+    assert run("weights", "sign", path, "--key", keys / "key.pem").status == 0
+    text = path.read_text()
+    done = run("weights", "pin", "--all", "--index", path)
+    assert (done.status, done.err.startswith("warning: ")) == (0, True)
+    assert f"{path}.sig is out of date" in done.err
+    monkeypatch.setenv("MNV2ZOO_INDEX_PUBKEY", str(keys / "key.pub"))
+    with pytest.raises(weights.WeightsIndexError):
+        index.read(path)
+    path.write_text(text)
+    done = run("weights", "pin", "--all", "--index", path, "--key", keys / "key.pem")
+    assert (done.status, done.err) == (0, "")
+    assert index.read(path)["mnv2zoo_035.a"].pinned
+
+
+@pytest.mark.parametrize(
+    "args", [[], ["mnv2zoo_035", "--all"], ["mnv2zoo_035", "--index", "x.json"], ["mnv2zoo_035", "--key", "key.pem"]]
+)
+def test_pin_takes_a_name_or_a_whole_index(run, args):
+    assert run("weights", "pin", *args).status == 2
 
 
 def test_path_fetches_nothing(run, zoo, hub):

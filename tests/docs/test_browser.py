@@ -172,7 +172,7 @@ def test_the_zoo_filters(new_page: Any, address: str) -> None:
         return count
 
     assert shown() == ROWS
-    filters.get_by_label("pinned").select_option("yes")
+    filters.get_by_label("trust").select_option("pinned")
     assert shown() == len([entry for entry in weights if entry.pinned])
     filters.get_by_label("source").select_option("this package")
     assert shown() == len([entry for entry in weights if entry.bundled])

@@ -1,11 +1,14 @@
 """The process that asks the Hub: what it refuses, what it tries again, and what it keeps to itself."""
 
 import gzip
+import threading
+import time
 
 import pytest
 
-from attacks import zoo
+from attacks import bad_hub, bounds, zoo
 from mnv2zoo import weights
+from mnv2zoo.weights import hub, hub_process
 
 
 @pytest.fixture
@@ -49,3 +52,49 @@ def test_what_the_hub_has_not_is_asked_for_once(place):
     with pytest.raises(weights.WeightsUnavailableError, match="404"):
         place.load()
     assert place.hub.downloads() == 1
+
+
+@pytest.fixture(params=["process", "here"])
+def client(request):
+    """Both places where a download runs."""
+    with bounds.client(request.param):
+        yield request.param
+
+
+@pytest.mark.usefixtures("client")
+def test_a_wait_that_outlasts_the_time_limit_is_not_waited_for(place):
+    place.hub.fail(status=429, times=1, retry_after=10**6, match="/cdn/")
+    assert zoo.right(place.load())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trick", ["headers", "body", "nothing"])
+def test_no_thread_is_left_when_the_time_is_up(place, monkeypatch, trick):
+    tricks = {
+        "headers": lambda request: request.drip(b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 1000),
+        "body": lambda request: request.wants_body and bad_hub._slow(request, zoo.data()),
+        "nothing": lambda request: bool(time.sleep(60)) or True,
+    }
+    place.hub.trick = tricks[trick]
+    monkeypatch.setenv("MNV2ZOO_DOWNLOAD_TIMEOUT", "2")
+    with bounds.client("here"):
+        with pytest.raises(weights.WeightsUnavailableError, match="MNV2ZOO_DOWNLOAD_TIMEOUT"):
+            place.load()
+        for _ in range(100):
+            left = [thread for thread in threading.enumerate() if thread.name == hub_process.THREAD]
+            if not left:
+                break
+            time.sleep(0.1)
+        assert not left
+
+
+@pytest.mark.usefixtures("client")
+def test_a_body_longer_than_the_file_may_be_is_refused(place, monkeypatch):
+    monkeypatch.setattr(hub, "SPARE_BYTES", 2**16)
+    whole = zoo.data() + bytes(2**20)
+    headers = {"Content-Length": len(whole)}
+    place.hub.trick = lambda request: request.wants_body and request.answer(200, headers, whole)
+    with pytest.raises(weights.WeightsError):
+        place.load()
+    kept = [path.stat().st_size for path in place.cache.rglob("*") if path.is_file()]
+    assert max(kept, default=0) < len(zoo.data()) + 2**16
