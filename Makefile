@@ -81,8 +81,10 @@ lint: $(VENV)/.dev  ## check style, format and who imports whom
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --cache-dir .import_linter_cache
 
-types: $(VENV)/.dev  ## check types
-	$(BIN)/mypy
+types: $(VENV)/.dev  ## check types, as Linux, macOS and Windows have them
+	for platform in linux darwin win32; do \
+	    $(BIN)/mypy --platform $$platform --cache-dir .mypy_cache/$$platform || exit 1; \
+	done
 
 release: $(VENV)/.dev  ## build sdist, wheel and bill of materials into dist/, and the wheel's own environment, build/wheel
 	rm -rf dist

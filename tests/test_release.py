@@ -17,8 +17,8 @@ from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
 
-pytest.importorskip("hatchling", reason="the build needs the extra: pip install 'mnv2zoo[dev]'")
-pytest.importorskip("cyclonedx_py", reason="the bill of materials needs the extra: pip install 'mnv2zoo[dev]'")
+pytest.importorskip("hatchling", reason="the build needs the extra: pip install -e '.[dev]'")
+pytest.importorskip("cyclonedx_py", reason="the bill of materials needs the extra: pip install -e '.[dev]'")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 

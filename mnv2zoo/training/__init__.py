@@ -1,6 +1,6 @@
 """Training: the trainer, and everything that belongs to a run alone.
 
-Needs the extra `train`: `pip install "mnv2zoo[train]"`.
+Needs the extra `train`: `pip install -e ".[train]"` in a checkout.
 """
 
 from __future__ import annotations
