@@ -1,7 +1,6 @@
 """Processes work together, and what fails in one of them is the error of all."""
 
 import json
-import resource
 
 import pytest
 import timm
@@ -22,6 +21,8 @@ from tests.training.runs import (
     weights,
     words,
 )
+
+resource = pytest.importorskip("resource", reason="needs limits that Windows does not have")
 
 
 @pytest.mark.parametrize("kind", ["classifier", "c20", "detector", "segmenter"])
