@@ -15,8 +15,6 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, ImageSequence, UnidentifiedImageError
 
-from mnv2zoo.system.installation import install_command
-
 # Plain raster formats. Pillow has others, some of which run another program on the file (EPS) or are mere
 # stubs; which of these it has depends on how it was built.
 Image.init()
@@ -153,7 +151,7 @@ def _tiff(source: str | Path | BytesIO, channels: int) -> np.ndarray[Any, Any] |
     try:
         import tifffile
     except ImportError as error:
-        raise ValueError(f"a TIFF whose pages have several channels, for which: {install_command('tiff')}") from error
+        raise ValueError("a TIFF whose pages have several channels, for which: pip install tifffile") from error
     if isinstance(source, BytesIO):
         source.seek(0)
     with tifffile.TiffFile(source) as file:
