@@ -10,6 +10,9 @@ GROCERY ?= ../shared/data/grocery
 IMAGENET ?= ../shared/data/imagenet_samples
 # The fine-tuned network whose accuracy on every engine `make bench` measures.
 RUN ?= runs/grocery-head
+# What `make quick` installs and runs; `.ci/pythons` takes less of both.
+EXTRAS ?= dev,docs
+TESTS ?= tests
 WEIGHTS ?= ../shared/weights/google_mobilenet_v2_1.0_224/model.safetensors
 
 .PHONY: help demo test quick attack browser-test docs docs-serve generate check lint types release scan fuzz lock audit bench elsewhere clean
@@ -37,7 +40,7 @@ ifdef LOCKED
 	$(PIP) --no-deps --no-build-isolation --editable .
 	$(BIN)/pip check
 else
-	$(PIP) --editable ".[dev,docs]"
+	$(PIP) --editable ".[$(EXTRAS)]"
 endif
 	@touch $(VENV)/.package $@
 
@@ -53,7 +56,7 @@ test: $(VENV)/.dev  ## run timm's own model tests on our models, then our tests
 
 quick: export OMP_NUM_THREADS ?= 1
 quick: $(VENV)/.dev  ## run the tests that are not slow, in under three minutes on two cores
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow" $(TESTS)
 
 browser-test: $(VENV)/.dev  ## look at the documentation in Chromium, which `make test` does too where there is one
 	$(BIN)/python -m pytest tests/docs/test_browser.py
@@ -81,8 +84,10 @@ lint: $(VENV)/.dev  ## check style, format and who imports whom
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --cache-dir .import_linter_cache
 
-types: $(VENV)/.dev  ## check types
-	$(BIN)/mypy
+types: $(VENV)/.dev  ## check types, as Linux, macOS and Windows have them
+	for platform in linux darwin win32; do \
+	    $(BIN)/mypy --platform $$platform --cache-dir .mypy_cache/$$platform || exit 1; \
+	done
 
 release: $(VENV)/.dev  ## build sdist, wheel and bill of materials into dist/, and the wheel's own environment, build/wheel
 	rm -rf dist

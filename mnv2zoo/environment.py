@@ -50,7 +50,7 @@ INDEX_PUBKEY = Variable(
     "MNV2ZOO_INDEX_PUBKEY",
     "PEM file of an Ed25519 public key. Every index that is read, the shipped one and a further one, must then have a "
     "signature by that key beside it, in a file of its name with `.sig` behind. Needs "
-    '`pip install "mnv2zoo[signing]"`. Read when the package is imported.',
+    '`pip install -e ".[signing]"` in a checkout. Read when the package is imported.',
     "signatures are not looked at",
 )
 REQUIRE_PINNED = Variable(

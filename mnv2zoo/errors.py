@@ -177,6 +177,10 @@ class RunError(ZooError, RuntimeError):
     """A run folder that cannot be used, or cannot be written."""
 
 
+class WorkerError(ZooError, RuntimeError):
+    """Worker processes cannot start, because they would run the program's main script again."""
+
+
 class WeightsError(ZooError, RuntimeError):
     """Base of the errors about weights."""
 

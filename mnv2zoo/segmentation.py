@@ -24,6 +24,7 @@ from mnv2zoo.features import BottleneckTaps
 from mnv2zoo.models import arguments, checkpoint, names, pretrained
 from mnv2zoo.models.mobilenetv2 import MobileNetV2
 from mnv2zoo.models.names import Description
+from mnv2zoo.system.installation import install_command
 
 # Chen et al. 2017, "Rethinking Atrous Convolution", section 4.2: doubled where the stride is halved.
 ATROUS_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
@@ -270,7 +271,7 @@ def require_smp(what: str) -> Any:
         raise MissingExtraError(
             f"{what} needs segmentation_models_pytorch",
             found=f"no {error.name}",
-            fix='Install it: pip install "mnv2zoo[segment]".',
+            fix=f"Run: {install_command('segment')}",
         ) from error
     return smp
 

@@ -83,7 +83,7 @@ class Measurement:
     def synchronize(self) -> None:
         """Waits for the device."""
         if self.device.type != "cpu":
-            torch.accelerator.synchronize(self.device)
+            torch.get_device_module(self.device).synchronize()
 
     def take_turns(self, calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
         """Median milliseconds of each call, which take turns for a while."""

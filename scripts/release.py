@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from mnv2zoo.version import __version__  # noqa: E402
+from scripts.versions import python_of  # noqa: E402
 
 INDEX = ("weights_index.json", "weights_index.json.sig")  # at the top of the repository, in the package in a wheel
 DIST_INFO = f"mnv2zoo-{__version__}.dist-info"
@@ -54,7 +55,7 @@ def check_contents(wheel: Path) -> None:
 def install(wheel: Path, venv: Path) -> Path:
     """Makes an environment that holds the wheel and what it needs, not even pip; returns its Python."""
     subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", venv], check=True)
-    python = venv / "bin/python"
+    python = python_of(venv)
     pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check"]
     subprocess.run([*pip, "install", "--quiet", wheel], check=True)
     subprocess.run([*pip, "check"], check=True)

@@ -44,6 +44,11 @@ def lower_bounds() -> dict[str, str]:
     return dict(re.fullmatch(r"([\w-]+)>=([\w.]+)", requirement).groups() for requirement in requirements)
 
 
+def python_of(venv: Path) -> Path:
+    """The Python of an environment."""
+    return venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
 def main() -> int:
     bounds = lower_bounds()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -57,7 +62,7 @@ def main() -> int:
         constraints = Path(folder, "constraints.txt")
         constraints.write_text("".join(f"{name}=={bounds[name]}\n" for name in oldest))
         venv = (args.venv or Path(folder, "venv")).resolve()
-        python = str(venv / "bin/python")
+        python = str(python_of(venv))
         if not venv.exists():
             subprocess.run([sys.executable, "-m", "venv", venv], check=True)
         package = f"{ROOT}[{','.join(EXTRAS)}]"

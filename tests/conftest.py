@@ -11,6 +11,7 @@ from tests import environment  # first, because the Hub's client reads its envir
 import json
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,6 +38,9 @@ BLOCK = r"(?m)^error: \S.*\n(?:  expected: \S.*\n)?(?:  found: \S.*\n)?(?:  wher
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 GOOGLE = SHARED / "weights/google_mobilenet_v2_1.0_224/model.safetensors"
+needs_torchscript = pytest.mark.skipif(
+    sys.version_info >= (3, 14), reason="PyTorch does not support torch.jit.script and trace from Python 3.14 on"
+)
 GOOGLE_SHA256 = "27309e54825ae54d2d85d469cb68e0c61f213f3373f374f4c9875e33438593e0"
 SAMPLES = SHARED / "data/imagenet_samples"
 

@@ -13,7 +13,7 @@ from torch import fx, nn
 import mnv2zoo
 from mnv2zoo.errors import TapError
 from mnv2zoo.features import BottleneckTaps, bottleneck_names
-from tests.conftest import random_state_dict
+from tests.conftest import needs_torchscript, random_state_dict
 
 NAMES = list(mnv2zoo.architecture.CONFIGS)
 SMALL = "mnv2zoo_035"
@@ -157,6 +157,7 @@ class TestOtherMachinery:
     def test_export(self, taps, x):
         self.check(taps, torch.export.export(taps, (x,)).module(), x)
 
+    @needs_torchscript
     def test_torchscript(self, taps, x):
         self.check(taps, torch.jit.script(taps), x)
         self.check(taps, torch.jit.trace(taps, x, strict=False), x)

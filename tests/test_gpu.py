@@ -13,6 +13,7 @@ from PIL import Image
 import mnv2zoo
 from mnv2zoo import deploy, detection, segmentation
 from mnv2zoo.models import pretrained
+from mnv2zoo.training import loaders
 from tests.tasks.detect.scenes import QUICK as DETECT
 from tests.tasks.detect.scenes import fill_voc
 from tests.tasks.segment.scenes import QUICK as SEGMENT
@@ -52,6 +53,17 @@ def test_a_classifier_is_trained_and_evaluated(photos, tmp_path, way):
     on_gpu, on_cpu = (mnv2zoo.evaluate(photos, str(tmp_path / "run"), device=name) for name in (str(DEVICE), "cpu"))
     assert on_gpu.to_json()["images"] == 8
     assert on_gpu.loss == pytest.approx(on_cpu.loss, rel=0.02)
+
+
+def test_workers_read_the_same_images_without_forking_this_process(photos, tmp_path):
+    assert loaders.start_method(DEVICE) == "forkserver"
+    own = {**CLASSIFY, "deterministic": True}
+    none, two = (
+        mnv2zoo.finetune(photos, MODEL, tmp_path / str(workers), device=str(DEVICE), **{**own, "workers": workers})
+        for workers in (0, 2)
+    )
+    assert none.history[0]["train_loss"] == pytest.approx(two.history[0]["train_loss"], rel=0.01)
+    assert none.scores["val"].loss == pytest.approx(two.scores["val"].loss, rel=0.05)
 
 
 def test_a_run_goes_on_on_the_cpu(photos, tmp_path):

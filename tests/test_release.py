@@ -1,6 +1,7 @@
 """What a release is made of: the wheel's files, its bill of materials, and the lock files of CI."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import tomllib
 import zipfile
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -17,8 +19,9 @@ from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
 
-pytest.importorskip("hatchling", reason="the build needs the extra: pip install 'mnv2zoo[dev]'")
-pytest.importorskip("cyclonedx_py", reason="the bill of materials needs the extra: pip install 'mnv2zoo[dev]'")
+pytest.importorskip("hatchling", reason="the build needs the extra: pip install -e '.[dev]'")
+pytest.importorskip("cyclonedx_py", reason="the bill of materials needs the extra: pip install -e '.[dev]'")
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
@@ -85,29 +88,37 @@ def test_an_invalid_bill_of_materials_is_no_release():
         release.validated(document | {"components": [{"name": "of no type"}]})
 
 
-def requirements(*extras):
-    """What the project needs with extras, those that an extra names among them."""
+def requirements(*extras, python="3.11"):
+    """What the project needs with extras, those that an extra names among them, with a version of Python."""
     for line in [
         *PROJECT["dependencies"],
         *(line for extra in extras for line in PROJECT["optional-dependencies"][extra]),
     ]:
         requirement = Requirement(line)
+        if requirement.marker and not requirement.marker.evaluate({"python_version": python}):
+            continue
         if requirement.name == "mnv2zoo":
-            yield from requirements(*requirement.extras)
+            yield from requirements(*requirement.extras, python=python)
         else:
             yield requirement
 
 
-def locked(path):
-    """The versions in a lock file, and how many hashes each has."""
+def locked(path, python="3.11"):
+    """The versions in a lock file for a version of Python, and how many hashes each has."""
+    environment = {"python_version": python, "python_full_version": f"{python}.0"}
     entries = re.split(r"^(?=[\w.-]+==)", path.read_text(encoding="utf-8"), flags=re.M)[1:]
-    lines = [(re.match(r"([\w.-]+)==([^ ;]+)", entry), entry.count("--hash=sha256:")) for entry in entries]
-    return {canonicalize_name(found[1]): (found[2], hashes) for found, hashes in lines}
+    lines = [(Requirement(re.match(r"[^\\\n]+", entry)[0]), entry.count("--hash=sha256:")) for entry in entries]
+    return {
+        canonicalize_name(line.name): (str(line.specifier).removeprefix("=="), hashes)
+        for line, hashes in lines
+        if line.marker is None or line.marker.evaluate(environment)
+    }
 
 
-def test_the_lock_holds_what_the_project_needs_within_its_bounds_but_for_pytorch():
-    versions_of = locked(lock.CI)
-    for requirement in requirements("dev", "docs"):
+@pytest.mark.parametrize("python", PYTHONS)
+def test_the_lock_holds_what_the_project_needs_within_its_bounds_but_for_pytorch(python):
+    versions_of = locked(lock.CI, python)
+    for requirement in requirements("dev", "docs", python=python):
         name = canonicalize_name(requirement.name)
         if name in ("torch", "torchvision"):
             assert name not in versions_of
@@ -121,6 +132,41 @@ def test_the_lock_holds_what_the_project_needs_within_its_bounds_but_for_pytorch
 def test_a_lock_has_a_hash_for_everything_and_names_no_host_or_path(path):
     assert all(hashes for _, hashes in locked(path).values())
     assert not re.search(r"://|file:|^-|^/|index-url|find-links", path.read_text(encoding="utf-8"), re.M)
+
+
+def test_metadata_checks_and_workflow_name_the_same_pythons():
+    named = [line.rpartition(" :: ")[2] for line in PROJECT["classifiers"] if "Python :: 3." in line]
+    matrix = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["pythons"]["strategy"]["matrix"]
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    assert tuple(named) == tuple(matrix["python"]) == PYTHONS
+    assert PROJECT["requires-python"] == f">={PYTHONS[0]}"
+    assert settings["ruff"]["target-version"] == f"py{PYTHONS[0].replace('.', '')}"
+    others = re.search(r"for version in ([\d. ]+);", (ROOT / ".ci/pythons").read_text())[1].split()
+    assert set(others) < set(PYTHONS)
+
+
+def test_a_release_names_the_repository_whose_workflow_built_it(wheel, tmp_path):
+    def addresses(file):
+        (name,) = (name for name in zipfile.ZipFile(file).namelist() if name.endswith("/METADATA"))
+        lines = zipfile.ZipFile(file).read(name).decode().splitlines()
+        return [line.removeprefix("Project-URL: ") for line in lines if line.startswith("Project-URL: ")]
+
+    assert addresses(wheel) == []
+    command = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", tmp_path, ROOT]
+    here = {"GITHUB_SERVER_URL": "https://code.example", "GITHUB_REPOSITORY": "someone/mnv2zoo"}
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, **here})
+    found = dict(line.split(", ") for line in addresses(next(tmp_path.glob("*.whl"))))
+    assert found["Repository"] == "https://code.example/someone/mnv2zoo"
+    assert found["Issues"] == "https://code.example/someone/mnv2zoo/issues"
+
+
+def test_the_workflow_of_a_release_publishes_without_a_token():
+    jobs = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())["jobs"]
+    publish = jobs["publish"]
+    assert publish["permissions"] == {"id-token": "write"}
+    assert publish["steps"][-1] == {"uses": "pypa/gh-action-pypi-publish@release/v1"}
+    assert publish["needs"] == "build"
+    assert any(step.get("run") == "make LOCKED=1 release" for step in jobs["build"]["steps"])
 
 
 def test_every_dependency_has_a_lower_bound_that_is_tested():

@@ -1,6 +1,6 @@
 """Answers images over HTTP with what `mnv2zoo predict` says of them, by LitServe (https://lightning.ai/docs/litserve).
 
-pip install "mnv2zoo[openvino]" litserve
+pip install -e ".[deploy]" litserve
 python examples/serve/server.py --model mnv2zoo_100_c20
 curl --data-binary @photo.jpg http://127.0.0.1:8000/predict
 """

@@ -28,6 +28,7 @@ from mnv2zoo.convert.layouts import keras
 from mnv2zoo.convert.layouts.native import Tensors
 from mnv2zoo.errors import ConversionError, MissingExtraError
 from mnv2zoo.system.files import MAX_BYTES
+from mnv2zoo.system.installation import install_command
 
 if TYPE_CHECKING:
     import torch
@@ -83,7 +84,7 @@ def read(data: bytes, backbone: bool = False) -> tuple[Tensors, dict[str, Any]]:
         raise MissingExtraError(
             "reading Keras' files needs a further package",
             found=f"no {error.name}",
-            fix='Install it: pip install "mnv2zoo[keras]".',
+            fix=f"Run: {install_command('keras')}",
         ) from error
     config = None
     if zipfile.is_zipfile(io.BytesIO(data)):

@@ -21,6 +21,7 @@ from mnv2zoo.data.masks import VOID, Mask, MaskImage, MaskListing, Numbers, size
 from mnv2zoo.data.pixels import reason
 from mnv2zoo.data.tree import File
 from mnv2zoo.errors import DataError, MissingExtraError
+from mnv2zoo.system.installation import install_command
 
 BACKGROUND = "background"
 # A polygon may reach beyond its image, but not so far that drawing its edges takes for ever.
@@ -115,7 +116,7 @@ def _library() -> Any:
         raise MissingExtraError(
             "masks from COCO polygons need faster-coco-eval",
             found=f"no {error.name}",
-            fix='Install it: pip install "mnv2zoo[train]".',
+            fix=f"Run: {install_command('train')}",
         ) from error
     return mask
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mnv2zoo.errors import DeployError, MissingExtraError
+from mnv2zoo.system.installation import install_command
 
 CPU = torch.device("cpu")
 
@@ -32,7 +33,7 @@ def require(packages: Iterable[str], what: str, extra: str = "deploy") -> None:
         MissingExtraError: If one is not installed.
     """
     if absent := missing(packages):
-        raise MissingExtraError(f"{what} needs {', '.join(absent)}", fix=f'Run: pip install "mnv2zoo[{extra}]"')
+        raise MissingExtraError(f"{what} needs {', '.join(absent)}", fix=f"Run: {install_command(extra)}")
 
 
 def require_network(model: object, on_cpu: bool = True) -> None:

@@ -1,6 +1,6 @@
 """Evaluation: the metrics of a trained network on images.
 
-Needs the extra `train`: `pip install "mnv2zoo[train]"`.
+Needs the extra `train`: `pip install -e ".[train]"` in a checkout.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from typing import Any
 from mnv2zoo.errors import MissingExtraError
 from mnv2zoo.system import tables
 from mnv2zoo.system.files import whole_file
+from mnv2zoo.system.installation import install_command
 from mnv2zoo.system.tables import Row
 
 ROWS = 1_000  # in memory at once, and in a row group of Parquet
@@ -33,7 +34,7 @@ def check(output: Path) -> None:
             raise MissingExtraError(
                 "Parquet files need a further package",
                 found=f"no {error.name}",
-                fix='Install it: pip install "mnv2zoo[parquet]".',
+                fix=f"Run: {install_command('parquet')}",
             ) from error
     if output.is_dir():
         raise IsADirectoryError(f"{output} is a folder")

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from mnv2zoo.errors import MissingExtraError, OutputError
 from mnv2zoo.system import files, tables
+from mnv2zoo.system.installation import install_command
 from mnv2zoo.tasks import Task
 
 Row = dict[str, Any]
@@ -44,7 +45,7 @@ class Journal:
         """
         self.output = files.place(output)
         if self.output.suffix.lower() == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-            raise MissingExtraError("Parquet needs pyarrow", fix='Run: pip install "mnv2zoo[parquet]"')
+            raise MissingExtraError("Parquet needs pyarrow", fix=f"Run: {install_command('parquet')}")
         self.path = self.output.with_name(f".{self.output.name}.partial")
         self._settings: dict[str, Any] = {}
         self._task: Task | None = None

@@ -1,4 +1,6 @@
-"""Predictions past one machine, as a Ray Data pipeline: `pip install "mnv2zoo[ray]"`.
+"""Predictions past one machine, as a Ray Data pipeline.
+
+Needs the extra `ray`: `pip install -e ".[ray]"` in a checkout.
 
 Ray reads the images, hands batches to workers that hold the network, repeats what was in work where one of them
 dies, and writes the rows. Nothing of that is done here.
@@ -20,6 +22,7 @@ from mnv2zoo.inference.predict import Predictor, Settings
 from mnv2zoo.models import names
 from mnv2zoo.system import files
 from mnv2zoo.system.files import as_text
+from mnv2zoo.system.installation import install_command
 
 try:
     import pyarrow as pa
@@ -27,7 +30,7 @@ try:
     import ray
     import ray.data
 except ImportError as error:
-    raise MissingExtraError("Ray is not installed", found=error, fix='Run: pip install "mnv2zoo[ray]"') from error
+    raise MissingExtraError("Ray is not installed", found=error, fix=f"Run: {install_command('ray')}") from error
 
 # Reading and writing are light; with this share of a core they fit in beside a worker a core.
 LIGHT = 0.1
@@ -80,7 +83,7 @@ def predict(
     rows = classify(sources, settings, batch_size=batch_size, workers=workers)
     rows.write_parquet(folder, mode=ray.data.SaveMode.CREATE, ray_remote_args={"num_cpus": LIGHT})
     if not remote:
-        Path(folder).replace(output)
+        files.move_folder(Path(folder), Path(output))
     return [*missed, *_errors(output)]
 
 

@@ -35,7 +35,7 @@ def _incompatible(module: str, name: str, parameters: tuple[str, ...], found: st
         expected=f"{name}({', '.join(parameters)})",
         found=found,
         where=f"timm.models.{module}",
-        fix="Install a version of timm that this one was tested with (`pip install -U mnv2zoo timm`).",
+        fix="Install a version of timm that this one was tested with (`pip install -U timm`), or update mnv2zoo.",
     )
 
 

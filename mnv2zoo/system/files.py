@@ -145,16 +145,29 @@ def whole_folder(path: Path) -> Iterator[Path]:
             made = Path(aside) / "made"
             made.mkdir()
             yield made
-            try:
-                made.replace(path)
-            except OSError:
-                if not path.is_dir():
-                    raise
-                path.rmdir()  # Windows replaces no folder, not even an empty one
-                made.replace(path)
+            move_folder(made, path)
     except BaseException:
         remove_empty(above)
         raise
+
+
+def move_folder(made: Path, path: Path) -> None:
+    """Moves a folder to its place.
+
+    Args:
+        made: The folder.
+        path: The place, which is vacant.
+
+    Raises:
+        OSError: If it cannot be moved.
+    """
+    try:
+        made.replace(path)
+    except OSError:
+        if not path.is_dir():
+            raise
+        path.rmdir()  # Windows replaces no folder, not even an empty one
+        made.replace(path)
 
 
 def missing(folder: Path) -> list[Path]:

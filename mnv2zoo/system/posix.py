@@ -88,6 +88,8 @@ def limit_resources(file_bytes: int, memory_bytes: int) -> bool:
     Returns:
         Whether both are bounded; False without the module `resource`, as on Windows, or where the system refuses.
     """
+    if sys.platform == "win32":
+        return False
     try:
         import resource
 
@@ -109,6 +111,8 @@ def alarm(seconds: float, ring: Callable[[], None]) -> Callable[[], object] | No
     Returns:
         A function that calls the alarm off; None if nothing can be interrupted here, as on Windows.
     """
+    if sys.platform == "win32":
+        return None
     if not hasattr(signal, "setitimer") or not hasattr(signal, "SIGALRM"):
         return None
     signal.signal(signal.SIGALRM, lambda number, frame: ring())

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from mnv2zoo.errors import MissingExtraError
+from mnv2zoo.system.installation import install_command
 
 
 @contextlib.contextmanager
@@ -23,5 +24,5 @@ def needs_train_extra() -> Iterator[None]:
         raise MissingExtraError(
             "training and evaluation need further packages",
             found=f"no {error.name}",
-            fix='Install them: pip install "mnv2zoo[train]".',
+            fix=f"Run: {install_command('train')}",
         ) from error

@@ -1,6 +1,6 @@
 """Training: the trainer, and everything that belongs to a run alone.
 
-Needs the extra `train`: `pip install "mnv2zoo[train]"`.
+Needs the extra `train`: `pip install -e ".[train]"` in a checkout.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from mnv2zoo.system import processes
 from mnv2zoo.tasks import Task, find_task
 from mnv2zoo.tasks import recipe as recipes
 from mnv2zoo.tasks.extra import needs_train_extra
@@ -101,6 +102,8 @@ def finetune(
         DataError: If the images are not laid out, or not readable, as they must be.
         WeightsError: If weights to start from cannot be found, fetched or verified.
         RunError: If the run folder cannot be used or written, or the loss is no longer finite.
+        WorkerError: If worker processes would run your script again. On macOS and Windows, and for a GPU, put the call
+            under `if __name__ == "__main__":`.
         MissingExtraError: If the extra `train` is not installed.
 
     Examples:
@@ -111,6 +114,7 @@ def finetune(
         >>> result.mean["val"]["top1"], result.std["val"]["top1"]  # doctest: +SKIP
         (91.4, 1.2)
     """
+    processes.check_is_no_worker()
     recipes.check_names(recipe)
     if not resume:
         recipes.make(**recipe)  # bad values are reported before the imports, which take seconds

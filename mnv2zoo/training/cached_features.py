@@ -15,7 +15,8 @@ from torch.utils.data import Dataset, default_collate
 from mnv2zoo.tasks import Task
 from mnv2zoo.tasks.recipe import Recipe
 from mnv2zoo.tasks.tensors import map_tensors, to_device
-from mnv2zoo.training.distributed import run_network, test_loader
+from mnv2zoo.training.distributed import run_network
+from mnv2zoo.training.loaders import eval_loader
 from mnv2zoo.training.progress import Log
 
 
@@ -35,7 +36,9 @@ def cache_features(
     Returns:
         The features and the targets, on the device.
     """
-    loader = accelerator.prepare(test_loader(photos, task.collate, recipe, recipe.workers))
+    loader = accelerator.prepare(
+        eval_loader(photos, recipe.batch_size, task.collate, recipe.workers, accelerator.device)
+    )
     batches: list[tuple[Tensor, Any]] = []
     with log.stage("computing features", len(photos)) as stage:  # type: ignore[arg-type]
         run_network(accelerator, task, backbone, loader, lambda *batch: batches.append(batch), stage.advance)

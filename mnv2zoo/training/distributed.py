@@ -11,12 +11,9 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, find_batch_size
 from timm.layers import BatchNormAct2d, SyncBatchNormAct
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from mnv2zoo.errors import ZooError
-from mnv2zoo.system import posix
 from mnv2zoo.tasks import Task
-from mnv2zoo.tasks.recipe import Recipe
 from mnv2zoo.tasks.tensors import channels_last, in_single_precision, map_tensors, to_cpu
 
 T = TypeVar("T")
@@ -56,14 +53,6 @@ def of_worker(error: ZooError) -> ZooError:
     return type(error)(problem, **{pair[1]: pair[2] for pair in pairs if pair})
 
 
-def give_way(worker: int) -> None:
-    """Lets a process that reads images ahead run in what the training leaves of the processor.
-
-    A step's threads wait for each other many times; one that is interrupted keeps all waiting.
-    """
-    posix.give_way()
-
-
 def synchronize_norms(model: nn.Module) -> None:
     """Lets batch norms in training mode share the statistics of all processes' batches.
 
@@ -85,11 +74,6 @@ _SYNCHRONIZED: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm2d: nn.SyncBatchNorm,
     BatchNormAct2d: SyncBatchNormAct,
 }
-
-
-def test_loader(dataset: Dataset[Any], collate: Any, recipe: Recipe, workers: int) -> DataLoader[Any]:
-    """Batches in the order of the dataset, made by `collate` or, if it is None, by PyTorch."""
-    return DataLoader(dataset, recipe.batch_size, num_workers=workers, collate_fn=collate)
 
 
 def run_network(

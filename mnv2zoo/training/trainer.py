@@ -21,7 +21,7 @@ import torch
 from accelerate import Accelerator
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from mnv2zoo import environment
 from mnv2zoo.data import checks, split_file
@@ -36,7 +36,7 @@ from mnv2zoo.model_dir import split as splits
 from mnv2zoo.model_dir.records import RECIPE, SPLIT
 from mnv2zoo.models import pretrained
 from mnv2zoo.models.names import Description
-from mnv2zoo.system import memory
+from mnv2zoo.system import memory, processes
 from mnv2zoo.tasks import Metric, Scores, Task, augmentation, find_task
 from mnv2zoo.tasks import recipe as recipes
 from mnv2zoo.tasks.initialization import Start, in_chans, preprocessing_of, set_training
@@ -46,13 +46,12 @@ from mnv2zoo.tasks.tensors import channels_last, map_tensors, to_cpu
 from mnv2zoo.training import accelerate_settings, artifacts, builders, failures, resume
 from mnv2zoo.training.cached_features import Features, cache_features
 from mnv2zoo.training.distributed import (
-    give_way,
     of_worker,
     on_main,
     run_network,
     synchronize_norms,
-    test_loader,
 )
+from mnv2zoo.training.loaders import eval_loader, start_method, train_loader
 from mnv2zoo.training.progress import Log
 from mnv2zoo.training.run_dir import RunFolder
 
@@ -123,6 +122,8 @@ def run(
     found.check(recipe)
     builders.check(recipe)
     accelerator = accelerate_settings.start(recipe, device)
+    if recipe.workers:
+        processes.check_start(start_method(accelerator.device))
     log = log or Log()
     log.active = accelerator.is_main_process
     try:
@@ -407,15 +408,8 @@ class Trainer:
                 datasets[split] = cache_features(
                     self.accelerator, task, self.backbone, datasets[split], recipe, self.log
                 )
-        loader = DataLoader(
-            datasets["train"],
-            batch_sampler=self.batches,
-            num_workers=workers,
-            collate_fn=collate,
-            persistent_workers=workers > 0,
-            pin_memory=self.backbone is None and accelerate_settings.pins(self.accelerator.device),
-            worker_init_fn=give_way if self.accelerator.device.type == "cpu" else None,
-        )
+        device = self.accelerator.device
+        loader = train_loader(datasets["train"], self.batches, collate, workers, device, pins=self.backbone is None)
         # Accelerate would move the optimizer's counters of steps to the device too, where each read waits for it.
         self.net, self.optimizer, self.loader = self.accelerator.prepare(
             self.trainee, self.optimizer, loader, device_placement=[True, False, True]
@@ -424,8 +418,10 @@ class Trainer:
             # In place, so that the names of tensors stay as they are.
             for part in [self.trainee] if self.backbone is not None else task.compiled_parts(self.model):
                 part.compile()
-        val_loader = test_loader(datasets["val"], collate, recipe, workers) if "val" in datasets else None
-        self.val_loader = self.accelerator.prepare(val_loader) if val_loader is not None else None
+        self.val_loader = None
+        if "val" in datasets:
+            val_loader = eval_loader(datasets["val"], recipe.batch_size, collate, workers, device, repeated=True)
+            self.val_loader = self.accelerator.prepare(val_loader)
 
     def _features_of_fold(self) -> dict[str, Dataset[Any]]:
         """The features of the fold's images.
@@ -614,7 +610,13 @@ class Trainer:
         self.model.eval()
         metrics: dict[str, Metric] = {}
         for split in [split for split in data.splits if split != "train"]:
-            loader = test_loader(self._evaluated(split), self.task.collate, self.recipe, self.recipe.workers)
+            loader = eval_loader(
+                self._evaluated(split),
+                self.recipe.batch_size,
+                self.task.collate,
+                self.recipe.workers,
+                accelerator.device,
+            )
             metrics[split] = self.task.metrics(data.class_names)
             with self.evaluating():
                 run_network(accelerator, self.task, self.model, accelerator.prepare(loader), metrics[split].update)

@@ -12,6 +12,7 @@ from typing import Any
 
 from mnv2zoo.errors import MissingExtraError, WeightsError, WeightsIndexError
 from mnv2zoo.system.files import whole_file
+from mnv2zoo.system.installation import install_command
 
 SIGNATURE_BYTES = 64
 MAX_KEY_BYTES = 2**16  # a PEM file of an Ed25519 key has some hundred
@@ -133,6 +134,6 @@ def _serialization() -> ModuleType:
         from cryptography.hazmat.primitives import serialization
     except ImportError as error:
         raise MissingExtraError(
-            "signatures of indexes need cryptography", found=error, fix='Run: pip install "mnv2zoo[signing]"'
+            "signatures of indexes need cryptography", found=error, fix=f"Run: {install_command('signing')}"
         ) from error
     return serialization

@@ -16,7 +16,7 @@ from torch.nn import functional
 import mnv2zoo
 from mnv2zoo.deploy.fingerprint import cache_key, fingerprint
 from mnv2zoo.errors import DeployError
-from tests.conftest import random_state_dict
+from tests.conftest import needs_torchscript, random_state_dict
 
 SMALL = "mnv2zoo_035"
 
@@ -247,7 +247,7 @@ def holds(value):
         holds(x for x in ()),
         lambda: hooked(lambda *given: None),
         local_class,
-        lambda: torch.jit.script(Net()),
+        pytest.param(lambda: torch.jit.script(Net()), marks=needs_torchscript),
         lambda: nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)),
         holds(torch.zeros(2).to_sparse()),
     ],

@@ -91,7 +91,7 @@ def served(folder):
 
 @pytest.fixture(scope="module")
 def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra: pip install 'mnv2zoo[dev]'")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra: pip install -e '.[dev]'")
     with sync_api.sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield launched

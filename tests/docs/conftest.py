@@ -27,7 +27,7 @@ MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 @pytest.fixture(scope="session")
 def site(made_once: MadeOnce) -> Path:
     """The folder that `make docs` makes."""
-    pytest.importorskip("mkdocs", reason="the documentation needs the extra: pip install 'mnv2zoo[docs]'")
+    pytest.importorskip("mkdocs", reason="the documentation needs the extra: pip install -e '.[docs]'")
 
     def build(folder: Path) -> None:
         command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]

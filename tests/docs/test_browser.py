@@ -16,8 +16,8 @@ from mnv2zoo import architecture
 from mnv2zoo.weights import index
 from tests.conftest import ROOT
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests need the extra: pip install 'mnv2zoo[dev]'")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs the extra: pip install 'mnv2zoo[dev]'")
+sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests need the extra: pip install -e '.[dev]'")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs the extra: pip install -e '.[dev]'")
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [

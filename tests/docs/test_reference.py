@@ -13,7 +13,7 @@ import mnv2zoo
 from tests.conftest import ROOT
 from tests.docs.test_site import pages_of
 
-griffe = pytest.importorskip("griffe", reason="the documentation needs the extra: pip install 'mnv2zoo[docs]'")
+griffe = pytest.importorskip("griffe", reason="the documentation needs the extra: pip install -e '.[docs]'")
 
 PACKAGE = griffe.load("mnv2zoo", search_paths=[ROOT], docstring_parser="google")
 # The fields of a recipe tell what they mean in their metadata, and a generated table on the page shows them.

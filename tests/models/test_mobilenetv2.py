@@ -14,7 +14,7 @@ from torch import nn
 from mnv2zoo import architecture, convert
 from mnv2zoo.errors import UnknownArgumentError
 from mnv2zoo.models import mobilenetv2
-from tests.conftest import random_state_dict
+from tests.conftest import needs_torchscript, random_state_dict
 from tests.reference_c20 import TutorialNet
 
 PAPER = [name for name in architecture.CONFIGS if not name.endswith("_c20")]
@@ -207,6 +207,15 @@ def test_channels_last_and_bfloat16(name, images):
     assert (half - expected).norm() < 0.5 * expected.norm()
 
 
+@needs_torchscript
+@pytest.mark.slow
+def test_torchscript_takes_it_whole(name, images):
+    net = timm.create_model(name).eval()
+    net.load_state_dict(random_state_dict(name))
+    with torch.no_grad():
+        assert_close(torch.jit.script(net)(images), net(images))
+
+
 @pytest.mark.slow
 def test_compilers_take_it_whole(name, images):
     torch.compiler.reset()  # the limit of recompilations is for one network, not for ten
@@ -214,7 +223,6 @@ def test_compilers_take_it_whole(name, images):
     net.load_state_dict(random_state_dict(name))
     with torch.no_grad():
         expected = net(images)
-        assert_close(torch.jit.script(net)(images), expected)
         assert_close(torch.fx.symbolic_trace(net)(images), expected)
         assert_close(torch.export.export(net, (images,)).module()(images), expected)
         # The graph is captured whole; the backend that generates machine code would take minutes here.

@@ -123,7 +123,7 @@ def test_the_network_has_no_attribute_that_the_ecosystem_takes_for_its_own():
 
 
 def test_lightning_trainer_trains_the_network(batch, tmp_path):
-    lightning = pytest.importorskip("lightning", reason='Lightning is not installed: pip install "mnv2zoo[dev]"')
+    lightning = pytest.importorskip("lightning", reason='Lightning is not installed: pip install -e ".[dev]"')
 
     class Module(lightning.LightningModule):
         def __init__(self, network):
@@ -183,7 +183,7 @@ def test_accelerate_trains_saves_and_restores_the_network(batch, tmp_path):
 
 
 def test_peft_trains_adapters_of_convolutions_and_the_classifier(batch, tmp_path):
-    peft = pytest.importorskip("peft", reason='PEFT is not installed: pip install "mnv2zoo[dev]"')
+    peft = pytest.importorskip("peft", reason='PEFT is not installed: pip install -e ".[dev]"')
 
     def train(network):
         before = {name: tensor.clone() for name, tensor in network.state_dict().items()}

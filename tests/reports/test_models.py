@@ -32,7 +32,7 @@ from mnv2zoo.features import BottleneckTaps
 from mnv2zoo.model_dir import files, from_checkpoint, packaging
 from mnv2zoo.models import names, pretrained
 from mnv2zoo.tasks import initialization, recipe
-from tests.conftest import random_state_dict
+from tests.conftest import needs_torchscript, random_state_dict
 
 SMALL = "mnv2zoo_035"
 PAPER = [name for name in architecture.CONFIGS if not name.endswith("_c20")]
@@ -151,7 +151,7 @@ def test_state_dicts_load_strictly_and_report_outer_names(where):
     [
         copy.deepcopy,
         lambda model: pickle.loads(pickle.dumps(model)),
-        torch.jit.script,
+        pytest.param(torch.jit.script, marks=needs_torchscript),
         torch.fx.symbolic_trace,
         lambda model: torch.export.export(model, (IMAGES,)).module(),
         lambda model: lambda x: torch.func.functional_call(model, dict(model.state_dict()), (x,)),
@@ -214,9 +214,14 @@ def test_maps_come_in_the_order_that_feature_info_tells(indices, feature_cls):
     wanted = [3, 4] if isinstance(indices, int) else [range(5)[i] for i in indices]
     for found, index in zip(agrees(model), wanted, strict=True):
         assert torch.equal(found, every[index])
-    if feature_cls is None:
-        for found, index in zip(torch.jit.script(model)(IMAGES), wanted, strict=True):
-            torch.testing.assert_close(found, every[index])
+
+
+@needs_torchscript
+@pytest.mark.parametrize("indices", [(4, 2), (1, 1), (-1, -3), 2])
+def test_networks_that_give_maps_can_be_scripted(indices):
+    model = timm.create_model(SMALL, features_only=True, exportable=True, out_indices=indices).eval()
+    for found, wanted in zip(torch.jit.script(model)(IMAGES), model(IMAGES), strict=True):
+        torch.testing.assert_close(found, wanted)
 
 
 @pytest.mark.parametrize("indices", [(), (5,), (-6,), 6, 0, -1, (1.5,), "12", True, (None,), [True], 2.0])
@@ -477,7 +482,7 @@ def test_converted_one_channel_weights_get_a_normalization_for_one_channel(tmp_p
 # Heads
 
 
-@pytest.mark.parametrize(
+SEGMENTERS = pytest.mark.parametrize(
     ("builder", "options"),
     [
         (mnv2zoo.segmentation.lraspp, {}),
@@ -485,14 +490,24 @@ def test_converted_one_channel_weights_get_a_normalization_for_one_channel(tmp_p
         (mnv2zoo.segmentation.deeplabv3, {"aspp": False, "output_stride": 8}),
     ],
 )
-def test_segmenters_can_be_scripted_and_exported(builder, options):
+
+
+@needs_torchscript
+@SEGMENTERS
+def test_segmenters_can_be_scripted(builder, options):
     segmenter = builder(SMALL, 3, **options).eval()
     buffer = io.BytesIO()
     torch.jit.save(torch.jit.script(segmenter), buffer)
     buffer.seek(0)
     with torch.no_grad():
+        torch.testing.assert_close(torch.jit.load(buffer)(IMAGES)["out"], segmenter(IMAGES)["out"])
+
+
+@SEGMENTERS
+def test_segmenters_can_be_exported(builder, options):
+    segmenter = builder(SMALL, 3, **options).eval()
+    with torch.no_grad():
         expected = segmenter(IMAGES)["out"]
-        torch.testing.assert_close(torch.jit.load(buffer)(IMAGES)["out"], expected)
         torch.testing.assert_close(torch.export.export(segmenter, (IMAGES,)).module()(IMAGES)["out"], expected)
 
 

@@ -57,6 +57,17 @@ def test_a_place_that_cannot_hold_a_file_is_refused(tmp_path, path, error):
         files.place(tmp_path / path)
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_a_folder_moves_to_a_place_that_is_vacant(tmp_path, before):
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made/file").touch()
+    if before:
+        (tmp_path / "place").mkdir()
+    files.move_folder(tmp_path / "made", tmp_path / "place")
+    assert names(tmp_path) == ["place"]
+    assert names(tmp_path / "place") == ["file"]
+
+
 def test_a_folder_appears_when_it_is_whole(tmp_path):
     folder = tmp_path / "above/folder"
     with files.whole_folder(folder) as aside:

@@ -1,10 +1,11 @@
 """Memory that is kept between steps, and given back at the end."""
 
-import resource
 import subprocess
 import sys
 
 import pytest
+
+resource = pytest.importorskip("resource", reason="needs limits that Windows does not have")
 
 PROGRAM = """
 import resource, torch

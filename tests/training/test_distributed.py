@@ -1,13 +1,7 @@
 """Processes work together, and what fails in one of them is the error of all."""
 
 import json
-import os
-import resource
-import subprocess
-import sys
-import time
 
-import psutil
 import pytest
 import timm
 import torch
@@ -22,30 +16,13 @@ from tests.training.runs import (
     MODEL,
     ONE,
     cli,
-    environment,
     one_and_two,
     rows,
     weights,
     words,
 )
 
-
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "nice"), reason="needs a system whose processes have priorities")
-def test_processes_that_read_ahead_give_way_to_the_one_that_trains(photos, tmp_path):
-    command = [sys.executable, "-m", "mnv2zoo", *words(photos, tmp_path / "run", workers=2, epochs=1000)]
-    with subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL) as training:
-        try:
-            found, deadline = {}, time.monotonic() + 120
-            while sorted(found.values()) != [19, 19] and training.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.1)
-                children = psutil.Process(training.pid).children()
-                found = {child.pid: child.nice() for child in children}
-            own = psutil.Process(training.pid).nice()
-        finally:
-            training.kill()
-    assert sorted(found.values()) == [19, 19]
-    assert own == psutil.Process().nice()
+resource = pytest.importorskip("resource", reason="needs limits that Windows does not have")
 
 
 @pytest.mark.parametrize("kind", ["classifier", "c20", "detector", "segmenter"])

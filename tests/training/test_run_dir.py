@@ -1,7 +1,6 @@
 """The run folder: what may be in it, and that each of its files is whole or absent."""
 
 import re
-import resource
 
 import pytest
 import torch
@@ -12,6 +11,8 @@ from mnv2zoo.training import trainer
 from tests.conftest import BLOCK
 from tests.photos import QUICK
 from tests.training.runs import MODEL, ONE, cli, content, process, save_run, words
+
+resource = pytest.importorskip("resource", reason="needs limits that Windows does not have")
 
 
 def test_a_folder_with_a_run_is_not_overwritten(trained, photos):

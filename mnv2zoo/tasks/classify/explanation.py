@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mnv2zoo.data import transforms
 from mnv2zoo.errors import MissingExtraError
+from mnv2zoo.system.installation import install_command
 from mnv2zoo.tasks.classify.metrics import Mistake
 
 PACKAGES = ("pytorch_grad_cam", "cleanlab")
@@ -34,7 +35,7 @@ def require() -> None:
             "heat maps need pytorch-grad-cam",
             expected="the packages grad-cam and cleanlab",
             found=", ".join(f"no {name}" for name in PACKAGES if importlib.util.find_spec(name) is None),
-            fix='Install them: pip install "mnv2zoo[explain]".',
+            fix=f"Run: {install_command('explain')}",
         )
 
 

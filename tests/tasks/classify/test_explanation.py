@@ -15,6 +15,7 @@ import mnv2zoo
 from mnv2zoo.data import decode
 from mnv2zoo.errors import MissingExtraError, TaskError
 from mnv2zoo.models import pretrained
+from mnv2zoo.system.installation import install_command
 from mnv2zoo.tasks.classify import explanation
 from mnv2zoo.tasks.classify.metrics import Mistake
 
@@ -90,7 +91,7 @@ def test_a_detector_has_none_and_a_missing_package_is_named(tiny, photos, tmp_pa
     monkeypatch.setattr(explanation.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError) as missing:
         list(mnv2zoo.predict(photos, tiny, explain=tmp_path / "heat"))
-    assert missing.value.fix == 'Install them: pip install "mnv2zoo[explain]".'
+    assert missing.value.fix == f"Run: {install_command('explain')}"
     assert not (tmp_path / "heat").exists()
 
 
