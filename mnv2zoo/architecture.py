@@ -403,6 +403,11 @@ CONFIGS: dict[str, Config] = {
     )
 }
 
+# The networks that timm has too, with the same parameters under the same names: timm's name, and ours.
+TIMM_NAMES = {
+    f"mobilenetv2_{variant}": f"mnv2zoo_{variant}" for variant in ("035", "050", "075", "100", "110d", "120d", "140")
+}
+
 
 def get(name: str) -> Config:
     """Looks up a config.

@@ -12,6 +12,7 @@ from mnv2zoo.convert.fit import as_built
 from mnv2zoo.convert.layouts.native import Tensors
 from mnv2zoo.data.preprocessing import per_channel
 from mnv2zoo.errors import ConversionError, RunError
+from mnv2zoo.models import config_file
 from mnv2zoo.system.files import vacant, whole_file, whole_folder
 
 
@@ -28,6 +29,7 @@ class Converted:
         assumed: The keys of `preprocessing` that neither the file nor the caller gave.
         taken: The checkpoint's entry that the weights came from, such as `state_dict_ema`; empty if the file held
             only them.
+        obstacle: Why plain timm cannot open the directory without this package; empty if it can.
     """
 
     directory: Path
@@ -37,6 +39,7 @@ class Converted:
     preprocessing: dict[str, Any]
     assumed: tuple[str, ...]
     taken: str = ""
+    obstacle: str = ""
 
 
 def convert_checkpoint(
@@ -84,7 +87,8 @@ def convert_checkpoint(
     contents, data_config = _build(name, layout, tensors, arguments, given, label_names)
     _write(out, contents)
     assumed = tuple(key for key in data_config if key not in given)
-    return Converted(out, name, layout, arguments, data_config, assumed, checkpoint.taken)
+    obstacle = config_file.obstacle({"architecture": name, "model_args": arguments})
+    return Converted(out, name, layout, arguments, data_config, assumed, checkpoint.taken, obstacle)
 
 
 def _native(
