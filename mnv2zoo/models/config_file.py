@@ -86,8 +86,8 @@ class ConfigFile:
 def portable(document: Mapping[str, Any]) -> dict[str, Any]:
     """Spells a `config.json` so that as many libraries as possible open the folder.
 
-    Where timm has the network, its name is timm's, and plain timm builds it. Names of classes are at the top, and their
-    number is not among the arguments, as transformers wants it. `read` finds the same network as before.
+    Where timm has the network, its name is timm's, and plain timm builds it. Names of classes are at the top too, and
+    their number is not among the arguments, as transformers wants it. `read` finds the same network as before.
 
     Args:
         document: The content as timm writes it, under the network's name here or in timm.
@@ -109,7 +109,7 @@ def portable(document: Mapping[str, Any]) -> dict[str, Any]:
         document["architecture"] = _timm_name(document["architecture"])
         given.pop("classifier", None)
         cfg["notes"] = list(dict.fromkeys([*(cfg.get("notes") or ()), MARK]))
-    if label_names := cfg.pop("label_names", None):
+    if label_names := cfg.get("label_names"):
         document.setdefault("label_names", label_names)
     if document.get("task") == "multilabel":
         document["problem_type"] = "multi_label_classification"  # transformers: a sigmoid per label
