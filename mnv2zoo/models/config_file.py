@@ -108,7 +108,8 @@ def portable(document: Mapping[str, Any]) -> dict[str, Any]:
     if not obstacle(document):
         document["architecture"] = _timm_name(document["architecture"])
         given.pop("classifier", None)
-        cfg["notes"] = list(dict.fromkeys([*(cfg.get("notes") or ()), MARK]))
+        notes = cfg.get("notes")
+        cfg["notes"] = list(dict.fromkeys([*(notes if isinstance(notes, list | tuple) else ()), MARK]))
     if label_names := cfg.get("label_names"):
         document.setdefault("label_names", label_names)
     if document.get("task") == "multilabel":

@@ -54,10 +54,11 @@ def network_035():
     return model.eval()
 
 
-def run(python, code, *words, **environment):
+def run(python, code, *words, **given):
     """Runs code in another Python, and gives what it printed."""
     command = [python, "-c", code, *map(str, words)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment |= {name: str(value) for name, value in given.items()}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout

@@ -8,7 +8,7 @@ from PIL import Image
 
 import mnv2zoo
 from mnv2zoo.data.transforms import image_config, image_transform
-from mnv2zoo.model_dir import files
+from mnv2zoo.model_dir import files, packaging
 from tests.conftest import ROOT
 from tests.ecosystem.conftest import IMAGES, LABELS, network, run
 
@@ -36,6 +36,14 @@ for folder in sys.argv[4:]:
     pixels = processor(Image.open(sys.argv[3]).convert("RGB"), return_tensors="pt")["pixel_values"]
     rows = pipeline("image-classification", model=folder)(sys.argv[3])
     torch.save((model(images).logits.detach(), labels, type(model).__name__, pixels, rows), folder + sys.argv[2])
+assert "mnv2zoo" not in sys.modules
+"""
+
+FROM_THE_HUB = """
+import sys, torch
+from transformers import AutoModelForImageClassification
+model = AutoModelForImageClassification.from_pretrained("zoo/colors").eval()
+torch.save((model(torch.load(sys.argv[1])).logits.detach(), list(model.config.id2label.values())), sys.argv[2])
 assert "mnv2zoo" not in sys.modules
 """
 
@@ -74,6 +82,16 @@ def test_transformers_opens_every_folder(folders, images, plain_python):
         assert {row["label"]: row["score"] for row in rows} == pytest.approx(
             dict(zip(labels, scores, strict=True)), abs=1e-5
         )
+
+
+@pytest.mark.ecosystem("transformers", "`AutoModelForImageClassification` opens a package on the Hub without mnv2zoo")
+def test_transformers_opens_a_package_from_the_hub(folders, hub, images, plain_python, tmp_path):
+    for name in packaging.PUSHED:
+        hub.add("zoo/colors", name, (folders["package"] / name).read_bytes(), lfs=name == packaging.WEIGHTS)
+    run(plain_python, FROM_THE_HUB, images, tmp_path / "logits.pt", HF_HUB_OFFLINE="0", HF_HOME=tmp_path / "home")
+    logits, labels = torch.load(tmp_path / "logits.pt")
+    torch.testing.assert_close(logits, network(folders["package"])(IMAGES), rtol=1e-5, atol=1e-5)
+    assert labels == LABELS
 
 
 @pytest.mark.ecosystem("transformers", "`pipeline` classifies with the 20-class network, after `import mnv2zoo`")
