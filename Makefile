@@ -15,7 +15,7 @@ EXTRAS ?= dev,docs
 TESTS ?= tests
 WEIGHTS ?= ../shared/weights/google_mobilenet_v2_1.0_224/model.safetensors
 
-.PHONY: help demo test quick attack browser-test docs docs-serve generate check lint types release scan fuzz lock audit bench elsewhere clean
+.PHONY: help demo test quick attack browser-test docs docs-serve generate check lint types release scan fuzz lock audit bench ecosystem elsewhere clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -121,6 +121,17 @@ audit: build/audit/.made  ## ask PyPI for known flaws of what the lock files lis
 	build/audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements/ci.txt
 	build/audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements/scan.txt
 
+# Outside .venv, since these libraries pin versions of others.
+.venv-ecosystem/.made: pyproject.toml
+	$(PYTHON) -m venv --clear .venv-ecosystem
+	@echo "Installing other libraries into .venv-ecosystem. This takes some minutes and 8 GB."
+	.venv-ecosystem/bin/pip install --quiet --disable-pip-version-check --editable ".[ecosystem]"
+	@touch $@
+
+ecosystem: export OMP_NUM_THREADS ?= 1
+ecosystem: .venv-ecosystem/.made  ## use networks and folders in other libraries, into docs/results/ecosystem.json; then `make generate`
+	.venv-ecosystem/bin/python scripts/ecosystem.py
+
 # ARGS="--weights FILE --mean 0.5 --std 0.5" takes other weights than those of the Hub.
 elsewhere: $(VENV)/.dev  ## measure what forgotten padding or normalisation costs, with WEIGHTS on the photos in IMAGENET
 	$(BIN)/python examples/elsewhere.py $(IMAGENET) --weights $(WEIGHTS) --out docs/results/elsewhere.json
@@ -150,5 +161,5 @@ bench: $(VENV)/.dev $(RUN)  ## measure, for about an hour, into benchmarks/resul
 	$(BIN)/python scripts/generate.py
 
 clean:  ## remove .venv and everything built
-	rm -rf $(VENV) dist build site *.egg-info .*_cache .hypothesis
+	rm -rf $(VENV) .venv-ecosystem dist build site *.egg-info .*_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

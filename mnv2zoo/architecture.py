@@ -403,8 +403,11 @@ CONFIGS: dict[str, Config] = {
     )
 }
 
-
-OURS, TIMMS = "mnv2zoo_", "mobilenetv2_"  # what names begin with here, and in timm
+# The networks that timm has too, with the same parameters under the same names: timm's name, and ours.
+TIMM_NAMES = {
+    f"mobilenetv2_{variant}": f"mnv2zoo_{variant}" for variant in ("035", "050", "075", "100", "110d", "120d", "140")
+}
+OURS = "mnv2zoo_"  # what names begin with here
 
 
 def native_name(name: str) -> str:
@@ -421,11 +424,8 @@ def native_name(name: str) -> str:
         >>> architecture.native_name("mobilenetv2_140.ra_in1k"), architecture.native_name("resnet50")
         ('mnv2zoo_140.ra_in1k', 'resnet50')
     """
-    if not name.startswith(TIMMS):
-        return name
-    own = OURS + name.removeprefix(TIMMS)
-    config = CONFIGS.get(own.partition(".")[0])
-    return own if config and not config.expand_first else name  # timm has none of the 20-class networks
+    architecture, dot, tag = name.partition(".")
+    return TIMM_NAMES.get(architecture, architecture) + dot + tag
 
 
 def get(name: str) -> Config:

@@ -524,6 +524,17 @@ def forgotten() -> str:
     )
 
 
+def ecosystem() -> str:
+    """A row for each use in another library, as the last `make ecosystem` found it."""
+    found = recorded("ecosystem")
+    rows = (
+        (row["library"], row["version"], row["shows"], "passed" if row["passed"] else "**failed**")
+        for row in found["rows"]
+    )
+    about = f"*Python {found['python']}, PyTorch {found['torch']}.*"
+    return table("library | version | what was run | result", rows) + f"\n{about}\n"
+
+
 def alphas() -> str:
     """A row for each architecture that Keras has."""
     rows = (
@@ -540,7 +551,7 @@ PARTS: dict[str, Callable[..., str]] = {
         *(zoo, recommended, model_pages.models, model_pages.costs, model_pages.model, variables, recipe),
         *(twenty_layers, twenty_differences),
         *(head_cache, training_step, grocery, long_tail, folds, multilabel, transfer, preprocessing, taps),
-        *(heads, service, gpu, gpu_goals, forgotten, alphas, attacks, bounds, fuzz),
+        *(heads, service, gpu, gpu_goals, forgotten, ecosystem, alphas, attacks, bounds, fuzz),
         *(c20_figures, c20_releases, c20_runs, performance.performance),
     )
 }

@@ -11,7 +11,10 @@ from tests import environment  # first, because the Hub's client reads its envir
 import json
 import os
 import shutil
+import subprocess
 import sys
+import sysconfig
+import venv
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -151,6 +154,22 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
         return place
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def plain_python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A Python that has every library of this one, and not this package."""
+    folder = tmp_path_factory.mktemp("plain")
+    venv.create(folder, symlinks=os.name != "nt")
+    places = {key: sysconfig.get_path(key, "venv", {"base": str(folder)}) for key in ("purelib", "scripts")}
+    libraries = [place for place in sys.path if place.endswith("site-packages")]
+    # Python reads the .pth files of its own folder alone, and one of those leads to an editable installation.
+    Path(places["purelib"], "libraries.pth").write_text("\n".join(libraries))
+    python = str(Path(places["scripts"], "python"))
+    found = subprocess.run([python, "-c", "import timm, mnv2zoo.version"], cwd=folder, capture_output=True, text=True)
+    if "No module named 'mnv2zoo" not in found.stderr:
+        pytest.skip("mnv2zoo is installed with the libraries, and not as an editable installation")
+    return python
 
 
 @pytest.fixture(params=sorted(mnv2zoo.architecture.CONFIGS))

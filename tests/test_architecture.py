@@ -1,9 +1,11 @@
 import pytest
 import timm
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from timm.layers import make_divisible
 
+import mnv2zoo  # noqa: F401  # registers the networks
 from mnv2zoo import architecture
 from mnv2zoo.errors import UnknownModelError
 
@@ -81,3 +83,12 @@ def test_an_impossible_output_stride_is_refused():
 def test_an_unknown_name_names_the_nearest():
     with pytest.raises(UnknownModelError, match="mnv2zoo_110d"):
         architecture.get("mnv2zoo_110")
+
+
+def test_timm_has_the_networks_that_have_a_name_there():
+    for theirs, ours in architecture.TIMM_NAMES.items():
+        with torch.device("meta"):
+            state, own = (timm.create_model(name).state_dict() for name in (theirs, ours))
+        assert {key: value.shape for key, value in state.items()} == {key: value.shape for key, value in own.items()}
+    missing = set(architecture.CONFIGS) - set(architecture.TIMM_NAMES.values())
+    assert not [name for name in missing if timm.is_model(name.replace("mnv2zoo", "mobilenetv2"))]

@@ -101,7 +101,8 @@ def _print(made: Converted) -> None:
     print(f"classes: {made.arguments['num_classes'] or 'none, a backbone'}")
     for key, value in made.preprocessing.items():
         print(f"{key}: {value}{' (assumed: the file does not tell)' * (key in made.assumed)}")
-    print(f'load it: timm.create_model("local-dir:{made.directory}", pretrained=True)')
+    after = f", after `import mnv2zoo`: {made.obstacle}" if made.obstacle else ""
+    print(f'load it: timm.create_model("local-dir:{made.directory}", pretrained=True){after}')
 
 
 def _lines(file: Path) -> list[str]:

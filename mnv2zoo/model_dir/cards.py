@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from mnv2zoo.errors import WeightsError
+from mnv2zoo.models import config_file
 
 if TYPE_CHECKING:
     from mnv2zoo.weights.schema import WeightsEntry
 
 SPLITS = {"val": "validation", "test": "test"}  # by their names in results.json
 PIPELINES = {"detect": "object-detection", "segment": "image-segmentation"}  # the Hub's names, by task
+LIBRARIES = "## In other libraries"  # the last section of a card
 METRICS = {"top1": "top-1 accuracy (%)", "top5": "top-5 accuracy (%)"}
 
 # https://huggingface.co/docs/hub/repositories-licenses; a card names any other license as `license_name`. No library
@@ -115,8 +117,46 @@ def _run_metadata(model_name: str, dataset: str, scores: Mapping[str, Scores]) -
     )
 
 
+def with_libraries(card: str, document: Mapping[str, Any]) -> str:
+    """Adds a section to a card: which other libraries open the folder, and why not the others.
+
+    Args:
+        card: The card, as Markdown with metadata. One that has the section stays as it is.
+        document: The folder's `config.json`.
+
+    Returns:
+        The card.
+    """
+    if LIBRARIES in card.splitlines():
+        return card
+    return f"{card.rstrip()}\n\n{LIBRARIES}\n\n{_libraries(document).rstrip()}\n"
+
+
+def _libraries(document: Mapping[str, Any]) -> str:
+    """Writes the section of `with_libraries`, without its heading."""
+    reason = config_file.obstacle(document)
+    if document.get("head"):
+        return f"Only mnv2zoo opens this folder: {reason}."
+    if reason:
+        said = f"Import mnv2zoo before timm or transformers opens this folder: {reason}."
+    else:
+        said = f"timm and transformers open this folder without mnv2zoo, as timm's `{document['architecture']}`."
+    ours = "import mnv2zoo\n" if reason else ""
+    code = f'{ours}import timm\n\nmodel = timm.create_model("local-dir:THIS_FOLDER", pretrained=True).eval()'
+    parts = [said, f"```python\n{code}\n```"]
+    if document.get("label_names"):
+        pipe = 'classify = pipeline("image-classification", model="THIS_FOLDER")'
+        parts.append(f"```python\n{ours}from transformers import pipeline\n\n{pipe}\n```")
+    if document.get("temperature"):
+        parts.append(
+            "Only mnv2zoo divides the logits by the `temperature` in `config.json`. Other libraries find the same "
+            "classes, with scores that are not calibrated."
+        )
+    return "\n\n".join(parts)
+
+
 def package_card(
-    path: Path, entry: WeightsEntry, results: Mapping[str, Mapping[str, Any]], task: str | None = None
+    path: Path, entry: WeightsEntry, results: Mapping[str, Mapping[str, Any]], document: Mapping[str, Any]
 ) -> str:
     """Fills in a run's card for the Hub, or writes one.
 
@@ -124,7 +164,7 @@ def package_card(
         path: The run's card; it may be missing.
         entry: The index entry of the weights.
         results: Metrics by split, as `results.json` has them.
-        task: The task that `config.json` records; None for classification.
+        document: The package's `config.json`.
 
     Returns:
         The card, as Markdown with metadata.
@@ -132,7 +172,7 @@ def package_card(
     Raises:
         WeightsError: If there is a card that cannot be read.
     """
-    kind = PIPELINES.get(task or "", "image-classification")
+    kind = PIPELINES.get(document.get("task") or "", "image-classification")
     try:
         card = ModelCard.load(path) if path.exists() else ModelCard(_new_page(entry, kind))
     except Exception as error:  # of many classes, PyYAML's among them
@@ -166,7 +206,7 @@ def package_card(
         if metric in figures
     ]
     data.eval_results = evaluations or data.eval_results
-    return str(card)
+    return with_libraries(str(card), document)
 
 
 def _new_page(entry: WeightsEntry, kind: str) -> str:
@@ -175,8 +215,7 @@ def _new_page(entry: WeightsEntry, kind: str) -> str:
     labels = ", ".join(entry.label_names[:20]) + (", ..." if entry.num_classes > 20 else "")
     name = f"hf-hub:{entry.repo_id or 'OWNER/NAME'}"
     size = f"The network's input is {height} x {width} pixels. "
-    imports = "import mnv2zoo  # timm learns the architecture\nimport timm"
-    code = f'{imports}\n\nmodel = timm.create_model("{name}", pretrained=True)'
+    code = f'import timm, mnv2zoo\n\nmodel = timm.create_model("{name}", pretrained=True)'
     if kind != "image-classification":
         room = "detection" if kind == "object-detection" else "segmentation"
         size, code = "", f'import mnv2zoo\n\nmodel = mnv2zoo.{room}.load("{name}")'

@@ -1,4 +1,4 @@
-"""The files of a model directory, which timm and the command line read."""
+"""The files of a model directory, which timm, transformers and the command line read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import safetensors.torch
 from torch import nn
 
 from mnv2zoo.data import preprocessing
-from mnv2zoo.models.config_file import check_labels
+from mnv2zoo.models.config_file import check_labels, portable
 from mnv2zoo.models.mobilenetv2 import MobileNetV2
 from mnv2zoo.models.timm_compat import save_config_for_hf
 
@@ -63,7 +63,7 @@ def model_files(
         document.get("model_args", {}).pop("num_classes", None)
     contents = {
         "model.safetensors": safetensors.torch.save(tensors, {"format": "pt"}),
-        "config.json": json.dumps({**document, **recorded}, indent=2).encode(),
+        "config.json": json.dumps(portable({**document, **recorded}), indent=2).encode(),
     }
     if label_names:
         contents["labels.txt"] = "".join(f"{name}\n" for name in label_names).encode()

@@ -14,6 +14,7 @@ from mnv2zoo.convert.recognize import require_head
 from mnv2zoo.convert.state_dict import Found
 from mnv2zoo.data.preprocessing import per_channel
 from mnv2zoo.errors import ConversionError, RunError
+from mnv2zoo.models import config_file
 from mnv2zoo.system.files import vacant, whole_file, whole_folder
 
 
@@ -30,6 +31,7 @@ class Converted:
         assumed: The keys of `preprocessing` that neither the file nor the caller gave.
         found: Where the weights were in the file: the checkpoint's entry, the prefix of their names, and what was left
             out.
+        obstacle: Why plain timm cannot open the directory without this package; empty if it can.
     """
 
     directory: Path
@@ -39,6 +41,7 @@ class Converted:
     preprocessing: dict[str, Any]
     assumed: tuple[str, ...]
     found: Found
+    obstacle: str = ""
 
 
 def convert_checkpoint(
@@ -86,7 +89,8 @@ def convert_checkpoint(
     contents, data_config = _build(name, layout, tensors, arguments, given, label_names)
     _write(out, contents)
     assumed = tuple(key for key in data_config if key not in given)
-    return Converted(out, name, layout, arguments, data_config, assumed, checkpoint.found)
+    obstacle = config_file.obstacle({"architecture": name, "model_args": arguments})
+    return Converted(out, name, layout, arguments, data_config, assumed, checkpoint.found, obstacle)
 
 
 def _native(found: Found, file: str | Path, model_name: str | None, backbone: bool) -> tuple[str, str, Tensors]:

@@ -23,7 +23,7 @@ from mnv2zoo.errors import ConversionError, WeightsError, WeightsIndexError
 from mnv2zoo.model_dir import cards
 from mnv2zoo.model_dir.cards import METRICS, SPLITS
 from mnv2zoo.model_dir.records import RESULTS, WEIGHTS
-from mnv2zoo.models import arguments, names
+from mnv2zoo.models import arguments, config_file, names
 from mnv2zoo.system.files import whole_file
 from mnv2zoo.system.hub_failures import Failure, explain
 from mnv2zoo.weights import schema, store
@@ -107,7 +107,7 @@ def pack(
     cfg = {key: value for key, value in document["pretrained_cfg"].items() if key not in ELSEWHERE}
     cfg |= {"tag": name.partition(".")[2], "license": license}
     cfg |= {"description": description} if description else {}
-    document = document | {"pretrained_cfg": cfg}
+    document = config_file.portable(document | {"pretrained_cfg": cfg})
     location = {"repo_id": repo_id, "revision": None, "filename": WEIGHTS}
     if repo_id is None:
         location = {"bundled": f"{name}.safetensors"}
@@ -120,7 +120,7 @@ def pack(
         **_entry_fields(document, results),
     }
     package = Package(directory, _validated(name, fields, directory), _beyond(config, document))
-    card = cards.package_card(run / CARD, package.entry, results, document.get("task"))
+    card = cards.package_card(run / CARD, package.entry, results, document)
     _write(package, {WEIGHTS: weights, CONFIG: _json(document), CARD: card.encode()})
     return package
 
@@ -244,6 +244,8 @@ def _document(path: Path, config: Config, name: str) -> dict[str, Any]:
         )
 
     found = document.get("architecture")
+    if isinstance(found, str):
+        found = document["architecture"] = architecture.native_name(found)
     if found != config.name:
         tag = name.partition(".")[2]
         ours = isinstance(found, str) and found in architecture.CONFIGS

@@ -1,9 +1,13 @@
-"""What a `config.json`, as timm or transformers writes it, may say about a model and its weights."""
+"""What a `config.json`, as timm or transformers writes it, may say about a model and its weights.
+
+`portable` spells the file so that other libraries open the folder; `read` checks it and gives the same network under
+this package's names.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +55,8 @@ ARGUMENT_RULES: dict[str, Any] = {
     "in_chans": bounded(int, 1, MAX_SIDE),
 }
 THRESHOLDS = list_of(bounded(float, 0, 1), 0, 10**6)
+# In timm's `notes`, which timm keeps and builds nothing from. It marks a folder of this package that has timm's name.
+MARK = "mnv2zoo"
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,74 @@ class ConfigFile:
     thresholds: tuple[float, ...] = ()
 
 
+def portable(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Spells a `config.json` so that as many libraries as possible open the folder.
+
+    Where timm has the network, its name is timm's, and plain timm builds it. Names of classes are at the top too, and
+    their number is not among the arguments, as transformers wants it. `read` finds the same network as before.
+
+    Args:
+        document: The content as timm writes it, under the network's name here or in timm.
+
+    Returns:
+        The content to write.
+    """
+    document = {**document, "architecture": architecture.native_name(document["architecture"])}
+    cfg = document["pretrained_cfg"] = dict(document["pretrained_cfg"])
+    if document.get("head"):
+        return document  # a detector or a segmenter, which no other library has
+    given = dict(document.get("model_args") or {})
+    given.pop("num_classes", None)
+    if given.get("pad_type") == "symmetric":
+        given["pad_type"] = ""  # timm's word for it
+    if given.get("norm_layer"):  # these have no effect beside it, and timm refuses them
+        given = {key: value for key, value in given.items() if key not in ("bn_eps", "bn_momentum")}
+    if not obstacle(document):
+        document["architecture"] = _timm_name(document["architecture"])
+        given.pop("classifier", None)
+        notes = cfg.get("notes")
+        cfg["notes"] = list(dict.fromkeys([*(notes if isinstance(notes, list | tuple) else ()), MARK]))
+    if label_names := cfg.get("label_names"):
+        document.setdefault("label_names", label_names)
+    if document.get("task") == "multilabel":
+        document["problem_type"] = "multi_label_classification"  # transformers: a sigmoid per label
+    return document | {"model_args": given}
+
+
+def obstacle(document: Mapping[str, Any]) -> str:
+    """Says why plain timm cannot build a network.
+
+    Args:
+        document: The content of its `config.json`.
+
+    Returns:
+        The reason as a clause; empty if timm can.
+    """
+    config = architecture.get(architecture.native_name(document["architecture"]))
+    classifier = (document.get("model_args") or {}).get("classifier") or config.classifier
+    if document.get("head"):
+        return "timm has neither detectors nor segmenters"
+    if _timm_name(config.name) is None:
+        return f"timm does not have the network {config.name}"
+    if classifier != config.classifier:
+        return f"timm does not build a classifier of the form {classifier!r}"
+    return ""
+
+
+def _timm_name(name: str) -> str | None:
+    return next((theirs for theirs, ours in architecture.TIMM_NAMES.items() if ours == name), None)
+
+
+def is_marked(cfg: object) -> bool:
+    """Whether timm's description of weights comes from a `config.json` that `portable` gave timm's name.
+
+    Args:
+        cfg: A `pretrained_cfg` as timm hands it to whatever builds a network.
+    """
+    notes = cfg.get("notes") if isinstance(cfg, dict) else getattr(cfg, "notes", None)
+    return isinstance(notes, list | tuple) and MARK in notes
+
+
 def read(folder: Path, name: str) -> ConfigFile:
     """Reads and checks the `config.json` of a folder.
 
@@ -100,7 +174,9 @@ def read(folder: Path, name: str) -> ConfigFile:
             document = transformers_config.as_timm(document, found, name)
         check_parts(document)
         cfg, given = _parts(document)
-        config = architecture.get(document["architecture"])  # nothing here would verify other weights
+        config = architecture.get(
+            architecture.native_name(document["architecture"])
+        )  # nothing here would verify other weights
         check_config(cfg, given)
         given = arguments.checked(given)
         cfg, given = ({k: v for k, v in values.items() if v is not None} for values in (cfg, given))

@@ -13,6 +13,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from timm.models import (
@@ -27,7 +28,7 @@ from torch import nn
 from mnv2zoo import architecture
 from mnv2zoo.architecture import Config
 from mnv2zoo.errors import ArgumentError, UnknownArgumentError
-from mnv2zoo.models import arguments
+from mnv2zoo.models import arguments, config_file, timm_compat
 from mnv2zoo.models.cfg import pretrained_cfg
 from mnv2zoo.models.checkpoint import check_classes, fill, pad_type_of, source_tensors
 from mnv2zoo.models.mobilenetv2 import MobileNetV2, MobileNetV2Features, take_indices
@@ -167,4 +168,14 @@ def _entry_point(config: Config) -> Callable[..., nn.Module]:
     return entry_point
 
 
+def _redirect() -> None:
+    """Has timm build what this package saved under timm's names by `create`, so that the weights are verified.
+
+    Everything else of these names stays timm's: `timm.create_model("mobilenetv2_100")` is timm's own network.
+    """
+    for theirs, ours in architecture.TIMM_NAMES.items():
+        timm_compat.redirect(theirs, config_file.is_marked, partial(create, architecture.CONFIGS[ours]))
+
+
 register()
+_redirect()

@@ -6,6 +6,7 @@ imported. What belongs to the Hub's client is in `weights/hub_private`, which wo
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 from collections.abc import Callable
@@ -42,6 +43,26 @@ def _incompatible(module: str, name: str, parameters: tuple[str, ...], found: st
 def _names(module: str, table: str) -> tuple[str, ...]:
     """The names that a table of timm's layers has. They are for suggestions only, so a release without it works."""
     return tuple(getattr(importlib.import_module(f"timm.layers.{module}"), table, ()))
+
+
+def redirect(name: str, when: Callable[[Any], bool], build: Callable[..., Any]) -> None:
+    """Lets timm build a network of its own by another function where its description of the weights asks for that.
+
+    Args:
+        name: The network's name in timm. A timm without it is left as it is.
+        when: Whether a `pretrained_cfg` asks for it.
+        build: What builds the network then, with the arguments that timm's own function takes.
+    """
+    entry_points = importlib.import_module("timm.models._registry")._model_entrypoints
+    theirs = entry_points.get(name)
+    if theirs is None:
+        return
+
+    @functools.wraps(theirs)
+    def entry_point(pretrained: bool = False, **kwargs: Any) -> Any:
+        return (build if when(kwargs.get("pretrained_cfg")) else theirs)(pretrained=pretrained, **kwargs)
+
+    entry_points[name] = entry_point
 
 
 def inductor_settings(**settings: Any) -> Any:

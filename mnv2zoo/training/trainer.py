@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import math
 import operator
 import time
@@ -32,6 +33,7 @@ from mnv2zoo.data.labels import classes_of
 from mnv2zoo.data.sampler import Batches, balanced_weights, derive_seed, seed_everything
 from mnv2zoo.data.split_file import SplitFile
 from mnv2zoo.errors import DataError, RunError, ZooError
+from mnv2zoo.model_dir import cards
 from mnv2zoo.model_dir import split as splits
 from mnv2zoo.model_dir.records import RECIPE, SPLIT
 from mnv2zoo.models import pretrained
@@ -638,13 +640,14 @@ class Trainer:
     def _write(self, metrics: Mapping[str, Metric], scores: Mapping[str, Scores]) -> None:
         """Writes the files of a finished run."""
         preprocessing = artifacts.preprocessing_of(self.start)
-        for name, content in self.task.model_files(self.model, preprocessing, self.data.class_names).items():
+        files = self.task.model_files(self.model, preprocessing, self.data.class_names)
+        for name, content in files.items():
             self.folder.write(name, content)
         artifacts.write_results(self.folder, self.progress.best_epoch, scores)
         card = self.task.model_card(
             self.description["model"], self.architecture, self.start.origin, self.description, scores
         )
-        self.folder.write("README.md", card)
+        self.folder.write("README.md", cards.with_libraries(card, json.loads(files["config.json"])))
         for split, metric in metrics.items():
             figures = self.task.write_report(
                 self.folder.path / "report" / split,

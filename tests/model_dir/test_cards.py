@@ -13,6 +13,7 @@ from mnv2zoo.weights import schema
 from tests.conftest import raw_entry
 
 SCORES = SimpleNamespace(images=10, top1=61.239, top5=99.9, calibration_error=3.14159, label_names=("ant", "bee"))
+CONFIG = {"architecture": "mobilenetv2_035", "label_names": ["ant", "bee"]}
 RUN = {"data": "/x/tulips", "recipe": {"lr": 0.1, "seed": None}}
 
 
@@ -51,13 +52,13 @@ def test_a_run_without_held_out_images_has_no_metrics():
     ],
 )
 def test_a_license_that_the_hub_does_not_list_is_another_with_a_name(tmp_path, license, on_the_hub, name):
-    data = ModelCard(cards.package_card(tmp_path / "README.md", entry(license=license), {})).data
+    data = ModelCard(cards.package_card(tmp_path / "README.md", entry(license=license), {}, CONFIG)).data
     assert (data.license, data.get("license_name")) == (on_the_hub, name)
 
 
 def test_a_package_without_a_card_gets_one_with_its_classes_and_metrics(tmp_path):
     results = {"test": {"top1": 50.0, "top5": 90.0}, "val": {"top1": 1.0}}
-    card = ModelCard(cards.package_card(tmp_path / "README.md", entry(), results))
+    card = ModelCard(cards.package_card(tmp_path / "README.md", entry(), results, CONFIG))
     assert "# mnv2zoo_035.tulips" in card.text
     assert "The network's input is 224 x 224 pixels. There are 1000 classes: tench, " in card.text
     found = [(result.dataset_split, result.metric_name, result.metric_value) for result in card.data.eval_results]
@@ -92,3 +93,30 @@ def test_a_bundles_card_has_the_hashes_of_its_files():
     assert "License of the weights: not known" in text
     assert "as onnx in fp32 with opset 17 and IR version 8." in text
     assert "- Top-1 accuracy is 80 %\n\nSHA-256" in text
+
+
+@pytest.mark.parametrize(
+    ("document", "said", "left_out"),
+    [
+        (CONFIG, "without mnv2zoo, as timm's `mobilenetv2_035`", ["import mnv2zoo", "temperature"]),
+        ({"architecture": "mobilenetv2_035", "temperature": 1.5}, "`temperature`", ["import mnv2zoo", "pipeline"]),
+        ({"architecture": "mnv2zoo_050_c20"}, "timm does not have the network mnv2zoo_050_c20", ["without mnv2zoo"]),
+        (
+            {"architecture": "mnv2zoo_035", "model_args": {"classifier": "conv"}},
+            "timm does not build a classifier of the form 'conv'",
+            ["without mnv2zoo"],
+        ),
+        (
+            {"architecture": "mnv2zoo_035", "task": "detect", "head": {"name": "ssdlite"}},
+            "timm has neither detectors nor segmenters",
+            ["import"],
+        ),
+    ],
+    ids=["timm", "calibrated", "own network", "own classifier", "detector"],
+)
+def test_a_card_says_who_opens_the_folder_and_why(document, said, left_out):
+    card = cards.with_libraries("# tulips\n", document)
+    assert card.startswith("# tulips\n\n## In other libraries\n")
+    assert said in card
+    assert not [word for word in left_out if word in card]
+    assert cards.with_libraries(card + "\n## More\n", document) == card + "\n## More\n"

@@ -124,7 +124,7 @@ def test_the_config_says_nothing_of_the_weights_that_the_run_started_from(flower
 def test_the_card_is_the_runs_with_license_name_and_figures(flowers, license):
     package = packaging.pack(flowers, NAME, license)
     card = ModelCard.load(package.directory / "README.md")
-    assert card.text == ModelCard.load(flowers / "README.md").text
+    assert card.text.startswith(ModelCard.load(flowers / "README.md").text)
     assert (card.data.base_model, card.data.model_name) == ("timm/mobilenetv2_035", NAME)
     assert set(card.data.tags) == {"flowers", "image-classification", "timm", "mnv2zoo"}
     # The Hub knows a license by its own name only.
@@ -205,6 +205,15 @@ def test_what_an_entry_cannot_say_makes_no_entry(tmp_path, architecture, argumen
     model = timm.create_model(f"local-dir:{package.directory}", pretrained=True).eval()
     images = IMAGES[:, : arguments.get("in_chans", 3)]
     torch.testing.assert_close(model(images), reference(run, images, architecture, **arguments), rtol=0, atol=0)
+
+
+def test_a_run_of_plain_timm_is_packed_under_our_name(flowers):
+    change(flowers / "config.json", lambda document: document.update(architecture="mobilenetv2_035"))
+    package = packaging.pack(flowers, NAME, "MIT")
+    assert package.entry.architecture == "mnv2zoo_035"
+    document = json.loads((package.directory / "config.json").read_text())
+    assert (document["architecture"], document["label_names"]) == ("mobilenetv2_035", list(LABELS))
+    assert document["pretrained_cfg"]["notes"] == ["mnv2zoo"]
 
 
 def test_what_only_training_uses_or_is_the_default_stands_in_no_entrys_way(tmp_path):

@@ -158,3 +158,61 @@ def test_thresholds_are_one_per_label(run_folder):
 def test_thresholds_that_do_not_fit_are_refused(run_folder, thresholds):
     with pytest.raises(WeightsUnavailableError, match="thresholds"):
         names.describe(run_folder(thresholds=thresholds))
+
+
+def document(**fields):
+    return {
+        "architecture": "mnv2zoo_035",
+        "num_classes": 2,
+        "model_args": {"num_classes": 2},
+        "pretrained_cfg": {},
+    } | fields
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({}, ""),
+        ({"architecture": "mobilenetv2_140"}, ""),
+        ({"model_args": {"classifier": "linear", "pad_type": "same"}}, ""),
+        ({"architecture": "mnv2zoo_100_c20"}, "mnv2zoo_100_c20"),
+        ({"model_args": {"classifier": "conv_bn"}}, "'conv_bn'"),
+        ({"task": "segment", "head": {"name": "lraspp"}}, "segmenters"),
+    ],
+    ids=str,
+)
+def test_the_name_is_timms_where_timm_has_the_network(fields, reason):
+    given = document(**fields)
+    assert reason in config_file.obstacle(given)
+    assert bool(config_file.obstacle(given)) == bool(reason)
+    written = config_file.portable(given)
+    own = architecture.native_name(given["architecture"])
+    assert written["architecture"] == (own if reason else own.replace("mnv2zoo", "mobilenetv2"))
+    assert config_file.is_marked(written["pretrained_cfg"]) == (not reason)
+    assert config_file.portable(written) == written
+    assert given == document(**fields)
+
+
+def test_a_detectors_file_stays_as_it_is():
+    given = document(task="detect", head={"name": "ssdlite"})
+    assert config_file.portable(given) == given
+
+
+def test_names_and_the_kind_of_scores_are_where_transformers_looks():
+    names = ["ant", "bee"]
+    written = config_file.portable(document(task="multilabel", pretrained_cfg={"label_names": names, "notes": ["own"]}))
+    assert (written["label_names"], written["num_classes"], written["model_args"]) == (names, 2, {})
+    assert written["problem_type"] == "multi_label_classification"
+    assert written["pretrained_cfg"]["notes"] == ["own", "mnv2zoo"]
+
+
+def test_what_has_no_effect_and_timm_refuses_is_left_out():
+    given = {"norm_layer": "groupnorm1", "bn_eps": 0.1, "bn_momentum": 0.2, "classifier": "linear", "in_chans": 4}
+    written = config_file.portable(document(model_args=given | {"pad_type": "symmetric"}))
+    assert written["model_args"] == {"norm_layer": "groupnorm1", "in_chans": 4, "pad_type": ""}
+
+
+@pytest.mark.parametrize("cfg", [None, "tag", {}, {"notes": None}, {"notes": "mnv2zoo"}, PretrainedCfg()], ids=str)
+def test_other_descriptions_are_not_marked(cfg):
+    assert not config_file.is_marked(cfg)
+    assert config_file.is_marked(PretrainedCfg(notes=("mnv2zoo",)))

@@ -11,6 +11,7 @@ from PIL import Image
 
 import mnv2zoo
 from mnv2zoo.errors import IntegrityError, UnpinnedWeightsError, WeightsError, WeightsUnavailableError
+from mnv2zoo.models.mobilenetv2 import MobileNetV2
 from mnv2zoo.weights import index
 from tests.conftest import (
     GOOGLE,
@@ -144,6 +145,28 @@ def test_hub_repositories_of_our_architectures_load_safetensors_on_first_use(hub
     monkeypatch.setenv("MNV2ZOO_REQUIRE_PINNED", "1")
     with pytest.raises(UnpinnedWeightsError):
         timm.create_model("hf-hub:someone/mine", pretrained=True)
+
+
+def test_what_was_saved_under_timms_name_is_verified_and_everything_else_of_timm_stays_timms(hub, monkeypatch):
+    state = random_state_dict("mnv2zoo_035")
+    config = {"architecture": "mobilenetv2_035", "num_classes": 1000, "pretrained_cfg": {"notes": ["mnv2zoo"]}}
+    hub.add("someone/mine", "config.json", json.dumps(config).encode(), lfs=False)
+    hub.add("someone/mine", "model.safetensors", as_bytes(state))
+    with pytest.warns(UserWarning, match="trusted on first use"):
+        net = timm.create_model("hf-hub:someone/mine", pretrained=True)
+    assert isinstance(net, MobileNetV2)
+    assert torch.equal(net.eval()(IMAGES), logits_of("mnv2zoo_035", state))
+    monkeypatch.setenv("MNV2ZOO_REQUIRE_PINNED", "1")
+    with pytest.raises(UnpinnedWeightsError):
+        timm.create_model("hf-hub:someone/mine", pretrained=True)
+
+    theirs = timm.create_model("mobilenetv2_035", num_classes=3, aa_layer="avg")
+    assert type(theirs).__module__ == "timm.models.efficientnet"
+    assert "mobilenetv2_035" in timm.list_models(module="efficientnet")
+    hub.add("someone/theirs", "config.json", json.dumps(config | {"pretrained_cfg": {}}).encode(), lfs=False)
+    hub.add("someone/theirs", "model.safetensors", as_bytes(state))
+    theirs = timm.create_model("hf-hub:someone/theirs", pretrained=True)
+    assert type(theirs).__module__ == "timm.models.efficientnet"
 
 
 def test_a_bad_further_index_is_an_error_at_the_first_use(tmp_path, monkeypatch):

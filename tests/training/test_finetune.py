@@ -40,7 +40,7 @@ def test_a_teacher_is_followed_against_the_labels(trained, tmp_path):
     misled = tmp_path / "misled"
     shutil.copytree(run, misled)
     config = json.loads((misled / "config.json").read_text())
-    names = config["pretrained_cfg"]["label_names"]
+    names = config["label_names"]
     names.append(names.pop(0))
     (misled / "config.json").write_text(json.dumps(config))
     values = {**QUICK, "init": "pretrained", "epochs": 6, "keep": "last", "teacher": str(misled), "teacher_weight": 1.0}
