@@ -9,6 +9,7 @@ import timm
 from timm.models import PretrainedCfg
 from timm.models import _hub as timm_hub
 
+from mnv2zoo import architecture
 from mnv2zoo.errors import ConversionError, WeightsUnavailableError
 from mnv2zoo.models import config_file, names, pretrained
 
