@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from timm.models import PretrainedCfg, adapt_input_conv, resolve_pretrained_cfg
@@ -68,13 +68,16 @@ def _no_weights(cfg: PretrainedCfg, known: dict[str, WeightsEntry]) -> WeightsUn
     )
 
 
-def source_tensors(config: Config, cfg: PretrainedCfg, cache_dir: str | None = None) -> dict[str, Tensor]:
+def source_tensors(
+    config: Config, cfg: PretrainedCfg, cache_dir: str | None = None, meanwhile: Callable[[], object] | None = None
+) -> dict[str, Tensor]:
     """Reads the state dict that a resolved cfg points to.
 
     Args:
         config: The architecture.
         cfg: What timm resolved.
         cache_dir: The Hub's cache; its own default if None.
+        meanwhile: What to do while a file is hashed; see `store.verified`.
 
     Returns:
         The state dict in the native layout.
@@ -86,7 +89,7 @@ def source_tensors(config: Config, cfg: PretrainedCfg, cache_dir: str | None = N
     source = weights_source(cfg)
     if source is not None:
         layout = source.layout if isinstance(source, WeightsEntry) else None
-        return store.tensors(store.verified(source, cache_dir), config.name, layout)
+        return store.tensors(store.verified(source, cache_dir, meanwhile), config.name, layout)
     if cfg.source != "local-dir" and cfg.state_dict:
         state_dict = {name: tensor.clone() for name, tensor in cfg.state_dict.items()}  # the user's stay the user's
     else:

@@ -9,6 +9,7 @@ has to fill the network.
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import sys
 from collections.abc import Callable
@@ -84,15 +85,17 @@ def create(config: Config, pretrained: bool = False, **kwargs: Any) -> nn.Module
         )
     if kwargs.get("features_only"):
         kwargs.update(num_classes=0, global_pool="avg", **_feature_arguments(config, kwargs, feature_cfg))
-    tensors = source_tensors(config, cfg, kwargs.get("cache_dir")) if pretrained else None
+    cache_dir = kwargs.get("cache_dir")
     if pretrained and kwargs.get("pad_type") is None and (padding := pad_type_of(cfg)) != "symmetric":
         kwargs["pad_type"] = padding
 
     def build(**arguments: Any) -> MobileNetV2:
-        if tensors is None:
+        if not pretrained:
             return MobileNetV2(config, **arguments)
+        empty = functools.cache(lambda: MobileNetV2(config, init_weights=False, **arguments))
+        tensors = source_tensors(config, cfg, cache_dir, meanwhile=empty)
         check_classes(config, tensors, cfg, arguments["num_classes"])
-        model = MobileNetV2(config, init_weights=False, **arguments)
+        model = empty()
         fill(model, tensors, cfg)
         return model
 

@@ -11,6 +11,8 @@ import hashlib
 import os
 import stat
 import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -129,12 +131,16 @@ def _parsed(file: Verified) -> dict[str, Tensor]:
         ) from error
 
 
-def verified(source: WeightsEntry | HubFile, cache_dir: str | Path | None = None) -> Verified:
+def verified(
+    source: WeightsEntry | HubFile, cache_dir: str | Path | None = None, meanwhile: Callable[[], object] | None = None
+) -> Verified:
     """Finds a file, fetches it if need be, and verifies its bytes.
 
     Args:
         source: An index entry, or a file on the Hub that no index lists.
         cache_dir: The Hub's cache; its own default if None.
+        meanwhile: What to do while the bytes are hashed, such as building the network that they are for. It may be
+            called more than once.
 
     Returns:
         The bytes that matched.
@@ -147,12 +153,12 @@ def verified(source: WeightsEntry | HubFile, cache_dir: str | Path | None = None
     if isinstance(source, WeightsEntry):
         if source.bundled is not None:
             path = bundled_path(source)
-            return _read(path, source.sha256, source.size, "Reinstall the package, or restore the file.")
+            return _read(path, source.sha256, source.size, "Reinstall the package, or restore the file.", meanwhile)
         file = _hub_file(source)
     else:
         file = source
     hub = Hub(cache_dir)
-    return _first_used(file, hub) if file.pin is None else _pinned(file, file.pin, hub)
+    return _first_used(file, hub, meanwhile) if file.pin is None else _pinned(file, file.pin, hub, meanwhile)
 
 
 def _hub_file(entry: WeightsEntry) -> HubFile:
@@ -175,14 +181,14 @@ def bundled_path(entry: WeightsEntry) -> Path:
     return (Path(__file__).parent.parent / "bundled" if shipped else entry.folder) / entry.bundled
 
 
-def _pinned(file: HubFile, pin: Record, hub: Hub) -> Verified:
+def _pinned(file: HubFile, pin: Record, hub: Hub, meanwhile: Callable[[], object] | None) -> Verified:
     """Verifies a file whose hash is known, from wherever it is."""
     for path in _in_mirror(file, pin.sha256)[:1]:
-        return _read(path, pin.sha256, pin.size, "Correct the mirror that MNV2ZOO_WEIGHTS_DIR names.")
+        return _read(path, pin.sha256, pin.size, "Correct the mirror that MNV2ZOO_WEIGHTS_DIR names.", meanwhile)
     revision = pin.commit or file.revision
     path = _cached(file, pin, hub) or file_server.download(file, pin, revision, hub)
     try:
-        return _read(path, pin.sha256, pin.size, "")
+        return _read(path, pin.sha256, pin.size, "", meanwhile)
     except IntegrityError as error:
         return _replace(file, pin, revision, hub, error)
 
@@ -215,7 +221,7 @@ def _replace(file: HubFile, pin: Record, revision: str | None, hub: Hub, error: 
     return _read(path, pin.sha256, pin.size, fix)
 
 
-def _first_used(file: HubFile, hub: Hub) -> Verified:
+def _first_used(file: HubFile, hub: Hub, meanwhile: Callable[[], object] | None) -> Verified:
     """Verifies a file whose hash no index has for its location, against the record of its first use.
 
     At the first use, that is the Hub's word, or a mirror's file where the Hub cannot be asked. It is
@@ -224,7 +230,7 @@ def _first_used(file: HubFile, hub: Hub) -> Verified:
     record = trust.records().get(file.location)
     if record is not None:
         _require_listed(file, record)
-        return _pinned(file, record, hub)
+        return _pinned(file, record, hub, meanwhile)
     if file.location in {entry.location for entry in index.entries().values()}:
         _require_listed(file, None)  # the Hub need not be asked about an entry that says itself that it has no hash
     try:
@@ -241,7 +247,7 @@ def _first_used(file: HubFile, hub: Hub) -> Verified:
         witness = f"the mirror ({found.path}), because the Hub could not be asked"
     else:
         _require_listed(file, record)
-        found = _pinned(file, record, hub)
+        found = _pinned(file, record, hub, meanwhile)
         witness = f"the Hub, at commit {record.commit}"
     if trust.remember(file.location, record, min(trust.LOCK_SECONDS, hub.seconds_left(file))) and not _listed(record):
         warnings.warn(
@@ -298,7 +304,9 @@ def _in_mirror(file: HubFile, sha256: str | None) -> list[Path]:
     return [place for place in places if os.path.lexists(place)]
 
 
-def _read(path: Path, sha256: str | None, size: int | None, fix: str) -> Verified:
+def _read(
+    path: Path, sha256: str | None, size: int | None, fix: str, meanwhile: Callable[[], object] | None = None
+) -> Verified:
     """Reads a file once and verifies what was read.
 
     Args:
@@ -306,6 +314,7 @@ def _read(path: Path, sha256: str | None, size: int | None, fix: str) -> Verifie
         sha256: The hash it must have, if one is known.
         size: The size it must have in bytes, if one is known.
         fix: What to do if it is not right.
+        meanwhile: What to do while the bytes are hashed.
 
     Raises:
         IntegrityError: If it is no regular file, cannot be read, or has another size or hash.
@@ -333,10 +342,20 @@ def _read(path: Path, sha256: str | None, size: int | None, fix: str) -> Verifie
             where=path,
             fix=fix,
         ) from error
-    found = hashlib.sha256(data).hexdigest()
+    found = _hash(data, meanwhile)
     if sha256 is not None and found != sha256:
         bad("wrong hash", f"sha256 {sha256}", f"sha256 {found}")
     return Verified(path, data, found)
+
+
+def _hash(data: bytes, meanwhile: Callable[[], object] | None) -> str:
+    """Hashes bytes, on another core than the one that does something else meanwhile: hashing releases the GIL."""
+    if meanwhile is None:
+        return hashlib.sha256(data).hexdigest()
+    with ThreadPoolExecutor(1) as pool:
+        hashing = pool.submit(hashlib.sha256, data)
+        meanwhile()
+        return hashing.result().hexdigest()
 
 
 def _known_record(entry: WeightsEntry) -> Record | None:

@@ -4,6 +4,9 @@ import hashlib
 import os
 
 import pytest
+import safetensors.torch
+import timm
+import torch
 
 from mnv2zoo import weights
 from mnv2zoo.weights import index, store
@@ -47,6 +50,33 @@ def test_a_bad_copy_in_the_cache_never_loads(pinned, data, bad):
             path.symlink_to("nowhere")
     assert set(weights.load(NAME)) == set(random_state_dict("mnv2zoo_035"))
     assert path.read_bytes() == data
+
+
+def test_work_goes_on_while_bytes_are_hashed_and_bad_ones_are_refused_after_it(pinned, data, monkeypatch):
+    path, entry, called = weights.fetch(NAME), index.entry(NAME), []
+    assert store.verified(entry, meanwhile=lambda: called.append("good")).data == data
+    path.write_bytes(data[:-1] + b"\1")
+    pinned.fail(503)
+    with pytest.raises(weights.IntegrityError) as error:
+        store.verified(entry, meanwhile=lambda: called.append("bad"))
+    assert error.value.found == f"sha256 {hashlib.sha256(data[:-1] + bytes([1])).hexdigest()}"
+    assert called == ["good", "bad"]
+
+
+def test_a_file_that_changes_while_it_is_hashed_gives_the_bytes_that_were_read(pinned, data):
+    path = weights.fetch(NAME)
+    found = store.verified(index.entry(NAME), meanwhile=lambda: path.write_bytes(b"others"))
+    assert found.data == data
+
+
+def test_a_network_is_built_while_its_weights_are_hashed_and_never_given_for_bad_ones(pinned, data):
+    built = timm.create_model(NAME, pretrained=True)
+    assert torch.equal(built.state_dict()["conv_stem.weight"], safetensors.torch.load(data)["conv_stem.weight"])
+    weights.fetch(NAME).write_bytes(data[:-1] + b"\1")
+    pinned.fail(503)
+    for _ in range(20):
+        with pytest.raises(weights.IntegrityError):
+            timm.create_model(NAME, pretrained=True)
 
 
 def test_a_folder_with_content_in_the_place_of_a_copy_is_left_alone(pinned):
