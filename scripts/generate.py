@@ -61,6 +61,23 @@ def recommended() -> str:
     return table("start with | weights | what for", rows)
 
 
+def choose() -> str:
+    """A row for each ImageNet weights, the most accurate first, with what decides between them."""
+    latency = measured("latency")
+    rows = []
+    for entry in sorted(WEIGHTS.values(), key=lambda entry: -entry.metrics.get("top1", 0)):
+        if entry.labels != "imagenet-1k":
+            continue
+        config, timed = architecture.CONFIGS[entry.architecture], latency["networks"].get(entry.name, {})
+        name = f"**`{entry.name}`**" if entry.name in index.RECOMMENDED else f"`{entry.name}`"
+        scores = (f"{entry.metrics[key]:.2f}" for key in ("top1", "top5"))
+        times = (f"{timed[kind]['median_ms']:.1f}" if timed else "" for kind in ("eager", "torch"))
+        size = f"{4 * architecture.parameters(config) / 1e6:.1f}"
+        rows.append((name, entry.input_size[1], *scores, *times, size, figures(config, entry)[1], entry.trust))
+    header = "weights | input (px): | top-1 (%): | top-5 (%): | ms, eager: | ms, `torch`: | MB: | GMACs: | trust"
+    return table(header, rows) + f"\n{performance.machine(latency)}\n"
+
+
 def variables() -> str:
     return table("variable | meaning | default", ((f"`{v.name}`", v.meaning, v.default) for v in environment.VARIABLES))
 
@@ -548,7 +565,7 @@ def alphas() -> str:
 PARTS: dict[str, Callable[..., str]] = {
     part.__name__: part
     for part in (
-        *(zoo, recommended, model_pages.models, model_pages.costs, model_pages.model, variables, recipe),
+        *(zoo, recommended, choose, model_pages.models, model_pages.costs, model_pages.model, variables, recipe),
         *(twenty_layers, twenty_differences),
         *(head_cache, training_step, grocery, long_tail, folds, multilabel, transfer, preprocessing, taps),
         *(heads, service, gpu, gpu_goals, forgotten, ecosystem, alphas, attacks, bounds, fuzz),
