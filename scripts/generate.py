@@ -29,6 +29,7 @@ from mnv2zoo import architecture, environment
 from mnv2zoo.convert import LAYOUTS
 from mnv2zoo.tasks.recipe import Recipe
 from mnv2zoo.weights import index
+from mnv2zoo.weights.schema import WeightsEntry
 
 PART = re.compile(r"(?P<start><!-- generated: (?P<name>\S+) -->\n)(?P<body>.*?)(?P<end><!-- end: (?P=name) -->)", re.S)
 
@@ -41,7 +42,7 @@ def zoo() -> str:
             published = (
                 (
                     f"`{entry.tag}`",
-                    f"{entry.metrics['top1']:.2f}" if "top1" in entry.metrics else "",
+                    _percent(entry, "top1"),
                     entry.trust,
                     entry.license,
                 )
@@ -50,6 +51,10 @@ def zoo() -> str:
             )
             rows.append((f"`{config.name}`", *figures(config, entry), *published))
     return table("name | params (M): | GMACs: | weights | top-1 (%): | trust | license of the weights", rows)
+
+
+def _percent(entry: WeightsEntry, metric: str) -> str:
+    return f"{entry.metrics[metric]:.2f}" if metric in entry.metrics else ""
 
 
 def recommended() -> str:
@@ -70,7 +75,7 @@ def choose() -> str:
             continue
         config, timed = architecture.CONFIGS[entry.architecture], latency["networks"].get(entry.name, {})
         name = f"**`{entry.name}`**" if entry.name in index.RECOMMENDED else f"`{entry.name}`"
-        scores = (f"{entry.metrics[key]:.2f}" for key in ("top1", "top5"))
+        scores = (_percent(entry, metric) for metric in ("top1", "top5"))
         times = (f"{timed[kind]['median_ms']:.1f}" if timed else "" for kind in ("eager", "torch"))
         size = f"{4 * architecture.parameters(config) / 1e6:.1f}"
         rows.append((name, entry.input_size[1], *scores, *times, size, figures(config, entry)[1], entry.trust))

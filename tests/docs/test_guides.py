@@ -87,18 +87,18 @@ def test_what_is_gathered_where_there_is_a_network_works_where_there_is_none(
     checkout: Path, hub: HubServer, tmp_path: Path
 ) -> None:
     page = "docs/air-gapped.md"
-    shell(page, "Where there is a network", checkout, hub_env(hub, tmp_path / "there"))
+    shell(page, "Gather on a machine with a network", checkout, hub_env(hub, tmp_path / "there"))
     assert "index.json" in (checkout / "carry/SHA256SUMS").read_text()
 
     file = checkout / "carry/weights/timm/mobilenetv2_100.ra_in1k/model.safetensors"
     data = file.read_bytes()
     file.write_bytes(data[:-1] + b"\1")
     with pytest.raises(AssertionError, match=r"mobilenetv2_100.ra_in1k/model.safetensors: FAILED"):
-        shell(page, "Where there is none", checkout, hub_env(hub, tmp_path / "here"))
+        shell(page, "Install and verify offline", checkout, hub_env(hub, tmp_path / "here"))
     file.write_bytes(data)
 
     hub.clear()
-    told = shell(page, "Where there is none", checkout, hub_env(hub, tmp_path / "here"))
+    told = shell(page, "Install and verify offline", checkout, hub_env(hub, tmp_path / "here"))
     assert hub.requests == []
     status = dict(line.split()[:2] for line in told.splitlines() if line.startswith("mnv2zoo_"))
     assert [name for name in status if status[name] == "ok"] == [
