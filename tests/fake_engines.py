@@ -94,7 +94,9 @@ def prediction(run, photos):
         for row, other in zip(found, wanted, strict=True):
             scores = [{one["class"]: one["score"] for one in each["predictions"]} for each in (row, other)]
             assert row["image"] == other["image"]
-            assert max(abs(scores[0][name] - scores[1][name]) for name in scores[1]) < 0.05
+            worst = max(abs(scores[0][name] - scores[1][name]) for name in scores[1])
+            # A random network amplifies what bf16 rounds.
+            assert worst < (0.1 if arguments.get("precision") == "bf16" else 0.05), (arguments, scores)
 
 
 def main():

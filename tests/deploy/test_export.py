@@ -174,7 +174,7 @@ def test_bad_input_is_told(small, tmp_path):
 def test_a_missing_runtime_is_told(small, format, extra, tmp_path, monkeypatch):
     absent = replace(TARGETS[format], needs=("mnv2zoo_no_such_package",))
     monkeypatch.setitem(TARGETS, format, absent)
-    with pytest.raises(MissingExtraError, match=rf"mnv2zoo\[{extra}\]"):
+    with pytest.raises(MissingExtraError, match=rf"\[{extra}\]"):
         deploy.export(small, tmp_path / "bundle", format)
 
 
