@@ -153,10 +153,10 @@ def fill_with_arrays(folder, channels, dtype=np.uint16):
 
 
 FITTED = [
-    ({}, (3, 32, 32), "center", 0.875),
+    ({}, (3, 32, 32), "center", 0.75),
     ({"resize": "squash", "input_size": "32x64"}, (3, 32, 64), "squash", 1.0),
     ({"resize": "letterbox", "input_size": "64x40", "test_input_size": "96x48"}, (3, 96, 48), "border", 1.0),
-    ({"input_size": (48, 32), "in_chans": 1}, (1, 48, 32), "center", 0.875),
+    ({"input_size": (48, 32), "in_chans": 1}, (1, 48, 32), "center", 0.75),
     ({"resize": "letterbox", "in_chans": 5, "input_size": "32x64"}, (5, 32, 64), "border", 1.0),
 ]
 
