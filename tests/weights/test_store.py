@@ -56,7 +56,7 @@ def test_work_goes_on_while_bytes_are_hashed_and_bad_ones_are_refused_after_it(p
     path, entry, called = weights.fetch(NAME), index.entry(NAME), []
     assert store.verified(entry, meanwhile=lambda: called.append("good")).data == data
     path.write_bytes(data[:-1] + b"\1")
-    pinned.fail(503)
+    pinned.fail(404)
     with pytest.raises(weights.IntegrityError) as error:
         store.verified(entry, meanwhile=lambda: called.append("bad"))
     assert error.value.found == f"sha256 {hashlib.sha256(data[:-1] + bytes([1])).hexdigest()}"
@@ -73,7 +73,7 @@ def test_a_network_is_built_while_its_weights_are_hashed_and_never_given_for_bad
     built = timm.create_model(NAME, pretrained=True)
     assert torch.equal(built.state_dict()["conv_stem.weight"], safetensors.torch.load(data)["conv_stem.weight"])
     weights.fetch(NAME).write_bytes(data[:-1] + b"\1")
-    pinned.fail(503)
+    pinned.fail(404)
     for _ in range(20):
         with pytest.raises(weights.IntegrityError):
             timm.create_model(NAME, pretrained=True)
