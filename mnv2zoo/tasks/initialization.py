@@ -338,7 +338,11 @@ def preprocessing_of(
     Returns:
         `input_size`, `mean`, `std`, `interpolation`, `crop_pct` and `crop_mode`, as timm names them.
     """
-    cfg, channels = (source if isinstance(source, Description) else target).cfg, in_chans(target, recipe)
+    described = source if isinstance(source, Description) else target
+    return _preprocessing(described.cfg, recipe, in_chans(target, recipe), test)
+
+
+def _preprocessing(cfg: dict[str, Any], recipe: Recipe, channels: int, test: bool) -> dict[str, Any]:
     data = transforms.image_config(cfg, channels, test=test and recipe.input_size is None)
     mode = data["crop_mode"] if recipe.resize is None else CROP_MODES[recipe.resize]
     if mode not in ("center", data["crop_mode"]):

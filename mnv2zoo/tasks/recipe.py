@@ -296,7 +296,7 @@ class Recipe:
     cache_images: Literal["ram", "disk", "off"] | None = _choice(
         None,
         "where smaller copies of large photos are kept, so that no later epoch decodes them: in memory (`ram`), on "
-        "`disk` in `MNV2ZOO_HOME`, or nowhere (`off`); by default on disk, up to 10 GiB and a fifth of what is free",
+        "`disk` in MNV2ZOO_HOME, or nowhere (`off`); by default on disk, up to 10 GiB and a fifth of what is free",
     )
     checkpoint_steps: Annotated[int, Meta(ge=0, le=10**9)] = _choice(
         0, "steps between checkpoints within an epoch; 0 for one an epoch"

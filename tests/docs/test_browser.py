@@ -198,7 +198,7 @@ def test_the_zoo_is_a_table_without_scripts(new_page: Any, address: str) -> None
     page = new_page(address, **VIEWS["light"], java_script_enabled=False)
     page.goto(f"{address}zoo.html")
     assert page.locator(".zoo tbody tr:visible").count() == ROWS
-    page.locator(".zoo").get_by_role("link", name="mnv2zoo_100", exact=True).click()
+    page.locator(".zoo").get_by_role("link", name="mnv2zoo_100", exact=True).first.click()
     assert page.locator("h1").inner_text().startswith("mnv2zoo_100")
 
 

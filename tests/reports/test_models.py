@@ -570,7 +570,7 @@ def test_a_class_name_with_a_line_end_is_refused(tmp_path, name):
         mnv2zoo.deploy.export(model, tmp_path / "bundle", format="onnx")
     assert not (tmp_path / "bundle").exists()
     edit = {"label_names": ["fine", name]}
-    run, _ = write_run(tmp_path / "run", edit=lambda document: document["pretrained_cfg"].update(edit))
+    run, _ = write_run(tmp_path / "run", edit=lambda document: document.update(edit))
     with pytest.raises(WeightsUnavailableError, match="line end"):
         names.describe(str(run))
 
