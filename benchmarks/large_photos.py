@@ -9,7 +9,6 @@ photo before the first epoch, and keeps smaller copies; timm's does neither. The
 
 from __future__ import annotations
 
-import random
 import statistics
 import tarfile
 import tempfile
@@ -108,7 +107,6 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    random.seed(0)
     rounds: dict[str, list[float]] = {"timm": [], "check": [], "first epoch": [], "later epochs": []}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "photos"

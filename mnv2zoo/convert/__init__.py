@@ -13,7 +13,7 @@
 
 The checkpoint decides on the number of classes, the form of the classifier and the input channels, and
 a backbone without classifier converts too. `read` gives the tensors of a file, of Keras' files too,
-and `identify` tells whose they are. Tensors are found in any container and under any prefix, such as
+and `identify` finds whose they are. Tensors are found in any container and under any prefix, such as
 `module.`. A further layout is one more module with a `LAYOUT`, and its place in `layouts.LAYOUTS`.
 """
 

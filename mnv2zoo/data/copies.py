@@ -23,6 +23,7 @@ from PIL import Image
 from mnv2zoo.data import decode, pixels
 from mnv2zoo.data.pixels import PHOTO_CHANNELS
 from mnv2zoo.errors import DataError
+from mnv2zoo.system.files import whole_file
 
 HEADER = struct.Struct("<4sIIIII")  # a mark, the checksum of the pixels, width and height, full width and height
 MARK = b"mnv1"
@@ -181,8 +182,10 @@ class Copies:
             key: The hash of the photo's bytes.
             reader: What made it.
         """
+        file = self._file(key, reader)
         try:
-            content = self._file(key, reader).read_bytes()
+            content = file.read_bytes()
+            os.utime(file)  # which `make_room` goes by: not every file system records when a file is read
             mark, checksum, width, height, *full = HEADER.unpack_from(content)
         except (OSError, struct.error):
             return None
@@ -205,14 +208,8 @@ class Copies:
         if full is None or full == image.size or not self._takes(key):
             return
         body = image.tobytes()
-        file = self._file(key, reader)
-        part = file.with_name(f"{file.name}.{os.getpid()}")
-        try:
-            with part.open("xb") as out:
-                out.write(HEADER.pack(MARK, zlib.crc32(body), *image.size, *full) + body)
-            part.replace(file)
-        except OSError:  # the disk is full, or another process keeps it at this moment
-            part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError), whole_file(self._file(key, reader)) as out:  # the disk may be full
+            out.write(HEADER.pack(MARK, zlib.crc32(body), *image.size, *full) + body)
 
     def make_room(self) -> None:
         """Removes the copies that were not used for the longest time, until the others take no more than they may."""

@@ -263,12 +263,11 @@ class Photos(Dataset[tuple[Any, Any]]):
     def _read(self, sample: AnySample) -> Any:
         if self.reader is None or not isinstance(sample, Sample):
             return sample.read()
-        key = sample.identify() if self.copies else None
-        if self.copies and key:
-            found = self.copies.load(key, self.reader)
-            if found is not None:
-                return found
-        image, _ = self.reader.read(sample.source(), sample.name, sample.channels)
-        if self.copies and key:
-            self.copies.keep(key, self.reader, image)
+        copies, key = self.copies, sample.identify() if self.copies else None
+        if copies is None or key is None:
+            return self.reader.read(sample.source(), sample.name, sample.channels)[0]
+        image = copies.load(key, self.reader)
+        if image is None:
+            image, _ = self.reader.read(sample.source(), sample.name, sample.channels)
+            copies.keep(key, self.reader, image)
         return image

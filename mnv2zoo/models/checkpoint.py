@@ -98,7 +98,7 @@ def source_tensors(
 
 
 def pad_type_of(cfg: PretrainedCfg) -> str:
-    """The padding that the weights of a resolved cfg were trained with, as far as an index entry tells.
+    """The padding that the weights of a resolved cfg were trained with, as far as an index entry records it.
 
     Args:
         cfg: What timm resolved.

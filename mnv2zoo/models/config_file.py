@@ -215,7 +215,7 @@ def _json(file: Path) -> Any:
 
 
 def further_files(folder: Path) -> tuple[str, ...]:
-    """The files besides `config.json` that tell what a model is: none for timm's.
+    """The files besides `config.json` that describe a model: none for timm's.
 
     Args:
         folder: The folder of the `config.json`.
@@ -226,7 +226,7 @@ def further_files(folder: Path) -> tuple[str, ...]:
     try:
         return (transformers_config.PREPROCESSOR,) * transformers_config.wrote(_json(folder / CONFIG))
     except (OSError, ValueError, RecursionError):
-        return ()  # which `read` tells of
+        return ()  # which `read` reports
 
 
 def _parts(document: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
