@@ -28,6 +28,7 @@ import safetensors.torch
 import timm
 import torch
 from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 import mnv2zoo
 from mnv2zoo.models import registry
@@ -184,7 +185,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     torch.manual_seed(0)  # one network, whichever tests run
     model = timm.create_model("mnv2zoo_035", num_classes=3)
     model.load_state_dict(random_state_dict("mnv2zoo_035", num_classes=3))
-    model.pretrained_cfg |= {"input_size": (3, 32, 32)}
+    colors = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
+    model.pretrained_cfg |= {"input_size": (3, 32, 32), "crop_pct": 0.875, **colors}
     folder = tmp_path_factory.mktemp("run")
     timm.models.save_for_hf(model, folder, model_config={"label_names": ["a", "b", "c"]}, safe_serialization=True)
     return str(folder)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 import mnv2zoo
 from tests import fake_device
@@ -47,6 +48,7 @@ SEGMENT = {
     "lovasz": {"head": "lraspp", "region_loss": "lovasz", "smoothing": 0.1},
     "resume": {"head": "lraspp", "epochs": 2, "ema_decay": 0.9},
 }
+COLORS = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
 PARTS = {
     "classify": ("photos", CLASSIFY, QUICK),
     "detect": ("boxes", DETECT, boxes.QUICK),
@@ -57,7 +59,7 @@ PARTS = {
 def train(part: str, folder: Path, way: str, device: str) -> Path:
     """Trains, and returns the run folder."""
     data, ways, quick = PARTS[part]
-    values = {**quick, "epochs": 1, "keep": "last", "task": part, **ways[way]}
+    values = {**quick, "epochs": 1, "keep": "last", "task": part, **COLORS, **ways[way]}
     start = str(folder / "start")
     # Steps so small that rounding, which depends on the layout of gradients in memory, stays rounding.
     values = values if "opt" in ways[way] else {**values, "opt": "sgd", "lr": 1e-3}
