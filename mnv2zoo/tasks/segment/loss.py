@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from mnv2zoo.data.masks import VOID
 from mnv2zoo.segmentation import require_smp
+from mnv2zoo.tasks.segment.lovasz import lovasz_softmax
 
 
 class SegmentationLoss(nn.Module):
@@ -19,10 +20,10 @@ class SegmentationLoss(nn.Module):
     Args:
         weights: A weight per class; None for equal ones.
         smoothing: Label smoothing.
-        region: `dice` or `lovasz`, of segmentation_models_pytorch, to add; None for no such loss.
+        region: `dice`, from segmentation_models_pytorch, or `lovasz`, to add; None for no such loss.
 
     Raises:
-        MissingExtraError: If a loss on regions is wanted and segmentation_models_pytorch is not installed.
+        MissingExtraError: If `region` is `dice` and segmentation_models_pytorch is not installed.
     """
 
     table: Tensor
@@ -38,7 +39,7 @@ class SegmentationLoss(nn.Module):
         table[: len(weights or ())] = torch.tensor(weights or ())
         table[VOID] = 0
         self.register_buffer("table", table)  # the weight of a pixel by its number
-        self.region: Any = None if region is None else _region(region)
+        self.region = None if region is None else _region(region)
 
     def forward(self, logits: Tensor, masks: Tensor) -> Tensor:
         """The loss of logits (N, C, H, W) and class numbers (N, H, W); 0 if no pixel counts."""
@@ -57,12 +58,12 @@ class SegmentationLoss(nn.Module):
         # The mean that PyTorch takes, which is not a number where no pixel counts.
         loss: Tensor = total / self.table[masks].sum().clamp(min=1e-6)
         if self.region is not None:
-            loss = loss + self.region(logits, masks).sum()  # without pixels, Lovász gives an empty tensor
+            loss = loss + self.region(logits, masks)
         return loss
 
 
-def _region(name: str) -> Any:
-    losses = require_smp(f"the loss {name}").losses
-    if name == "dice":
-        return losses.DiceLoss("multiclass", ignore_index=VOID)
-    return losses.LovaszLoss("multiclass", ignore_index=VOID)
+def _region(name: str) -> Callable[[Tensor, Tensor], Tensor]:
+    if name == "lovasz":
+        return partial(lovasz_softmax, ignore_index=VOID)
+    loss: nn.Module = require_smp(f"the loss {name}").losses.DiceLoss("multiclass", ignore_index=VOID)
+    return loss
