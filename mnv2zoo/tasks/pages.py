@@ -6,6 +6,7 @@ import math
 import re
 import warnings
 from bisect import bisect
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from operator import itemgetter
@@ -141,35 +142,30 @@ def summary(history: History, name: str, words: str) -> str:
 
 
 def confusions(
-    confusion: Sequence[Sequence[int]], names: Sequence[str], unit: str, none: str, number: str = "d"
+    counts: Mapping[tuple[int, int], int], names: Sequence[str], unit: str, none: str, number: str = "d"
 ) -> str:
     """A table of the most frequent confusions.
 
     Args:
-        confusion: The confusion matrix in counts; rows are the truth.
+        counts: Counts by true and predicted class.
         names: Names of the classes, escaped.
         unit: What is counted.
-        none: The sentence for a matrix without confusions.
+        none: The sentence for counts without confusions.
         number: How counts are written, as `format` has it.
 
     Returns:
         Markdown.
     """
-    pairs = [
-        (count, truth, predicted)
-        for truth, row in enumerate(confusion)
-        for predicted, count in enumerate(row)
-        if count and truth != predicted
-    ]
-    if not pairs:
+    totals: Counter[int] = Counter()
+    for (truth, _), count in counts.items():
+        totals[truth] += count
+    confused = sorted(pair for pair, count in counts.items() if count and pair[0] != pair[1])
+    if not confused:
         return none
-    most = sorted(pairs, key=lambda pair: -pair[0])[:CONFUSIONS]
+    most = sorted(confused, key=lambda pair: -counts[pair])[:CONFUSIONS]
     return table(
         ["truth", "taken for", f" {unit}", " of the true class's (%)"],
-        (
-            [names[truth], names[predicted], format(count, number), f"{100 * count / sum(confusion[truth]):.1f}"]
-            for count, truth, predicted in most
-        ),
+        ([names[t], names[p], format(counts[t, p], number), f"{100 * counts[t, p] / totals[t]:.1f}"] for t, p in most),
     )
 
 

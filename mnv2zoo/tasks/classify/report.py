@@ -19,6 +19,7 @@ from mnv2zoo.tasks.classify.metrics import Mistake, Scores
 from mnv2zoo.tasks.pages import BLUE, DPI, GREEN, ORANGE, PALE, History, escape, short, table
 
 PHOTO_SIDE = 256  # pixels; of the thinnest image that `decode.read` gives, 1 x 500, a line is left
+DRAWN = 1000  # largest number of classes whose confusion matrix is drawn, and written as a table of classes by classes
 CLASS_METRICS = ("precision", "recall", "f1", "average_precision")
 PANELS: pages.Panels = [
     ("Loss (cross-entropy)", {"train_loss": ("training", BLUE), "val_loss": ("validation", ORANGE)}),
@@ -60,7 +61,7 @@ def write(
     """
     figures = {
         "curves": pages.curves_figure(history, PANELS) if history else None,
-        "confusion": confusion_figure(scores),
+        "confusion": confusion_figure(scores) if len(scores.label_names) <= DRAWN else None,
         "mistakes": mistakes_figure(mistakes, read, scores.label_names, heat) if mistakes else None,
         "labels": mistakes_figure(doubtful, read, scores.label_names) if doubtful else None,
     }
@@ -72,11 +73,15 @@ def write(
 
 
 def _counts(scores: Scores) -> str:
-    """The confusion matrix as CSV."""
-    text = io.StringIO()
+    """The confusion matrix as CSV: a row per class, or for more than `DRAWN` classes a row per pair that occurs."""
+    text, names = io.StringIO(), scores.label_names
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["truth \\ prediction", *scores.label_names])
-    rows.writerows([name, *counts] for name, counts in zip(scores.label_names, scores.confusion, strict=True))
+    if len(names) > DRAWN:
+        rows.writerow(["truth", "prediction", "images"])
+        rows.writerows([names[t], names[p], count] for (t, p), count in sorted(scores.confusions.items()))
+    else:
+        rows.writerow(["truth \\ prediction", *names])
+        rows.writerows([name, *counts] for name, counts in zip(names, scores.confusion, strict=True))
     return text.getvalue()
 
 
@@ -160,9 +165,9 @@ def _page(
             ),
         ),
         "## Confusions",
-        "![Confusion matrix](confusion.png)",
+        *(["![Confusion matrix](confusion.png)"] if len(names) <= DRAWN else []),
         "In counts: [confusion.csv](confusion.csv).",
-        pages.confusions(scores.confusion, names, "images", "None: each image was taken for what it is."),
+        pages.confusions(scores.confusions, names, "images", "None: each image was taken for what it is."),
     ]
     if mistakes:
         parts += [
@@ -199,7 +204,7 @@ def _figures(scores: Scores) -> list[list[str]]:
         ["precision, macro", f"{scores.precision_macro:.2f} %"],
         ["balanced accuracy", f"{scores.balanced_accuracy:.2f} %"],
         ["ROC AUC", "" if scores.roc_auc is None else f"{scores.roc_auc:.2f} %"],
-        ["average precision", f"{scores.average_precision:.2f} %"],
+        ["average precision", "" if scores.average_precision is None else f"{scores.average_precision:.2f} %"],
     ]
 
 

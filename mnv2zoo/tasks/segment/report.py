@@ -157,7 +157,7 @@ def _page(
         "The IoU of a class is the intersection of truth and prediction over their union, of all pixels together.",
         "## Confusions",
         "![Confusion matrix](confusion.png)",
-        pages.confusions(scores.confusion, names, "pixels", "None: every labeled pixel has its class.", ","),
+        pages.confusions(_by_pair(scores), names, "pixels", "None: every labeled pixel has its class.", ","),
     ]
     if worst:
         parts += [
@@ -169,6 +169,11 @@ def _page(
             ),
         ]
     return parts
+
+
+def _by_pair(scores: Scores) -> dict[tuple[int, int], int]:
+    """The pixels by true and predicted class."""
+    return {(t, p): count for t, row in enumerate(scores.confusion) for p, count in enumerate(row)}
 
 
 def _one(value: float | None) -> str:

@@ -44,7 +44,9 @@ def scores(confusion, names=None):
         average_precision=80.75,
         class_metrics={name: by_class(confusion) for name in report.CLASS_METRICS},
         label_names=tuple(names),
-        confusion=tuple(map(tuple, confusion)),
+        confusions={
+            (truth, found): count for truth, row in enumerate(confusion) for found, count in enumerate(row) if count
+        },
     )
 
 
@@ -156,6 +158,19 @@ def test_the_page_has_a_row_for_each_class_the_worst_first_and_those_without_ima
         ["0", "ant", "10", *["80.0"] * 4],
         ["2", "cat", "0", *[""] * 4],
     ]
+
+
+def test_the_confusions_of_many_classes_are_listed_and_not_drawn(tmp_path):
+    confusions = np.eye(report.DRAWN + 1, dtype=int)
+    confusions[3, 5] = 7
+    page = write(tmp_path, scores=scores(confusions.tolist()))
+    with (tmp_path / "confusion.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["truth", "prediction", "images"]
+    assert len(rows) == report.DRAWN + 2
+    assert [row for row in rows if row[0] == "class-3"] == [["class-3", "class-3", "1"], ["class-3", "class-5", "7"]]
+    assert not (tmp_path / "confusion.png").exists()
+    assert pictures(page) == []
 
 
 def test_the_page_has_the_confusions_the_most_frequent_first(tmp_path):
