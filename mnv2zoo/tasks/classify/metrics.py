@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -330,7 +330,7 @@ def _ranked(logits: Tensor, targets: Tensor, outcome: _Outcome, temperature: flo
 
     One class alone has no ROC curve.
     """
-    functions = {"average_precision": metrics.binary_average_precision}
+    functions: dict[str, Callable[..., Tensor]] = {"average_precision": metrics.binary_average_precision}
     if len(targets.unique()) > 1:
         functions["roc_auc"] = metrics.binary_auroc
     found = {name: torch.zeros(logits.shape[1], dtype=torch.float64) for name in functions}
