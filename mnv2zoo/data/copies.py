@@ -8,15 +8,19 @@ photo and the recipe alone: a run has the same bits whether copies are kept or m
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import math
 import os
 import shutil
 import struct
 import tempfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image
 
@@ -116,6 +120,43 @@ class Smaller:
 
 
 @dataclass(frozen=True)
+class Fitted:
+    """Reads photos resized and cropped as evaluation does it, bit for bit, so that validation decodes them once.
+
+    Photos with less than four times as many pixels as the input are read as they are.
+
+    Attributes:
+        config: The preprocessing, as for `pixels.fitted`.
+    """
+
+    config: Mapping[str, Any]
+
+    @cached_property
+    def name(self) -> str:
+        """The name of copies that this reader makes."""
+        values = {key: self.config.get(key) for key in ("input_size", "interpolation", "crop_pct", "crop_mode", "mean")}
+        return f"fitted-{hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]}"
+
+    @property
+    def most_bytes(self) -> int:
+        """Bytes of a copy."""
+        channels, height, width = self.config["input_size"]
+        return int(channels * height * width)
+
+    def read(self, source: Any, where: object, channels: int = 3) -> tuple[Any, tuple[str, ...]]:
+        """Reads an image, as `Smaller.read`; `transforms.Evaluation` recognizes one that is fitted."""
+        image, odd = decode.examined(source, where, channels=channels)
+        if not isinstance(image, Image.Image) or image.width * image.height < LEAST_FACTOR**2 * self.most_bytes / 3:
+            return image, odd
+        fitted = cast(Image.Image, pixels.fitted(image, self.config))
+        fitted.info.update(full_size=image.size, made_by=self.name)
+        return fitted, odd
+
+
+Reader = Smaller | Fitted
+
+
+@dataclass(frozen=True)
 class Copies:
     """A folder of copies, each in a file that is named by the hash of its photo's bytes and the way it was made.
 
@@ -135,7 +176,7 @@ class Copies:
     own: bool = False
 
     @classmethod
-    def open(cls, where: str | None, home: Path, reader: Smaller | None, count: int) -> Copies | None:
+    def open(cls, where: str | None, home: Path, reader: Reader | None, count: int) -> Copies | None:
         """Opens the folder for a number of photos.
 
         Args:
@@ -175,7 +216,7 @@ class Copies:
             return None
         return cls(folder, most, min(most / needed, 1))
 
-    def load(self, key: str, reader: Smaller) -> Image.Image | None:
+    def load(self, key: str, reader: Reader) -> Image.Image | None:
         """The copy of a photo; None if there is none, or if it is damaged.
 
         Args:
@@ -193,10 +234,10 @@ class Copies:
         if mark != MARK or len(body) != 3 * width * height or zlib.crc32(body) != checksum:
             return None
         image = Image.frombytes("RGB", (width, height), body)
-        image.info["full_size"] = tuple(full)
+        image.info.update(full_size=tuple(full), made_by=reader.name)
         return image
 
-    def keep(self, key: str, reader: Smaller, image: Any) -> None:
+    def keep(self, key: str, reader: Reader, image: Any) -> None:
         """Keeps the copy of a photo; an image that is no smaller than its file is not kept.
 
         Args:
@@ -232,7 +273,7 @@ class Copies:
     def _takes(self, key: str) -> bool:
         return int(key.removeprefix("sha256:")[:8], 16) < self.share * 2**32
 
-    def _file(self, key: str, reader: Smaller) -> Path:
+    def _file(self, key: str, reader: Reader) -> Path:
         return self.folder / f"{key.removeprefix('sha256:')}-{reader.name}"
 
 

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from mnv2zoo import environment
 from mnv2zoo.data import decode, timm_datasets
 from mnv2zoo.data import layout as layouts
-from mnv2zoo.data.copies import Copies, Smaller
+from mnv2zoo.data.copies import Copies, Reader
 from mnv2zoo.data.layout import Layout, Listing
 from mnv2zoo.data.pixels import PHOTO_CHANNELS
 from mnv2zoo.data.sampler import seed_augmentation
@@ -244,7 +244,7 @@ class Photos(Dataset[tuple[Any, Any]]):
         copies: Copies | None = None,
     ) -> None:
         self.samples, self.transform, self.transforms, self.copies = samples, transform, transforms, copies
-        self.reader: Smaller | None = getattr(transforms, "reader", None)
+        self.reader: Reader | None = getattr(transforms, "reader", None)
 
     def __len__(self) -> int:
         return len(self.samples)

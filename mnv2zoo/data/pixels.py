@@ -347,7 +347,7 @@ def network_input(image: Image.Image | Bands, config: Mapping[str, Any]) -> np.n
     Returns:
         The image, resized and normalized: (channels, height, width).
     """
-    return _normalized(fitted(as_channels(image, config["input_size"][0]), config), config)
+    return normalized(fitted(as_channels(image, config["input_size"][0]), config), config)
 
 
 def as_channels(image: Image.Image | Bands, channels: int) -> Image.Image | Bands:
@@ -413,7 +413,7 @@ def normalized_whole(photo: Image.Image, config: Mapping[str, Any]) -> np.ndarra
     Returns:
         The image, with the padding at the right or the bottom: (3, height, width).
     """
-    normal = _normalized(resized_whole(photo, config), config)
+    normal = normalized(resized_whole(photo, config), config)
     padded = np.zeros(config["input_size"], np.float32)
     padded[:, : normal.shape[1], : normal.shape[2]] = normal
     return padded
@@ -442,7 +442,8 @@ def class_mask(
     return mask
 
 
-def _normalized(image: Image.Image | Bands, config: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
+def normalized(image: Image.Image | Bands, config: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Normalizes an image of the input's size: (channels, height, width); `config` is as for `network_input`."""
     pixels = image.values if isinstance(image, Bands) else np.asarray(image, np.float32) / np.float32(255)
     normal = (np.atleast_3d(pixels) - np.asarray(config["mean"], np.float32)) / np.asarray(config["std"], np.float32)
     return np.ascontiguousarray(normal.transpose(2, 0, 1))

@@ -12,6 +12,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
 from mnv2zoo.data import decode, pixels, preprocessing
+from mnv2zoo.data.copies import Fitted
 from mnv2zoo.data.pixels import Bands, WrongChannels
 from mnv2zoo.data.preprocessing import MAX_CHANNELS
 from mnv2zoo.errors import DataError
@@ -100,6 +101,25 @@ def image_transform(data: Mapping[str, Any], **options: Any) -> Callable[[Any], 
     own = {**data, **colors, "input_size": (3, *size)} if channels == 1 else data
     made = create_transform(**{**own, **options})
     return made if channels == 3 else Channels(made, {**data, **options})
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The transform of evaluation, which takes images that `reader` has fitted before, too.
+
+    Attributes:
+        transform: timm's transform.
+        reader: Reads and fits photos.
+    """
+
+    transform: Callable[[Any], torch.Tensor]
+    reader: Fitted
+
+    def __call__(self, image: Any) -> torch.Tensor:
+        """Transforms an RGB image to a tensor (3, H, W)."""
+        if isinstance(image, Image.Image) and image.info.get("made_by") == self.reader.name:
+            return torch.from_numpy(pixels.normalized(image, self.reader.config))
+        return self.transform(image)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor, nn
 
-    from mnv2zoo.data.copies import Smaller
+    from mnv2zoo.data.copies import Reader
     from mnv2zoo.data.datasets import AnySample, Data
     from mnv2zoo.data.layout import Layout
     from mnv2zoo.models.names import Description
@@ -180,7 +180,7 @@ class ImageTransform:
     """
 
     transform: Callable[[Any], Any]
-    reader: Smaller | None = None
+    reader: Reader | None = None
 
     def __call__(self, image: Any, target: Any) -> tuple[Any, Any]:
         """Transforms an image.
@@ -339,11 +339,15 @@ class Task(ABC):
         Returns:
             A function of image and target, which must pickle.
         """
-        from mnv2zoo.data.transforms import image_transform
+        from mnv2zoo.data.copies import Fitted
+        from mnv2zoo.data.transforms import Evaluation, image_transform
         from mnv2zoo.tasks.augmentation import augmentation, reader
 
         if recipe is None:
-            return ImageTransform(image_transform(preprocessing))
+            transform, fitted = image_transform(preprocessing), Fitted(preprocessing)
+            if preprocessing["input_size"][0] != 3:
+                return ImageTransform(transform)
+            return ImageTransform(Evaluation(transform, fitted), fitted)
         return ImageTransform(augmentation(recipe, **preprocessing), reader(recipe, preprocessing))
 
     def found(self, data: Data) -> str:

@@ -446,7 +446,8 @@ class Trainer:
 
     def _evaluated(self, split: str) -> Photos:
         """The images of a split without augmentation."""
-        return Photos(self.data.splits[split], transforms=self.task.transforms(self.start.test_preprocessing))
+        transforms = self.task.transforms(self.start.test_preprocessing)
+        return Photos(self.data.splits[split], transforms=transforms, copies=self.copies if split == "val" else None)
 
     def train_epoch(self) -> None:
         """Takes the remaining steps of an epoch."""
