@@ -213,6 +213,21 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def unknown(kind: str, name: str, known: Sequence[str]) -> str:
+    """Writes the problem of an error about an unknown name, with a suggestion if a known name is close.
+
+    Args:
+        kind: What the name is of, such as `recipe field`.
+        name: The unknown name.
+        known: The known names.
+
+    Returns:
+        The problem, such as "unknown recipe field 'epochz'. Did you mean 'epochs'?"
+    """
+    close = difflib.get_close_matches(name, known, 1)
+    return f"unknown {kind} {name!r}" + (f". Did you mean {close[0]!r}?" if close else "")
+
+
 def nearest(name: str, known: Sequence[str], count: int) -> str:
     """Tells what somebody may have meant, for the `expected` of an error.
 
