@@ -37,7 +37,16 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(epilog=predict.EXAMPLE)
+EXAMPLE = """\b
+Examples:
+  mnv2zoo predict photo.jpg
+  mnv2zoo finetune photos --out run
+  mnv2zoo evaluate photos --model run
+  mnv2zoo export run --format onnx --out bundle
+"""
+
+
+@app.callback(epilog=EXAMPLE)
 def _app(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")

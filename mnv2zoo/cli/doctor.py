@@ -13,7 +13,7 @@ EXAMPLE = "\b\nExamples:\n  mnv2zoo doctor\n  mnv2zoo doctor --json > report.jso
 
 
 def command(as_json: Json = False, debug: Debug = False) -> None:
-    """Check the installation, and report what is broken and how to fix it.
+    """Check the installation and explain how to fix problems.
 
     Checks Python, the engines, the connection to the Hub, the cache and the index. Changes nothing and downloads no
     weights. The exit status is 1 if anything is broken. The report contains no tokens, passwords or user names, so you

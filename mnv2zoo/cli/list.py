@@ -21,7 +21,7 @@ def command(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """List the models with their size, compute, pretrained weights and accuracy.
+    """List models and pretrained weights.
 
     Weights are "pinned" if the index contains their SHA-256. Otherwise they are trusted on "first use": the hash of the
     first download is recorded, and later loads must match it.

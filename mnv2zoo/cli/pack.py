@@ -51,11 +51,12 @@ def command(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Prepare a run for the Hugging Face Hub, and print its index entry.
+    """Prepare a run for the Hugging Face Hub.
 
-    The run is verified first. The package contains model.safetensors and config.json, which timm loads as
-    hf-hub:OWNER/NAME, a model card, and the index entry in index_entry.json. The entry records the file's hash and
-    size, and after --push the commit. Without a repository, it refers to ARCH.TAG.safetensors next to the index.
+    Verifies the run, creates the package and prints its index entry. The package contains model.safetensors and
+    config.json, which timm loads as hf-hub:OWNER/NAME, a model card, and the index entry in index_entry.json. The entry
+    records the file's hash and size, and after --push the commit. Without a repository, it refers to
+    ARCH.TAG.safetensors next to the index.
     """
     if push is not None and repo_id is not None:
         raise errors.UsageError("Pass either --push or --repo-id: --push names the repository too.")

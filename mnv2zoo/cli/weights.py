@@ -119,7 +119,9 @@ def pin(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Pin weights: get their revision, hash and size from the Hub, and check them on a download.
+    """Pin weights to a revision and hash.
+
+    The revision, hash and size come from the Hub, and are checked on a download.
 
     With NAME, prints the pinned index entry as JSON, for you to replace the entry in the index. With --all, writes each
     pin to the index file as soon as it is known, so you can run the command again after an interruption. Existing pins
@@ -214,9 +216,10 @@ def sign(
     ],
     debug: Debug = False,
 ) -> None:
-    """Sign an index, for users who set MNV2ZOO_INDEX_PUBKEY to your public key.
+    """Sign an index with your private key.
 
-    The index is validated first. The signature is written to INDEX.sig.
+    The index is validated first. The signature is written to INDEX.sig. Users who set MNV2ZOO_INDEX_PUBKEY to your
+    public key then accept only indexes that you signed.
     """
     from mnv2zoo.weights import index
 
