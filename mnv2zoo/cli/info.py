@@ -51,7 +51,7 @@ def _print_network(model: dict[str, Any]) -> None:
                 "description": entry["description"],
                 "license": entry["license"],
                 "origin": entry["origin"],
-                "metrics": ", ".join(f"{name} {percent(value)}%" for name, value in entry["metrics"].items()),
+                "metrics": ", ".join(f"{name} {percent(value)} %" for name, value in entry["metrics"].items()),
                 "file": entry.get("bundled") or f"{entry['filename']} of {entry['repo_id']}",
                 "revision": entry.get("revision"),
                 "sha256": entry["sha256"],
@@ -166,7 +166,7 @@ def _print_folder(model: dict[str, Any]) -> None:
         "bytes": f"{model['bytes']:,}",
     }
     for split, scores in model["results"].items():
-        metrics = [f"{name} {percent(value)}%" for name, value in scores.items() if is_percentage(name, value)]
+        metrics = [f"{name} {percent(value)} %" for name, value in scores.items() if is_percentage(name, value)]
         facts[f"{split} images"] = f"{scores['images']}: {', '.join(metrics[:SHOWN])}"
     _print_facts(model["name"], facts)
 

@@ -216,7 +216,7 @@ class Recipe:
         None, "Detection and segmentation: range of the random scale of training images, such as 0.5 2"
     )
     iou_crop: Share = _choice(0.0, "Detection: probability of SSD's random IoU crop")
-    rotate: Share = _choice(0.0, "Detection and segmentation: probability of a rotation by a multiple of 90 degrees")
+    rotate: Share = _choice(0.0, "Detection and segmentation: probability of a random rotation in steps of 90 degrees")
     hflip: Share = _choice(0.5, "Probability of a horizontal flip")
     vflip: Share = _choice(0.0, "Probability of a vertical flip")
     color_jitter: Share = _choice(

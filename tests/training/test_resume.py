@@ -71,11 +71,11 @@ def test_start_weights_that_were_replaced_in_the_meantime_are_refused(photos, tm
     run = stopped(str(start), init="pretrained", train="head")
     before = content(run)
     save_run(start, seed=1)
-    with pytest.raises(RunError, match="started from have changed") as error:
+    with pytest.raises(RunError, match="initial weights of the run have changed") as error:
         mnv2zoo.finetune(photos, out=run, resume=True)
     assert error.value.fix
     save_run(start, pad_type="same")  # the same tensors, used otherwise
-    with pytest.raises(RunError, match="started from have changed"):
+    with pytest.raises(RunError, match="initial weights of the run have changed"):
         mnv2zoo.finetune(photos, out=run, resume=True)
     assert content(run) == before
 
@@ -87,7 +87,7 @@ def test_a_replaced_init_file_and_a_replaced_teacher_are_refused(photos, tmp_pat
     run = stopped(init=str(start), teacher=str(teacher))
     before, original = content(run), start.read_bytes()
     start.write_bytes((save_run(tmp_path / "b", seed=1) / "model.safetensors").read_bytes())
-    with pytest.raises(RunError, match="started from have changed"):
+    with pytest.raises(RunError, match="initial weights of the run have changed"):
         mnv2zoo.finetune(photos, out=run, resume=True)
     start.write_bytes(original)
     save_run(teacher, seed=4)

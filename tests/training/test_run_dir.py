@@ -67,7 +67,7 @@ def test_a_finished_run_without_its_checkpoint_is_not_started_again(photos, tmp_
     with pytest.raises(RunError, match="no checkpoint") as error:
         mnv2zoo.finetune(photos, out=run, resume=True)
     assert "--model" in error.value.fix
-    with pytest.raises(RunError, match="a run in the folder"):
+    with pytest.raises(RunError, match="already contains a run"):
         mnv2zoo.finetune(photos, MODEL, run, **ONE)
     assert content(run) == before
 
