@@ -1,4 +1,4 @@
-"""How well a network classifies: from its logits to figures, and to the mistakes it was surest of."""
+"""Metrics of a classifier, and its most confident mistakes."""
 
 from __future__ import annotations
 
@@ -26,32 +26,29 @@ class Scores(base.Scores):
 
     Attributes:
         images: Number of images, at least one.
-        loss: Mean cross-entropy, natural logarithm.
-        top1: Images whose class got the highest logit, in percent.
-        top5: Images whose class is among the five highest logits, in percent; with fewer than five
-            classes that is all of them.
-        calibration_error: Expected calibration error, in percent: how far, on average, the probability
-            that the network gives to its prediction is from the share of predictions that are right.
-            Both are compared in 15 bins of equal width, which count by their images (Guo et al. 2017,
-            "On Calibration of Modern Neural Networks", https://arxiv.org/abs/1706.04599, eq. 3).
-        f1_macro: F1 score in percent, the mean of the classes. Classes that no image has and none was taken for are
-            left out of all means, as in scikit-learn.
-        f1_weighted: F1 score in percent, the mean of the images' classes.
-        precision_macro: Precision in percent, the mean of the classes; 0 for a class that no image was taken for.
-        balanced_accuracy: Recall in percent, the mean of the classes that have images.
-        roc_auc: Area under the ROC curve of each class against all others, in percent, the mean of the classes that
-            have images; None where all images are of one class.
-        average_precision: Area under the precision-recall curve in percent, the mean of the classes that have images.
-            This and `roc_auc` rank the images of every class; both are None for over `RANKED` scores.
-        class_metrics: `precision`, `recall`, `f1` and `average_precision` of the C classes in percent; None where a
-            class has no images.
+        loss: Mean cross-entropy (natural logarithm).
+        top1: Top-1 accuracy in percent.
+        top5: Top-5 accuracy in percent. With fewer than five classes, it is 100.
+        calibration_error: Expected calibration error in percent: the mean difference between the probability of the
+            predicted class and the accuracy, over 15 bins of equal width, weighted by their number of images (Guo et
+            al. 2017, "On Calibration of Modern Neural Networks", https://arxiv.org/abs/1706.04599, eq. 3).
+        f1_macro: F1 score in percent, averaged over the classes. As in scikit-learn, averages leave out classes that
+            occur neither in the labels nor in the predictions.
+        f1_weighted: F1 score in percent, averaged over the classes and weighted by their number of images.
+        precision_macro: Precision in percent, averaged over the classes; 0 for a class without predictions.
+        balanced_accuracy: Recall in percent, averaged over the classes with images.
+        roc_auc: Area under the one-vs-rest ROC curve in percent, averaged over the classes with images; None if all
+            images belong to one class.
+        average_precision: Area under the precision-recall curve in percent, averaged over the classes with images.
+            This and `roc_auc` rank the images of every class. Both are None for more than `RANKED` scores.
+        class_metrics: `precision`, `recall`, `f1` and `average_precision` of the C classes in percent; None for a class
+            without images.
         label_names: Names of the C classes.
-        confusions: The number of images by true and predicted class, of the pairs that occur.
-        temperature: The number that logits were divided by before the softmax; None for none. All but the classes
-            with the highest logits depends on it.
-        calibration_error_before: The calibration error without it; None for none.
-        measured: Which images these are, in words such as `37 val images that the run held out`; empty where nobody
-            had to choose.
+        confusions: The number of images by true and predicted class, for the pairs that occur.
+        temperature: The softmax temperature; None for no temperature. It affects the loss, the calibration error and
+            the metrics that rank images by probability.
+        calibration_error_before: The calibration error without the temperature; None for no temperature.
+        measured: A description of the measured images, such as `37 val images that the run held out`. May be empty.
     """
 
     loss: float
@@ -72,13 +69,13 @@ class Scores(base.Scores):
 
     @property
     def confusion(self) -> tuple[tuple[int, ...], ...]:
-        """The confusion matrix: C rows of C counts of images; rows are the truth, columns the prediction."""
+        """The confusion matrix: C rows of C image counts. Rows are true classes, columns are predicted classes."""
         classes = range(len(self.label_names))
         return tuple(tuple(self.confusions.get((truth, found), 0) for found in classes) for truth in classes)
 
     @property
     def per_class(self) -> list[dict[str, Any]]:
-        """For each class its number, label, images, top-1 and `class_metrics`, which are None without images."""
+        """The number, label, images, top-1 and `class_metrics` of each class; None for metrics without images."""
         images: Counter[int] = Counter()
         for (truth, _), count in self.confusions.items():
             images[truth] += count
@@ -94,7 +91,7 @@ class Scores(base.Scores):
         ]
 
     def metrics(self) -> dict[str, float]:
-        """The metrics that the history of a training records."""
+        """The metrics to record in the training history."""
         return {name: value for name in METRICS if (value := getattr(self, name)) is not None}
 
     def to_json(self) -> dict[str, Any]:
@@ -122,14 +119,14 @@ class Scores(base.Scores):
         return f"top-1 {self.top1:.2f} %, top-5 {self.top5:.2f} %{calibration}, of {self.images} images"
 
     def _error(self) -> str:
-        """The calibration error in words."""
+        """The calibration error as text."""
         text = f"{self.calibration_error:.2f} %"
         if self.temperature is None:
             return text
         return f"{text} ({self.calibration_error_before:.2f} % without the temperature {self.temperature:.4g})"
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """The classes that have images, as `mnv2zoo evaluate` prints them."""
+        """The classes with images, as `mnv2zoo evaluate` prints them."""
         names = ("precision", "recall", "f1")
         rows = [
             [row["label"], str(row["images"]), *(f"{row[name]:.2f}" for name in names)]
@@ -167,7 +164,7 @@ class Accuracy(base.Metric):
         """Computes the metrics of all batches.
 
         Raises:
-            DataError: If an image is of a class that the network does not have.
+            DataError: If an image belongs to a class that the model lacks.
             RunError: If a logit is not finite.
         """
         return score(*self.outputs(), self._label_names, self.temperature)
@@ -178,18 +175,18 @@ class Accuracy(base.Metric):
         return self._logits[0], self._targets[0]
 
     def by_image(self) -> Iterator[tuple[int, int, list[float]]]:
-        """The class of each image, the predicted class, and the probabilities of all classes."""
+        """The true class, the predicted class and the probabilities of all classes of each image."""
         rows = max(CHUNK // len(self._label_names), 1)
         for logits, targets in zip(*(values.split(rows) for values in self.outputs()), strict=True):
             scores = self._calibrated(logits).softmax(1)
             yield from zip(targets.tolist(), logits.argmax(1).tolist(), scores.tolist(), strict=True)
 
     def worst_mistakes(self) -> list[Mistake]:
-        """The wrong predictions of highest probability; see the function of that name."""
+        """The most confident wrong predictions; see the function `worst_mistakes`."""
         return worst_mistakes(*self.outputs(), temperature=self.temperature)
 
     def doubtful_labels(self) -> list[Mistake]:
-        """Images whose label is probably wrong; see `explanation.doubtful_labels`. None for over `RANKED` scores."""
+        """Probable label errors; see `explanation.doubtful_labels`. Empty for more than `RANKED` scores."""
         from mnv2zoo.tasks.classify import explanation
 
         logits, targets = self.outputs()
@@ -204,7 +201,7 @@ class Accuracy(base.Metric):
 
 @dataclass(frozen=True)
 class Mistake:
-    """An image that was taken for something else.
+    """A misclassified image.
 
     Attributes:
         index: Its place among the images that were scored.
@@ -359,19 +356,19 @@ def _rounded(value: Any, digits: int) -> Any:
 
 
 def worst_mistakes(logits: Tensor, targets: Tensor, count: int = 25, temperature: float | None = None) -> list[Mistake]:
-    """Finds the wrong predictions that the network was surest of.
+    """Finds the most confident wrong predictions.
 
     Args:
-        logits: The network's output, N x C.
+        logits: The outputs of the model (N, C).
         targets: The classes of the N images, integers from 0 to C - 1.
-        count: How many to give at most.
-        temperature: What to divide logits by before the softmax; None for nothing.
+        count: Maximum number of mistakes to return.
+        temperature: The softmax temperature; None for no temperature.
 
     Returns:
-        The mistakes, the surest first; of equals the one that comes first among the images.
+        The mistakes, the most confident first. Equally confident ones are in the order of the images.
 
     Raises:
-        DataError: If an image is of a class that the network does not have.
+        DataError: If an image belongs to a class that the model lacks.
         RunError: If a logit is not finite.
         ValueError: If the sizes do not fit.
     """
@@ -384,22 +381,23 @@ def worst_mistakes(logits: Tensor, targets: Tensor, count: int = 25, temperature
 
 
 def _check(logits: Tensor, targets: Tensor) -> None:
-    """Refuses logits and classes that do not fit each other, or are not finite."""
+    """Checks that logits and classes have matching shapes and valid values."""
     if logits.ndim != 2 or targets.shape != logits.shape[:1]:
         raise ValueError(f"expected logits of N x C and N targets, found {[*logits.shape]} and {[*targets.shape]}")
     classes = logits.shape[1]
     strays = ((targets < 0) | (targets >= classes)).sum().item()
     if strays:
         raise DataError(
-            "images of a class that the network does not have",
+            "some images belong to classes that the model lacks",
             expected=f"classes from 0 to {classes - 1}",
-            found=f"another one for {strays} of {len(targets)} images",
+            found=f"other classes for {strays} of {len(targets)} images",
+            fix="Evaluate on data with the model's classes, or use a model with the classes of the data.",
         )
     require_finite(logits)
 
 
 def require_finite(logits: Tensor) -> None:
-    """Refuses logits (N, C) of a network that has diverged.
+    """Checks that all logits (N, C) are finite.
 
     Raises:
         RunError: If a logit is not finite.
@@ -407,9 +405,10 @@ def require_finite(logits: Tensor) -> None:
     broken = len(logits) - logits.isfinite().all(1).sum().item()
     if broken:
         raise RunError(
-            "the network's output is not finite",
+            "the outputs of the model are not finite",
+            expected="finite logits",
             found=f"NaN or infinity for {broken} of {len(logits)} images",
-            fix="If it was just trained, training has diverged: begin a new run with a lower learning rate.",
+            fix="If this happens in training, it has diverged. Start a new run with a lower learning rate.",
         )
 
 
