@@ -395,8 +395,8 @@ def heads(data: str) -> str:
         for name, runs in groups.items()
     ]
     return table(
-        f"network | seeds: | test {title} (%): | test {further_title} (%): | val {title} (%): | params (M): | minutes: "
-        "| ms, eager: | ms, fastest engine: | ms, int8: | int8, points lost:",
+        f"model | seeds: | test {title} (%): | test {further_title} (%): | val {title} (%): | params (M): "
+        "| training (min): | ms/image, eager: | ms/image, fastest engine: | ms/image, int8: | int8 loss (points):",
         rows,
     )
 
