@@ -545,12 +545,20 @@ def fuzz() -> str:
     return table("target | inputs: | edges of the code reached: | findings: | seconds:", rows)
 
 
+FORGOTTEN = {
+    "as they were trained": "as trained",
+    "ImageNet's mean and deviation": "ImageNet mean and standard deviation",
+    "no normalisation": "no normalization",
+    "symmetric padding, ImageNet's mean and deviation": "symmetric padding, ImageNet mean and standard deviation",
+}
+
+
 def forgotten() -> str:
     found = recorded("elsewhere")
-    rows = ((row["way"], f"{row['top1']:.0f}", f"{row['same']:.0f}") for row in found["rows"])
-    return table(
-        f"the same weights on {found['photos']} photos | top-1 (%): | same class as in the first row (%):", rows
+    rows = (
+        (FORGOTTEN.get(row["way"], row["way"]), f"{row['top1']:.0f}", f"{row['same']:.0f}") for row in found["rows"]
     )
+    return table(f"settings ({found['photos']} images) | top-1 (%): | same class as in the first row (%):", rows)
 
 
 def ecosystem() -> str:
@@ -571,7 +579,7 @@ def alphas() -> str:
         for config in architecture.CONFIGS.values()
         if not LAYOUTS["keras"].lacks(config)
     )
-    return table("`alpha`: | here | channels of the stem: | of the head:", rows)
+    return table("`alpha`: | architecture | stem channels: | head channels:", rows)
 
 
 PARTS: dict[str, Callable[..., str]] = {
