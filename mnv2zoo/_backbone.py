@@ -79,7 +79,7 @@ def last_at(model: MobileNetV2, *reductions: int) -> list[str]:
     return [by_reduction[reduction] for reduction in reductions if reduction in by_reduction]
 
 
-def normalisation(model: nn.Module, in_chans: int) -> dict[str, list[float]]:
+def normalization(model: nn.Module, in_chans: int) -> dict[str, list[float]]:
     """The `image_mean` and `image_std` of torchvision's detectors, as the weights want them.
 
     See `preprocessing.per_channel` for images with other channels than those of the weights.

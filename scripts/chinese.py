@@ -67,7 +67,7 @@ WORDS = {
     "side": "边长",
     "learning rate": "学习率",
     "test (%)": "测试（%）",
-    "random initialisation": "随机初始化",
+    "random initialization": "随机初始化",
     "ImageNet weights of `mnv2zoo_100`": "`mnv2zoo_100` 的 ImageNet 权重",
     "`mnv2zoo_100`, 224 pixels": "`mnv2zoo_100`，224 像素",
     "`mnv2zoo_100_c20`, 64 pixels": "`mnv2zoo_100_c20`，64 像素",

@@ -23,7 +23,7 @@ from typing import Any
 import chinese
 import model_pages
 import performance
-from catalogue import ROOT, WEIGHTS, figures, measured, recorded, table, weights_of
+from catalog import ROOT, WEIGHTS, figures, measured, recorded, table, weights_of
 
 from mnv2zoo import architecture, environment
 from mnv2zoo.convert import LAYOUTS
@@ -324,7 +324,7 @@ def multilabel() -> str:
 
 
 TRANSFER = {
-    "random": "random initialisation",
+    "random": "random initialization",
     "cifar100_coarse": "`mnv2zoo_100_c20.cifar100_coarse`",
     "imagenet": "ImageNet weights of `mnv2zoo_100`",
 }

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import drawings
-from catalogue import is_measured, measured, table
+from catalog import is_measured, measured, table
 
 RESULTS = Mapping[str, Any]
 ARGUMENTS = {"deploy_accuracy": " RUN DATA"}  # what a benchmark cannot do without
@@ -112,10 +112,10 @@ def folder(results: RESULTS) -> str:
         if isinstance(row, dict) and "median_s" in row:
             times = [row[f"times_{rival}"] for rival in goals]
             ours = name not in goals
-            judgements = [
+            judgments = [
                 at_least(value, goal) if ours else "" for value, goal in zip(times, goals.values(), strict=True)
             ]
-            pairs = [cell for pair in zip(times, judgements, strict=True) for cell in pair]
+            pairs = [cell for pair in zip(times, judgments, strict=True) for cell in pair]
             rows.append((f"`{name}`" if ours else name, row["first_s"], row["median_s"], *pairs))
     header = " | ".join(f"times {rival}: | goal:" for rival in goals)
     return table(f"{results['images']:,} photos | first process, s: | later ones, s: | {header}", rows)

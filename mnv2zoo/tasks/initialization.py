@@ -247,7 +247,7 @@ def with_weights(
         RecipeError: If they are another architecture's.
     """
     if source is None:
-        return target.build(pretrained=False, **arguments), {}, "random initialisation"
+        return target.build(pretrained=False, **arguments), {}, "random initialization"
     if isinstance(source, Path):
         own: dict[str, Any] = {"pretrained_cfg_overlay": {"file": str(source)}}
         model = target.build(**{**arguments, **own})

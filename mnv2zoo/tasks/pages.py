@@ -269,8 +269,8 @@ def confusion_figure(confusion: Sequence[Sequence[int]], label_names: Sequence[s
     axes.grid(which="minor", color=PALE, linewidth=min(0.8, 3 * side))
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
-    grey = f"; grey: no {what}" if (totals == 0).any() else ""
-    axes.set_title(f"{title}{grey}", fontsize=11)
+    gray = f"; gray: no {what}" if (totals == 0).any() else ""
+    axes.set_title(f"{title}{gray}", fontsize=11)
     if side >= 0.28:
         for (row, column), count in np.ndenumerate(counts):
             value = 100 * count / max(1, totals[row, 0])

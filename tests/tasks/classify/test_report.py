@@ -99,8 +99,8 @@ def pixels(path):
         return np.asarray(image.convert("RGB"))
 
 
-def shows(picture, colour):
-    return (picture == [round(255 * part) for part in to_rgb(colour)]).all(-1).any()
+def shows(picture, color):
+    return (picture == [round(255 * part) for part in to_rgb(color)]).all(-1).any()
 
 
 def cells(figure):
@@ -260,11 +260,11 @@ def test_the_confusion_matrix_shows_percent_of_each_row(tmp_path):
     assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("prediction", "truth")
 
 
-def test_a_class_without_images_is_grey_and_the_picture_says_so(tmp_path):
+def test_a_class_without_images_is_gray_and_the_picture_says_so(tmp_path):
     write(tmp_path)
     assert shows(pixels(tmp_path / "confusion.png"), report.PALE)
-    assert "grey: no images" in report.confusion_figure(SCORES).axes[0].get_title()
-    assert "grey" not in report.confusion_figure(diagonal(2)).axes[0].get_title()
+    assert "gray: no images" in report.confusion_figure(SCORES).axes[0].get_title()
+    assert "gray" not in report.confusion_figure(diagonal(2)).axes[0].get_title()
 
 
 def test_few_but_some_are_not_shown_as_none():
