@@ -80,7 +80,7 @@ def last_at(model: MobileNetV2, *reductions: int) -> list[str]:
     return [by_reduction[reduction] for reduction in reductions if reduction in by_reduction]
 
 
-def normalisation(model: nn.Module, in_chans: int) -> dict[str, list[float]]:
+def normalization(model: nn.Module, in_chans: int) -> dict[str, list[float]]:
     """Returns `image_mean` and `image_std` for torchvision's detectors, from the weights' preprocessing config.
 
     `preprocessing.per_channel` adapts them when images have a different number of channels than the weights.

@@ -300,7 +300,7 @@ def ssdlite(
         "nms_thresh": 0.55,
         "detections_per_img": 300,
         "topk_candidates": 300,
-        **_backbone.normalisation(network, in_chans),
+        **_backbone.normalization(network, in_chans),
     }
     return _of(network, SSD(maps, anchors, size, num_classes, head=head, **(defaults | kwargs)))
 
@@ -358,7 +358,7 @@ def retinanet(
         tuple((int(side), int(side * 2 ** (1 / 3)), int(side * 2 ** (2 / 3))) for side in sizes),
         ((0.5, 1.0, 2.0),) * len(sizes),
     )
-    defaults = {"anchor_generator": anchors, **_backbone.normalisation(network, in_chans)}
+    defaults = {"anchor_generator": anchors, **_backbone.normalization(network, in_chans)}
     return _of(network, RetinaNet(maps, num_classes, **(defaults | kwargs)))
 
 
@@ -413,7 +413,7 @@ def fasterrcnn(
     defaults = {
         "rpn_anchor_generator": anchors,
         "box_roi_pool": MultiScaleRoIAlign(maps.taps.names, output_size=7, sampling_ratio=2),
-        **_backbone.normalisation(network, in_chans),
+        **_backbone.normalization(network, in_chans),
     }
     return _of(network, FasterRCNN(maps, num_classes, **(defaults | kwargs)))
 

@@ -67,6 +67,7 @@ WORDS = {
     "initial weights": "初始化权重",
     "input (px)": "输入（像素）",
     "learning rate": "学习率",
+    "test (%)": "测试（%）",
     "random initialization": "随机初始化",
     "ImageNet weights of `mnv2zoo_100`": "`mnv2zoo_100` 的 ImageNet 权重",
     "`mnv2zoo_100`, 224 pixels": "`mnv2zoo_100`，224 像素",

@@ -23,7 +23,7 @@ from typing import Any
 import chinese
 import model_pages
 import performance
-from catalogue import ROOT, WEIGHTS, figures, measured, recorded, table, weights_of
+from catalog import ROOT, WEIGHTS, figures, measured, recorded, table, weights_of
 
 from mnv2zoo import architecture, environment
 from mnv2zoo.convert import LAYOUTS

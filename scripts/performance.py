@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import drawings
-from catalogue import is_measured, measured, table
+from catalog import is_measured, measured, table
 
 RESULTS = Mapping[str, Any]
 ARGUMENTS = {"deploy_accuracy": " RUN DATA"}  # arguments that a benchmark requires

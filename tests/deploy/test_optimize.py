@@ -1,4 +1,4 @@
-"""Optimised networks compute what the originals compute, on every engine."""
+"""Optimized networks compute what the originals compute, on every engine."""
 
 import multiprocessing
 import os

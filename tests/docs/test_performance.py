@@ -37,7 +37,7 @@ DEPLOY = {
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of results, from which the page is made."""
     monkeypatch.syspath_prepend(ROOT / "scripts")
-    monkeypatch.setattr(importlib.import_module("catalogue"), "ROOT", tmp_path)
+    monkeypatch.setattr(importlib.import_module("catalog"), "ROOT", tmp_path)
     folder = tmp_path / "benchmarks/results"
     folder.mkdir(parents=True)
     return folder

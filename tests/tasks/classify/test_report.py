@@ -101,8 +101,8 @@ def pixels(path):
         return np.asarray(image.convert("RGB"))
 
 
-def shows(picture, colour):
-    return (picture == [round(255 * part) for part in to_rgb(colour)]).all(-1).any()
+def shows(picture, color):
+    return (picture == [round(255 * part) for part in to_rgb(color)]).all(-1).any()
 
 
 def cells(figure):
