@@ -1,4 +1,4 @@
-"""The migration tables of docs/why.md: both calls of every row run, and give the same outputs where the page says so."""
+"""The migration tables of docs/why.md: both calls of every row run, and outputs are equal where the page says so."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
