@@ -44,7 +44,7 @@ def test_ignored_numbers_are_void(tmp_path):
     with pytest.raises(DataError) as error:
         data.find(folder, Layout(ignore_index=7))
     assert "such as 255: 12 (" in error.value.found
-    assert "--ignore-index says, 7" in error.value.fix
+    assert "--ignore-index (now 7)" in error.value.fix
     for file in folder.glob("*/masks/*.png"):
         numbers = np.array(Image.open(file))
         Image.fromarray(np.where(numbers == VOID, 7, numbers).astype(np.uint8)).save(file)
