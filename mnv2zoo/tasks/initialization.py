@@ -265,7 +265,7 @@ def with_weights(
         return model, tensors, source.name
     raise RecipeError(
         f"the initial weights belong to another architecture than {target.config.name}",
-        expected=f"weights of {target.config.name}, or for a 20-class model, weights of the paper's model of that width",
+        expected=f"weights of {target.config.name}, or the paper's weights of that width for a 20-class model",
         found=source.config.name,
         where="init",
         fix="Choose other weights with --init, or another --model.",
@@ -362,9 +362,9 @@ def c20_from_paper(model: MobileNetV2, state_dict: dict[str, Tensor], images: Te
     """Initializes a 20-class model from the weights of the paper's model of the same width.
 
     Layers that both models have are copied. The expansion that only the 20-class model has in its first bottleneck
-    becomes the identity: the convolution is a unit matrix, and the batch norm after it undoes its own normalization. Its
-    running mean and variance are measured on images, and its shift and scale are set to invert them. In training mode,
-    with the statistics of each batch, it is the identity as far as the batch resembles these images. The ReLU after it
+    becomes the identity: the convolution is a unit matrix, and the batch norm after it undoes its own normalization.
+    Its running mean and variance are measured on images, and its shift and scale are set to invert them. In training
+    mode, with the statistics of each batch, it is the identity as far as the batch resembles these images. The ReLU after it
     has no effect, because its input has already passed a ReLU. Biases, which the paper's model lacks, become zero. The
     classifier is not changed.
 
