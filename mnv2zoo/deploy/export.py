@@ -57,8 +57,9 @@ def export(
 
     The bundle contains the model, `preprocess.json`, `labels.txt`, `predict.py`, `manifest.json` and a model card,
     `README.md`. Before the folder is created, the script runs on image files of many kinds, and its results are
-    compared with the model's: pixels and logits of a classifier, boxes of a detector, masks of a segmenter. The bundle of a
-    multi-label model also contains `thresholds.json`. `predict.py` applies these thresholds, and you can edit them.
+    compared with the model's: pixels and logits of a classifier, boxes of a detector, masks of a segmenter. The bundle
+    of a multi-label model also contains `thresholds.json`. `predict.py` applies these thresholds, and you can
+    edit them.
 
     The graph of a detector includes its post-processing. Its input `images` is one normalized image (1, 3, H, W). If
     `resize` is `pad`, there is a second input `size` (2,): the height and width of the image without padding. Its
