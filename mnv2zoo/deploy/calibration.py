@@ -127,7 +127,7 @@ def _transform(folder: Path, model: nn.Module, example: Tensor, preprocessing: M
 
 @dataclass(frozen=True)
 class _WholeImages:
-    """Preprocesses whole images. A detector normalizes by itself, so its images are from 0 to 1, padded with the mean."""
+    """Preprocesses whole images. A detector normalizes by itself, so its images are from 0 to 1 with mean padding."""
 
     config: Mapping[str, Any]
     from_0_to_1: bool

@@ -318,7 +318,7 @@ def test_another_tarball_than_the_pinned_one_is_refused(host, tmp_path):
     with pytest.raises(DeployError) as error:
         web.fetch(f"{host}absent.tgz")
     assert (error.value.problem, error.value.where) == (
-        f"cannot fetch onnxruntime-web {web.VERSION}",
+        f"onnxruntime-web {web.VERSION} cannot be downloaded",
         f"{host}absent.tgz",
     )
 
