@@ -243,19 +243,19 @@ class WithPostProcessing(nn.Module):
             program = torch.onnx.export(
                 exported, input_names=names, output_names=list(OUTPUTS), dynamo=True, verbose=False
             )
-        assert program is not None  # it is None where a file was asked for
+        assert program is not None  # only None when writing to a file
         return program.model_proto.SerializeToString()
 
 
 @contextlib.contextmanager
 def exportable_suppression(size: Size) -> Iterator[None]:
-    """Lets PyTorch export torchvision's `batched_nms`, which asks how many boxes there are and so cannot be exported.
+    """Replaces torchvision's `batched_nms` during an export, because it branches on the number of boxes.
 
-    While exporting, boxes of different classes are moved apart and suppressed together, as torchvision itself does
-    where boxes are few. Whatever else runs meanwhile gets torchvision's function.
+    During the export, boxes of different classes are moved apart and suppressed together, as torchvision does for few
+    boxes. Other code that runs at the same time still gets torchvision's function.
 
     Args:
-        size: Height and width of the images, within which the boxes are.
+        size: Height and width of the images, which bound the boxes.
     """
     original: Callable[..., Tensor] = box_ops.batched_nms
     apart = float(math.ceil(max(size)) + 1)
