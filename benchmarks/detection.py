@@ -1,8 +1,9 @@
 """Measures SSDLite of `mnv2zoo_100` on every engine against torchvision's SSDLite of MobileNetV3 in eager mode.
 
-Both have 91 classes and see one image of 320 pixels. The core is the backbone with its heads; the whole adds resizing,
-normalizing and post-processing. Weights are random, and the lowest score is 0.5, so that no boxes come out: how long
-suppression takes depends on the image. Each engine has a process of its own, in which it and torchvision take turns.
+Both have 91 classes and process one image of 320 pixels. The core is the backbone with its heads. The whole adds
+resizing, normalization and post-processing. Weights are random, and the score threshold of 0.5 leaves no boxes, because
+the time of non-maximum suppression depends on the image. Each engine runs in its own process and takes turns with
+torchvision.
 
     python benchmarks/detection.py --rounds 50
 """

@@ -1,8 +1,8 @@
 """Measures the time from the start of a process to its first prediction: a bundle's predict.py against timm.
 
-Both classify the same photo with the same weights, in turns, each in a process of its own: `predict.py` of an
-onnx bundle, and a script that imports timm, loads a checkpoint and applies timm's own preprocessing. The goal:
-at most a tenth. Weights are Google's where they lie beside the repository, otherwise random.
+Both classify the same photo with the same weights, in turns, each in its own process: `predict.py` of an onnx bundle,
+and a script that imports timm, loads a checkpoint and applies timm's preprocessing. Goal: at most a tenth of the time.
+Google's weights are used if they are available next to the repository; otherwise weights are random.
 
     python benchmarks/first_prediction.py --rounds 9
 """

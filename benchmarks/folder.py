@@ -1,10 +1,10 @@
-"""Measures `mnv2zoo predict` on a folder of 1,000 ImageNet-sized JPEGs against what timm's `inference.py` does.
+"""Measures `mnv2zoo predict` on a folder of 1,000 ImageNet-sized JPEGs against the steps of timm's `inference.py`.
 
 Whole processes take turns, from start to end. timm's side is its `create_dataset` and `create_loader` with batches of
-32 and 2 workers, the model in eager mode, and the five best classes; once as it is, once in channels-last format. The
-photos are ImageNet's samples, resized, and linked until they are enough; the weights are Google's. Both lie beside the
-repository. What engines start from is kept in `--cache`: the first process, which makes it, is told apart. The
-goals: 6 times faster than the one, 3.5 times faster than the other.
+32 and 2 workers, the model in eager mode, and the top 5 classes: once as it is, once in channels-last format. The
+photos are ImageNet samples, resized and linked as often as needed, and the weights are Google's. Both must be available
+next to the repository. Engines are cached in `--cache`; the first process, which fills the cache, is reported
+separately. Goals: 6 times faster than the first variant, 3.5 times faster than the second.
 
     python benchmarks/folder.py --rounds 3
 """

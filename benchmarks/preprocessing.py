@@ -1,8 +1,8 @@
-"""Measures what the fast preprocessing of `mnv2zoo predict` changes, against timm's own (`--exact`).
+"""Measures how the fast preprocessing of `mnv2zoo predict` differs from timm's own (`--exact`).
 
-The same photos go through the same network, prepared in both ways. At 224 pixels these photos are decoded whole in
-both; at 32, nearly all are decoded at a fraction of it, as photos of more than 1,536 pixels are at 224. Weights are
-Google's, which lie beside the repository.
+The same photos go through the same model with both preprocessings. At 224 pixels, both decode these photos at full
+size. At 32 pixels, nearly all are decoded at a fraction of it, as photos of more than 1,536 pixels are at 224. The
+weights are Google's, which must be available next to the repository.
 
     python benchmarks/preprocessing.py --sides 224 32
 """

@@ -1,4 +1,4 @@
-"""What the benchmarks share: arguments, processes, weights, facts about the machine, and the form of their results."""
+"""Shared code of the benchmarks: arguments, processes, weights, machine information and the form of the results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results"
-# What lies beside the repository, where it does: photos, and Google's weights of MobileNetV2.
+# Data next to the repository, if available: photos, and Google's weights of MobileNetV2.
 SHARED = ROOT.parent / "shared"
 SAMPLES = SHARED / "data/imagenet_samples"
 GOOGLE = SHARED / "weights/google_mobilenet_v2_1.0_224/model.safetensors"
@@ -66,7 +66,7 @@ def _cpu_info(field: str) -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.split("\t")[0].strip() == field), "")
 
 
-# What makes a processor fast at bf16 and int8, by the names that Linux gives it; its own name may tell nothing.
+# Linux's names of the CPU features that make bf16 and int8 fast. The name of the CPU may not reveal them.
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 
@@ -146,7 +146,7 @@ def peak_growth(function: Callable[[], object]) -> float:
         found = re.search(rf"{line}:\s+(\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))
         return int(found[1]) if found else 0
 
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets the peak
     before = kilobytes("VmRSS")
     function()
     return (kilobytes("VmHWM") - before) / 1024

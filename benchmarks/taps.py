@@ -1,7 +1,7 @@
 """Measures taps against timm's pruned `forward_intermediates` and torchvision's `create_feature_extractor`.
 
-All are made of the same network, or of timm's with the same weights, and their maps are compared first. Time: they take
-turns in one process of one thread. Memory: what the peak of a process grows by in a forward pass of 64 images.
+All use the same model, or timm's with the same weights, and their maps are compared first. Time: they take turns in one
+process with one thread. Memory: the growth of a process's peak memory in a forward pass of 64 images.
 
     python benchmarks/taps.py --rounds 100
 """

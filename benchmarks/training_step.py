@@ -1,6 +1,6 @@
-"""Measures a training step on the CPU with memory kept between steps, as `finetune` does, and without.
+"""Measures a training step on the CPU with and without the memory reuse that `finetune` turns on.
 
-Processes take turns, each of one kind.
+Processes of both kinds take turns.
 
     python benchmarks/training_step.py --rounds 5
 """

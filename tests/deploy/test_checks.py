@@ -20,7 +20,7 @@ from tests.deploy.conftest import SMALL
         ({"engine": "openvin"}, "openvino"),
         ({"precision": "fp8"}, "fp32"),
         ({"precision": "fp16"}, "torch, inductor on cuda"),
-        ({"engine": "onnxruntime", "precision": "bf16"}, "These do: torch"),
+        ({"engine": "onnxruntime", "precision": "bf16"}, "Engines that support it: torch"),
         ({"threads": 0}, "1 or more"),
         ({"example": torch.randn(3, 64, 64)}, r"\(N, C, H, W\)"),
         ({"example": torch.zeros(1, 3, 64, 64, dtype=torch.uint8)}, "floating-point"),

@@ -57,8 +57,8 @@ def test_agreement_and_accuracy_are_those_worked_by_hand(folder):
         "accuracy": {"pytorch": 95.0, "bundle": 65.0, "loss": 30.0},
     }
     assert found.sentence("images") == (
-        "On 20 images of colors, 70.0 % of the images keep their class; "
-        "top-1 accuracy is 65.00 %, and 95.00 % in PyTorch (a loss of 30.00 points)"
+        "On 20 images of colors, 70.0 % of the images get the same class; "
+        "top-1 accuracy is 65.00 %, compared with 95.00 % in PyTorch (a loss of 30.00 points)"
     )
 
 

@@ -65,7 +65,7 @@ def test_names_that_no_pixel_has_are_noted(tmp_path):
     fill(tmp_path / "data")
     (tmp_path / "data/classes.txt").write_text("sky\nroad\ncar\ntrain\n")
     found = data.find(tmp_path / "data", Layout())
-    assert found.notes == ("no training pixel shows train",)
+    assert found.notes == ("classes without training pixels: train",)
     assert len(found.class_names) == 4
 
 
