@@ -1,7 +1,8 @@
-"""The migration tables of docs/why.md: both calls of every row run, and outputs are equal where the page says so."""
+"""The migration tables of docs/why.md: both calls of every row run, with the same outputs where the page says so."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -94,8 +95,8 @@ def test_calls_of_torchvision(workplace: Path, tmp_path: Path, monkeypatch: pyte
         assert size(run(ours)) == size(run(theirs))
 
 
+@pytest.mark.skipif(importlib.util.find_spec("keras") is None, reason="needs Keras, of the extra dev")
 def test_calls_of_keras(workplace: Path, tmp_path: Path, images: Tensor) -> None:
-    pytest.importorskip("keras", reason="needs Keras, of the extra dev")
     table = rows("Keras")
     assert len(table) == 3
     env = os.environ | {"KERAS_BACKEND": "torch", "KERAS_HOME": str(tmp_path / "keras")}
