@@ -61,7 +61,8 @@ REQUIRE_PINNED = Variable(
 )
 HOME = Variable(
     "MNV2ZOO_HOME",
-    "Folder of what the package keeps: the record of first use, and copies of large training photos in `images`. A "
+    "Folder of what the package keeps: the record of first use, inference engines in `engines`, and copies of large "
+    "training photos in `images`. `mnv2zoo cache` lists and clears the last two. A "
     "user without a home folder has to set it for weights without a hash.",
     "`~/.cache/mnv2zoo`",
 )

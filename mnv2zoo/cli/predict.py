@@ -21,7 +21,7 @@ EXAMPLE = """\b
 Examples:
   mnv2zoo predict photo.jpg
   mnv2zoo predict photos/ "more/**/*.png" --topk 3 --output rows.jsonl
-  mnv2zoo predict photos/ --engine openvino --precision bf16 --cache .engines --output rows.parquet
+  mnv2zoo predict photos/ --engine openvino --precision bf16 --output rows.parquet
   mnv2zoo predict photos/ --engine torch --precision fp16 --device cuda
   mnv2zoo predict photos/ --model cells-run --threshold 0.4 --save-images drawn
   mnv2zoo predict s3://bucket/photos --ray --output s3://bucket/rows
@@ -55,7 +55,10 @@ Output = Annotated[
 ]
 Engine = Annotated[
     Literal["auto", "torch", "inductor", "onnxruntime", "openvino"] | None,
-    typer.Option(help="The inference engine; by default 'torch' on the CPU, and on a GPU plain PyTorch in fp32."),
+    typer.Option(
+        help="The inference engine. By default the fastest installed runtime on the CPU, and PyTorch on a GPU.",
+        show_default=False,
+    ),
 ]
 Precision = Annotated[
     Literal["fp32", "fp16", "bf16", "int8"], typer.Option(help="The engine's precision; 'fp16' needs a GPU.")
@@ -64,7 +67,8 @@ Calibration = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Images to calibrate int8 on.", show_default=False)
 ]
 Exact = Annotated[
-    bool, typer.Option("--exact", help="Preprocess images as timm does, bit for bit, which takes longer.")
+    bool,
+    typer.Option("--exact", help="Preprocess any number of images as timm does, bit for bit; by default 10 at most."),
 ]
 Ray = Annotated[
     bool, typer.Option("--ray", help="Run on a Ray cluster, or on Ray here; --output is a folder for Parquet files.")
@@ -74,7 +78,7 @@ Cache = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="Cache for compiled onnxruntime and openvino engines; with it, the next run starts without PyTorch.",
+        help="Cache for compiled onnxruntime and openvino engines; by default a folder under MNV2ZOO_HOME.",
         show_default=False,
     ),
 ]

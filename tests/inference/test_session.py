@@ -13,6 +13,7 @@ import mnv2zoo
 from mnv2zoo.errors import MissingExtraError
 from mnv2zoo.inference import session
 from mnv2zoo.models import names
+from mnv2zoo.runtimes.cache import Cache
 from mnv2zoo.runtimes.runners import RUNTIMES, cores
 from tests.conftest import ROOT, save_photos
 
@@ -67,7 +68,7 @@ def test_another_network_or_preprocessing_is_another_entry(tiny, photos, tmp_pat
     cache = tmp_path / "engines"
 
     def load():
-        return session.load(str(folder), "onnxruntime", "fp32", None, cache)
+        return session.load(str(folder), "onnxruntime", "fp32", None, Cache(cache))
 
     first = load()
     assert load().fingerprint == first.fingerprint
@@ -81,25 +82,25 @@ def test_another_network_or_preprocessing_is_another_entry(tiny, photos, tmp_pat
 
 @pytest.mark.slow
 def test_what_was_altered_is_made_anew(tiny, tmp_path):
-    first = session.load(tiny, "onnxruntime", "fp32", None, tmp_path)
+    first = session.load(tiny, "onnxruntime", "fp32", None, Cache(tmp_path))
     (file,) = entries(tmp_path)
     content = file.read_bytes()
     file.write_bytes(content[:-100] + bytes([content[-100] ^ 1]) + content[-99:])
     with pytest.warns(UserWarning, match="is rebuilt"):
-        assert session.load(tiny, "onnxruntime", "fp32", None, tmp_path).fingerprint == first.fingerprint
+        assert session.load(tiny, "onnxruntime", "fp32", None, Cache(tmp_path)).fingerprint == first.fingerprint
     assert file.read_bytes() == content
 
 
 def test_what_takes_pytorch_is_left_to_it(tiny, tmp_path):
     for model, engine in ((tiny, "torch"), ("mnv2zoo_035", "onnxruntime"), ("hf-hub:me/cats", "onnxruntime")):
-        assert session.load(model, engine, "fp32", None, tmp_path) is None
+        assert session.load(model, engine, "fp32", None, Cache(tmp_path)) is None
     assert entries(tmp_path) == []
 
 
 def test_an_engine_that_is_not_there_is_told(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("mnv2zoo.deploy.checks.missing", list)
     with pytest.raises(MissingExtraError, match="onnxruntime"):
-        session.load(tiny, "onnxruntime", "fp32", None, tmp_path)
+        session.load(tiny, "onnxruntime", "fp32", None, Cache(tmp_path))
 
 
 @pytest.mark.slow
