@@ -45,10 +45,10 @@ if TYPE_CHECKING:
     from mnv2zoo.deploy.optimize import EngineName, Precision
     from mnv2zoo.models.pretrained import Network
 
-# How `predict` chooses where the user does not, by the number of images. `benchmarks/no_option.py` measures it.
+# How `predict` chooses where the user does not, by the number of images, as `benchmarks/folder.py` measured on two cores.
 FEW = 10  # at most as many are preprocessed as timm does, bit for bit, on the runtime that starts first
-TIMED_FROM = 256  # timing the installed runtimes takes a second, and so do 250 images
-EXPORT_FROM = 1000  # an export takes 5 to 10 s, which a runtime saves over PyTorch within about 1,000 images
+TIMED_FROM = 256  # timing the installed runtimes takes a second, as long as 250 images
+EXPORT_FROM = 1600  # an export takes 9.4 s, and a runtime then saves 5.9 ms per image over PyTorch
 LOOK_AHEAD = EXPORT_FROM  # images that are counted at most
 STARTS_FIRST = ("onnxruntime", "openvino")
 RUNS_FASTEST = ("openvino", "onnxruntime")
