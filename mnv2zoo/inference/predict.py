@@ -255,7 +255,7 @@ def predict(
         engine: As for `deploy.optimize`. By default classifiers run in fp32 on an installed runtime on the CPU: for 10
             images or fewer on the one that starts first, and for more on the one that is the fastest on this machine,
             which is measured once for jobs of 256 images or more. Everything else runs on `torch` on the CPU. On a GPU
-            it is plain PyTorch, or `torch` if the precision is not `fp32`.
+            it is plain PyTorch, or `torch` if the precision is not `fp32`. `auto` measures for any number of images.
         precision: As for `deploy.optimize`.
         calibration: Folder of images, for `int8`.
         exact: Preprocess images as timm does, bit for bit. By default that holds for 10 images or fewer. For more,

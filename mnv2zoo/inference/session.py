@@ -26,7 +26,7 @@ import numpy as np
 from mnv2zoo.convert.fit import as_built
 from mnv2zoo.data import discover
 from mnv2zoo.data.preprocessing import Exact, Fast, Preprocessing, Whole
-from mnv2zoo.errors import DeployError, ZooError, one_line
+from mnv2zoo.errors import DeployError, MissingExtraError, ZooError, one_line
 from mnv2zoo.models import names
 from mnv2zoo.models.names import Description
 from mnv2zoo.runtimes.cache import Cache, versions
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from mnv2zoo.deploy.optimize import EngineName, Precision
     from mnv2zoo.models.pretrained import Network
 
-# How `predict` chooses where the user does not, by the number of images, as `benchmarks/folder.py` measured on two cores.
+# How `predict` chooses an engine by the number of images. `benchmarks/folder.py` measured the times on two cores.
 FEW = 10  # at most as many are preprocessed as timm does, bit for bit, on the runtime that starts first
 TIMED_FROM = 256  # timing the installed runtimes takes a second, as long as 250 images
 EXPORT_FROM = 1600  # an export takes 9.4 s, and a runtime then saves 5.9 ms per image over PyTorch
@@ -136,9 +136,10 @@ def start(
         DeployError: If the cache cannot be filled or used.
     """
     few = images is not None and images <= FEW
-    on_cpu = device == "cpu" or (device is None and not accelerators.may_be_here())
-    if engine is None and precision == "fp32" and images is not None and task.loads_from_zoo and on_cpu:
-        chosen = choose(model, images, exact, Cache(cache) if cache else Cache.at_home())
+    on_cpu = device == "cpu" or (device is None and (engine is not None or not accelerators.may_be_here()))
+    if engine in (None, "auto") and precision == "fp32" and images is not None and task.loads_from_zoo and on_cpu:
+        kept = Cache(cache) if cache else Cache.at_home()
+        chosen = choose(model, images, exact, kept, timed=engine == "auto")
         if chosen is not None:
             return chosen
     if device is None and (engine is not None or precision != "fp32"):
@@ -284,7 +285,7 @@ class RuntimeSession:
         return self.run(self.preprocessing.array(prepared))
 
 
-def choose(model: str, images: int, exact: bool, kept: Cache) -> RuntimeSession | None:
+def choose(model: str, images: int, exact: bool, kept: Cache, timed: bool = False) -> RuntimeSession | None:
     """Starts the runtime that suits a number of images on this machine, in fp32.
 
     Args:
@@ -292,6 +293,7 @@ def choose(model: str, images: int, exact: bool, kept: Cache) -> RuntimeSession 
         images: The number of images, of which `LOOK_AHEAD` are counted at most.
         exact: Whether the user wants timm's own preprocessing.
         kept: The cache.
+        timed: Whether to time the runtimes however few images there are.
 
     Returns:
         The session; None where PyTorch is to be used: no runtime is installed or works, or an export does not pay.
@@ -300,29 +302,35 @@ def choose(model: str, images: int, exact: bool, kept: Cache) -> RuntimeSession 
         UnknownModelError: If there is no network of that name.
         WeightsError: If its weights cannot be found, fetched or verified.
     """
-    ready = [engine for engine in RUNS_FASTEST if importlib.util.find_spec(engine)]
     few = images <= FEW
     start = partial(load, model, kept=kept, exact=exact or few, several=not few, export=images >= EXPORT_FROM)
+    engines = [engine for engine in RUNS_FASTEST if importlib.util.find_spec(engine)]
+    if few and not timed:
+        engines.sort(key=STARTS_FIRST.index)
+    elif len(engines) > 1:
+        engines = _by_speed(model, engines, start, kept, timed or images >= TIMED_FROM)
+    return next(filter(None, (_started(engine, start) for engine in engines)), None)
+
+
+def _started(engine: str, start: Callable[[str], RuntimeSession | None]) -> RuntimeSession | None:
+    """Starts a runtime; None, with a warning, if it fails."""
     try:
-        if len(ready) > 1 and not few:
-            return _timed(model, ready, start, kept, images >= TIMED_FROM)
-        engine = next((engine for engine in STARTS_FIRST if engine in ready), None)
-        return start(engine) if engine else None
+        return start(engine)
     except Exception as error:  # runtimes raise nearly anything
-        if isinstance(error, ZooError) and not isinstance(error, DeployError):
+        if isinstance(error, ZooError) and not isinstance(error, DeployError | MissingExtraError):
             raise
-        warnings.warn(f"PyTorch is used, because {one_line(error)}", stacklevel=2)
+        warnings.warn(f"the engine {engine} is not used: {one_line(error)}", stacklevel=2)
         return None
 
 
-def _timed(
-    model: str, engines: Sequence[str], start: Callable[[str], RuntimeSession | None], kept: Cache, measure: bool
-) -> RuntimeSession | None:
-    """Starts the engine that was the fastest when they were timed; they are timed if that pays."""
+def _by_speed(
+    model: str, engines: list[str], start: Callable[[str], RuntimeSession | None], kept: Cache, measure: bool
+) -> list[str]:
+    """Orders engines by the time that they took when they were timed, which they are if that pays."""
     described = names.describe_local(model)
     weights = _weights(described.source) if described else None
-    if described is None or weights is None or described.preprocessing is None:
-        return None
+    if weights is None:
+        return engines
     facts = {
         **_facts(model, weights, engines),
         "kept": "choice",
@@ -331,16 +339,19 @@ def _timed(
         "processor": f"{platform.machine()} {posix.cpu_info('model name')} {cores()}",
     }
     if not (measure or kept.has(facts)):
-        return start(engines[0])
-    started: dict[str, RuntimeSession] = {}
+        return engines
 
     def time_them() -> Parts:
-        started.update({name: session for name in engines if (session := start(name)) is not None})
+        started = {engine: session for engine in engines if (session := _started(engine, start)) is not None}
+        if not started:
+            raise _ExportNeededError
         return {"json": json.dumps(_milliseconds(started)).encode()}
 
-    found: dict[str, float] = kept.fetch(facts, time_them, lambda parts: json.loads(parts["json"]))
-    best = min(found, key=found.__getitem__) if found else engines[0]
-    return started[best] if best in started else start(best)
+    try:
+        times: dict[str, float] = kept.fetch(facts, time_them, lambda parts: json.loads(parts["json"]))
+    except _ExportNeededError:
+        return engines
+    return sorted(times, key=times.__getitem__)
 
 
 def _milliseconds(sessions: Mapping[str, RuntimeSession]) -> dict[str, float]:

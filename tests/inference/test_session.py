@@ -14,6 +14,7 @@ import pytest
 import mnv2zoo
 from mnv2zoo.errors import IntegrityError, MissingExtraError
 from mnv2zoo.inference import session
+from mnv2zoo.inference.predict import Settings
 from mnv2zoo.models import names, pretrained
 from mnv2zoo.runtimes.cache import Cache
 from mnv2zoo.runtimes.runners import RUNTIMES, cores
@@ -192,6 +193,7 @@ def test_small_jobs_do_not_wait_for_an_export(unwritten, photos, kept, monkeypat
     monkeypatch.setattr("mnv2zoo.deploy.engines.to_onnx", lambda *args: 1 / 0)
     for images in (1, session.EXPORT_FROM - 1):
         assert session.choose(unwritten, images, False, kept) is None
+    assert entries(kept.folder) == []
     rows = list(mnv2zoo.predict(photos, unwritten))
     assert rows == list(mnv2zoo.predict(photos, unwritten, engine="torch", exact=False))
 
@@ -204,14 +206,32 @@ def test_a_long_job_exports_and_later_jobs_use_what_it_kept(unwritten, kept, mon
         assert session.choose(unwritten, images, False, kept) is not None
 
 
-def test_a_runtime_that_fails_is_replaced_by_pytorch_with_a_notice(tiny, photos, monkeypatch):
+def test_a_runtime_that_fails_is_replaced_with_a_notice(tiny, photos, monkeypatch):
     def broken(*args):
         raise RuntimeError("no such instruction")
 
     wanted = list(mnv2zoo.predict(photos, tiny))
-    monkeypatch.setattr(session, "RUNTIMES", dict.fromkeys(RUNTIMES, broken))
-    with pytest.warns(UserWarning, match="PyTorch is used, because no such instruction"):
+    monkeypatch.setattr(session, "RUNTIMES", RUNTIMES | {session.STARTS_FIRST[0]: broken})
+    with pytest.warns(UserWarning, match=f"engine {session.STARTS_FIRST[0]} is not used: .*no such instruction"):
         agree(list(mnv2zoo.predict(photos, tiny)), wanted)
+    monkeypatch.setattr(session, "RUNTIMES", dict.fromkeys(RUNTIMES, broken))
+    with pytest.warns(UserWarning, match=f"engine {session.STARTS_FIRST[1]} is not used"):
+        agree(list(mnv2zoo.predict(photos, tiny)), wanted)
+
+
+def test_auto_times_engines_for_any_number_of_images(tiny, photos, tmp_path, monkeypatch):
+    timed = []
+
+    def times(sessions):
+        timed.append(sorted(sessions))
+        return {name: number for number, name in enumerate(reversed(session.STARTS_FIRST))}
+
+    monkeypatch.setattr(session, "_milliseconds", times)
+    monkeypatch.setenv("MNV2ZOO_HOME", str(tmp_path / "home"))
+    task = Settings(tiny).find_task()
+    for _ in range(2):
+        assert session.start(task, tiny, "auto", images=1).engine == session.STARTS_FIRST[1]
+    assert timed == [sorted(RUNTIMES)]
 
 
 def test_an_engine_that_computes_something_else_is_not_used(tiny, kept, monkeypatch):
