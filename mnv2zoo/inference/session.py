@@ -448,7 +448,8 @@ def _calibration(folder: Path, channels: int) -> str:
 def _make(
     described: Description, model: str, how: Fast, engine: str, precision: str, calibration: str | None, export: bool
 ) -> Parts:
-    classifier = _written(described, how) if precision != "int8" else None
+    installed = importlib.util.find_spec(engine) is not None  # otherwise the way by PyTorch says how to install it
+    classifier = _written(described, how) if installed and precision != "int8" else None
     if classifier is not None:
         return _written_parts(described, classifier)
     if not export:

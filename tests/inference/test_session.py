@@ -1,6 +1,7 @@
 """What is kept of a classifier starts without PyTorch, and only while it is what it was made of."""
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -99,7 +100,8 @@ def test_what_takes_pytorch_is_left_to_it(tiny, tmp_path):
 
 
 def test_an_engine_that_is_not_there_is_told(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("mnv2zoo.deploy.checks.missing", list)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
     with pytest.raises(MissingExtraError, match="onnxruntime"):
         session.load(tiny, "onnxruntime", "fp32", None, Cache(tmp_path))
 
