@@ -33,7 +33,7 @@ def random_weights() -> bytes:
 
 
 def lay_out(data: bytes, home: Path) -> Path:
-    """Puts the weights into a Hub cache as the Hub's client would, and an index that pins them beside it."""
+    """Writes the weights to a Hub cache like the Hub's client, and an index that pins them next to it."""
     sha256 = report.write_index(home / "index.json", data, repo_id=REPO, revision=REVISION, filename=FILENAME)
     repo = home / "hub" / f"models--{REPO.replace('/', '--')}"
     blob, snapshot = repo / "blobs" / sha256, repo / "snapshots" / REVISION / FILENAME

@@ -48,7 +48,7 @@ Network = Callable[[torch.Tensor], object]
 
 
 def photos(count: int) -> torch.Tensor:
-    """Images (count, 3, 224, 224), normalised as Google's weights want them."""
+    """Images (count, 3, 224, 224), normalized for Google's weights."""
     files = sorted(SAMPLES.glob("*.jpg"))
     if not files:
         return torch.randn(count, 3, 224, 224, generator=torch.Generator().manual_seed(0))
@@ -57,7 +57,7 @@ def photos(count: int) -> torch.Tensor:
 
 
 def build(name: str, images: torch.Tensor, cache: str) -> Network:
-    """What is measured against timm on images."""
+    """Builds the function that is compared with timm."""
     if name == "torchvision":
         return torchvision.models.mobilenet_v2().eval()
     if name == "timm, channels last":

@@ -60,7 +60,7 @@ def cpu_name() -> str:
 
 
 def _cpu_info(field: str) -> str:
-    """What Linux tells of the first core; empty elsewhere."""
+    """The facts about the first core in Linux; empty on other systems."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     return next((line.partition(":")[2].strip() for line in lines if line.split("\t")[0].strip() == field), "")
@@ -84,7 +84,7 @@ def machine() -> dict[str, object]:
 def write_index(path: Path, data: bytes, **fields: object) -> str:
     """Writes an index of weights that names `mnv2zoo_100.benchmark`, and returns the SHA-256 of the weights.
 
-    They are normalised as Google's are; `fields` tell where they are.
+    They use the normalization of Google's weights; `fields` contain their location.
     """
     entry = {
         "repo_id": "benchmark/weights",
@@ -134,13 +134,13 @@ def take_turns(
 def ratio(ours: list[float], theirs: list[float]) -> float:
     """How long one series takes against another of the same turns: the median over the rounds.
 
-    What slows the machine down for a while slows both halves of a round, and so drops out.
+    Background load slows both halves of a round, so it cancels out.
     """
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
 def peak_growth(function: Callable[[], object]) -> float:
-    """MB by which the peak of this process's memory grows while a function runs. Linux alone can tell."""
+    """The growth of this process's peak memory in MB while a function runs. Only works on Linux."""
 
     def kilobytes(line: str) -> int:
         found = re.search(rf"{line}:\s+(\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))

@@ -40,7 +40,7 @@ def build(kind: str, names: list[str]) -> Any:
         return lambda x: list(extractor(x).values())
     theirs = timm.create_model("mobilenetv2_100").eval()
     theirs.load_state_dict(model.state_dict())
-    # timm gives the last map at each resolution alone; for another one its neighbour is taken along to there.
+    # timm only returns the last map at each resolution, so move this block to the end of the stage before it.
     if names == ["Bottleneck_7"]:
         theirs.blocks[2].append(theirs.blocks[3][0])
         names = ["Bottleneck_6"]

@@ -150,7 +150,7 @@ class Classifier(Contents):
 
     @property
     def outputs(self) -> str:
-        """What the model gives, in a sentence for the card."""
+        """A description of the outputs for the card."""
         return "a logit for each line of `labels.txt`"
 
     def network(self) -> nn.Module:
@@ -211,7 +211,7 @@ class Multilabel(Classifier):
 
     @property
     def outputs(self) -> str:
-        """What the model gives, in a sentence for the card."""
+        """A description of the outputs for the card."""
         return (
             "a logit for each line of `labels.txt`; an image has the labels whose sigmoid is at least the threshold in "
             "`thresholds.json`"
@@ -233,7 +233,7 @@ class Detector(Contents):
 
     @property
     def outputs(self) -> str:
-        """What the model gives, in a sentence for the card."""
+        """A description of the outputs for the card."""
         size = "; the input `size` is the height and width of the image without padding" if self._padded else ""
         return f"`boxes`, `scores`, and `labels`, which are line numbers in `labels.txt` from 1{size}"
 
@@ -293,7 +293,7 @@ class Segmenter(Contents):
 
     @property
     def outputs(self) -> str:
-        """What the model gives, in a sentence for the card."""
+        """A description of the outputs for the card."""
         return "a map of logits for each line of `labels.txt`"
 
     def network(self) -> nn.Module:

@@ -138,7 +138,7 @@ class _Digests:
 
 
 def _computing(state: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a module's state its forward pass depends on, without the numbers that a process gives to hooks."""
+    """The part of a module's state that its forward pass depends on, without process-specific ids of hooks."""
     computing = {name: value for name, value in state.items() if name not in (*BOOKKEEPING, *HOOKS)}
     for hooks in HOOKS:
         flags = [state.get(f"{hooks}_{flag}", {}) for flag in ("with_kwargs", "always_called")]

@@ -262,7 +262,7 @@ def test_a_lower_precision_and_its_loss_are_those_of_the_pictures(
     assert measured["agreement"] == pytest.approx(same, abs=1e-3)
     assert measured["accuracy"] == pytest.approx({"pytorch": before, "bundle": after, "loss": before - after}, abs=1e-3)
     card = (bundle / "README.md").read_text(encoding="utf-8")
-    assert f"top-1 accuracy is {after:.2f} %, and {before:.2f} % in PyTorch" in card
+    assert f"top-1 accuracy is {after:.2f} %, compared with {before:.2f} % in PyTorch" in card
     weights = sum(parameter.numel() for parameter in model.parameters())
     file = bundle / ("model.bin" if format == "openvino" else "model.onnx")
     assert file.stat().st_size < 1.3 * weights * bytes_per_weight

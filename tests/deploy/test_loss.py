@@ -67,7 +67,9 @@ def test_without_class_folders_the_accuracy_is_not_measured(folder):
     found = loss.measure(Brightest().eval(), blind_to_green, flat, "colors")
     assert (found.images, found.agreement, found.accuracy) == (11, 100.0, None)
     assert json.loads(json.dumps(found.to_json()))["accuracy"] is None
-    assert found.sentence("images").endswith("their labels are not known, so the accuracy was not measured")
+    assert found.sentence("images").endswith(
+        "the accuracy was not measured, because the labels of the images are unknown"
+    )
 
 
 def test_a_folder_that_is_no_class_is_an_error(folder):

@@ -223,7 +223,7 @@ def score(logits: Tensor, targets: Tensor, label_names: Sequence[str], temperatu
         logits: The network's output, N x C.
         targets: The classes of the N images, integers from 0 to C - 1.
         label_names: Names of the C classes.
-        temperature: What to divide logits by before the softmax; None for nothing.
+        temperature: Softmax temperature; None for no temperature.
 
     Returns:
         The figures.
