@@ -144,7 +144,7 @@ def start(
             return chosen
     if device is None and (engine is not None or precision != "fp32"):
         device = "cpu"  # as for `optimize`
-    if engine in RUNTIMES and not exact and task.loads_from_zoo and device == "cpu":
+    if engine is not None and engine in RUNTIMES and not exact and task.loads_from_zoo and device == "cpu":
         kept = Cache(cache) if cache else Cache.at_home()
         cached = load(model, engine, precision, calibration, kept, exact=few)
         if cached is not None:
@@ -485,7 +485,7 @@ def _written(described: Description, how: Fast) -> Classifier | None:
     try:
         import safetensors.numpy
 
-        tensors = safetensors.numpy.load(data)
+        tensors: Any = safetensors.numpy.load(data)
     except Exception:  # PyTorch's way says what is wrong with it
         return None
     config = described.config

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -72,13 +73,13 @@ class Classifier:
         yield Conv("conv_stem", "bn1", 3, 2, activation=act)
         for b in bottlenecks(self.config, self.output_stride):
             at = f"blocks.{b.stage}.{b.index}"
-            depthwise = {"kernel": 3, "stride": b.stride, "dilation": b.dilation, "depthwise": True, "activation": act}
+            depthwise = partial(Conv, kernel=3, stride=b.stride, dilation=b.dilation, depthwise=True, activation=act)
             if b.expand:
                 yield Conv(f"{at}.conv_pw", f"{at}.bn1", activation=act, begins=b.shortcut)
-                yield Conv(f"{at}.conv_dw", f"{at}.bn2", **depthwise)
+                yield depthwise(f"{at}.conv_dw", f"{at}.bn2")
                 yield Conv(f"{at}.conv_pwl", f"{at}.bn3", ends=b.shortcut)
             else:
-                yield Conv(f"{at}.conv_dw", f"{at}.bn1", begins=b.shortcut, **depthwise)
+                yield depthwise(f"{at}.conv_dw", f"{at}.bn1", begins=b.shortcut)
                 yield Conv(f"{at}.conv_pw", f"{at}.bn2", ends=b.shortcut)
         yield Conv("conv_head", "bn2", activation=act)
         last = act if self.config.classifier == "conv_bn_act" else ""

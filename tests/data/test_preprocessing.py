@@ -184,7 +184,8 @@ def test_exact_arrays_are_timms_bit_for_bit(mode, channels, tmp_path):
     mean, std = (0.485, 0.456, 0.406)[:channels], (0.229, 0.224, 0.225)[:channels]
     how = Fast((channels, 32, 32), 0.875, "bicubic", mean, std, mode, exact=True)
     assert how.at_least is None
-    theirs = create_transform((channels, 32, 32), crop_pct=0.875, mean=mean, std=std, crop_mode=mode)
+    data = {"crop_pct": 0.875, "interpolation": "bicubic", "mean": mean, "std": std, "crop_mode": mode}
+    theirs = create_transform((channels, 32, 32), **data)
     photo = decode.read(tmp_path / "large.jpg", at_least=how.at_least)
     wanted = theirs(photo.convert("L") if channels == 1 else photo).numpy()
     assert (how.array([how.prepare(photo)])[0] == wanted).all()
