@@ -143,13 +143,13 @@ def test_the_zoo_has_a_row_for_each_model_and_weights(site: Path) -> None:
 
 def test_a_models_page_tells_what_the_configuration_and_the_index_tell(site: Path, name: str) -> None:
     text = (site / f"models/{name}.html").read_text(encoding="utf-8")
-    steps = rows_of(text, "step")
+    steps = rows_of(text, "layers")
     config = architecture.get(name)
     figures = mnv2zoo.model_info(name)
     assert sum(int(row[6].replace(",", "")) for row in steps) == figures.params
     assert sum(int(row[7].replace(",", "")) for row in steps) == figures.macs
     assert sum(int(row[3]) for row in steps[1:-2]) == len(architecture.bottlenecks(config))
-    maps = [(int(row[1]), int(row[2])) for row in rows_of(text, "level")]
+    maps = [(int(row[1]), int(row[2])) for row in rows_of(text, "bottleneck")]
     assert maps == list(zip(figures.feature_channels, figures.feature_reductions, strict=True))
     for entry in index.entries_of(name):
         start = text.index(f'id="{entry.tag}"')
@@ -207,7 +207,7 @@ def test_accuracy_against_time_is_drawn_once_it_is_measured(
     assert 'drawings/latency.svg"' in scripts.PARTS["costs"]()
     drawing = scripts.model_pages.all_drawings()["latency.svg"]
     assert "A processor, 2026-01-02" in drawing
-    assert "mnv2zoo_100, PyTorch as it is: 17.25, 72.91" in drawing
+    assert "mnv2zoo_100, eager PyTorch: 17.25, 72.91" in drawing
     assert drawing.count('class="point"') == 3, "one for each, and the legend's"
 
 
