@@ -1,12 +1,11 @@
-"""Draws the figure at the top of the home page: what one set of weights gives, from feature maps to boxes and masks.
+"""Draws the figure of the home page: what one set of weights gives, from feature maps to classes and boxes.
 
 The upper half shows the output of the stem, of every bottleneck and of the head for a photo, each at its own resolution.
-The colors of a map are the first three principal components of its channels. The lower half shows what two runs that
-started from the same weights find on a test image.
+The colors of a map are the first three principal components of its channels. The lower half shows the boxes that a
+detector, trained from the same weights, finds on test images.
 
-    python scripts/hero.py --weights ../shared/weights/google_mobilenet_v2_1.0_224/model.safetensors \
-        --detector runs/heads/bccd-ssdlite-0 --boxes ../shared/data/bccd \
-        --segmenter runs/heads/camvid-lraspp-0 --masks ../shared/data/camvid
+    python scripts/hero.py runs/heads/bccd-ssdlite-0 --data ../shared/data/bccd \
+        --weights ../shared/weights/google_mobilenet_v2_1.0_224/model.safetensors
 """
 
 from __future__ import annotations
@@ -15,9 +14,7 @@ import argparse
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-import numpy as np
 import timm
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -25,7 +22,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 import mnv2zoo
-from mnv2zoo.data.drawing import draw_boxes, draw_mask
+from mnv2zoo.data.drawing import draw_boxes
 from mnv2zoo.data.layout import Layout
 from mnv2zoo.model_dir import records
 from mnv2zoo.system.files import whole_file
@@ -40,12 +37,8 @@ INK, PAPER = "#1d2b29", "white"
 
 def main() -> None:
     args = arguments()
-    maps, photo = maps_of(args.photo, args.weights), square(Image.open(args.photo))
-    found = [
-        (f"{MODEL} with SSDLite: boxes", result_of(args.detector, args.boxes, args.box_image)),
-        (f"{MODEL} with LR-ASPP: a mask", result_of(args.segmenter, args.masks, args.mask_image)),
-    ]
-    figure = joined(above(photo, maps), below(found))
+    (maps, classes), photo = outputs_of(args.photo, args.weights), square(Image.open(args.photo))
+    figure = joined(above(photo, maps, classes), below(boxes_of(args.detector, args.data, args.images)))
     buffer = BytesIO()
     figure.save(buffer, "JPEG", quality=86, optimize=True)
     with whole_file(args.out) as file:
@@ -60,15 +53,19 @@ def square(image: Image.Image) -> Image.Image:
     return cropped
 
 
-def maps_of(photo: Path, weights: Path) -> dict[str, Image.Image]:
-    """What comes out of the stem, of every bottleneck and of the head."""
+def outputs_of(photo: Path, weights: Path) -> tuple[dict[str, Image.Image], list[str]]:
+    """What comes out of the stem, of every bottleneck and of the head, and the best classes with their scores."""
     entry = mnv2zoo.weights.entry(f"{MODEL}.google_in1k")
     model = timm.create_model(entry.name, pretrained=True, pretrained_cfg_overlay={"file": str(weights)}).eval()
     names = mnv2zoo.features.bottleneck_names(model)
     taps = mnv2zoo.features.BottleneckTaps(model, names).eval()
-    pixels = v2.functional.normalize(v2.functional.pil_to_tensor(square(Image.open(photo))) / 255, entry.mean, entry.std)
+    pixels = v2.functional.pil_to_tensor(square(Image.open(photo)))[None] / 255
+    images = v2.functional.normalize(pixels, entry.mean, entry.std)
     with torch.inference_mode():
-        return {name: in_colors(output[0]) for name, output in taps(pixels[None]).items()}
+        maps = {name: in_colors(output[0]) for name, output in taps(images).items()}
+        best = model(images).softmax(1)[0].topk(4)
+    labels = [entry.label_names[number].split(",")[0] for number in best.indices]
+    return maps, [f"{label}  {score:.2f}" for label, score in zip(labels, best.values, strict=True)]
 
 
 def in_colors(features: Tensor) -> Image.Image:
@@ -82,22 +79,19 @@ def in_colors(features: Tensor) -> Image.Image:
     return Image.fromarray(colors.reshape(height, width, 3).round().byte().numpy())
 
 
-def result_of(run: Path, data: Path, place: int) -> Image.Image:
-    """A test image with the boxes or the mask that a run finds."""
-    task = find_task(records.task_name(str(run)))
-    found = task.find_data(str(data), Layout(skip_bad_images=True))
-    sample = found.splits["test"][place]
+def boxes_of(run: Path, data: Path, places: list[int]) -> list[Image.Image]:
+    """Test images with the boxes that a run finds."""
+    test = find_task(records.task_name(str(run))).find_data(str(data), Layout(skip_bad_images=True)).splits["test"]
+    images = [test[place].read() for place in places]
     with TemporaryDirectory() as folder:
-        file = Path(folder) / "image.png"
-        sample.read().save(file)
-        options: dict[str, Any] = {"files": f"{folder}/masks"} if task.writes_files else {}
-        (row,) = mnv2zoo.predict([file], str(run), device="cpu", **options)
-        if "detections" in row:
-            return draw_boxes(sample.read(), row["detections"])
-        return draw_mask(sample.read(), np.asarray(Image.open(row["mask"])), found.class_names, legend=False)
+        files = [Path(folder) / f"{place}.png" for place in places]
+        for image, file in zip(images, files, strict=True):
+            image.save(file)
+        rows = list(mnv2zoo.predict(files, str(run), device="cpu"))
+    return [draw_boxes(image, row["detections"]) for image, row in zip(images, rows, strict=True)]
 
 
-def labelled(image: Image.Image, text: str, width: int, height: int) -> Image.Image:
+def labeled(image: Image.Image, text: str, width: int, height: int) -> Image.Image:
     """An image of that size above a line of text; a map keeps its pixels."""
     how = Image.Resampling.NEAREST if image.width < width else Image.Resampling.LANCZOS
     tile = Image.new("RGB", (width, height + LABEL), PAPER)
@@ -107,32 +101,35 @@ def labelled(image: Image.Image, text: str, width: int, height: int) -> Image.Im
     return tile
 
 
-def above(photo: Image.Image, maps: dict[str, Image.Image]) -> Image.Image:
-    """The photo, and the maps beside it in rows."""
+def above(photo: Image.Image, maps: dict[str, Image.Image], classes: list[str]) -> Image.Image:
+    """The photo, and next to it rows of maps, with the classes after the last map."""
     rows = -(-len(maps) // PER_ROW)
-    side = (WIDTH - GAP * (PER_ROW + rows - 1) - rows * LABEL) // (PER_ROW + rows)
+    side = (WIDTH - PER_ROW * GAP - (rows - 1) * (LABEL + GAP)) // (PER_ROW + rows)
     large = rows * side + (rows - 1) * (LABEL + GAP)
     strip = Image.new("RGB", (WIDTH, large + LABEL), PAPER)
-    strip.paste(labelled(photo, "photo", large, large))
+    strip.paste(labeled(photo, "photo", large, large))
     for number, (name, image) in enumerate(maps.items()):
         left = large + GAP + (number % PER_ROW) * (side + GAP)
-        size = f"{image.height}×{image.width}"
-        tile = labelled(image, f"{name.replace('Bottleneck_', 'B')}  {size}", side, side)
+        size = f"{image.height} x {image.width}"
+        tile = labeled(image, f"{name.replace('Bottleneck_', 'B')}  {size}", side, side)
         strip.paste(tile, (left, (number // PER_ROW) * (side + LABEL + GAP)))
+    left = large + GAP + (len(maps) % PER_ROW) * (side + GAP)
+    top = (rows - 1) * (side + LABEL + GAP)
+    draw, font = ImageDraw.Draw(strip), ImageFont.load_default(19)
+    for number, line in enumerate(classes):
+        draw.text((left + GAP, top + GAP + number * 1.6 * LABEL // 1.4), line, INK, font)
+    draw.text((left + GAP, top + side + LABEL / 2), "classifier", INK, ImageFont.load_default(17), anchor="lm")
     return strip
 
 
-def below(found: list[tuple[str, Image.Image]]) -> Image.Image:
-    """The results of the runs, side by side."""
-    width = (WIDTH - GAP * (len(found) - 1)) // len(found)
-    height = width * 9 // 16
-    strip = Image.new("RGB", (WIDTH, height + LABEL), PAPER)
-    for number, (text, image) in enumerate(found):
-        scale = width / image.width
-        resized = image.resize((width, round(image.height * scale)), Image.Resampling.LANCZOS)
-        top = max(0, (resized.height - height) // 2)
-        tile = labelled(resized.crop((0, top, width, top + height)), text, width, height)
-        strip.paste(tile, (number * (width + GAP), 0))
+def below(images: list[Image.Image]) -> Image.Image:
+    """The detector's images, side by side."""
+    width = (WIDTH - GAP * (len(images) - 1)) // len(images)
+    height = max(image.height * width // image.width for image in images)
+    strip = Image.new("RGB", (WIDTH, height), PAPER)
+    for number, image in enumerate(images):
+        resized = image.resize((width, height), Image.Resampling.LANCZOS)
+        strip.paste(resized, (number * (width + GAP), 0))
     return strip
 
 
@@ -149,14 +146,11 @@ def joined(*parts: Image.Image) -> Image.Image:
 def arguments() -> argparse.Namespace:
     """The words of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, required=True, help=f"file of {MODEL}.google_in1k")
+    parser.add_argument("detector", type=Path, help="run that finds boxes")
+    parser.add_argument("--data", type=Path, required=True, help="data that it was trained on")
+    parser.add_argument("--images", type=int, nargs="+", default=[0, 47, 71], help="numbers of its test images")
+    parser.add_argument("--weights", type=Path, required=True, help=f"ImageNet weights of {MODEL}, for padding 'same'")
     parser.add_argument("--photo", type=Path, default=Path("examples/coffee.jpg"))
-    parser.add_argument("--detector", type=Path, required=True, help="run that finds boxes")
-    parser.add_argument("--boxes", type=Path, required=True, help="data that it was trained on")
-    parser.add_argument("--box-image", type=int, default=0, help="number of its test image")
-    parser.add_argument("--segmenter", type=Path, required=True, help="run that finds masks")
-    parser.add_argument("--masks", type=Path, required=True, help="data that it was trained on")
-    parser.add_argument("--mask-image", type=int, default=0, help="number of its test image")
     parser.add_argument("--out", type=Path, default=Path("docs/images/hero.jpg"))
     return parser.parse_args()
 
