@@ -262,17 +262,16 @@ def scatter(
 
 
 class Bar(NamedTuple):
-    """A bar of a plot, and a mark that it should reach."""
+    """A bar of a plot."""
 
     name: str
     value: float
-    goal: float | None = None
 
 
 def bars(name: str, title: str, label: str, rows: Sequence[Bar]) -> str:
     """A plot of named lengths, from the top down."""
     left, right, top, pitch, tall = 130, WIDTH - 40, 26, 24, 16
-    longest = max(length for row in rows for length in (row.value, row.goal or 0))
+    longest = max(row.value for row in rows)
 
     def across(value: float) -> float:
         return round(left + value / longest * (right - left), 1)
@@ -283,12 +282,10 @@ def bars(name: str, title: str, label: str, rows: Sequence[Bar]) -> str:
             y = top + pitch * number
             yield text(left - 8, y + 12, row.name, "small end")
             yield path("box strided", "M", left, y, "H", across(row.value), "v", tall, "H", left, "Z")
-            if row.goal:
-                yield path("shortcut", "M", across(row.goal), y - 3, "v", tall + 6)
-            yield text(max(across(row.value), across(row.goal or 0)) + 6, y + 12, f"{row.value:.1f}", "small")
+            yield text(across(row.value) + 6, y + 12, f"{row.value:.1f}", "small")
 
-    told = (f"{row.name}: {row.value:.1f}" + (f", goal {row.goal:g}" if row.goal else "") for row in rows)
-    return svg(name, top + pitch * len(rows), title, f"{label}. {'; '.join(told)}", parts())
+    described = "; ".join(f"{row.name}: {row.value:.1f}" for row in rows)
+    return svg(name, top + pitch * len(rows), title, f"{label}. {described}", parts())
 
 
 def ticks(values: Sequence[float]) -> list[float]:
