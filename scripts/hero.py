@@ -1,8 +1,8 @@
 """Draws the figure of the home page: what one set of weights gives, from feature maps to classes and boxes.
 
-The upper half shows the output of the stem, of every bottleneck and of the head for a photo, each at its own resolution.
-The colors of a map are the first three principal components of its channels. The lower half shows the boxes that a
-detector, trained from the same weights, finds on test images.
+The upper half shows the output of the stem, of every bottleneck and of the head for a photo, each at its own
+resolution. The colors of a map are the first three principal components of its channels. The lower half shows the
+boxes that a detector, trained from the same weights, finds on test images.
 
     python scripts/hero.py runs/heads/bccd-ssdlite-0 --data ../shared/data/bccd \
         --weights ../shared/weights/google_mobilenet_v2_1.0_224/model.safetensors
@@ -63,7 +63,7 @@ def outputs_of(photo: Path, weights: Path) -> tuple[dict[str, Image.Image], list
     images = v2.functional.normalize(pixels, entry.mean, entry.std)
     with torch.inference_mode():
         maps = {name: in_colors(output[0]) for name, output in taps(images).items()}
-        best = model(images).softmax(1)[0].topk(4)
+        best = model(mnv2zoo.transforms(entry.name)(Image.open(photo))[None]).softmax(1)[0].topk(4)
     labels = [entry.label_names[number].split(",")[0] for number in best.indices]
     return maps, [f"{label}  {score:.2f}" for label, score in zip(labels, best.values, strict=True)]
 

@@ -65,8 +65,8 @@ def models() -> str:
         rows.append((name, weights, family(config), *accuracy, *cost(config, entry), params, macs, side, *terms))
     choice, most, least = ("{ data-filter=" + kind + " }" for kind in ("choice", "most", "least"))
     return table(
-        f"model | weights | family {choice} | top-1 (%) {least}: | top-5 (%): | ms {most}: | MB {most}: | params (M): | "
-        f"GMACs {most}: | input (px): | license {choice} | source {choice} | trust {choice}",
+        f"model | weights | family {choice} | top-1 (%) {least}: | top-5 (%): | ms {most}: | MB {most}: | "
+        f"params (M): | GMACs {most}: | input (px): | license {choice} | source {choice} | trust {choice}",
         rows,
     )
 
@@ -268,9 +268,9 @@ def feature_maps(config: Config) -> str:
             for level in architecture.features(config)
         ),
     ) + (
-        "\n`features_only=True` returns these maps. [`BottleneckTaps`][mnv2zoo.features.BottleneckTaps] returns the output "
-        "of any layer by name. At stride 8, one pixel of the map covers 8 × 8 pixels of the image. timm calls the stride "
-        "`reduction`.\n"
+        "\n`features_only=True` returns these maps. [`BottleneckTaps`][mnv2zoo.features.BottleneckTaps] returns the "
+        "output of any layer by name. At stride 8, the map has an eighth of the image's height and width. timm calls "
+        "the stride `reduction`.\n"
     )
 
 
@@ -329,8 +329,9 @@ def costs() -> str:
     lines += ["<figcaption>Each point is one set of ImageNet weights.</figcaption>", "</figure>", ""]
     if len(plots) > 1:
         lines += [
-            "Latency is the median of `benchmarks/latency.py`, which runs the models in turn with random weights. The chart "
-            "uses the `torch` engine, which needs no extra package. [`optimize`](deploy.md) can use faster ones.",
+            "Latency is the median of `benchmarks/latency.py`, which runs the models in turn with random weights. The "
+            "filled points use the `torch` engine, which needs no extra package. [`optimize`](deploy.md) can use "
+            "faster engines.",
             "",
         ]
     return "\n".join(lines)
