@@ -23,7 +23,7 @@ from typing import Any
 import chinese
 import model_pages
 import performance
-from catalog import ROOT, WEIGHTS, figures, measured, recorded, table, weights_of
+from catalog import ROOT, WEIGHTS, figures, measured, recorded, table
 
 from mnv2zoo import architecture, environment
 from mnv2zoo.convert import LAYOUTS
@@ -35,22 +35,16 @@ PART = re.compile(r"(?P<start><!-- generated: (?P<name>\S+) -->\n)(?P<body>.*?)(
 
 
 def zoo() -> str:
-    """A row for each weights, and for each architecture without: what one chooses by."""
+    """The columns of the zoo that decide between models, for the README."""
     rows = []
-    for config in architecture.CONFIGS.values():
-        for entry in weights_of(config) or [None]:
-            published = (
-                (
-                    f"`{entry.tag}`",
-                    _percent(entry, "top1"),
-                    entry.trust,
-                    entry.license,
-                )
-                if entry
-                else ("none yet", "", "", "")
-            )
-            rows.append((f"`{config.name}`", *figures(config, entry), *published))
-    return table("name | params (M): | GMACs: | weights | top-1 (%): | trust | license of the weights", rows)
+    for config, entry in model_pages.in_order():
+        name = f"**`{config.name}`**" if entry and entry.name in index.RECOMMENDED else f"`{config.name}`"
+        published = ("none yet", "", "")
+        if entry:
+            published = (f"`{entry.tag}`", _percent(entry, "top1"), _percent(entry, "top5"))
+        terms = (entry.trust, entry.license) if entry else ("", "")
+        rows.append((name, *published, *model_pages.cost(config, entry), figures(config, entry)[1], *terms))
+    return table("name | weights | top-1 (%): | top-5 (%): | ms: | MB: | GMACs: | trust | license of the weights", rows)
 
 
 def _percent(entry: WeightsEntry, metric: str) -> str:
@@ -58,12 +52,12 @@ def _percent(entry: WeightsEntry, metric: str) -> str:
 
 
 def recommended() -> str:
-    """A row for each of the weights to begin with."""
+    """A row for each recommended set of weights."""
     rows = (
         (f"[`{WEIGHTS[name].architecture}`](models/{WEIGHTS[name].architecture}.md)", f"`{name}`", why)
         for name, why in index.RECOMMENDED.items()
     )
-    return table("start with | weights | what for", rows)
+    return table("model | weights | use it for", rows)
 
 
 def choose() -> str:
@@ -165,7 +159,7 @@ def c20_runs() -> str:
         epochs = [json.loads(line) for line in lines]
         minutes = sum(epoch["seconds"] for epoch in epochs) / 60
         links = (f"[{what.partition('.')[0]}]({C20}/{file})" for what, file in files.items())
-        validation = f"{epochs[-1]['val_top1']:.2f}" if about["held_out"] else "learnt from"
+        validation = f"{epochs[-1]['val_top1']:.2f}" if about["held_out"] else "trained on"
         figures = (len(epochs), f"{minutes:.0f}", validation)
         rows.append((number, about["classes"], about["recipe"]["train"], *figures, ", ".join(links)))
     return table("run: | classes: | trained | epochs: | minutes: | last validation top-1 (%): | files", rows)
