@@ -73,7 +73,7 @@ def measure(name: str, rounds: int) -> None:
 
 
 def gmacs(detector: nn.Module) -> float:
-    """Multiply-adds of the core's convolutions, in billions, as PyTorch counts them for one image."""
+    """GMACs of the core's convolutions for one image, as PyTorch counts them."""
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         Core(detector)(torch.zeros(1, 3, SIDE, SIDE))
     return round(counter.get_total_flops() / 2e9, 3)

@@ -51,7 +51,7 @@ TRAIN_BATCH, IMAGES, WORKERS = 256, 8192, 14
 
 
 class Measurement:
-    """What each section needs: the device, the duration of measurements, and the photos.
+    """The inputs of each section: the device, the duration of measurements, and the photos.
 
     Args:
         args: The command-line arguments.

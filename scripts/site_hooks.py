@@ -1,7 +1,7 @@
-"""What mkdocs.yml cannot say: the addresses of the repository, the version, and pages made of files in the root.
+"""Facts that mkdocs.yml cannot contain: the addresses of the repository, the version, and pages made of files in the root.
 
-The addresses are those of the repository whose workflow builds the site, as in the package's metadata, or those of a
-clone's origin on GitHub. Without either, the site has no links to the repository.
+The addresses point to the repository whose workflow builds the site, as in the package's metadata, or to a clone's
+origin on GitHub. Without either, the site has no links to the repository.
 """
 
 from __future__ import annotations

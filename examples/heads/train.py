@@ -66,7 +66,7 @@ def row(args: argparse.Namespace, run: Path) -> dict[str, Any]:
         "head": recipe["recipe"]["head"],
         "images": len(split["train"]),
         "epoch": results["epoch"],
-        # Of the median epoch, to exclude pauses and other load on the machine.
+        # From the median epoch, to exclude pauses and other load on the machine.
         "minutes": round(statistics.median(epoch["seconds"] for epoch in epochs) * len(epochs) / 60, 1),
         "val": results["val"],
         "test": mnv2zoo.evaluate(args.data, run, split="test").to_json(),
