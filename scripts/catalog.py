@@ -1,4 +1,4 @@
-"""What the generated documentation is made from, and the form of its tables."""
+"""The sources of the generated documentation, and the form of its tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mnv2zoo.weights.schema import WeightsEntry
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMES = "\u00a0\u00d7\u00a0"  # a multiplication sign that no line is broken at
-# The shipped index alone: what MNV2ZOO_WEIGHTS_INDEX adds here is nothing to publish.
+# The shipped index alone: weights from MNV2ZOO_WEIGHTS_INDEX are private to this machine.
 WEIGHTS = index.read(index.shipped_path())
 
 
@@ -34,7 +34,7 @@ def weights_of(config: Config) -> list[WeightsEntry]:
 
 
 def input_size(config: Config, entry: WeightsEntry | None = None) -> tuple[int, int]:
-    """Height and width that figures are told for: those of weights, by default the architecture's own, or 224."""
+    """Height and width that figures refer to: those of the weights, by default the first ones, or 224."""
     known = [entry] if entry else weights_of(config)
     return known[0].input_size[1:] if known else (224, 224)
 
@@ -46,17 +46,17 @@ def figures(config: Config, entry: WeightsEntry | None) -> tuple[str, str]:
 
 
 def measured(benchmark: str) -> dict[str, Any]:
-    """What a benchmark last wrote."""
+    """The last results of a benchmark."""
     return _read(f"benchmarks/results/{benchmark}.json")
 
 
 def is_measured(benchmark: str) -> bool:
-    """Whether there is anything that a benchmark wrote."""
+    """Whether a benchmark has results."""
     return (ROOT / f"benchmarks/results/{benchmark}.json").is_file()
 
 
 def recorded(name: str) -> dict[str, Any]:
-    """What an example, or the attacks, last wrote for the documentation."""
+    """The last results that an example or the attacks wrote for the documentation."""
     return _read(f"docs/results/{name}.json")
 
 

@@ -1,4 +1,4 @@
-"""Draws the figure of the home page: what one set of weights gives, from feature maps to classes and boxes.
+"""Draws the figure of the home page: the outputs of one set of weights, from feature maps to classes and boxes.
 
 The upper half shows the output of the stem, of every bottleneck and of the head for a photo, each at its own
 resolution. The colors of a map are the first three principal components of its channels. The lower half shows the
@@ -54,7 +54,7 @@ def square(image: Image.Image) -> Image.Image:
 
 
 def outputs_of(photo: Path, weights: Path) -> tuple[dict[str, Image.Image], list[str]]:
-    """What comes out of the stem, of every bottleneck and of the head, and the best classes with their scores."""
+    """The maps of the stem, of every bottleneck and of the head, and the best classes with their scores."""
     entry = mnv2zoo.weights.entry(f"{MODEL}.google_in1k")
     model = timm.create_model(entry.name, pretrained=True, pretrained_cfg_overlay={"file": str(weights)}).eval()
     names = mnv2zoo.features.bottleneck_names(model)

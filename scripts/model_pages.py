@@ -21,7 +21,7 @@ def family(config: Config) -> str:
 
 
 def source(entry: WeightsEntry) -> str:
-    """Who keeps the file: an organization of the Hub, or this package."""
+    """Where the file is stored: in an organization of the Hub, or in this package."""
     return "this package" if entry.bundled else str(entry.repo_id).partition("/")[0]
 
 

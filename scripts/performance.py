@@ -62,7 +62,7 @@ def processors() -> str:
     return table("processor | cores: | instructions | versions", rows)
 
 
-# What a reader wants to do, the processors that it suits, and the engine for it.
+# The job that a reader has, the processors that it suits, and the engine for it.
 JOBS = (
     ("start at once, install nothing", "any", "torch fp32"),
     ("install nothing, in a process that keeps running", "any, with a C++ compiler", "inductor fp32"),
