@@ -30,7 +30,7 @@ $(VENV)/.package: pyproject.toml | $(VENV)/.made
 	$(PIP) --editable .
 	@touch $@
 
-# LOCKED=1 installs exactly the files in requirements/ci.txt. scripts/lock.py explains why PyTorch is not among them.
+# LOCKED=1 installs the very files that requirements/ci.txt lists; scripts/lock.py says why PyTorch is not among them.
 $(VENV)/.dev: pyproject.toml | $(VENV)/.made
 	@echo "Installing mnv2zoo and what its tests and documentation need into $(VENV)."
 ifdef LOCKED
@@ -46,8 +46,8 @@ endif
 demo: $(VENV)/.package  ## classify the photo in examples/ with the weights that come with the package
 	$(BIN)/mnv2zoo predict $(PHOTO) --model mnv2zoo_100_c20 --topk 5
 
-# Our tests run last, so that their summary is at the end. Both use one process per core. AS="..." is put before the
-# command that runs ours: .ci/test runs it as another user.
+# Ours comes last, so that its summary is at the end of the output. Both use a process per core. AS="..." is put before
+# the command that runs ours; .ci/test runs it as another user.
 test: export OMP_NUM_THREADS ?= 1
 test: $(VENV)/.dev  ## run timm's own model tests on our models, then our tests
 	$(BIN)/python scripts/timm_suite.py
@@ -133,7 +133,7 @@ audit: build/audit/.made  ## check the locked packages for known vulnerabilities
 	@touch $@
 
 ecosystem: export OMP_NUM_THREADS ?= 1
-ecosystem: .venv-ecosystem/.made  ## use models and folders in other libraries, into docs/results/ecosystem.json; then run `make generate`
+ecosystem: .venv-ecosystem/.made  ## use models and folders in other libraries, into docs/results/ecosystem.json; then `make generate`
 	.venv-ecosystem/bin/python scripts/ecosystem.py
 
 # ARGS="--weights FILE --mean 0.5 --std 0.5" uses a local file instead of weights from the Hub.
@@ -143,7 +143,7 @@ elsewhere: $(VENV)/.dev  ## measure what forgotten padding or normalization cost
 $(RUN): | $(VENV)/.dev
 	$(BIN)/mnv2zoo finetune $(GROCERY) --recipe examples/grocery/head.toml --init $(WEIGHTS) --out $@
 
-# Benchmarks that need photos outside the repository come last.
+# Benchmarks that need the photos next to the repository come last.
 bench: $(VENV)/.dev $(RUN)  ## measure, for about an hour, into benchmarks/results/ and docs/performance.md
 	$(BIN)/python benchmarks/create_model.py
 	$(BIN)/python benchmarks/import_time.py

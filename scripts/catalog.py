@@ -56,7 +56,7 @@ def is_measured(benchmark: str) -> bool:
 
 
 def recorded(name: str) -> dict[str, Any]:
-    """The last results that an example or the attacks wrote for the documentation."""
+    """The last results of an example, or of the attacks, for the documentation."""
     return _read(f"docs/results/{name}.json")
 
 

@@ -1,7 +1,7 @@
 """The documentation's diagrams, as SVG that is inserted into its pages.
 
-The classes in docs/stylesheets/extra.css set the colors, so a diagram follows the page from light to dark. Lengths are
-in the units of each diagram's view box.
+Colors come from the page: the classes are in docs/stylesheets/extra.css, so that a drawing follows the page from
+light to dark. Lengths are in the units of each drawing's view box.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _kind(block: Bottleneck) -> str:
 
 
 def bottlenecks(config: Config, size: tuple[int, int]) -> str:
-    """The first bottleneck with a shortcut, next to the first with stride 2 (paper, Figure 4(d))."""
+    """The first bottleneck with a shortcut next to the first with stride 2 (paper, Figure 4(d))."""
     blocks = architecture.bottlenecks(config)
     shown = [next(b for b in blocks if b.shortcut), next(b for b in blocks if b.stride == 2)]
 
@@ -191,7 +191,7 @@ def _bottleneck(left: float, block: Bottleneck, size: tuple[int, int], activatio
 
 
 class Point(NamedTuple):
-    """A point of a plot. Points with the same name are joined. The first of them shows the name."""
+    """A point of a plot. Points of one name are joined; the first of them is labeled with the name."""
 
     name: str
     x: float
@@ -218,7 +218,7 @@ def scatter(
     legend: Mapping[str, str],
     note: str = "",
 ) -> str:
-    """A plot of named points; `legend` explains each kind of point, and `note` how the points were measured."""
+    """A plot of named points; `legend` names each kind of point, `note` says how they were measured."""
     left, right, top, bottom = 40, WIDTH - 10, 26, 260
     xs, ys = ticks([0.0, *(point.x for point in points)]), ticks([point.y for point in points])
 

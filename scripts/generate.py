@@ -102,7 +102,7 @@ def c20_record() -> Path:
 
 
 def c20_about() -> list[dict[str, Any]]:
-    """The recipe of each run that led to the weights, in order."""
+    """The settings of each run that led to the weights, in order."""
     count = len(list(c20_record().glob("*-recipe.json")))
     files = (c20_record() / f"{number}-recipe.json" for number in range(1, 1 + count))
     return [json.loads(file.read_text(encoding="utf-8")) for file in files]
@@ -329,7 +329,7 @@ TRANSFER = {
 
 
 def transfer() -> str:
-    """A row for each start of the 20-class model."""
+    """A row for each initialization of the 20-class model."""
     found = recorded("transfer")
     rows = (
         (
@@ -360,7 +360,7 @@ def taps() -> str:
     return table("feature maps | method | ms/image: | taps' time relative to it: | memory for 64 images (MB):", rows)
 
 
-# The metric that decides on each dataset, and a second one that is shown next to it.
+# The metric that decides on each dataset, and the one shown next to it.
 HEADS = {"bccd": ("map50", "AP50", "map", "mAP"), "camvid": ("miou", "mIoU", "pixel_accuracy", "pixel accuracy")}
 
 
@@ -457,7 +457,7 @@ def gpu() -> str:
 
 
 def on_gpu() -> dict[str, Any]:
-    """Measurements of each engine on the GPU, by batch size; `timm` and `torch` come from one run."""
+    """The time of each engine on the GPU by batch size; timm and `torch` as measured next to each other alone."""
     found = recorded("gpu")
     return {batch: found.get("compiled", {}).get(batch, {}) | row for batch, row in found["inference"].items()}
 

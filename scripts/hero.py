@@ -54,7 +54,7 @@ def square(image: Image.Image) -> Image.Image:
 
 
 def outputs_of(photo: Path, weights: Path) -> tuple[dict[str, Image.Image], list[str]]:
-    """The maps of the stem, of every bottleneck and of the head, and the best classes with their scores."""
+    """The outputs of the stem, of every bottleneck and of the head, and the best classes with their scores."""
     entry = mnv2zoo.weights.entry(f"{MODEL}.google_in1k")
     model = timm.create_model(entry.name, pretrained=True, pretrained_cfg_overlay={"file": str(weights)}).eval()
     names = mnv2zoo.features.bottleneck_names(model)

@@ -21,7 +21,7 @@ def family(config: Config) -> str:
 
 
 def source(entry: WeightsEntry) -> str:
-    """Where the file is stored: in an organization of the Hub, or in this package."""
+    """The host of the file: an organization on the Hub, or this package."""
     return "this package" if entry.bundled else str(entry.repo_id).partition("/")[0]
 
 

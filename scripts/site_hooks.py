@@ -1,7 +1,7 @@
-"""Adds to mkdocs.yml the addresses of the repository, the version, and pages with files from the root.
+"""Facts that mkdocs.yml cannot contain: the addresses of the repository, the version, and pages made of files in the root.
 
-The workflow that builds the site names the repository, as it does for the package's metadata. Elsewhere, the clone's
-origin on GitHub does. Without either, the site has no links to the repository.
+The addresses point to the repository whose workflow builds the site, as in the package's metadata, or to a clone's
+origin on GitHub. Without either, the site has no links to the repository.
 """
 
 from __future__ import annotations
