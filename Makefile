@@ -15,7 +15,7 @@ EXTRAS ?= dev,docs
 TESTS ?= tests
 WEIGHTS ?= ../shared/weights/google_mobilenet_v2_1.0_224/model.safetensors
 
-.PHONY: help demo test quick attack browser-test docs docs-serve generate check lint types release scan fuzz lock audit bench ecosystem elsewhere clean
+.PHONY: help demo test quick attack browser-test docs docs-serve generate check lint words types release scan fuzz lock audit bench ecosystem elsewhere clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -79,10 +79,15 @@ generate: $(VENV)/.dev  ## write what is generated in README.md and docs/
 check: $(VENV)/.dev  ## fail if what is generated is out of date
 	$(BIN)/python scripts/generate.py --check
 
-lint: $(VENV)/.dev  ## check style, format and who imports whom
+lint: $(VENV)/.dev words  ## check style, format, who imports whom, and words
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --cache-dir .import_linter_cache
+
+# FILES="README.md docs/cli.md" checks these alone.
+words: $(VENV)/.dev  ## check spelling and phrases in the documentation, docstrings, comments and messages
+	$(BIN)/codespell $(FILES)
+	$(BIN)/python scripts/words.py $(FILES)
 
 types: $(VENV)/.dev  ## check types, as Linux, macOS and Windows have them
 	for platform in linux darwin win32; do \
@@ -133,7 +138,7 @@ ecosystem: .venv-ecosystem/.made  ## use networks and folders in other libraries
 	.venv-ecosystem/bin/python scripts/ecosystem.py
 
 # ARGS="--weights FILE --mean 0.5 --std 0.5" takes other weights than those of the Hub.
-elsewhere: $(VENV)/.dev  ## measure what forgotten padding or normalisation costs, with WEIGHTS on the photos in IMAGENET
+elsewhere: $(VENV)/.dev  ## measure what forgotten padding or normalization costs, with WEIGHTS on the photos in IMAGENET
 	$(BIN)/python examples/elsewhere.py $(IMAGENET) --weights $(WEIGHTS) --out docs/results/elsewhere.json
 
 $(RUN): | $(VENV)/.dev

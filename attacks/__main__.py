@@ -19,7 +19,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from attacks.catalogue import QUICK, timed
+from attacks.catalog import QUICK, timed
 from attacks.machine import machine
 
 COLUMNS = ("tries", "survived", "refused", "lost", "seconds")

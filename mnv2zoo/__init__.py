@@ -1,6 +1,6 @@
-"""MobileNetV2 for timm: named configurations, weights verified by hash, every bottleneck within reach.
+"""MobileNetV2 for timm: pretrained weights verified by SHA-256, and feature maps from any layer, by name.
 
-Importing the package registers the models with timm and does nothing else.
+Importing the package only registers the models with timm.
 """
 
 import sys
@@ -30,16 +30,16 @@ __all__ = [
 
 
 def _is_command_line() -> bool:
-    # The installed command says so itself. A program's name says nothing: a script may be called mnv2zoo too.
+    # The installed command sets this flag. The program's name proves nothing: a script may be called mnv2zoo too.
     if getattr(sys.modules.get("_mnv2zoo_entry"), "is_command_line", False):
         return True
-    # While `python -m mnv2zoo` looks for the module, argv[0] is "-m", and the word after it in full is the name.
+    # While `python -m mnv2zoo` locates the module, argv[0] is "-m" and the next word of orig_argv is the module name.
     words = sys.orig_argv
     return sys.argv[:1] == ["-m"] and "-m" in words and words[words.index("-m") + 1] == "mnv2zoo"
 
 
-# The command line answers --help before torch and timm are imported, which takes seconds; its commands
-# import what they need.
+# Importing torch and timm takes seconds. The command line prints --help without them, and its commands import
+# what they need.
 if not _is_command_line():
     import mnv2zoo.models.registry  # noqa: F401  # registers the models
 
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from mnv2zoo.models.zoo import list_models, model_info, transforms
     from mnv2zoo.training import finetune
 
-# Every other public name is imported at its first use, so that importing the package takes little longer than timm.
+# All other public names are imported on first use, so importing the package takes little longer than importing timm.
 _HOMES = {
     "evaluate": "mnv2zoo.evaluation",
     "finetune": "mnv2zoo.training",

@@ -1,4 +1,4 @@
-"""A network of the zoo made ready to carry a detector or a segmenter."""
+"""Builds a model of the zoo as the backbone of a detector or a segmenter."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import nn
 
 from mnv2zoo import architecture, features
 from mnv2zoo.data.preprocessing import per_channel
-from mnv2zoo.errors import ConversionError, UnknownArgumentError, nearest
+from mnv2zoo.errors import ConversionError, UnknownArgumentError, nearest, unknown
 from mnv2zoo.models.arguments import integer, refused
 from mnv2zoo.models.mobilenetv2 import MobileNetV2
 from mnv2zoo.models.names import describe
 
-UNITS = 6  # of trainable layers, as torchvision counts them: the stem, what begins at each stride, the head
+UNITS = 6  # of trainable layers, counted as torchvision does: the stem, one per stride-2 bottleneck, the head
 
 
 def build(
@@ -25,25 +25,25 @@ def build(
     freeze_norm: bool = False,
     **arguments: Any,
 ) -> MobileNetV2:
-    """Builds a network without a classifier, and freezes what shall not be trained.
+    """Builds a model without a classifier and freezes the layers that are not to be trained.
 
     Args:
-        name: An architecture, or `architecture.tag`; or a network that is built already, which is used as it is.
-        pretrained: True for the weights of that name, False for none; or other weights of the same
-            architecture: `architecture.tag`, a run folder or `hf-hub:` name.
-        trainable_layers: How many of six units are trained, counted from the head: the head, the parts
-            that begin at each halving of the resolution, and the stem. All if None.
-        freeze_norm: Use the batch norms' statistics and parameters as they are, and train none of them.
-        **arguments: Further arguments of the network, such as `output_stride`.
+        name: An architecture or `architecture.tag`, or an existing model, which is used as it is.
+        pretrained: True for the weights of that name, False for random weights, or other weights of the same
+            architecture: `architecture.tag`, a run folder or an `hf-hub:` name.
+        trainable_layers: Number of units to train, counted from the head, out of six: the head, the parts
+            that begin at each stride-2 bottleneck, and the stem. None trains all.
+        freeze_norm: Freeze the batch norms' statistics and parameters.
+        **arguments: Further model arguments, such as `output_stride`.
 
     Returns:
-        The network. `pretrained_cfg` tells the mean and standard deviation that it wants.
+        The model. Its `pretrained_cfg` holds the mean and standard deviation for its inputs.
 
     Raises:
-        UnknownModelError: If there is none of that name.
-        WeightsError: If weights cannot be found, fetched or verified.
-        ConversionError: If the weights are another architecture's.
-        ValueError: If there are fewer units than that.
+        UnknownModelError: If no model has that name.
+        WeightsError: If the weights cannot be found, downloaded or verified.
+        ConversionError: If the weights are for another architecture.
+        ArgumentError: If `trainable_layers` is not between 0 and 6; a ValueError.
     """
     model = name if isinstance(name, MobileNetV2) else _built(name, pretrained, arguments)
     if trainable_layers is not None:
@@ -63,10 +63,11 @@ def _built(name: str, pretrained: bool | str | Path, arguments: dict[str, Any]) 
         source = describe(str(pretrained))
         if source.config.name != description.config.name:
             raise ConversionError(
-                "weights of another architecture",
-                expected=description.config.name,
-                found=source.config.name,
+                f"the backbone weights {str(pretrained)!r} are for another architecture"[:200],
+                expected=f"weights for {description.config.name}",
+                found=f"weights for {source.config.name}",
                 where="pretrained_backbone",
+                fix=f"Name weights for {description.config.name}, or pass True for its default weights.",
             )
         description = source
     model: MobileNetV2 = description.build(pretrained=bool(pretrained), **{**arguments, "num_classes": 0})
@@ -74,28 +75,31 @@ def _built(name: str, pretrained: bool | str | Path, arguments: dict[str, Any]) 
 
 
 def last_at(model: MobileNetV2, *reductions: int) -> list[str]:
-    """The names of the last bottleneck at each of some reductions, in their order."""
+    """Returns the names of the last bottleneck at each of the given strides, in the same order."""
     by_reduction = {block.reduction: block.name for block in features.bottlenecks(model)}
     return [by_reduction[reduction] for reduction in reductions if reduction in by_reduction]
 
 
-def normalisation(model: nn.Module, in_chans: int) -> dict[str, list[float]]:
-    """The `image_mean` and `image_std` of torchvision's detectors, as the weights want them.
+def normalization(model: nn.Module, in_chans: int) -> dict[str, list[float]]:
+    """Returns `image_mean` and `image_std` for torchvision's detectors, from the weights' preprocessing config.
 
-    See `preprocessing.per_channel` for images with other channels than those of the weights.
+    `preprocessing.per_channel` adapts them when images have a different number of channels than the weights.
     """
     cfg: Any = model.pretrained_cfg
     return {f"image_{key}": list(per_channel(cfg[key], in_chans)) for key in ("mean", "std")}
 
 
 def check_arguments(given: dict[str, Any], known: tuple[str, ...]) -> None:
-    """Refuses arguments that torchvision would swallow.
+    """Rejects keyword arguments that torchvision would silently ignore.
 
     Raises:
-        UnknownArgumentError: If an argument is none of the known ones; the message names the nearest.
+        UnknownArgumentError: If an argument is unknown. The message suggests the closest names.
     """
     for name in given:
         if name not in known:
             raise UnknownArgumentError(
-                "unexpected keyword argument", expected=nearest(name, known, 3), found=repr(name)
+                unknown("keyword argument", name, known),
+                expected=nearest(name, known, 3),
+                found=repr(name),
+                fix="Correct the spelling, or leave the argument out.",
             )

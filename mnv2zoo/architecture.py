@@ -1,11 +1,11 @@
-"""What the networks are: one frozen config and the table of named configs.
+"""The architectures: one frozen config class and the table of named configs.
 
-Data and arithmetic only; nothing here needs torch. `model.py` builds a network from a config, and
-everything people ask about one (channels, reductions, parameters, multiply-adds) is derived here.
+This module holds data and arithmetic only and does not need torch. `models/mobilenetv2.py` builds a model from a
+config. Channels, strides, parameter counts and multiply-adds are all computed here.
 
 The paper is Sandler et al. 2018, "MobileNetV2: Inverted Residuals and Linear Bottlenecks",
-https://arxiv.org/abs/1801.04381; its letters are kept: t is the expansion factor, c the output
-channels at width 1.0, n the number of bottlenecks in the stage, s the stride of the first of them.
+https://arxiv.org/abs/1801.04381. Its letters are used here: t is the expansion factor, c the output channels at
+width 1.0, n the number of bottlenecks in the stage, and s the stride of the first one.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ OUTPUT_STRIDES = (8, 16, 32)
 
 @dataclass(frozen=True)
 class Stage:
-    """A run of n bottlenecks with the same width: a row of the paper's Table 2.
+    """A stage of n bottlenecks with the same number of output channels: one row of the paper's Table 2.
 
     Attributes:
-        t: Expansion: how many times wider a bottleneck is inside than what it takes.
+        t: Expansion factor: hidden channels divided by input channels.
         c: Output channels at width 1.0.
-        n: How many bottlenecks.
-        s: Stride of the first; the others have 1.
+        n: Number of bottlenecks.
+        s: Stride of the first bottleneck. The others have stride 1.
     """
 
     t: int
@@ -41,24 +41,24 @@ class Stage:
 
 @dataclass(frozen=True)
 class Config:
-    """A network of the family.
+    """The config of one architecture.
 
     Attributes:
         name: The architecture's name in the registry.
-        stages: The rows of the network's table.
+        stages: The rows of its table.
         width: Multiplier of all channel counts (paper, section 4.1, "width multiplier").
-        fix_stem_head: Whether stem and head keep their channels whatever the width.
+        fix_stem_head: Whether the width leaves the channels of stem and head unchanged.
         stem: Channels of the stem at width 1.0.
-        head: Channels of the head at width 1.0; widths below 1.0 never narrow it (section 4.1).
+        head: Channels of the head at width 1.0. Widths below 1.0 never narrow it (section 4.1).
         activation: `relu6` as in the paper, or `relu`.
-        expand_first: Whether the first bottleneck has an expansion layer in spite of t = 1.
+        expand_first: Whether the first bottleneck has an expansion layer although t = 1.
         conv_bias: Whether the convolutions of stem and head have a bias before their batch norm.
-        classifier: `linear`, or a 1x1 convolution, alone or followed by a batch norm and by an
-            activation.
-        init: `tensorflow` (the normal initialisation by fan-out that timm gives its MobileNetV2) or
-            `torch` (PyTorch's own defaults).
-        num_classes: Classes of the network as published.
-        source: Where the network was described.
+        classifier: `linear` for a linear layer. `conv` for a 1x1 convolution, `conv_bn` with a batch norm after it,
+            `conv_bn_act` with a batch norm and an activation.
+        init: `tensorflow` (the normal initialization by fan-out that timm uses for MobileNetV2) or
+            `torch` (PyTorch's defaults).
+        num_classes: Number of classes of the published model.
+        source: Where the architecture is described.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Config:
 
     @property
     def head_channels(self) -> int:
-        """Output channels of the head, which are those of the pooled feature."""
+        """Output channels of the head, the size of the pooled feature vector."""
         if self.fix_stem_head:
             return self.head
         return max(self.head, round_channels(self.head * self.width))
@@ -95,19 +95,19 @@ class Config:
 
 @dataclass(frozen=True)
 class Bottleneck:
-    """One inverted residual, with its place in the network and everything needed to build it.
+    """One inverted residual, with its position and everything needed to build it.
 
     Attributes:
-        number: From 1, as in `Bottleneck_1`.
+        number: Number from 1, as in `Bottleneck_1`.
         stage: Index of its stage, from 0.
         index: Index within its stage, from 0.
-        in_channels: Channels it takes.
+        in_channels: Input channels.
         hidden: Channels of its depthwise convolution.
-        out_channels: Channels it gives.
+        out_channels: Output channels.
         stride: Stride of its depthwise convolution.
-        dilation: Dilation of its depthwise convolution, above 1 only where `output_stride` asks.
-        reduction: Image pixels a side for one pixel of its output.
-        expand: Whether a 1x1 convolution widens its input to `hidden` first.
+        dilation: Dilation of its depthwise convolution. Above 1 only if `output_stride` requires it.
+        reduction: Stride of its output relative to the image.
+        expand: Whether a 1x1 convolution first widens the input to `hidden` channels.
     """
 
     number: int
@@ -134,12 +134,12 @@ class Bottleneck:
 
 @dataclass(frozen=True)
 class Feature:
-    """A map that feature extraction offers: the last one before each halving of the resolution.
+    """A map that timm's feature extraction returns: the last one at each stride.
 
     Attributes:
-        stage: Stages to run, from 1, to get it.
-        channels: Its channels.
-        reduction: Image pixels a side for one of its own.
+        stage: Number of stages to run to compute it, from 1.
+        channels: Number of channels.
+        reduction: Stride of the map relative to the image.
     """
 
     stage: int
@@ -154,8 +154,8 @@ def round_channels(channels: float, divisor: int = 8) -> int:
     https://github.com/tensorflow/models/blob/master/research/slim/nets/mobilenet/mobilenet.py
 
     Args:
-        channels: Channels wanted, a positive number.
-        divisor: What the result is a multiple of.
+        channels: Channels before rounding, a positive number.
+        divisor: The result is a multiple of this.
 
     Returns:
         The rounded channel count, at least `divisor`.
@@ -165,19 +165,19 @@ def round_channels(channels: float, divisor: int = 8) -> int:
 
 
 def bottlenecks(config: Config, output_stride: int = 32) -> tuple[Bottleneck, ...]:
-    """Lays out the bottlenecks of a network.
+    """Lists an architecture's bottlenecks.
 
     Args:
-        config: The network.
-        output_stride: Reduction that is not exceeded, 8, 16 or 32. Strides beyond it become
-            dilations of the bottlenecks that follow, as in timm: the bottleneck that loses its
-            stride keeps the dilation it had.
+        config: The architecture.
+        output_stride: Maximum stride of the output: 8, 16 or 32. Strides beyond it become dilations of the
+            bottlenecks that follow. As in timm, the bottleneck that loses its stride keeps its previous
+            dilation.
 
     Returns:
-        The bottlenecks in the order they run.
+        The bottlenecks in execution order.
 
     Raises:
-        ValueError: If `output_stride` is none of the three.
+        ValueError: If `output_stride` is not 8, 16 or 32.
     """
     if output_stride not in OUTPUT_STRIDES:
         raise ValueError(f"output_stride must be 8, 16 or 32, not {output_stride!r}")
@@ -210,18 +210,18 @@ def bottlenecks(config: Config, output_stride: int = 32) -> tuple[Bottleneck, ..
 
 
 def features(config: Config, output_stride: int = 32) -> tuple[Feature, ...]:
-    """Lists the maps for feature extraction: the last bottleneck before each stride, and the last.
+    """Lists the maps for feature extraction: the output of the last bottleneck at each stride.
 
     Args:
-        config: The network.
-        output_stride: As in `bottlenecks`. A stride that became a dilation still ends a level, as
-            in timm, so that there are five maps whatever the output stride.
+        config: The architecture.
+        output_stride: As in `bottlenecks`. A stride that becomes a dilation still ends a level, as in timm,
+            so there are always five maps.
 
     Returns:
         The maps from fine to coarse.
 
     Raises:
-        ValueError: If `output_stride` is none of 8, 16 and 32.
+        ValueError: If `output_stride` is not 8, 16 or 32.
 
     Examples:
         >>> from mnv2zoo import architecture
@@ -235,13 +235,13 @@ def features(config: Config, output_stride: int = 32) -> tuple[Feature, ...]:
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution or linear layer as far as counting goes.
+    """A convolution or linear layer, with what counting its parameters and multiply-adds needs.
 
     Attributes:
-        in_channels: Its input channels, divided by its groups.
-        out_channels: Its output channels.
-        kernel: Its kernel's side.
-        reduction: Image pixels a side for one pixel of its output; 0 after the global pool.
+        in_channels: Input channels divided by groups.
+        out_channels: Output channels.
+        kernel: Side of the kernel.
+        reduction: Stride of its output relative to the image; 0 after the global pool.
         bias: Whether it has a bias.
         norm: Whether a batch norm follows.
     """
@@ -255,18 +255,18 @@ class Layer:
 
     @property
     def parameters(self) -> int:
-        """Learnt numbers, those of the batch norm included."""
+        """Number of learned parameters, including those of the batch norm."""
         weights = self.in_channels * self.out_channels * self.kernel**2
         return weights + self.out_channels * (self.bias + 2 * self.norm)
 
     def macs(self, size: tuple[int, int]) -> int:
-        """Multiply-adds for one image, biases and batch norms not counted.
+        """Counts the multiply-adds for one image. Biases and batch norms are not counted.
 
         Args:
             size: Height and width of the image in pixels.
 
         Returns:
-            The count.
+            The number of multiply-adds.
         """
         # Every stride-2 convolution here pads so that an odd side rounds up.
         height, width = (-(-side // self.reduction) if self.reduction else 1 for side in size)
@@ -274,11 +274,11 @@ class Layer:
 
 
 def layers(config: Config, num_classes: int | None = None, in_chans: int = 3) -> Iterator[Layer]:
-    """Walks the convolution and linear layers of a network in the order they run.
+    """Yields the convolution and linear layers of an architecture in execution order.
 
     Args:
-        config: The network.
-        num_classes: Classes of the classifier; the config's own by default, none for 0.
+        config: The architecture.
+        num_classes: Number of classes. None uses the config's, and 0 leaves out the classifier.
         in_chans: Channels of the input image.
 
     Yields:
@@ -299,15 +299,15 @@ def layers(config: Config, num_classes: int | None = None, in_chans: int = 3) ->
 
 
 def parameters(config: Config, num_classes: int | None = None, in_chans: int = 3) -> int:
-    """Counts the learnt parameters of a network.
+    """Counts the learned parameters of an architecture.
 
     Args:
-        config: The network.
-        num_classes: Classes of the classifier; the config's own by default.
+        config: The architecture.
+        num_classes: Number of classes. None uses the config's.
         in_chans: Channels of the input image.
 
     Returns:
-        The count; running statistics of batch norms are buffers and not in it.
+        The number of parameters. The running statistics of batch norms are buffers and are not counted.
 
     Examples:
         >>> from mnv2zoo import architecture
@@ -318,17 +318,17 @@ def parameters(config: Config, num_classes: int | None = None, in_chans: int = 3
 
 
 def macs(config: Config, size: tuple[int, int] = (224, 224), num_classes: int | None = None, in_chans: int = 3) -> int:
-    """Counts the multiply-adds of a network's convolution and linear layers for one image.
+    """Counts the multiply-adds of an architecture's convolution and linear layers for one image.
 
     Args:
-        config: The network.
+        config: The architecture.
         size: Height and width of the image in pixels.
-        num_classes: Classes of the classifier; the config's own by default.
+        num_classes: Number of classes. None uses the config's.
         in_chans: Channels of the input image.
 
     Returns:
-        The count (0.3008 G for width 1.0 at 224 pixels). Biases, batch norms, activations and
-        shortcuts are not in it.
+        The number of multiply-adds, such as 0.3008 G for width 1.0 at 224 pixels. Biases, batch norms,
+        activations and shortcuts are not counted.
 
     Examples:
         >>> from mnv2zoo import architecture
@@ -349,7 +349,7 @@ PAPER_STAGES = (
     Stage(t=6, c=320, n=1, s=1),
 )
 
-# The tutorial network halves the resolution before the 96-channel stage instead of the 64-channel one.
+# The tutorial halves the resolution before the 96-channel stage instead of the 64-channel one.
 C20_STAGES = (
     Stage(t=1, c=16, n=1, s=1),
     Stage(t=6, c=24, n=2, s=2),
@@ -366,7 +366,7 @@ def _paper(name: str, width: float) -> Config:
 
 
 def _deeper(name: str, width: float, repeats: tuple[int, ...]) -> Config:
-    # Wider and deeper by compound scaling, stem and head kept: timm's 110d and 120d.
+    # timm's 110d and 120d: wider and deeper by compound scaling, with the stem and head unchanged.
     pairs = zip(PAPER_STAGES, repeats, strict=True)
     stages = tuple(Stage(row.t, row.c, n, row.s) for row, n in pairs)
     return Config(name, stages, width, fix_stem_head=True, source="https://github.com/huggingface/pytorch-image-models")
@@ -403,21 +403,21 @@ CONFIGS: dict[str, Config] = {
     )
 }
 
-# The networks that timm has too, with the same parameters under the same names: timm's name, and ours.
+# Models that timm also has, with the same parameter names and shapes: timm's name to ours.
 TIMM_NAMES = {
     f"mobilenetv2_{variant}": f"mnv2zoo_{variant}" for variant in ("035", "050", "075", "100", "110d", "120d", "140")
 }
-OURS = "mnv2zoo_"  # what names begin with here
+OURS = "mnv2zoo_"  # prefix of all names here
 
 
 def native_name(name: str) -> str:
-    """Translates timm's name for a network, or for its weights, to the zoo's.
+    """Translates timm's name of a model or of its weights to this package's name.
 
     Args:
         name: Any name.
 
     Returns:
-        The zoo's name for a MobileNetV2 of timm, and any other name as it is.
+        This package's name for one of timm's MobileNetV2 models, or the name unchanged.
 
     Examples:
         >>> from mnv2zoo import architecture
@@ -432,13 +432,13 @@ def get(name: str) -> Config:
     """Looks up a config.
 
     Args:
-        name: An architecture, or `architecture.tag`, whose tag is ignored. timm's name for it will do too.
+        name: An architecture, or `architecture.tag`, whose tag is ignored. timm's name works too.
 
     Returns:
         The config.
 
     Raises:
-        UnknownModelError: If there is none of that name; the message names the nearest.
+        UnknownModelError: If no architecture has that name. The message suggests the closest names.
 
     Examples:
         >>> from mnv2zoo import architecture
@@ -452,11 +452,11 @@ def get(name: str) -> Config:
     if architecture in CONFIGS:
         return CONFIGS[architecture]
     near = difflib.get_close_matches(architecture, CONFIGS, n=3)
-    # Most of what takes a name takes a folder too, and a misspelt one ends here.
-    path = " A path has to lead to a folder with config.json." if "/" in name else ""
+    # Most functions that take a name also take a folder, so a misspelled path ends up here.
+    path = " If you meant a folder, it must contain config.json." if "/" in name else ""
     raise UnknownModelError(
         f"unknown architecture {name!r}"[:200],
         expected=", ".join(near or CONFIGS),
         found=repr(name),
-        fix=f"List them with `mnv2zoo list`.{path}",
+        fix=f"Run `mnv2zoo list` to see all names.{path}",
     )

@@ -1,8 +1,9 @@
-"""Detectors on the zoo's networks: torchvision's own heads, losses and post-processing.
+"""Detectors with this package's backbones and torchvision's heads, losses and post-processing.
 
-They are used as torchvision's detectors are (https://pytorch.org/vision/stable/models.html#object-detection): a list of
-images (C, H, W) from 0 to 1 goes in; in training mode a dict of losses comes out, else a dict of `boxes`, `labels`
-and `scores` for each image. Class 0 is the background.
+They have the same call signature as torchvision's detectors
+(https://pytorch.org/vision/stable/models.html#object-detection). The input is a list of images (C, H, W) with values
+from 0 to 1. In training mode they return a dict of losses, otherwise a dict of `boxes`, `labels` and `scores` per
+image. Class 0 is the background.
 """
 
 from __future__ import annotations
@@ -36,27 +37,27 @@ from mnv2zoo.system.validation import choices_of, fits
 
 FPN_CHANNELS = 256
 STRIDES = (4, 8, 16)  # of the finest map
-LARGEST_ANCHOR = 0.95  # of SSD, as a part of the image's side
+LARGEST_ANCHOR = 0.95  # of SSD, as a fraction of the image's side
 
 D = TypeVar("D", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class Head:
-    """A detection head, as a run folder records it.
+    """A detection head, as stored in a run folder.
 
     Attributes:
         name: `ssdlite`, `retinanet` or `fasterrcnn`.
-        stride: Stride of the finest map; None for the head's own.
-        fpn_channels: Channels of the feature pyramid; None for the head's own.
-        anchor_size: Side of the smallest anchors in pixels; None for the head's own.
-        score_threshold: Lowest score of a box.
-        nms_threshold: Overlap (IoU) from which the lower of two boxes of a class is dropped.
-        max_detections: Most boxes per image.
-        frozen_norm: Whether the backbone's batch norms are frozen, as torchvision freezes those under a pyramid.
+        stride: Stride of the finest map; None for the head's default.
+        fpn_channels: Channels of the feature pyramid; None for the head's default.
+        anchor_size: Side of the smallest anchors in pixels; None for the head's default.
+        score_threshold: Minimum score of a box.
+        nms_threshold: Overlap (IoU) above which the lower-scoring of two boxes of the same class is dropped.
+        max_detections: Maximum number of boxes per image.
+        frozen_norm: Whether the backbone's batch norms are frozen, as in torchvision's detectors with a pyramid.
 
     Raises:
-        ArgumentError: If a value is of the wrong kind or out of bounds.
+        ArgumentError: If a value has the wrong type or is out of range.
     """
 
     name: Literal["ssdlite", "retinanet", "fasterrcnn"] = "ssdlite"
@@ -75,25 +76,25 @@ class Head:
                 expected = " or ".join(map(str, choices_of(kinds[name])))
                 raise refused(name, value, expected or "a value within its bounds")
         if self.name == "ssdlite" and self.fpn_channels is not None:
-            raise refused("fpn_channels", self.fpn_channels, "None: ssdlite has no feature pyramid")
+            raise refused("fpn_channels", self.fpn_channels, "None, because ssdlite has no feature pyramid")
 
     @property
     def keeps_ratio(self) -> bool:
-        """Whether images keep the ratio of their sides; SSD's are squashed to one size."""
+        """Whether images keep their aspect ratio. SSD resizes them to a fixed size."""
         return self.name != "ssdlite"
 
     def to_json(self) -> dict[str, Any]:
-        """The values by name, for `config.json`; those of None are left out."""
+        """Returns the values by name for `config.json`, without those that are None."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def build(self, network: MobileNetV2, num_classes: int, input_size: Sequence[int]) -> nn.Module:
-        """Builds a detector on a network.
+        """Builds a detector on a backbone.
 
         Args:
-            network: The network, with its weights.
-            num_classes: Classes, the background not among them.
-            input_size: Channels, height and width of the images. For heads that keep the ratio, the lesser side is the
-                most that a short side has, and the greater side the most that a long side has.
+            network: The backbone, with its weights.
+            num_classes: Number of classes, without the background.
+            input_size: Channels, height and width of the images. For heads that keep the aspect ratio, the smaller of
+                height and width limits the short side of an image, and the greater one limits the long side.
 
         Returns:
             The detector, in training mode.
@@ -110,7 +111,7 @@ class Head:
         return builder(network, num_classes + 1, min_size=min(sides), max_size=max(sides), **shared)
 
 
-# torchvision's arguments, and the fields of `Head` that they are.
+# torchvision's argument for each field of `Head`.
 _POSTPROCESSING = {
     "score_thresh": "score_threshold",
     "nms_thresh": "nms_threshold",
@@ -122,18 +123,18 @@ def load(name: str | Path, device: str | None = None) -> nn.Module:
     """Loads a detector that `mnv2zoo finetune --task detect` trained.
 
     Args:
-        name: A run folder, a package, or an `hf-hub:` name.
-        device: The device; by default the accelerator if there is one.
+        name: A run folder, a package or an `hf-hub:` name.
+        device: The device. Default: the accelerator if there is one, otherwise the CPU.
 
     Returns:
-        The detector in evaluation mode. It takes a list of images (3, height, width) with values from 0 to 1 and of any
-        size, and returns a dict of `boxes` (in pixels of the image), `labels` (from 1) and `scores` for each. Its
-        `label_names` are the names of its classes, so that label 1 is `label_names[0]`; `built_with` is its `Head`.
+        The detector in evaluation mode. It takes a list of images (3, height, width) of any size with values from 0
+        to 1, and returns a dict of `boxes` (in image pixels), `labels` (from 1) and `scores` per image. Label 1 is
+        `label_names[0]`, and `built_with` is its `Head`.
 
     Raises:
-        UnknownModelError: If there is no model of that name.
-        WeightsError: If its weights cannot be found, fetched or verified.
-        ConversionError: If it is no detector, or its files do not belong together.
+        UnknownModelError: If no model has that name.
+        WeightsError: If the weights cannot be found, downloaded or verified.
+        ConversionError: If the model is not a detector, or its files do not match each other.
         DeviceError: If the device cannot be used.
 
     Examples:
@@ -148,12 +149,12 @@ def load(name: str | Path, device: str | None = None) -> nn.Module:
     label_names = description.label_names
     tensors = checkpoint.whole_tensors(description)
     if len(label_names) >= max((len(tensor) for tensor in tensors.values() if tensor.ndim), default=0):
-        raise ConversionError(  # before memory is allocated for a head that nothing could fill
-            "the weights are for fewer classes",
+        raise ConversionError(  # before allocating memory for a head that the file cannot fill
+            f"the weights have fewer classes than the {len(label_names)} in config.json",
             expected=f"a head for {len(label_names)} classes",
-            found="tensors for fewer",
+            found="a head for fewer classes",
             where=description.name,
-            fix="Restore model.safetensors or config.json: one of them is of another run.",
+            fix="Restore model.safetensors or config.json: they come from different runs.",
         )
     detector = untrained(description)
     checkpoint.fill_whole(detector, tensors, description)
@@ -161,16 +162,16 @@ def load(name: str | Path, device: str | None = None) -> nn.Module:
 
 
 def untrained(description: Description) -> nn.Module:
-    """Builds the detector that a model directory describes, with random weights.
+    """Builds the detector that a model folder describes, with random weights.
 
     Args:
-        description: The model.
+        description: The model, from `names.describe`.
 
     Returns:
-        The detector, as `load` describes it, in training mode and on the CPU.
+        The detector as in `load`, but in training mode and on the CPU.
 
     Raises:
-        ConversionError: If it is no detector, or one that this version cannot build.
+        ConversionError: If the model is not a detector, or this version cannot build it.
     """
     head, label_names = head_of(description), tuple(description.label_names)
     network = description.build(pretrained=False, num_classes=0)
@@ -180,16 +181,16 @@ def untrained(description: Description) -> nn.Module:
 
 
 def head_of(description: Description) -> Head:
-    """The head that a model directory records.
+    """Reads the detection head from a model's description.
 
     Args:
-        description: The model.
+        description: The model, from `names.describe`.
 
     Returns:
         The head.
 
     Raises:
-        ConversionError: If it is no detector, or one that this version cannot build.
+        ConversionError: If the model is not a detector, or this version cannot build it.
     """
     try:
         if description.task != "detect" or not description.head:
@@ -197,7 +198,7 @@ def head_of(description: Description) -> Head:
         return Head(**description.head)
     except (TypeError, ValueError) as error:
         raise ConversionError(
-            f"{description.name} is not a detector of this version",
+            f"{description.name} is not a detector that this version can build",
             expected="a run of `mnv2zoo finetune --task detect`",
             found=str(error)[:200],
             where=description.name,
@@ -206,7 +207,7 @@ def head_of(description: Description) -> Head:
 
 
 def input_size(description: Description) -> tuple[int, int, int]:
-    """The size of a detector's images, except in training; see `Head.build`.
+    """Returns the size of a detector's images at evaluation; see `Head.build`.
 
     Args:
         description: The detector.
@@ -215,16 +216,16 @@ def input_size(description: Description) -> tuple[int, int, int]:
         Channels, height and width.
 
     Raises:
-        ConversionError: If its `config.json` does not record a size.
+        ConversionError: If `config.json` has no valid size.
     """
     channels, height, width = description.cfg.get("test_input_size") or description.cfg.get("input_size") or (3, 0, 0)
     if min(height, width) < 1:
         raise ConversionError(
-            "the detector's config.json does not say how large its images are",
-            expected="input_size",
+            "config.json does not record the detector's image size",
+            expected="an input_size",
             found="none",
             where=description.name,
-            fix="Restore config.json.",
+            fix="Restore config.json from the run.",
         )
     return channels, height, width
 
@@ -240,37 +241,37 @@ def ssdlite(
     anchor_size: float | None = None,
     **kwargs: Any,
 ) -> SSD:
-    """Builds SSDLite (paper, section 6.2): cheap, for images of 320 pixels.
+    """Builds SSDLite (paper, section 6.2), a fast detector for 320-pixel images.
 
-    The first map is the expansion of the bottleneck that halves the resolution last (`Bottleneck_14` at
-    width 1.0), the second that of the head; four extra layers follow, of 512, 256, 256 and 128
-    channels at width 1.0. A finer `stride` adds the expansions of the bottlenecks that halve it before.
+    The first map is the expansion of the last stride-2 bottleneck (`Bottleneck_14` at width 1.0), the second is the
+    output of the head. Four extra layers follow, with 512, 256, 256 and 128 channels at width 1.0. A finer
+    `stride` adds the expansions of earlier stride-2 bottlenecks.
 
     Args:
-        name: An architecture, or `architecture.tag`; or a network of the zoo with its weights. `pretrained_backbone`
-            then says no more than whether its weights are pretrained.
-        num_classes: Classes, the background among them.
-        pretrained_backbone: True for the weights of that name; or other weights of the architecture:
-            `architecture.tag`, a run folder or `hf-hub:` name.
-        trainable_backbone_layers: How many of six units of the backbone are trained, from the head on; all
-            if None.
+        name: An architecture or `architecture.tag`, or an existing model with its weights. For an existing model,
+            `pretrained_backbone` only says whether its weights are pretrained.
+        num_classes: Number of classes, including the background.
+        pretrained_backbone: True for the weights of that name, or other weights of the same architecture:
+            `architecture.tag`, a run folder or an `hf-hub:` name.
+        trainable_backbone_layers: Number of units to train, out of six, counted from the head. None trains
+            all.
         size: Height and width that images are resized to.
-        in_chans: Channels of the images; timm's rule fits the pretrained stem to another number.
+        in_chans: Channels of the images. If the weights have a different number, timm's rule adapts the stem.
         stride: Stride of the finest map: 4, 8 or 16. Small objects need a finer one. By default the smallest anchors
-            shrink with it, from a fifth of the side at stride 16.
-        anchor_size: Side of the smallest anchors in pixels of the resized image; those of each coarser map are twice as
-            large, up to the image. By default sides grow evenly from map to map, as in torchvision.
+            shrink with it; at stride 16 they are a fifth of the image's side.
+        anchor_size: Side of the smallest anchors in pixels of the resized image. It doubles with each coarser map, up
+            to the image's size. By default sides grow evenly from map to map, as in torchvision.
         **kwargs: Further arguments of torchvision's `SSD`.
 
     Returns:
         The detector, in training mode.
 
     Raises:
-        UnknownModelError: If there is no network of that name.
-        WeightsError: If weights cannot be found, fetched or verified.
-        ConversionError: If the weights are another architecture's.
-        ArgumentError: If an argument has a value that it cannot have; a ValueError.
-        UnknownArgumentError: If `SSD` takes no such argument.
+        UnknownModelError: If no model has that name.
+        WeightsError: If the weights cannot be found, downloaded or verified.
+        ConversionError: If the weights are for another architecture.
+        ArgumentError: If an argument has an invalid value; a ValueError.
+        UnknownArgumentError: If torchvision's `SSD` has no such argument.
 
     Examples:
         >>> import torch, mnv2zoo
@@ -299,7 +300,7 @@ def ssdlite(
         "nms_thresh": 0.55,
         "detections_per_img": 300,
         "topk_candidates": 300,
-        **_backbone.normalisation(network, in_chans),
+        **_backbone.normalization(network, in_chans),
     }
     return _of(network, SSD(maps, anchors, size, num_classes, head=head, **(defaults | kwargs)))
 
@@ -316,35 +317,35 @@ def retinanet(
     anchor_size: float | None = None,
     **kwargs: Any,
 ) -> RetinaNet:
-    """Builds RetinaNet on a feature pyramid.
+    """Builds RetinaNet with a feature pyramid.
 
-    With pretrained weights the backbone's batch norms are frozen, as torchvision does, since detectors train
-    on batches of few images.
+    With pretrained weights the backbone's batch norms are frozen, as in torchvision, because detectors train on
+    small batches.
 
     Args:
         name: As for `ssdlite`.
         num_classes: As for `ssdlite`.
         pretrained_backbone: As for `ssdlite`.
         trainable_backbone_layers: As for `ssdlite`.
-        levels: Names of bottlenecks that the pyramid stands on, from fine to coarse; by default the last at
-            reductions 8, 16 and 32. Two coarser levels are added.
+        levels: Names of the bottlenecks that feed the pyramid, from fine to coarse. Default: the last one at each of
+            the strides 8, 16 and 32. Two coarser levels are added.
         in_chans: As for `ssdlite`.
-        stride: Stride of the finest level, 4, 8 or 16, in place of `levels`: one at each reduction from there on.
+        stride: Stride of the finest level, 4, 8 or 16, instead of `levels`: one level per stride from there on.
         fpn_channels: Channels of the pyramid's maps.
-        anchor_size: Side of the smallest anchors in pixels of the resized image; those of each coarser level are twice
-            as large. By default four times the stride of each level.
+        anchor_size: Side of the smallest anchors in pixels of the resized image. It doubles with each coarser level.
+            Default: four times the stride of each level.
         **kwargs: Further arguments of torchvision's `RetinaNet`.
 
     Returns:
         The detector, in training mode.
 
     Raises:
-        TapError: If a level is none of the network's, or they are not in order from fine to coarse.
-        UnknownModelError: If there is no network of that name.
-        WeightsError: If weights cannot be found, fetched or verified.
-        ConversionError: If the weights are another architecture's.
-        ArgumentError: If an argument has a value that it cannot have; a ValueError.
-        UnknownArgumentError: If `RetinaNet` takes no such argument.
+        TapError: If a level is unknown, or the levels are not in order from fine to coarse.
+        UnknownModelError: If no model has that name.
+        WeightsError: If the weights cannot be found, downloaded or verified.
+        ConversionError: If the weights are for another architecture.
+        ArgumentError: If an argument has an invalid value; a ValueError.
+        UnknownArgumentError: If torchvision's `RetinaNet` has no such argument.
     """
     num_classes = arguments.integer("num_classes", num_classes, 1)
     _backbone.check_arguments(kwargs, _arguments(RetinaNet))
@@ -357,7 +358,7 @@ def retinanet(
         tuple((int(side), int(side * 2 ** (1 / 3)), int(side * 2 ** (2 / 3))) for side in sizes),
         ((0.5, 1.0, 2.0),) * len(sizes),
     )
-    defaults = {"anchor_generator": anchors, **_backbone.normalisation(network, in_chans)}
+    defaults = {"anchor_generator": anchors, **_backbone.normalization(network, in_chans)}
     return _of(network, RetinaNet(maps, num_classes, **(defaults | kwargs)))
 
 
@@ -373,34 +374,34 @@ def fasterrcnn(
     anchor_size: float | None = None,
     **kwargs: Any,
 ) -> FasterRCNN:
-    """Builds Faster R-CNN on a feature pyramid.
+    """Builds Faster R-CNN with a feature pyramid.
 
-    With pretrained weights the backbone's batch norms are frozen, as torchvision does.
+    With pretrained weights the backbone's batch norms are frozen, as in torchvision.
 
     Args:
         name: As for `ssdlite`.
         num_classes: As for `ssdlite`.
         pretrained_backbone: As for `ssdlite`.
         trainable_backbone_layers: As for `ssdlite`.
-        levels: Names of bottlenecks that the pyramid stands on, from fine to coarse; by default the last at
-            reductions 4, 8, 16 and 32. One coarser level is added.
+        levels: Names of the bottlenecks that feed the pyramid, from fine to coarse. Default: the last one at each of
+            the strides 4, 8, 16 and 32. One coarser level is added.
         in_chans: As for `ssdlite`.
-        stride: Stride of the finest level, 4, 8 or 16, in place of `levels`: one at each reduction from there on.
+        stride: Stride of the finest level, 4, 8 or 16, instead of `levels`: one level per stride from there on.
         fpn_channels: Channels of the pyramid's maps.
-        anchor_size: Side of the smallest anchors in pixels of the resized image; those of each coarser level are twice
-            as large. By default eight times the stride of each level.
+        anchor_size: Side of the smallest anchors in pixels of the resized image. It doubles with each coarser level.
+            Default: eight times the stride of each level.
         **kwargs: Further arguments of torchvision's `FasterRCNN`.
 
     Returns:
         The detector, in training mode.
 
     Raises:
-        TapError: If a level is none of the network's, or they are not in order from fine to coarse.
-        UnknownModelError: If there is no network of that name.
-        WeightsError: If weights cannot be found, fetched or verified.
-        ConversionError: If the weights are another architecture's.
-        ArgumentError: If an argument has a value that it cannot have; a ValueError.
-        UnknownArgumentError: If `FasterRCNN` takes no such argument.
+        TapError: If a level is unknown, or the levels are not in order from fine to coarse.
+        UnknownModelError: If no model has that name.
+        WeightsError: If the weights cannot be found, downloaded or verified.
+        ConversionError: If the weights are for another architecture.
+        ArgumentError: If an argument has an invalid value; a ValueError.
+        UnknownArgumentError: If torchvision's `FasterRCNN` has no such argument.
     """
     num_classes = arguments.integer("num_classes", num_classes, 1)
     _backbone.check_arguments(kwargs, _arguments(FasterRCNN))
@@ -412,14 +413,14 @@ def fasterrcnn(
     defaults = {
         "rpn_anchor_generator": anchors,
         "box_roi_pool": MultiScaleRoIAlign(maps.taps.names, output_size=7, sampling_ratio=2),
-        **_backbone.normalisation(network, in_chans),
+        **_backbone.normalization(network, in_chans),
     }
     return _of(network, FasterRCNN(maps, num_classes, **(defaults | kwargs)))
 
 
 def _of(network: MobileNetV2, detector: D) -> D:
-    """The detector, which knows the network that it stands on; its state dict has the tensors of that once only."""
-    vars(detector)["network"] = network  # past `nn.Module.__setattr__`, which would register it
+    """Gives a detector a reference to its backbone, without a second copy of its tensors in the state dict."""
+    vars(detector)["network"] = network  # bypasses `nn.Module.__setattr__`, which would register it
     return detector
 
 
@@ -429,10 +430,10 @@ def _check_stride(stride: object) -> None:
 
 
 def _levels(network: MobileNetV2, levels: Sequence[str] | None, stride: int | None, default: int) -> Sequence[str]:
-    """The names of the levels that a pyramid stands on."""
+    """Returns the names of the bottlenecks that feed a pyramid."""
     if levels is not None:
         if stride is not None:
-            raise refused("stride", stride, "None where the levels are given")
+            raise refused("stride", stride, "None if you pass levels")
         return levels
     finest = default if stride is None else stride
     _check_stride(finest)
@@ -440,14 +441,14 @@ def _levels(network: MobileNetV2, levels: Sequence[str] | None, stride: int | No
 
 
 def _anchor_sides(strides: Sequence[int], factor: int, smallest: float | None) -> list[float]:
-    """The side of the anchors of each level."""
+    """Returns the side of the anchors at each level."""
     if smallest is None:
         return [factor * stride for stride in strides]
     return [smallest * 2**level for level in range(len(strides))]
 
 
 class _WithExtraLayers(nn.Module):
-    """SSDLite's six maps, from fine to coarse."""
+    """The six maps of SSDLite, from fine to coarse."""
 
     def __init__(self, network: MobileNetV2, norm_layer: Any, stride: int) -> None:
         super().__init__()
@@ -472,7 +473,7 @@ class _WithExtraLayers(nn.Module):
 
 
 def _extra_layer(before: int, after: int, norm_layer: Any) -> nn.Sequential:
-    """A bottleneck turned inside out, as torchvision's SSDLite has it: 1x1 to half, 3x3 depthwise by two, 1x1."""
+    """Builds an extra layer as in torchvision's SSDLite: 1x1 to half the channels, stride-2 3x3 depthwise, 1x1."""
     half = after // 2
     layer = partial(Conv2dNormActivation, norm_layer=norm_layer, activation_layer=nn.ReLU6)
     return nn.Sequential(
@@ -483,7 +484,7 @@ def _extra_layer(before: int, after: int, norm_layer: Any) -> nn.Sequential:
 
 
 class _WithPyramid(nn.Module):
-    """A feature pyramid on some levels; `out_channels` is what torchvision's detectors look for."""
+    """A feature pyramid on some bottlenecks. torchvision's detectors read `out_channels`."""
 
     def __init__(self, network: MobileNetV2, names: Sequence[str], extra_blocks: ExtraFPNBlock, channels: int) -> None:
         super().__init__()
@@ -492,17 +493,17 @@ class _WithPyramid(nn.Module):
         in_order = sorted(self.taps.names, key=known.index)
         if self.taps.names != in_order:
             raise TapError(
-                "the levels of a pyramid are not in order from fine to coarse",
+                "the pyramid's levels are not in order from fine to coarse",
                 expected=", ".join(in_order),
                 found=", ".join(self.taps.names),
                 where="levels",
-                fix="Sort the levels.",
+                fix="Sort the levels from fine to coarse.",
             )
         self.fpn = FeaturePyramidNetwork(list(self.taps.channels.values()), channels, extra_blocks)
         self.out_channels = channels
 
     def strides(self, added: int) -> list[int]:
-        """The reduction of each level, and its doublings for the levels that the pyramid adds."""
+        """Returns the stride of each level, doubling it for each level that the pyramid adds."""
         levels = list(self.taps.reductions.values())
         return levels + [levels[-1] * 2**step for step in range(1, 1 + added)]
 
@@ -511,12 +512,12 @@ class _WithPyramid(nn.Module):
 
 
 def _as_precise(maps: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
-    """Maps in the images' type: torchvision makes anchors of the maps' type, and bfloat16 rounds them by pixels."""
+    """Casts maps to the images' dtype: torchvision gives anchors the maps' dtype, and bfloat16 rounds off pixels."""
     return OrderedDict((name, m.to(images.dtype)) for name, m in maps.items())
 
 
 def _arguments(detector: type[nn.Module]) -> tuple[str, ...]:
-    """The arguments that a detector of torchvision takes by name and that are not given here already."""
+    """Lists the keyword arguments of a torchvision detector that are not already set here."""
     parameters = inspect.signature(detector.__init__).parameters.values()
     own = ("self", "backbone", "num_classes", "size", "head", "anchor_generator" if detector is SSD else "")
     return tuple(p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name not in own)

@@ -1,6 +1,6 @@
-"""Every environment variable of the package, read when asked and documented here only.
+"""All environment variables of the package, documented here only. Each is read when its value is needed.
 
-Downloads go through huggingface_hub, which reads its own variables (`HF_HOME`, `HF_ENDPOINT`,
+Downloads use huggingface_hub, which reads its own variables (`HF_HOME`, `HF_ENDPOINT`,
 `HF_TOKEN`, `HF_HUB_OFFLINE` and more).
 """
 
@@ -18,7 +18,7 @@ class Variable:
     Attributes:
         name: Its name.
         meaning: What it does, as Markdown.
-        default: What holds where it is not set.
+        default: The behavior when it is not set.
     """
 
     name: str
@@ -28,46 +28,46 @@ class Variable:
 
 WEIGHTS_DIR = Variable(
     "MNV2ZOO_WEIGHTS_DIR",
-    "A local mirror of weights, looked in before anything else: `<dir>/<repo_id>/<filename>` or "
-    "`<dir>/<sha256>.safetensors`. Its files are verified like any other; a bad one is reported, never deleted. "
+    "Local mirror of weights, searched first: `<dir>/<repo_id>/<filename>` or "
+    "`<dir>/<sha256>.safetensors`. Its files are verified like all others. A corrupt file is reported, never deleted. "
     "`mnv2zoo weights fetch --mirror DIR` fills one.",
     "no mirror",
 )
 WEIGHTS_URL = Variable(
     "MNV2ZOO_WEIGHTS_URL",
-    "Address of a plain file server, such as Artifactory, S3 or nginx: "
-    "`https://files.example/{repo_id}/{filename}`. `{revision}` and `{sha256}` are filled in too. It is asked "
-    "after the mirror folder and the cache and before the Hub, and only for weights whose SHA-256 is known.",
+    "URL template of a plain file server, such as Artifactory, S3 or nginx: "
+    "`https://files.example/{repo_id}/{filename}`. You can also use `{revision}` and `{sha256}`. The server is queried "
+    "after the mirror and the cache and before the Hub, and only for weights whose SHA-256 is known.",
     "no file server",
 )
 WEIGHTS_INDEX = Variable(
     "MNV2ZOO_WEIGHTS_INDEX",
-    "A further index of weights laid over the shipped one: its entries win, and come first where an "
+    "Your own weights index, merged over the bundled one. Its entries take precedence, and come first when an "
     "architecture's default weights are chosen. Read when the package is imported.",
-    "the shipped index alone",
+    "the bundled index only",
 )
 INDEX_PUBKEY = Variable(
     "MNV2ZOO_INDEX_PUBKEY",
-    "PEM file of an Ed25519 public key. Every index that is read, the shipped one and a further one, must then have a "
-    "signature by that key beside it, in a file of its name with `.sig` behind. Needs "
+    "PEM file with an Ed25519 public key. If set, every index, bundled or your own, needs a valid signature by that "
+    "key in a file next to it, named after the index plus `.sig`. Needs "
     '`pip install -e ".[signing]"` in a checkout. Read when the package is imported.',
-    "signatures are not looked at",
+    "signatures are not checked",
 )
 REQUIRE_PINNED = Variable(
     "MNV2ZOO_REQUIRE_PINNED",
-    "`1` refuses weights that the package finds by itself (`hf-hub:` names included) unless their SHA-256 is in an "
-    "index. A file that you name by its path is your own.",
+    "`1` rejects weights that the package locates itself (`hf-hub:` names included) unless an index lists their "
+    "SHA-256. Files that you pass by path are always accepted.",
     "`0`: trust on first use",
 )
 HOME = Variable(
     "MNV2ZOO_HOME",
-    "Folder of what the package keeps: the record of first use, and copies of large training photos in `images`. A "
-    "user without a home folder has to set it for weights without a hash.",
+    "Folder for the package's own state: the hashes recorded on first use, and cached copies of large training images "
+    "in `images`. Set it if your user has no home folder and you use unpinned weights.",
     "`~/.cache/mnv2zoo`",
 )
 DOWNLOAD_TIMEOUT = Variable(
     "MNV2ZOO_DOWNLOAD_TIMEOUT",
-    "Seconds that fetching one set of weights may take in all, with every repetition and wait.",
+    "Time limit in seconds for downloading one set of weights, retries and waits included.",
     "`600`",
 )
 VARIABLES = (WEIGHTS_DIR, WEIGHTS_URL, WEIGHTS_INDEX, INDEX_PUBKEY, REQUIRE_PINNED, HOME, DOWNLOAD_TIMEOUT)
@@ -83,76 +83,76 @@ def _expanded(value: str) -> Path:
 
 
 def is_homeless(path: Path) -> bool:
-    """Whether a path still begins with `~`, because the user it names has no home folder.
+    """Checks whether a path still begins with `~` because its user has no home folder.
 
     Args:
-        path: A path of this module, or of a library that expands `~` in the same way.
+        path: A path from this module, or from a library that expands `~` in the same way.
 
     Returns:
-        Whether it cannot be used.
+        True if the path cannot be used.
     """
     return path.parts[:1] != () and path.parts[0].startswith("~")
 
 
 def weights_dir() -> Path | None:
-    """Where the local mirror is.
+    """Returns the local mirror of weights.
 
     Returns:
-        The folder that `MNV2ZOO_WEIGHTS_DIR` names, None where it is not set.
+        The folder in `MNV2ZOO_WEIGHTS_DIR`, or None if it is not set.
     """
     return _path(WEIGHTS_DIR)
 
 
 def weights_url() -> str | None:
-    """How files are addressed on a plain file server.
+    """Returns the URL template of the plain file server.
 
     Returns:
-        The template that `MNV2ZOO_WEIGHTS_URL` holds, None where it is not set.
+        The template in `MNV2ZOO_WEIGHTS_URL`, or None if it is not set.
     """
     return os.environ.get(WEIGHTS_URL.name) or None
 
 
 def weights_index() -> Path | None:
-    """Where the further index is.
+    """Returns the user's own weights index.
 
     Returns:
-        The file that `MNV2ZOO_WEIGHTS_INDEX` names, None where it is not set.
+        The file in `MNV2ZOO_WEIGHTS_INDEX`, or None if it is not set.
     """
     return _path(WEIGHTS_INDEX)
 
 
 def index_pubkey() -> Path | None:
-    """Which key indexes must be signed with.
+    """Returns the public key that must have signed each index.
 
     Returns:
-        The file of its public half that `MNV2ZOO_INDEX_PUBKEY` names, None where it is not set.
+        The PEM file in `MNV2ZOO_INDEX_PUBKEY`, or None if it is not set.
     """
     return _path(INDEX_PUBKEY)
 
 
 def require_pinned() -> bool:
-    """Whether weights whose hash no index has are refused.
+    """Checks whether unpinned weights are rejected.
 
     Returns:
-        True if `MNV2ZOO_REQUIRE_PINNED` says so.
+        True if `MNV2ZOO_REQUIRE_PINNED` is set, and not to `0`, `false`, `no` or `off`.
     """
     return os.environ.get(REQUIRE_PINNED.name, "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
 def home() -> Path:
-    """Where the package keeps its small state.
+    """Returns the folder of the package's own state.
 
     Returns:
-        The folder. It need not exist; it begins with `~` if the user has no home folder.
+        The folder, which may not exist yet. It begins with `~` if the user has no home folder.
     """
     return _path(HOME) or _expanded("~/.cache/mnv2zoo")
 
 
 def download_timeout() -> float:
-    """The time that fetching one set of weights may take.
+    """Returns the time limit for downloading one set of weights.
 
     Returns:
-        Seconds; NaN if what is set is no number.
+        The limit in seconds, or NaN if the variable is not a number.
     """
     try:
         return float(os.environ.get(DOWNLOAD_TIMEOUT.name) or 600)

@@ -1,4 +1,4 @@
-"""Every error of the package: what was expected, what was found, where, and what to do next."""
+"""All errors of the package. Each says what was expected, what was found, where, and how to fix it."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-# Terminal codes, with and without a text of their own; line ends; other control characters, and marks that change the
-# direction of text.
+# Terminal codes (with and without a payload), line breaks, other control characters, and marks that change the text
+# direction.
 _CODES = re.compile(
     r"(?:\x1b\]|\x9d)[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b[ -/]*[0-~]?"
 )
 _BREAKS = re.compile(r"\s*[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]\s*")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 
-# How many characters of each part a short message shows. A fix is ours and may hold a command, so it is not cut early.
+# Maximum length of each part of a short message. We write the fix ourselves and it may hold a command: cut it last.
 _SHORT = {"problem": 200, "expected": 200, "found": 200, "where": 300, "fix": 400}
 
 
 class ZooError(Exception):
-    """Base of all errors that this package raises on its own account.
+    """Base class of all errors that this package raises.
 
     Attributes:
-        problem: What went wrong, in a few words.
-        expected: What was expected, if that can be said.
-        found: What was found instead.
-        where: The file, address or argument concerned.
+        problem: What went wrong, with the offending value.
+        expected: What was expected, as a noun phrase; None if unknown.
+        found: What was found instead, as a noun phrase; None if unknown.
+        where: The file, URL or argument concerned.
         fix: What to do next, as a sentence.
 
     Args:
-        problem: As the attribute, and so are the others.
-        expected: What was expected.
-        found: What was found.
-        where: Where.
-        fix: What to do.
+        problem: See the attribute.
+        expected: See the attribute.
+        found: See the attribute.
+        where: See the attribute.
+        fix: See the attribute.
     """
 
     def __init__(
@@ -54,16 +54,16 @@ class ZooError(Exception):
 
     @property
     def summary(self) -> str:
-        """The error without its fix, on one line: for a table, a log or another error's `found`."""
+        """The error on one line, without its fix. Use it in a table, a log or another error's `found`."""
         facts = "; ".join(f"{label}: {text}" for label, text in self._parts()[1:] if label != "fix")
         problem = one_line(self.problem)
         return f"{problem} ({facts})" if facts else problem
 
     def lines(self, short: bool = False) -> list[str]:
-        """Lists the problem and, each on an indented line of its own, the facts that are known.
+        """Formats the error as lines: the problem first, then one indented line per known fact.
 
         Args:
-            short: Whether to shorten long parts, with "…" for the omitted text.
+            short: Shorten long parts. "…" marks the cut.
 
         Returns:
             The lines.
@@ -78,33 +78,33 @@ class ZooError(Exception):
         return [("problem", one_line(self.problem)), *((label, text) for label, text in texts if text)]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Errors cross process borders (data loader workers, DDP), so they pickle with their fields.
+        # Errors cross process boundaries (data loader workers, DDP), so they pickle with their fields.
         fields = {name: getattr(self, name) for name in ("problem", "expected", "found", "where", "fix")}
         return _rebuild, (type(self), fields)
 
 
 def one_line(value: object) -> str:
-    """Writes a value as one line of plain text, whatever is in it.
+    """Formats any value as one line of plain text.
 
     Args:
-        value: None gives an empty text, and an error of ours its summary.
+        value: The value. None gives an empty string, and a `ZooError` gives its summary.
 
     Returns:
-        The text without terminal codes and control characters, with spaces for line ends.
+        The text without terminal codes and control characters. Line breaks become spaces.
     """
     text = value.summary if isinstance(value, ZooError) else "" if value is None else str(value)
     return _CONTROLS.sub("", _BREAKS.sub(" ", _CODES.sub("", text))).strip()
 
 
 def shorten(text: str, length: int) -> str:
-    """Cuts a text at a word's end, and marks the cut with "…".
+    """Shortens a text at a word boundary and marks the cut with "…".
 
     Args:
         text: One line.
-        length: Characters to keep at most.
+        length: Maximum number of characters.
 
     Returns:
-        The text, or its beginning and "…".
+        The text, or its beginning followed by "…".
     """
     if len(text) <= length:
         return text
@@ -118,110 +118,125 @@ def _rebuild(kind: type[ZooError], fields: dict[str, Any]) -> ZooError:
 
 
 class UnknownModelError(ZooError, ValueError):
-    """No architecture or weights of that name."""
+    """Raised when no architecture or set of weights has the given name."""
 
 
 class UnknownArgumentError(ZooError, TypeError):
-    """A keyword argument that nothing takes."""
+    """Raised when a keyword argument is unknown."""
 
 
 class ArgumentError(ZooError, ValueError):
-    """An argument with a value that it cannot have."""
+    """Raised when an argument has an invalid value."""
 
 
 class ConversionError(ZooError, ValueError):
-    """A state dict that does not fit the layout or the model it is said to belong to."""
+    """Raised when a state dict does not match its layout or model."""
 
 
 class DeviceError(ZooError, ValueError):
-    """A device that is not there or cannot be used."""
+    """Raised when a device does not exist or cannot be used."""
 
 
 class TapError(ZooError, ValueError):
-    """A level of a network that cannot be tapped."""
+    """Raised when a layer that you ask for cannot be tapped for its feature map."""
 
 
 class DeployError(ZooError, RuntimeError):
-    """A network that cannot be made faster as was asked, or would compute something else then."""
+    """Raised when a model cannot be optimized or exported as requested, or when its outputs would change."""
 
 
 class MissingExtraError(ZooError, ImportError):
-    """An optional dependency that is not installed."""
+    """Raised when an optional dependency is not installed."""
 
 
 class IncompatibleVersionError(ZooError, ImportError):
-    """A dependency without something that is used of it."""
+    """Raised when an installed dependency lacks a function that this package needs."""
 
 
 class ImageReadError(ZooError, ValueError):
-    """A file that cannot be read as an image."""
+    """Raised when a file cannot be read as an image."""
 
 
 class OutputError(ZooError, RuntimeError):
-    """A file of predictions that cannot be written, or gone on with."""
+    """Raised when a predictions file cannot be written or resumed."""
 
 
 class DataError(ZooError, ValueError):
-    """Images for training or evaluation that are not laid out, or not readable, as they must be."""
+    """Raised when training or evaluation images are unreadable or not in a supported layout."""
 
 
 class RecipeError(ZooError, ValueError):
-    """A value in a recipe that is of the wrong kind or out of bounds."""
+    """Raised when a recipe value has the wrong type or is out of range."""
 
 
 class TaskError(ZooError, ValueError):
-    """A task that cannot be found or created, or that does not support what was asked of it."""
+    """Raised when a task cannot be found or created, or does not support the request."""
 
 
 class RunError(ZooError, RuntimeError):
-    """A run folder that cannot be used, or cannot be written."""
+    """Raised when a run folder cannot be used or written."""
 
 
 class WorkerError(ZooError, RuntimeError):
-    """Worker processes cannot start, because they would run the program's main script again."""
+    """Raised when worker processes cannot start because they would run the program's main script again."""
 
 
 class WeightsError(ZooError, RuntimeError):
-    """Base of the errors about weights."""
+    """Base class of all errors about weights."""
 
 
 class IntegrityError(WeightsError):
-    """Bytes that are not the ones recorded: wrong size or SHA-256, or no safetensors file at all."""
+    """Raised when a file's size or SHA-256 does not match its record, or the file is not a valid safetensors file."""
 
 
 class UnpinnedWeightsError(WeightsError):
-    """Weights without a recorded hash, where `MNV2ZOO_REQUIRE_PINNED` demands one."""
+    """Raised when `MNV2ZOO_REQUIRE_PINNED` is set and the weights have no recorded hash."""
 
 
 class WeightsUnavailableError(WeightsError):
-    """Weights that could not be fetched."""
+    """Raised when weights cannot be found, downloaded or used."""
 
 
 class WeightsIndexError(WeightsError):
-    """An index of weights that cannot be read, breaks one of its rules, or is not signed as is demanded."""
+    """Raised when a weights index cannot be read, breaks a rule, or lacks a required valid signature."""
 
 
 def first_line(error: BaseException) -> str:
-    """Shortens an error, for the `found` of an error that explains it.
+    """Returns the first line of an error's message, for the `found` of another error.
 
     Args:
         error: The error.
 
     Returns:
-        The first line of its message, or its class if it has none.
+        The first line of the message, or the class name if the message is empty.
     """
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def nearest(name: str, known: Sequence[str], count: int) -> str:
-    """Tells what somebody may have meant, for the `expected` of an error.
+def unknown(kind: str, name: str, known: Sequence[str]) -> str:
+    """Writes the problem of an error about an unknown name, with a suggestion if a known name is close.
 
     Args:
-        name: What was written.
-        known: What there is.
-        count: Names to tell, at most.
+        kind: What the name is of, such as `recipe field`.
+        name: The unknown name.
+        known: The known names.
 
     Returns:
-        The known names that are nearest to it; all, if none is near.
+        The problem, such as "unknown recipe field 'epochz'. Did you mean 'epochs'?"
+    """
+    close = difflib.get_close_matches(name, known, 1)
+    return f"unknown {kind} {name!r}" + (f". Did you mean {close[0]!r}?" if close else "")
+
+
+def nearest(name: str, known: Sequence[str], count: int) -> str:
+    """Suggests the known names that are closest to a misspelled one, for the `expected` of an error.
+
+    Args:
+        name: The name that was given.
+        known: All valid names.
+        count: Maximum number of suggestions.
+
+    Returns:
+        The closest names, joined by "or". If none is close, all valid names.
     """
     return " or ".join(difflib.get_close_matches(name, known, count) or known)

@@ -1,7 +1,7 @@
-"""Every bottleneck's output by name, for your own head.
+"""Feature maps from any layer, by name.
 
-timm's `features_only=True` gives the last map at each resolution. Here you get the map at any level, before or
-after a bottleneck's depthwise convolution, and no layer after the deepest one runs.
+timm's `features_only=True` gives the last map at each stride. `BottleneckTaps` gives the map of any layer, before or
+after a bottleneck's depthwise convolution, and stops computing after the deepest layer you ask for.
 """
 
 from collections import OrderedDict
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mnv2zoo import architecture
 from mnv2zoo.architecture import Bottleneck
-from mnv2zoo.errors import TapError, nearest
+from mnv2zoo.errors import TapError, nearest, unknown
 from mnv2zoo.models.mobilenetv2 import DepthwiseSeparable, MobileNetV2
 
 Location = Literal["output", "expansion"]
@@ -22,17 +22,17 @@ STEM, HEAD = "C1", "C2"
 
 
 def bottleneck_names(model: MobileNetV2) -> list[str]:
-    """The names of a network's levels, from its image to its head.
+    """Lists the names of a model's layers that can be tapped, from stem to head.
 
     Args:
-        model: A network of the zoo.
+        model: A model of the zoo.
 
     Returns:
-        `C1` (stem convolution, batch norm and activation), `Bottleneck_1` and so on, and `C2` (the same of the
-        head), as far as the network still has them.
+        `C1` (stem convolution, batch norm and activation), `Bottleneck_1` and so on, and `C2` (head convolution,
+        batch norm and activation). Layers that were removed from the model are left out.
 
     Raises:
-        TypeError: If the model is none of the zoo's.
+        TypeError: If the model is not from this package.
 
     Examples:
         >>> import timm, mnv2zoo
@@ -43,13 +43,13 @@ def bottleneck_names(model: MobileNetV2) -> list[str]:
 
 
 def levels(model: MobileNetV2) -> dict[str, list[nn.Module]]:
-    """A network's levels as modules.
+    """Returns the modules of each layer that can be tapped.
 
     Args:
-        model: A network of the zoo.
+        model: A model of the zoo.
 
     Returns:
-        For each name of `bottleneck_names` the modules that compute it from the level before.
+        For each name in `bottleneck_names`, the modules that compute its map from the previous one.
     """
     _check_model(model)
     modules: dict[str, list[nn.Module]] = {STEM: [model.conv_stem, model.bn1]}
@@ -60,14 +60,14 @@ def levels(model: MobileNetV2) -> dict[str, list[nn.Module]]:
 
 
 def freeze_before(model: MobileNetV2, level: str | None) -> list[nn.Module]:
-    """Freezes what comes before a level; its parameters no longer require gradients.
+    """Freezes all layers before the given one, so that their parameters no longer require gradients.
 
     Args:
-        model: A network of the zoo.
-        level: A name of `bottleneck_names`, or None for all levels.
+        model: A model of the zoo.
+        level: A name from `bottleneck_names`, or None for all layers.
 
     Returns:
-        The frozen modules. Their batch norms still follow the mode that they are put in.
+        The frozen modules. Their batch norms still follow `train()` and `eval()`.
     """
     parts = levels(model)
     names = list(parts)
@@ -78,30 +78,30 @@ def freeze_before(model: MobileNetV2, level: str | None) -> list[nn.Module]:
 
 
 class BottleneckTaps(nn.Module):
-    """A network up to the deepest of some levels, which gives the map of each.
+    """Runs a model up to the deepest of the named layers and returns their feature maps.
 
-    It shares the network's modules and keeps their names, so that it trains with the network, and a state
-    dict of the network loads with `strict=False`.
+    The taps share the model's modules and parameter names. Training either one updates both, and a state dict of the
+    model loads into the taps with `strict=False`.
 
     Args:
-        model: A network of the zoo, such as `timm.create_model("mnv2zoo_100", pretrained=True)`.
-        names: Names of levels, see `bottleneck_names`; the maps come in this order.
-        location: `output` for what a level puts out. `expansion` for the wide map that a bottleneck's 1x1
-            expansion puts out, before its depthwise step and its stride, as SSDLite uses it (paper,
-            section 6.2: "the expansion layer of block 14"); of a bottleneck without an expansion it is the
-            input, and of `C1` and `C2` the output.
+        model: A model of the zoo, such as `timm.create_model("mnv2zoo_100", pretrained=True)`.
+        names: Names from `bottleneck_names`. The maps come in this order.
+        location: `output` for the output of each layer. `expansion` for the wide map after a bottleneck's 1x1
+            expansion, before its depthwise convolution and stride, as SSDLite uses it (paper, section 6.2:
+            "the expansion layer of block 14"). Without an expansion, this is the bottleneck's input. For `C1` and
+            `C2` it is the output.
 
     Attributes:
-        names: The names.
-        location: The location.
-        channels: Channels of each map, by name.
-        reductions: Image pixels a side for one pixel of each map, by name.
-        feature_info: timm's `FeatureInfo` of the maps, in the order of the names.
+        names: Names of the tapped layers.
+        location: `output` or `expansion`.
+        channels: Number of channels of each map, by name.
+        reductions: Stride of each map, by name.
+        feature_info: timm's `FeatureInfo` for the maps, in the order of the names.
 
     Raises:
-        TapError: If there are no names, one comes twice or is none of the network's (the message lists the
-            near ones), or the location is neither.
-        TypeError: If the model is none of the zoo's.
+        TapError: If the list is empty, a name is unknown (the message suggests the closest) or repeated, or the
+            location is invalid.
+        TypeError: If the model is not from this package.
 
     Examples:
         >>> import timm, torch, mnv2zoo
@@ -111,7 +111,7 @@ class BottleneckTaps(nn.Module):
         {'Bottleneck_7': (1, 64, 14, 14), 'Bottleneck_14': (1, 160, 7, 7)}
     """
 
-    # TorchScript cannot tell what an empty list may hold.
+    # TorchScript cannot infer the element type of an empty list.
     levels: list[str]
     names: list[str]
 
@@ -139,14 +139,14 @@ class BottleneckTaps(nn.Module):
         self.has_head = HEAD in names
         self.conv_head = model.conv_head if self.has_head else nn.Identity()
         self.bn2 = model.bn2 if self.has_head else nn.Identity()
-        # The name of the map at each bottleneck, if it is wanted.
+        # For each bottleneck, its name if it is tapped.
         self.levels = [block.name if block.name in names else "" for block in blocks]
-        shared = set(model.modules())  # they keep the mode that each is in
+        shared = set(model.modules())  # keep their own training mode
         for module in set(self.modules()) - shared:
             module.training = model.training
 
     def _info(self, model: MobileNetV2, blocks: list[Bottleneck]) -> list[dict[str, Any]]:
-        """What timm's `FeatureInfo` holds for each level, from fine to coarse."""
+        """Builds the entries of timm's `FeatureInfo`, one per layer, from fine to coarse."""
         info = [_fact(STEM, model.arch_config.stem_channels, 2, "bn1")]
         before = "bn1"
         for block in blocks:
@@ -161,7 +161,7 @@ class BottleneckTaps(nn.Module):
         return [*info, _fact(HEAD, model.num_features, bottlenecks(model)[-1].reduction, "bn2")]
 
     def _stages(self, model: MobileNetV2, blocks: list[Bottleneck], deepest: int) -> nn.Sequential:
-        """The model's bottlenecks up to the deepest level, of which only the first half may be needed."""
+        """Collects the bottlenecks up to the deepest layer. Of that one, only the first half may be needed."""
         stages: list[list[nn.Module]] = [[] for _ in range(blocks[-1].stage + 1)] if blocks else []
         for block in blocks:
             module: nn.Module = model.blocks[block.stage][block.index]  # type: ignore[index]
@@ -172,18 +172,18 @@ class BottleneckTaps(nn.Module):
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Switches recomputation of activations in the backward pass on or off, for each bottleneck.
+        """Turns gradient checkpointing on or off for each bottleneck.
 
         Args:
-            enable: Recompute them, which takes time and saves memory.
+            enable: Recompute activations in the backward pass, which saves memory and takes more time.
         """
         self.grad_checkpointing = enable
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Maps images (N, C, H, W) to an ordered dict of maps (N, channels, H/reduction, W/reduction)."""
+        """Maps images (N, C, H, W) to an ordered dict of feature maps (N, channels, H/stride, W/stride)."""
         found: dict[str, Tensor] = {}
         x = self.bn1(self.conv_stem(x))
-        # What nobody wants is not kept: a map that is held needlessly adds to the peak of memory.
+        # Drop maps that nobody asked for: holding them would raise peak memory.
         if self.has_stem:
             found["C1"] = x
         number = 0
@@ -218,7 +218,7 @@ def _fact(level: str, channels: int, reduction: int, module: str) -> dict[str, A
 
 
 class _Expansion(nn.Module):
-    """The first half of the deepest bottleneck, whose second half nobody wants."""
+    """The first half of the deepest bottleneck, up to its expansion."""
 
     def __init__(self, block: Any) -> None:
         super().__init__()
@@ -237,10 +237,10 @@ class _Expansion(nn.Module):
 
 
 def bottlenecks(model: MobileNetV2) -> list[Bottleneck]:
-    """What a network's bottlenecks are, as far as it still has them.
+    """Lists a model's bottlenecks, without those that were removed.
 
     Args:
-        model: A network of the zoo.
+        model: A model of the zoo.
 
     Returns:
         A description of each, from fine to coarse.
@@ -252,20 +252,44 @@ def bottlenecks(model: MobileNetV2) -> list[Bottleneck]:
 def _check_model(model: object) -> None:
     if not isinstance(model, MobileNetV2):
         raise TypeError(
-            f"expected a network of the zoo, found {type(model).__name__}. Give what timm.create_model(...) made, "
-            "without features_only"
+            f"expected a model of the zoo, found {type(model).__name__}. Pass the result of timm.create_model(...), "
+            "created without features_only"
         )
 
 
 def _check_names(names: Sequence[str], known: list[str], location: str) -> None:
     if location not in ("output", "expansion"):
-        raise TapError("no such location", expected="output or expansion", found=repr(location), where="location")
+        raise TapError(
+            f"unknown location {location!r}",
+            expected="output or expansion",
+            found=repr(location),
+            where="location",
+            fix='Pass "output" or "expansion".',
+        )
     if isinstance(names, str) or not names:
-        raise TapError("no levels to tap", expected="a list of names", found=repr(names), where="names")
+        raise TapError(
+            "no layers to tap",
+            expected="a list of layer names",
+            found=repr(names),
+            where="names",
+            fix="Choose from `mnv2zoo.features.bottleneck_names(model)`.",
+        )
     for name in names:
         if name not in known:
             near = nearest(str(name), known, 3)
-            raise TapError("no such level", expected=near, found=repr(name), fix=f"It has {known[0]} to {known[-1]}.")
+            raise TapError(
+                unknown("layer", str(name), known)[:200],
+                expected=near,
+                found=repr(name),
+                where="names",
+                fix=f"The model's layers are {known[0]} to {known[-1]}.",
+            )
     twice = sorted({name for name in names if list(names).count(name) > 1})
     if twice:
-        raise TapError("a level comes twice", expected="each name once", found=", ".join(twice), where="names")
+        raise TapError(
+            f"repeated layer {twice[0]!r}",
+            expected="each name once",
+            found=", ".join(twice),
+            where="names",
+            fix="Name each layer once.",
+        )

@@ -16,7 +16,7 @@ PATTERNS = {
 }
 CODE = re.compile(r"`[^`]*`|\]\([^)]*\)|https?://\S+")
 # Lowercase words that are the same in Chinese.
-NAMES = {"px", "eager", "timm", "top", "torch"}
+NAMES = {"px", "eager", "timm", "top", "torch", "torchvision"}
 
 
 def translate(part: str) -> str:

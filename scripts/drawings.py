@@ -1,6 +1,6 @@
 """The documentation's drawings, as SVG that is put into its pages.
 
-Colours are those of the page: the classes are in docs/stylesheets/extra.css, so that a drawing follows the page from
+Colors are those of the page: the classes are in docs/stylesheets/extra.css, so that a drawing follows the page from
 light to dark. Lengths are in the units of each drawing's view box.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
-from catalogue import TIMES
+from catalog import TIMES
 
 from mnv2zoo import architecture
 from mnv2zoo.architecture import Bottleneck, Config
@@ -155,11 +155,11 @@ def bottlenecks(config: Config, size: tuple[int, int]) -> str:
 
 
 def _bottleneck(left: float, block: Bottleneck, size: tuple[int, int], activation: str) -> Iterator[str]:
-    centre, narrow, wide = left + 110, 44, 74  # half the widths of the narrow and the wide maps
-    yield text(centre, 14, block.name, "name middle")
-    yield text(centre, 31, f"stride {block.stride}, {'with' if block.shortcut else 'without'} shortcut", "muted middle")
+    center, narrow, wide = left + 110, 44, 74  # half the widths of the narrow and the wide maps
+    yield text(center, 14, block.name, "name middle")
+    yield text(center, 31, f"stride {block.stride}, {'with' if block.shortcut else 'without'} shortcut", "muted middle")
     before = block.reduction // block.stride
-    yield text(centre, 56, shape(size, before, block.in_channels), "middle")
+    yield text(center, 56, shape(size, before, block.in_channels), "middle")
     steps = (
         (narrow, wide, POINTWISE, f"BN, {activation}", shape(size, before, block.hidden)),
         (wide, wide, f"3{TIMES}3 depthwise", f"BN, {activation}", shape(size, block.reduction, block.hidden)),
@@ -167,24 +167,24 @@ def _bottleneck(left: float, block: Bottleneck, size: tuple[int, int], activatio
     )
     y = 62.0
     for number, (above, below, what, then, output) in enumerate(steps):
-        yield path("line", "M", centre, y, "v", 12)
-        corners = (centre - above, y + 12, "L", centre + above, y + 12, "L", centre + below, y + 52)
+        yield path("line", "M", center, y, "v", 12)
+        corners = (center - above, y + 12, "L", center + above, y + 12, "L", center + below, y + 52)
         strided = number == 1 and block.stride > 1
-        colour = "box strided" if strided else "box"
-        yield path(colour, "M", *corners, "L", centre - below, y + 52, "Z")
+        color = "box strided" if strided else "box"
+        yield path(color, "M", *corners, "L", center - below, y + 52, "Z")
         for line, words in enumerate((f"{what}, stride 2" if strided else what, then)):
-            yield text(centre, y + 29 + 15 * line, words, "middle on-strided small" if strided else "middle small")
-        yield path("line", "M", centre, y + 52, "v", 10)
-        yield text(centre, y + 76, output, "middle")
+            yield text(center, y + 29 + 15 * line, words, "middle on-strided small" if strided else "middle small")
+        yield path("line", "M", center, y + 52, "v", 10)
+        yield text(center, y + 76, output, "middle")
         y += 82
     if block.shortcut:
-        yield path("line", "M", centre, y, "v", 10)
-        yield path("shortcut", "M", centre - 48, 52, "H", left + 14, "V", y + 20, "H", centre - 10)
-        yield f'<circle class="plus" cx="{centre:g}" cy="{y + 20:g}" r="10"/>'
-        yield path("line", "M", centre - 5, y + 20, "h", 10, "M", centre, y + 15, "v", 10)
-        yield path("line", "M", centre, y + 30, "v", 12)
+        yield path("line", "M", center, y, "v", 10)
+        yield path("shortcut", "M", center - 48, 52, "H", left + 14, "V", y + 20, "H", center - 10)
+        yield f'<circle class="plus" cx="{center:g}" cy="{y + 20:g}" r="10"/>'
+        yield path("line", "M", center - 5, y + 20, "h", 10, "M", center, y + 15, "v", 10)
+        yield path("line", "M", center, y + 30, "v", 12)
     else:
-        yield path("line", "M", centre, y, "v", 14)
+        yield path("line", "M", center, y, "v", 14)
 
 
 # Plots.
@@ -203,7 +203,7 @@ MARKS = {"filled": "point", "hollow": "point hollow", "other": "point other"}
 
 
 def mark(kind: str, x: float, y: float) -> str:
-    """A point's sign, which differs by its form and not by its colour alone."""
+    """A point's sign, which differs by its form and not by its color alone."""
     if kind == "other":
         return path(MARKS[kind], "M", x - 6, y, "L", x, y - 6, "L", x + 6, y, "L", x, y + 6, "Z")
     return f'<circle class="{MARKS[kind]}" cx="{x:g}" cy="{y:g}" r="5"/>'
@@ -262,17 +262,16 @@ def scatter(
 
 
 class Bar(NamedTuple):
-    """A bar of a plot, and a mark that it should reach."""
+    """A bar of a plot."""
 
     name: str
     value: float
-    goal: float | None = None
 
 
 def bars(name: str, title: str, label: str, rows: Sequence[Bar]) -> str:
     """A plot of named lengths, from the top down."""
     left, right, top, pitch, tall = 130, WIDTH - 40, 26, 24, 16
-    longest = max(length for row in rows for length in (row.value, row.goal or 0))
+    longest = max(row.value for row in rows)
 
     def across(value: float) -> float:
         return round(left + value / longest * (right - left), 1)
@@ -283,12 +282,10 @@ def bars(name: str, title: str, label: str, rows: Sequence[Bar]) -> str:
             y = top + pitch * number
             yield text(left - 8, y + 12, row.name, "small end")
             yield path("box strided", "M", left, y, "H", across(row.value), "v", tall, "H", left, "Z")
-            if row.goal:
-                yield path("shortcut", "M", across(row.goal), y - 3, "v", tall + 6)
-            yield text(max(across(row.value), across(row.goal or 0)) + 6, y + 12, f"{row.value:.1f}", "small")
+            yield text(across(row.value) + 6, y + 12, f"{row.value:.1f}", "small")
 
-    told = (f"{row.name}: {row.value:.1f}" + (f", goal {row.goal:g}" if row.goal else "") for row in rows)
-    return svg(name, top + pitch * len(rows), title, f"{label}. {'; '.join(told)}", parts())
+    described = "; ".join(f"{row.name}: {row.value:.1f}" for row in rows)
+    return svg(name, top + pitch * len(rows), title, f"{label}. {described}", parts())
 
 
 def ticks(values: Sequence[float]) -> list[float]:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 
 import drawings
-from catalogue import TIMES, WEIGHTS, figures, input_size, is_measured, measured, table, weights_of
+from catalog import TIMES, WEIGHTS, figures, input_size, is_measured, measured, table, weights_of
 
 from mnv2zoo import architecture
 from mnv2zoo.architecture import Config
@@ -20,7 +20,7 @@ def family(config: Config) -> str:
 
 
 def source(entry: WeightsEntry) -> str:
-    """Who keeps the file: an organisation of the Hub, or this package."""
+    """Who keeps the file: an organization of the Hub, or this package."""
     return "this package" if entry.bundled else str(entry.repo_id).partition("/")[0]
 
 
@@ -173,7 +173,7 @@ def facts(entry: WeightsEntry) -> str:
             ("size", f"{entry.size:,} bytes" if entry.size else "unknown"),
             ("classes", f"{entry.num_classes} ({labels})"),
             ("input", TIMES.join(map(str, entry.input_size)) + f", {entry.interpolation}, crop {entry.crop_pct:g}"),
-            ("normalisation", f"mean {_numbers(entry.mean)}, standard deviation {_numbers(entry.std)}"),
+            ("normalization", f"mean {_numbers(entry.mean)}, standard deviation {_numbers(entry.std)}"),
         ),
     )
 

@@ -39,7 +39,7 @@ class Run:
         instead_of: The name that stands in the test's body, where ours is put instead.
         without: Arguments to leave out when the model is made, as they belong to the other architecture.
         fixed: Values for further parametrised arguments.
-        settled: Give the batch norms the statistics of noise first. Without them PyTorch's own initialisation, which
+        settled: Give the batch norms the statistics of noise first. Without them PyTorch's own initialization, which
             the 20-class networks have, makes features that hardly depend on the image.
         tolerance: `rtol` and `atol` of comparisons for which the test names none. timm's small test models differ
             by less than a network of fifty layers (timm's own MobileNetV2 included) when sums change their order.

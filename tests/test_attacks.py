@@ -8,7 +8,7 @@ import time
 import pytest
 
 from attacks import fuzz, fuzz_targets
-from attacks.catalogue import QUICK
+from attacks.catalog import QUICK
 from attacks.tally import Tally
 from mnv2zoo.errors import WeightsError
 from tests.conftest import ROOT, raw_entry

@@ -48,7 +48,7 @@ def test_the_last_bottleneck_at_each_reduction_is_named():
 
 def test_normalization_is_that_of_the_weights_on_0_to_1():
     model = _backbone.build("mnv2zoo_035", False)
-    assert _backbone.normalisation(model, 3) == {
+    assert _backbone.normalization(model, 3) == {
         "image_mean": list(model.pretrained_cfg["mean"]),
         "image_std": list(model.pretrained_cfg["std"]),
     }

@@ -1,4 +1,4 @@
-"""Detectors: torchvision's behaviour, on our networks."""
+"""Detectors: torchvision's behavior, on our networks."""
 
 import hashlib
 import json

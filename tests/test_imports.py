@@ -156,7 +156,9 @@ def test_a_fork_of_timm_that_changed_is_one_error_at_import(tmp_path: Path, chan
         return done.stderr
 
     function = "save_config_for_hf(model, config_path, model_config, data_config)"
-    expected = f"timm {timm.__version__} does not fit this package\n  expected: {function}\n  found: "
+    expected = (
+        f"timm {timm.__version__} is not compatible with this version of mnv2zoo\n  expected: {function}\n  found: "
+    )
     assert f"\nmnv2zoo.errors.IncompatibleVersionError: {expected}" in run("-c", "import mnv2zoo")
     told = run("-m", "mnv2zoo", "export", "mnv2zoo_100_c20", "--out", "bundle")
     assert told.startswith(f"error: {expected}")

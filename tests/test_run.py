@@ -16,7 +16,7 @@ from timm.data import create_dataset, create_loader, resolve_data_config
 from timm.models import create_model, resolve_model_input_args
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3, accuracy, distribute_bn, init_distributed_device
-import neighbour
+import neighbor
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--data-dir")
@@ -53,7 +53,7 @@ def main():
         distribute_bn(model, args.world_size, True)
     with torch.inference_mode():
         top1 = [accuracy(ema.module.eval()(images), classes)[0].item() for images, classes in loader(False)]
-    print("rank", args.rank, "of", args.world_size, args.model, "batches", len(top1), neighbour.WORD, flush=True)
+    print("rank", args.rank, "of", args.world_size, args.model, "batches", len(top1), neighbor.WORD, flush=True)
     if args.distributed:
         torch.distributed.destroy_process_group()
 
@@ -68,7 +68,7 @@ if __name__ == "__main__":
 def arguments(tmp_path):
     """The words behind `-m mnv2zoo.run`: a script with a module beside it, and eight photos in two classes."""
     (tmp_path / "train.py").write_text(SCRIPT)
-    (tmp_path / "neighbour.py").write_text("WORD = 'hello'")
+    (tmp_path / "neighbor.py").write_text("WORD = 'hello'")
     for number in range(8):
         image = tmp_path / "data" / "train" / "ab"[number % 2] / f"{number}.png"
         image.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,6 @@
-"""The command line: one module a command.
+"""The command line, with one module per command.
 
-`--help` has to answer at once, so the modules here import nothing heavy at their top; commands import
-what they need when they run.
+`--help` has to be fast, so these modules import nothing heavy at the top. Commands import what they need when they run.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from mnv2zoo.cli import doctor, errors, evaluate, export, finetune, info, predic
 from mnv2zoo.cli import list as list_
 from mnv2zoo.errors import one_line
 
-# typer's rich help pages would take as long again to make as all the rest of --help.
+# typer's rich help pages would double the time that --help takes.
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 app.command("list", epilog=list_.EXAMPLE)(list_.command)
 app.command("info", epilog=info.EXAMPLE)(info.command)
@@ -38,32 +37,41 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(epilog=predict.EXAMPLE)
+EXAMPLE = """\b
+Examples:
+  mnv2zoo predict photo.jpg
+  mnv2zoo finetune photos --out run
+  mnv2zoo evaluate photos --model run
+  mnv2zoo export run --format onnx --out bundle
+"""
+
+
+@app.callback(epilog=EXAMPLE)
 def _app(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """MobileNetV2 with weights that are verified by hash."""
+    """MobileNetV2 models for PyTorch: verified pretrained weights, fine-tuning and deployment."""
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """Runs a command and exits: 0 for success, 1 for failure, 2 for bad usage.
+    """Runs a command and exits with status 0 for success, 1 for failure or 2 for wrong usage.
 
     Args:
-        args: The command's words, those of the process by default; if there are none, the help is printed.
+        args: The command line without the program name, by default `sys.argv[1:]`. If it is empty, prints the help.
     """
     args = sys.argv[1:] if args is None else args
     debug = "--debug" in args  # needed even where parsing fails
     _print_any_file_name()
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
-        warnings.filterwarnings("ignore", module="PIL")  # about images that it reads all the same
+        warnings.filterwarnings("ignore", module="PIL")  # they are about images that Pillow reads anyway
         try:
             status = app(args=args or ["--help"], prog_name="mnv2zoo", standalone_mode=False) or 0
             sys.stdout.flush()
         except BrokenPipeError:
-            # `| head` has seen enough. The interpreter's last flush must not fail again.
+            # The reader, such as `| head`, has closed the pipe. The interpreter's final flush must not fail again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             status = 1
         except Exception as error:
@@ -72,7 +80,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 
 def _print_any_file_name() -> None:
-    # Names of files may be no valid text; they are printed as the bytes that they are.
+    # File names need not be valid text. They are printed byte for byte.
     if isinstance(sys.stdout, io.TextIOWrapper):
         as_bytes = sys.stdout.encoding.lower().startswith("utf")
         sys.stdout.reconfigure(errors="surrogateescape" if as_bytes else "backslashreplace")

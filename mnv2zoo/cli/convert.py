@@ -1,4 +1,4 @@
-"""`mnv2zoo weights convert`: convert weights of another library."""
+"""`mnv2zoo weights convert`: convert a checkpoint from another library."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Colors = tuple[float, float, float]
 
 
 class Padding(StrEnum):
-    """How convolutions pad."""
+    """Padding of the convolutions."""
 
     SAME = "same"
     SYMMETRIC = "symmetric"
@@ -35,42 +35,45 @@ def command(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="Weights of timm, torchvision, transformers, Keras, OpenMMLab and others, under any prefix.",
+            help="A checkpoint from timm, torchvision, Transformers, Keras, OpenMMLab or another supported library. "
+            "Its parameter names can have any prefix.",
             show_default=False,
         ),
     ],
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", help="The folder, new or empty; by default named after the file.", show_default=False
+            metavar="FOLDER", help="A new or empty output folder. By default named after the file.", show_default=False
         ),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The architecture; by default the one that the weights fit."),
+        typer.Option(metavar="NAME", help="The architecture. By default, detected from the weights."),
     ] = None,
-    backbone: Annotated[
-        bool, typer.Option("--backbone", help="Leave out the classifier, or whatever other head there is.")
-    ] = False,
+    backbone: Annotated[bool, typer.Option("--backbone", help="Leave out the classifier or any other head.")] = False,
     labels: Annotated[
-        Path | None, typer.Option(metavar="TEXT", help="A file with the class names in order, one per line.")
+        Path | None, typer.Option(metavar="TEXT", help="A text file with the class names in order, one per line.")
     ] = None,
     pad_type: Annotated[
         Padding | None,
-        typer.Option(help="'same', as TensorFlow trains, or 'symmetric'; by default as the library's networks do."),
+        typer.Option(
+            help="Padding of the convolutions: 'same', as in TensorFlow, or 'symmetric'. By default, as the source "
+            "library pads."
+        ),
     ] = None,
-    input_size: Annotated[int | None, typer.Option(min=32, help="Side of the images in pixels.")] = None,
-    mean: Annotated[
-        Colors | None, typer.Option(help="Mean of each color, from 0 to 1, for normalizing images.")
+    input_size: Annotated[int | None, typer.Option(min=32, help="Side of the input images in pixels.")] = None,
+    mean: Annotated[Colors | None, typer.Option(help="Mean per channel for normalization, from 0 to 1.")] = None,
+    std: Annotated[
+        Colors | None, typer.Option(help="Standard deviation per channel for normalization, from 0 to 1.")
     ] = None,
-    std: Annotated[Colors | None, typer.Option(help="Standard deviation of each color, from 0 to 1.")] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Convert weights of another library.
+    """Convert a checkpoint from another library.
 
-    The folder holds model.safetensors and config.json, for `mnv2zoo predict --model FOLDER`, `mnv2zoo finetune
-    --model FOLDER` or --init FOLDER, and timm's local-dir:FOLDER. Files are read as data; no code in them runs.
+    Writes model.safetensors and config.json to FOLDER. Use it with `mnv2zoo predict --model FOLDER`, `mnv2zoo finetune
+    --model FOLDER` or --init FOLDER, and in timm as local-dir:FOLDER. Checkpoints are read as data only: no code in
+    them is run.
     """
     from mnv2zoo.model_dir import from_checkpoint
 
@@ -96,11 +99,11 @@ def command(
 
 def _print(made: Converted) -> None:
     padding = "as TensorFlow does" if made.arguments["pad_type"] == "same" else "symmetrically"
-    print(f"wrote {made.directory}: {made.architecture} from the layout {made.layout}, padding {padding}")
+    print(f"wrote {made.directory}: {made.architecture} from the layout {made.layout}, padded {padding}")
     print(f"weights: {made.found}")
     print(f"classes: {made.arguments['num_classes'] or 'none, a backbone'}")
     for key, value in made.preprocessing.items():
-        print(f"{key}: {value}{' (assumed: the file does not tell)' * (key in made.assumed)}")
+        print(f"{key}: {value}{' (assumed: not recorded in the file)' * (key in made.assumed)}")
     after = f", after `import mnv2zoo`: {made.obstacle}" if made.obstacle else ""
     print(f'load it: timm.create_model("local-dir:{made.directory}", pretrained=True){after}')
 
@@ -110,9 +113,9 @@ def _lines(file: Path) -> list[str]:
         return file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ConversionError(
-            "the names of the classes cannot be read",
-            expected="text in UTF-8",
-            found="other bytes",
+            "the file with the class names cannot be read",
+            expected="UTF-8 text",
+            found="bytes that are not UTF-8",
             where=file,
             fix="Save the file as UTF-8.",
         ) from error

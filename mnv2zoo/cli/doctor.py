@@ -1,4 +1,4 @@
-"""`mnv2zoo doctor`: checks the installation, and says what is broken and how to fix it."""
+"""`mnv2zoo doctor`: check the installation, and report what is broken and how to fix it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ EXAMPLE = "\b\nExamples:\n  mnv2zoo doctor\n  mnv2zoo doctor --json > report.jso
 
 
 def command(as_json: Json = False, debug: Debug = False) -> None:
-    """Check Python, the engines, the way to the Hub, the cache and the index, and say how to fix what is broken.
+    """Check the installation and explain how to fix problems.
 
-    The exit status is 1 if anything is broken. Nothing is changed, and no weights are downloaded. The report holds no
-    token, no password and no user name, so you can paste it into a bug report.
+    Checks Python, the engines, the connection to the Hub, the cache and the index. Changes nothing and downloads no
+    weights. The exit status is 1 if anything is broken. The report contains no tokens, passwords or user names, so you
+    can paste it into a bug report.
     """
     from mnv2zoo.deploy import health as runtime
     from mnv2zoo.system.findings import BROKEN

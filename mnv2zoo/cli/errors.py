@@ -1,4 +1,4 @@
-"""From an error to the block on stderr that reports it, and to the exit status."""
+"""Turns an error into a message on stderr and an exit status."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import typer
 
 from mnv2zoo.errors import DeviceError, RecipeError, UnknownArgumentError, UnknownModelError, ZooError
 
-# typer has this base of its errors about usage without exporting it.
+# The base class of typer's usage errors, which typer does not export.
 UsageError = typer.BadParameter.__mro__[1]
 _FIXES = {
-    **dict.fromkeys((errno.EACCES, errno.EPERM), "Check who may read and write it."),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "Check the permissions of the file or folder."),
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR), "Check the path."),
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some disk space."),
-    errno.EROFS: "Choose a place that can be written.",
-    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "Raise the limit on open files, such as with `ulimit -n 4096`."),
+    errno.EROFS: "Choose a writable folder.",
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "Raise the limit on open files, for example with `ulimit -n 4096`."),
 }
 
 
@@ -40,10 +40,10 @@ def _system(error: OSError) -> ZooError:
 
 def _unexpected(error: Exception) -> ZooError:
     text = f"{type(error).__name__}: {error}".removesuffix(": ")
-    return ZooError(f"unexpected {text}", fix="Run the command again with --debug to see where it comes from.")
+    return ZooError(f"unexpected {text}", fix="Run the command again with --debug to see the traceback.")
 
 
-# The first class that fits counts.
+# The first matching class decides.
 TABLE: tuple[tuple[type[Exception], int, Callable[[Any], ZooError]], ...] = (
     (UsageError, 2, _usage),
     (UnknownModelError, 2, _itself),
@@ -58,19 +58,19 @@ TABLE: tuple[tuple[type[Exception], int, Callable[[Any], ZooError]], ...] = (
 
 
 def report(error: Exception, debug: bool) -> int:
-    """Reports an error on stderr: a line for the problem, and at most four short lines below it.
+    """Reports an error on stderr: one line for the problem, and up to four short lines with details.
 
     Args:
         error: The error.
-        debug: Whether to print its traceback first, which has the error's whole text.
+        debug: Whether to print the traceback first, with the full text of the error.
 
     Returns:
-        The exit status for it.
+        The exit status.
     """
     if debug:
         traceback.print_exception(error)
     status, describe = next((status, describe) for kind, status, describe in TABLE if isinstance(error, kind))
     first, *rest = describe(error).lines(short=True)
-    # One write, so that processes that share a terminal do not mix their lines.
+    # A single write, so that lines of processes that share a terminal do not get mixed up.
     sys.stderr.write("\n".join(["error: " + first, *rest, ""]))
     return status

@@ -1,4 +1,4 @@
-"""`mnv2zoo evaluate`: how good a network is on photos."""
+"""`mnv2zoo evaluate`: measure a model on your images."""
 
 from __future__ import annotations
 
@@ -22,26 +22,41 @@ Examples:
 
 
 def command(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="Photos, laid out as for finetune.", show_default=False)],
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="Your images, in any layout that `mnv2zoo finetune` accepts.",
+            show_default=False,
+        ),
+    ],
     model: Annotated[
-        str, typer.Option(metavar="NAME|RUN", help="A name of the zoo or timm's for it, a folder, or an hf-hub: name.")
+        str,
+        typer.Option(
+            metavar="NAME|RUN",
+            help="The model to measure: a name from `mnv2zoo list`, the timm name of such a model, a run folder, or "
+            "hf-hub:OWNER/NAME.",
+        ),
     ] = "mnv2zoo_100",
     task: Task = None,
     split: Annotated[
         str | None,
         typer.Option(
             metavar="SPLIT",
-            help="'train', 'val' or 'test': of the run if the photos are those it trained on, else of DATA. By default "
-            "the run's held-out part; on other photos the last split there is, or all photos.",
+            help="The split to measure: 'train', 'val' or 'test'. If MODEL is a run that trained on DATA, these are "
+            "the splits of the run; the default is its held-out images. Otherwise they are the splits of DATA; the "
+            "default is the last one, or all images if there are no splits.",
             show_default=False,
         ),
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Use all photos, those that the run trained on too.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Use all images, including those that the run trained on.")
+    ] = False,
     layout: Annotated[
         str | None,
         typer.Option(
             metavar="classes|splits",
-            help="Whether the folders in DATA are classes or splits; by default what they look like.",
+            help="What the subfolders of DATA are: 'classes', or 'splits' such as train and val. By default, detected.",
             show_default=False,
         ),
     ] = None,
@@ -53,30 +68,32 @@ def command(
         typer.Option(
             min=0,
             max=255,
-            help="Segmenters: number in the masks of pixels that belong to no class. By default that of the run, "
-            "or 255.",
+            help="Segmentation: mask value of pixels to ignore. By default, as recorded in the run, or 255.",
             show_default=False,
         ),
     ] = None,
-    skip_bad_images: Annotated[bool, typer.Option("--skip-bad-images", help="Leave out what cannot be read.")] = False,
+    skip_bad_images: Annotated[
+        bool, typer.Option("--skip-bad-images", help="Skip unreadable images instead of stopping.")
+    ] = False,
     batch_size: BatchSize = 32,
     device: Device = None,
     output: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Write the scores of each image to this file: '.csv', '.parquet', or else JSON lines.",
+            help="Write the scores of each image to this file: '.csv', '.parquet', or JSON Lines for any other suffix.",
             show_default=False,
         ),
     ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Measure a network on photos.
+    """Measure a model on your images.
 
-    On the photos that a run trained on, only those that it held out are used. A line says which photos were measured.
+    If the model was trained on these images, only the images that it held out are used. The output says which images
+    were measured.
 
-    Folder names must match the model's class names: for ImageNet's 1000 classes their names or synsets, such as
+    Folder names must match the model's class names. For the 1000 ImageNet classes, they can also be synset IDs such as
     n01440764.
     """
     from mnv2zoo.evaluation import evaluate

@@ -1,4 +1,4 @@
-"""`mnv2zoo export`: a bundle that classifies, detects or segments without this package."""
+"""`mnv2zoo export`: export a standalone bundle that runs without this package."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mnv2zoo.cli.options import Debug
 EXAMPLE = """\b
 Examples:
   mnv2zoo export runs/tulips --format onnx --out tulips-onnx
-  mnv2zoo export runs/tulips --format openvino --precision int8 --calibration train --data val --out tulips
+  mnv2zoo export runs/tulips --format openvino --precision int8 --calibration photos/train --out tulips-int8
   mnv2zoo export runs/tulips --format onnx --opset 17 --out tulips-old
   mnv2zoo export runs/tulips --format litert --layout nhwc --out tulips-phone
   mnv2zoo export runs/tulips --format web --out tulips-web
@@ -21,7 +21,7 @@ Examples:
 
 
 class Format(StrEnum):
-    """What runs the bundle."""
+    """The format of the bundle."""
 
     ONNX = "onnx"
     OPENVINO = "openvino"
@@ -36,50 +36,66 @@ def command(
         str,
         typer.Argument(
             metavar="NAME|RUN",
-            help="An architecture, architecture.tag, a run folder, or an hf-hub: name.",
+            help="The model to export: a name from `mnv2zoo list`, with or without a tag, a run folder, or "
+            "hf-hub:OWNER/NAME.",
             show_default=False,
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The bundle: a new or empty folder.")],
     format: Annotated[
-        Format, typer.Option(help="For ONNX Runtime, OpenVINO, PyTorch, ExecuTorch, LiteRT or a browser.")
+        Format,
+        typer.Option(
+            help="The runtime of the bundle: 'onnx' for ONNX Runtime, 'openvino', 'torch-export' for PyTorch, "
+            "'executorch', 'litert', or 'web' for a web page."
+        ),
     ] = Format.ONNX,
     precision: Annotated[
         Literal["fp32", "fp16", "bf16", "int8"],
-        typer.Option(help="'fp16' and 'int8' for onnx, web, openvino and litert; 'bf16' for openvino."),
+        typer.Option(
+            help="Precision of the weights. 'fp16' and 'int8' work with the formats onnx, web, openvino and litert; "
+            "'bf16' works with openvino."
+        ),
     ] = "fp32",
     calibration: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Images to calibrate int8 on.", show_default=False)
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of a few hundred representative images, required for int8.",
+            show_default=False,
+        ),
     ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Images to measure the loss of the precision on, in one subfolder per class; by default those that "
-            "int8 is calibrated on.",
+            help="Folder of images, with one subfolder per class, to measure the accuracy cost of the precision on. By "
+            "default, the calibration images.",
             show_default=False,
         ),
     ] = None,
     opset: Annotated[
-        int | None, typer.Option(help="ONNX opset for an older runtime, such as 17.", show_default=False)
+        int | None, typer.Option(help="ONNX opset, such as 17 for an older runtime.", show_default=False)
     ] = None,
     layout: Annotated[
-        Literal["nchw", "nhwc"], typer.Option(help="How the model takes images; 'nhwc' for litert.")
+        Literal["nchw", "nhwc"],
+        typer.Option(help="Memory layout of the input: channels first or last. 'nhwc' works with litert."),
     ] = "nchw",
     runtime: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="For web: the unpacked npm package onnxruntime-web; by default it is fetched from npm and verified.",
+            help="For the format web: folder of the unpacked npm package onnxruntime-web. By default, it is downloaded "
+            "from npm and verified.",
             show_default=False,
         ),
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Export a network to a folder that runs elsewhere.
+    """Export a standalone bundle that runs without this package.
 
-    The folder holds the model, its preprocessing and labels, a card, and predict.py, which needs the runtime,
-    numpy and pillow alone; for web, a page. Its outputs are compared with the network's before it appears.
+    The bundle contains the model, its preprocessing and labels, a model card, and a predict.py that needs only the
+    runtime, numpy and pillow. With --format web, it contains a web page instead of predict.py. The bundle's outputs are
+    compared with PyTorch's before it is written.
     """
     from mnv2zoo import deploy
 

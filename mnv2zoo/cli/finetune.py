@@ -1,4 +1,4 @@
-"""`mnv2zoo finetune`: train a network on photos."""
+"""`mnv2zoo finetune`: fine-tune a model on your images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Examples:
 
 
 def _with_recipe(function: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command an option for every field of `Recipe`, so that no default is written twice."""
+    """Adds an option for every field of `Recipe` to a command, so that each default is written only once."""
     signature = inspect.signature(function, eval_str=True)
     kinds = get_type_hints(Recipe)
     options = []
@@ -35,11 +35,11 @@ def _with_recipe(function: Callable[..., None]) -> Callable[..., None]:
         if kind is bool:
             flag += "/--no-" + flag.removeprefix("--")
         tail = "" if default is None else f" [default: {_words(default)}]"
-        # Nothing given is None, so that a recipe's file or an interrupted run may decide.
+        # The default is None, so that the recipe file or the resumed run decides.
         option = typer.Option(
             flag,
             metavar="PIXELS|HxW" if field.name in SIZES else _choices(field.name),
-            help=_sentence(field.metadata["meaning"] + tail),
+            help=_sentence(field.metadata["meaning"]) + tail,
             show_default=False,
         )
         parameter = inspect.Parameter(
@@ -55,21 +55,20 @@ def _with_recipe(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _option_kind(name: str, kind: Any) -> Any:
-    """The type of an option; what typer has no type for is text, which `Recipe` checks."""
+    """The type of an option. Types that typer does not support become text, which `Recipe` checks."""
     if name in CHOICES or name in SIZES:
         return str
     return tuple[float, float, float] if name in ("mean", "std") else kind
 
 
 def _choices(name: str) -> str | None:
-    """The values of a closed set, in typer's notation."""
+    """The allowed values of a field, in typer's notation."""
     return f"<{'|'.join(choice or repr(choice) for choice in CHOICES[name])}>" if name in CHOICES else None
 
 
 def _sentence(meaning: str) -> str:
-    """Makes a meaning a line of help. What is to be typed as it is, in backticks, becomes quoted and keeps its case."""
-    words = meaning.replace("`", "'")
-    return words[0].upper() + words[1:] + "."
+    """Turns a field's description into help text. Literals in backticks are quoted instead, and keep their case."""
+    return meaning.replace("`", "'") + "."
 
 
 def _words(default: object) -> str:
@@ -82,10 +81,11 @@ def command(
         str,
         typer.Argument(
             metavar="DATA",
-            help="A folder with a subfolder a class, or with train, val and test of these; a tar file of either, or "
-            "one a split; or a dataset of timm, such as torch/cifar10. For several labels per image: a CSV file with "
-            "the columns image and labels, or a folder with one. To segment: folders images and masks, or images with "
-            "COCO polygons.",
+            help="Your images. Classification: a folder with one subfolder per class, or with train, val and test "
+            "folders laid out like that; a .tar file of either, or one .tar file per split; or a timm dataset name "
+            "such as torch/cifar10. Multi-label: a CSV file with the columns image and labels, or a folder that "
+            "contains one. Detection: images with boxes in Pascal VOC or COCO format. Segmentation: the folders images "
+            "and masks, or images with COCO polygons.",
             show_default=False,
         ),
     ],
@@ -93,26 +93,35 @@ def command(
         str | None,
         typer.Option(
             metavar="NAME|RUN",
-            help=f"A name of the zoo or timm's for it, a folder, or an hf-hub: name. [default: {MODEL}]",
+            help="The model to fine-tune: a name from `mnv2zoo list`, the timm name of such a model, a run folder, or "
+            f"hf-hub:OWNER/NAME. [default: {MODEL}]",
             show_default=False,
         ),
     ] = None,
     task: Task = None,
-    out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder, which is made.")] = Path("run"),
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder to create.")] = Path("run"),
     recipe: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Values in a TOML or JSON file; options come before it.", show_default=False),
+        typer.Option(
+            metavar="FILE",
+            help="TOML or JSON file with values for the options below. Options on the command line take precedence.",
+            show_default=False,
+        ),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in the folder by its own recipe.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Resume the interrupted run in the run folder, with its own recipe.")
+    ] = False,
     device: Device = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON, and all else to stderr.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the metrics as JSON on stdout, and progress on stderr.")
+    ] = False,
     debug: Debug = False,
     **values: Any,
 ) -> None:
-    """Train a network on photos.
+    """Fine-tune a model on your images.
 
-    Afterwards the run folder holds the network (for `mnv2zoo predict --model RUN`, and for timm as
-    local-dir:RUN), its model card, its figures and a report with curves and mistakes.
+    The run folder receives the model, a model card, the metrics, and a report with training curves and the worst
+    predictions. Use the model with `mnv2zoo predict --model RUN`, or in timm as local-dir:RUN.
     """
     import sys
 

@@ -1,4 +1,4 @@
-"""`mnv2zoo info`: the figures of a network and where its weights are from, or what a run is and how well it does."""
+"""`mnv2zoo info`: describe a model and its weights, or a run and its metrics."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mnv2zoo.cli.output import print_json
 
 EXAMPLE = "\b\nExamples:\n  mnv2zoo info mnv2zoo_100\n  mnv2zoo info run"
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-SHOWN = 8  # classes, and metrics of a split
+SHOWN = 8  # number of classes, and of metrics per split, to print
 
 
 def command(name: Described, as_json: Json = False, debug: Debug = False) -> None:
-    """Tell a network's figures and where its weights are from, or what a run was trained for and how well it does."""
+    """Describe a model and its weights, or a run and its metrics."""
     from mnv2zoo.models import names
 
     folder = names.folder_of(name)
@@ -36,7 +36,7 @@ def _print_network(model: dict[str, Any]) -> None:
         model["name"],
         {
             "parameters": f"{model['params']:,}",
-            "multiply-adds": f"{giga(model['macs'])} G",
+            "GMACs": giga(model["macs"]),
             "input": " x ".join(map(str, model["input_size"])),
             "classes": model["num_classes"],
             "feature channels": ", ".join(f"{channels} at 1/{reduction}" for channels, reduction in maps),
@@ -58,21 +58,21 @@ def _print_network(model: dict[str, Any]) -> None:
                 "bytes": entry["size"] and f"{entry['size']:,}",
                 "trust": entry["trust"],
                 "input": f"{' x '.join(map(str, entry['input_size']))}, {entry['interpolation']}, "
-                f"centre crop {entry['crop_pct']}, mean {mean}, std {std}",
+                f"center crop {entry['crop_pct']}, mean {mean}, std {std}",
             },
         )
     if not model["weights"]:
-        print("\nno weights are known")
+        print("\nno pretrained weights")
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Puts together what is known of a network.
+    """Describes a model of the zoo.
 
     Args:
-        name: An architecture, or `architecture.tag` for only these of its weights.
+        name: An architecture, or `architecture.tag` for one set of its weights.
 
     Returns:
-        The fields of `ModelInfo`; in `weights` the index entries by name, each with its `trust`.
+        The fields of `ModelInfo`. `weights` maps names to index entries, each with its `trust`.
     """
     from mnv2zoo import architecture, weights
     from mnv2zoo.models import zoo
@@ -84,16 +84,16 @@ def describe(name: str) -> dict[str, Any]:
 
 
 def describe_folder(name: str, folder: Path) -> dict[str, Any]:
-    """Puts together what a run folder, or another folder with a model, tells about itself.
+    """Describes a run folder, or another folder with a model.
 
     Args:
         name: The folder's name as it was given.
         folder: The folder.
 
     Returns:
-        The name, `task`, `head`, `architecture`, `params`, `input_size`, `label_names`, `model`, `init` and `epochs` of
-        the training, `results` by split, and `file`, `bytes` and `sha256` of the weights; None for what it does not
-        tell.
+        The `name`, `task`, `head`, `architecture`, `params`, `input_size` and `label_names`; `model`, `init` and
+        `epochs` of the training; `results` by split; and `file`, `bytes` and `sha256` of the weights. Values that the
+        folder does not record are None.
 
     Raises:
         UnknownModelError: If its `config.json` names no architecture.
@@ -124,7 +124,7 @@ def describe_folder(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _weights(file: Path) -> dict[str, Any]:
-    """The parameters, size and hash of a file of weights. The statistics of batch norms are no parameters."""
+    """The parameter count, size and hash of a weights file. Batch norm statistics do not count as parameters."""
     from safetensors import SafetensorError, safe_open
 
     from mnv2zoo.errors import WeightsUnavailableError
@@ -136,7 +136,11 @@ def _weights(file: Path) -> dict[str, Any]:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
     except (OSError, SafetensorError) as error:
         raise WeightsUnavailableError(
-            "cannot read the weights of the folder", found=str(error).rstrip("."), where=file
+            "the weights in the folder cannot be read",
+            expected="a safetensors file",
+            found=str(error).rstrip("."),
+            where=file,
+            fix="Restore the file, or pass another folder.",
         ) from error
     return {
         "params": sum(map(math.prod, shapes)),
@@ -168,17 +172,17 @@ def _print_folder(model: dict[str, Any]) -> None:
 
 
 def is_percentage(name: str, value: Any) -> bool:
-    """Whether a value of `results.json` is a metric in percent; losses are not, and lists and counts are no floats."""
+    """Whether a value of `results.json` is a metric in percent: a float that is not a loss."""
     return isinstance(value, float) and "loss" not in name
 
 
 def giga(macs: int) -> str:
-    """Multiply-adds in thousands of millions, as papers give them."""
+    """Formats multiply-adds as GMACs."""
     return f"{macs / 1e9:.4f}"
 
 
 def percent(value: float | None) -> str:
-    """A metric as results tables give it; a dash for one that is unknown."""
+    """Formats a metric for a table, with a dash for an unknown value."""
     return "-" if value is None else f"{value:.2f}"
 
 

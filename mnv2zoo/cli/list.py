@@ -1,4 +1,4 @@
-"""`mnv2zoo list`: the zoo as a table."""
+"""`mnv2zoo list`: print the models of the zoo as a table."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ EXAMPLE = "\b\nExample:\n  mnv2zoo list --pretrained"
 
 
 def command(
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="List weights instead of architectures.")] = False,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="List only models with pretrained weights, by architecture.tag.")
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """List the networks, their figures and their weights.
+    """List models and pretrained weights.
 
-    Weights are "pinned" if the index has their SHA-256. Otherwise they are trusted on "first use": the hash that the
-    Hub gives then is recorded, and must not change.
+    Weights are "pinned" if the index contains their SHA-256. Otherwise they are trusted on "first use": the hash of the
+    first download is recorded, and later loads must match it.
     """
     from mnv2zoo.models import zoo
 
@@ -35,7 +37,7 @@ def command(
 
 
 def _rows(model: dict[str, Any]) -> Iterator[list[str]]:
-    """One row for each of a network's weights, which names the network only once."""
+    """One row per set of weights; only the first row names the model."""
     _, height, width = model["input_size"]
     size = str(height) if height == width else f"{height}x{width}"
     network = [model["name"], f"{model['params'] / 1e6:.2f} M", giga(model["macs"]), size]

@@ -1,4 +1,4 @@
-"""What commands print: tables, JSON, progress."""
+"""Output of the commands: tables, JSON and progress bars."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 
 
 def print_json(document: Any) -> None:
-    """Prints a JSON document for people and programs.
+    """Prints an indented JSON document.
 
     Args:
-        document: What `json.dumps` takes.
+        document: Anything that `json.dumps` accepts.
     """
     print(json.dumps(document, indent=2, allow_nan=False))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Prints a table, a line each row however narrow the terminal, so that names stay whole.
+    """Prints a table with one line per row, even on a narrow terminal, so that names are never cut.
 
     Args:
-        columns: Titles; one that starts with a space is of a column of figures.
+        columns: Titles. A title that starts with a space marks a right-aligned column of numbers.
         rows: Cells.
     """
     from rich.console import Console
@@ -38,14 +38,14 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 @contextlib.contextmanager
 def progress(title: str, total: int | None) -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
-    """Shows a progress bar on stderr, if that is a terminal, while lines go to stdout.
+    """Shows a progress bar on stderr if that is a terminal, while lines go to stdout.
 
     Args:
-        title: What is going on.
-        total: Steps in all; None if nobody knows.
+        title: The title of the progress bar.
+        total: The total number of steps; None if it is unknown.
 
     Yields:
-        A function that prints a line, and one that takes the number of further steps done.
+        A function that prints a line, and a function that advances the bar by a number of steps.
     """
     if not sys.stderr.isatty():
         yield print, lambda steps: None
@@ -61,5 +61,5 @@ def progress(title: str, total: int | None) -> Iterator[tuple[Callable[[str], No
         def print_above(line: str) -> None:
             console.print(line, soft_wrap=True)
 
-        # On one terminal, lines and bar must go through one hand.
+        # If both go to the terminal, the bar's console has to print the lines.
         yield print_above if sys.stdout.isatty() else print, lambda steps: bar.advance(task, steps)

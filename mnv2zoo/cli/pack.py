@@ -1,4 +1,4 @@
-"""`mnv2zoo weights pack`: make a run ready for the Hub."""
+"""`mnv2zoo weights pack`: prepare a run for the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -26,34 +26,42 @@ def command(
     ],
     name: Annotated[
         str,
-        typer.Option(metavar="ARCH.TAG", help="What to call the weights: the run's architecture and a tag of yours."),
+        typer.Option(metavar="ARCH.TAG", help="Name of the weights: the run's architecture and a tag that you choose."),
     ],
-    license: Annotated[str, typer.Option(metavar="LICENSE", help="Their license, such as Apache-2.0 or CC-BY-4.0.")],
+    license: Annotated[
+        str, typer.Option(metavar="LICENSE", help="License of the weights, such as Apache-2.0 or CC-BY-4.0.")
+    ],
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="The package: a new folder, or a former package. RUN/package by default."),
+        typer.Option(
+            metavar="DIR", help="The package: a new folder, or an earlier package to replace. By default RUN/package."
+        ),
     ] = None,
     repo_id: Annotated[
-        str | None, typer.Option(metavar="OWNER/NAME", help="The repository that the entry names, without pushing.")
+        str | None,
+        typer.Option(metavar="OWNER/NAME", help="Hub repository to name in the index entry, without uploading."),
     ] = None,
     push: Annotated[
         str | None,
-        typer.Option(metavar="OWNER/NAME", help="Upload the package to this repository, making it if need be."),
+        typer.Option(metavar="OWNER/NAME", help="Upload the package to this Hub repository, and create it if needed."),
     ] = None,
-    private: Annotated[bool, typer.Option("--private", help="With --push: make the repository a private one.")] = False,
-    description: Annotated[str | None, typer.Option(metavar="TEXT", help="What the weights are, in a line.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="With --push: create a private repository.")] = False,
+    description: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="One-line description of the weights.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Make a run ready for the Hub, and print its index entry.
+    """Prepare a run for the Hugging Face Hub.
 
-    The run is verified first. The package holds model.safetensors and config.json, which timm reads as
-    hf-hub:OWNER/NAME, a model card, and the entry in index_entry.json. The entry has the file's true hash and
-    size, and once pushed the commit; without a repository it tells of ARCH.TAG.safetensors beside the index.
+    Verifies the run, creates the package and prints its index entry. The package contains model.safetensors and
+    config.json, which timm loads as hf-hub:OWNER/NAME, a model card, and the index entry in index_entry.json. The entry
+    records the file's hash and size, and after --push the commit. Without a repository, it refers to
+    ARCH.TAG.safetensors next to the index.
     """
     if push is not None and repo_id is not None:
-        raise errors.UsageError("Give --push or --repo-id: --push names the repository too.")
+        raise errors.UsageError("Pass either --push or --repo-id: --push names the repository too.")
     if private and push is None:
-        raise errors.UsageError("--private goes with --push.")
+        raise errors.UsageError("--private requires --push.")
     from mnv2zoo.model_dir import packaging
 
     package = packaging.pack(run, name, license, out, push or repo_id, description)
@@ -62,8 +70,8 @@ def command(
     print_json(package.index_entry())
     if package.beyond:
         warnings.warn(
-            f"no entry is made: config.json says {package.beyond}, for which an index has no field, so the name {name} "
-            "would build another network. The package holds it; load that by hf-hub: or local-dir:",
+            f"no index entry was written for {name}, because an index has no field for these settings in config.json: "
+            f"{package.beyond}. Load the package by hf-hub: or local-dir: instead",
             stacklevel=1,
         )
     for line in _next_steps(package):
@@ -80,14 +88,14 @@ def _next_steps(package: Package) -> list[str]:
 
     if entry.repo_id is None:
         lines.append(f"load it: {load(f'local-dir:{directory}')}")
-        place = f"and {directory / 'model.safetensors'} beside it, as {entry.bundled}"
+        rest = f" Copy {directory / 'model.safetensors'} next to the index, as {entry.bundled}."
     elif entry.revision is None:
         upload = shlex.join(["hf", "upload", entry.repo_id, str(directory)])
-        lines.append(f"upload it: the same with --push {entry.repo_id}, or `{upload}`")
-        place = f"once it is uploaded; `mnv2zoo weights pin {entry.name}` then adds the revision"
+        lines.append(f"upload it: run this command again with --push {entry.repo_id}, or `{upload}`")
+        rest = f" After the upload, `mnv2zoo weights pin {entry.name}` adds the revision."
     else:
-        lines.append(f"pushed it; load it: {load(f'hf-hub:{entry.repo_id}')}")
-        place = "and it pins what was pushed"
+        lines.append(f"pushed to {entry.repo_id}; load it: {load(f'hf-hub:{entry.repo_id}')}")
+        rest = " It is pinned to the pushed commit."
     if not package.beyond:
-        lines.append(f"the entry goes into the index that MNV2ZOO_WEIGHTS_INDEX names, {place}")
+        lines.append(f"Add the entry to the index that MNV2ZOO_WEIGHTS_INDEX points to.{rest}")
     return lines

@@ -30,27 +30,32 @@ Examples:
 
 Paths = Annotated[
     list[str],
-    typer.Argument(metavar="PATH", help="Images, folders (with all below them) and globs.", show_default=False),
+    typer.Argument(
+        metavar="PATH", help="Images, folders (searched recursively) and glob patterns.", show_default=False
+    ),
 ]
 Model = Annotated[
     str,
     typer.Option(
         metavar="NAME|RUN",
-        help="An architecture, architecture.tag, timm's name for it, a folder with config.json and model.safetensors, "
-        "or an hf-hub: name.",
+        help="The model: a name from `mnv2zoo list`, the timm name of such a model, a run folder or another folder "
+        "with config.json and model.safetensors, or hf-hub:OWNER/NAME.",
     ),
 ]
 TopK = Annotated[
     int,
-    typer.Option(min=1, help="Number of classes per image; a model for several labels gives all over its thresholds."),
+    typer.Option(
+        min=1,
+        help="Number of classes to print per image. Multi-label models print all labels above their thresholds.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one line per image.")]
 Output = Annotated[
     str | None,
     typer.Option(
         metavar="FILE",
-        help="Write the rows to this file too: '.csv', '.parquet', '.coco.json' for boxes, or else JSON lines. "
-        "A killed run resumes.",
+        help="Also write the predictions to this file: '.csv', '.parquet', '.coco.json' for boxes, or JSON Lines for "
+        "any other suffix. If the run is killed, run the same command again to resume.",
     ),
 ]
 Engine = Annotated[
@@ -58,18 +63,22 @@ Engine = Annotated[
     typer.Option(help="The inference engine; by default 'torch' on the CPU, and on a GPU plain PyTorch in fp32."),
 ]
 Precision = Annotated[
-    Literal["fp32", "fp16", "bf16", "int8"], typer.Option(help="The engine's precision; 'fp16' needs a GPU.")
+    Literal["fp32", "fp16", "bf16", "int8"], typer.Option(help="Precision of the engine. 'fp16' needs a GPU.")
 ]
 Calibration = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Images to calibrate int8 on.", show_default=False)
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Folder of a few hundred representative images, required for int8.", show_default=False
+    ),
 ]
-Exact = Annotated[
-    bool, typer.Option("--exact", help="Preprocess images as timm does, bit for bit, which takes longer.")
-]
+Exact = Annotated[bool, typer.Option("--exact", help="Preprocess images bit-for-bit as timm does, which takes longer.")]
 Ray = Annotated[
-    bool, typer.Option("--ray", help="Run on a Ray cluster, or on Ray here; --output is a folder for Parquet files.")
+    bool,
+    typer.Option(
+        "--ray", help="Run on a Ray cluster, or on a local Ray instance. --output is a folder for Parquet files."
+    ),
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes that Ray runs; by default one for each core.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="With --ray: worker processes. By default one per core.")]
 Cache = Annotated[
     Path | None,
     typer.Option(
@@ -89,7 +98,8 @@ Threshold = Annotated[
     typer.Option(
         min=0,
         max=1,
-        help="Lowest score of a box [default: 0.5], or of a label in place of the thresholds of the model.",
+        help="Minimum score. Detection: of a box [default: 0.5]. Multi-label: of a label [default: the model's "
+        "threshold per label].",
         show_default=False,
     ),
 ]
@@ -99,21 +109,21 @@ RejectBelow = Annotated[
         min=0,
         max=1,
         metavar="P",
-        help="Classifiers: mark images whose top score is under P as rejected.",
+        help="Classification: mark images whose top score is below P as rejected.",
         show_default=False,
     ),
 ]
 SaveImages = Annotated[
     Path | None,
     typer.Option(
-        metavar="DIR", help="Draw boxes or masks into the images, and save them in this folder.", show_default=False
+        metavar="DIR", help="Save copies of the images with boxes or masks drawn in to this folder.", show_default=False
     ),
 ]
 Explain = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="Classifiers: save a heat map of what the first class rests on, for each image, in this folder.",
+        help="Classification: save a heat map (Grad-CAM) of the top class for each image to this folder.",
         show_default=False,
     ),
 ]
@@ -142,9 +152,9 @@ def command(
     reject_below: RejectBelow = None,
     debug: Debug = False,
 ) -> None:
-    """Classify images, or predict what else the network was trained for.
+    """Predict classes, boxes or masks for images.
 
-    For each image the most probable classes are printed, with scores from 0 to 1. Unreadable images are reported
+    A classifier prints the most probable classes of each image, with scores from 0 to 1. Unreadable images are reported
     on stderr and skipped, and the exit status is 1. If a run with --output is killed, run the same command again
     to resume.
     """

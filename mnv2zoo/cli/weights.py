@@ -1,4 +1,4 @@
-"""`mnv2zoo weights`: fetch, verify, pin, find, forget, convert and pack weights, and sign their index."""
+"""`mnv2zoo weights`: fetch, verify, pin, convert and publish weights."""
 
 from __future__ import annotations
 
@@ -17,37 +17,43 @@ if TYPE_CHECKING:
     from mnv2zoo.weights import WeightsEntry
 
 app = typer.Typer(
-    help="Fetch, verify, pin, find, forget, convert and pack weights, and sign their index.",
+    help="Fetch, verify, pin, convert and publish weights.",
     epilog="\b\nExample:\n  mnv2zoo weights fetch mnv2zoo_100",
 )
 Names = Annotated[
     list[str] | None,
-    typer.Argument(metavar="NAME", help="Architectures or architecture.tag.", show_default=False),
+    typer.Argument(
+        metavar="NAME",
+        help="Names from `mnv2zoo list`, with or without a tag, such as mnv2zoo_100 or mnv2zoo_140.ra_in1k.",
+        show_default=False,
+    ),
 ]
 
 
 @app.command(epilog="\b\nExample:\n  mnv2zoo weights fetch mnv2zoo_100 mnv2zoo_140.ra_in1k --mirror /srv/weights")
 def fetch(
     names: Names = None,
-    everything: Annotated[bool, typer.Option("--all", help="Fetch all that are listed.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Fetch all weights in the index.")] = False,
     mirror: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Put copies into this folder, for MNV2ZOO_WEIGHTS_DIR to name."),
+        typer.Option(
+            metavar="DIR", help="Copy the weights to this folder, for use as a mirror through MNV2ZOO_WEIGHTS_DIR."
+        ),
     ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Fetch weights, verify them and print their paths."""
+    """Download weights, verify them and print their paths."""
     from mnv2zoo import weights
     from mnv2zoo.weights import store
 
     if bool(names) == everything:
-        raise errors.UsageError("Give names, or --all.")
+        raise errors.UsageError("Pass one or more names, or --all.")
     status, paths = 0, {}
     for name in names or weights.entries():
         try:
             paths[weights.entry(name).name] = str(store.mirror(name, mirror) if mirror else weights.fetch(name))
-        except ZooError as error:  # the others may do
+        except ZooError as error:  # the other names may still succeed
             status = max(status, errors.report(error, debug))
     _print_paths(paths, as_json)
     raise typer.Exit(status)
@@ -55,10 +61,11 @@ def fetch(
 
 @app.command(epilog="\b\nExample:\n  mnv2zoo weights verify")
 def verify(names: Names = None, as_json: Json = False, debug: Debug = False) -> None:
-    """Verify the copies on this machine.
+    """Verify the weights files on this machine.
 
-    Nothing is fetched. Without NAME it is all that are listed. A copy is "ok", "BAD" (it must not be used)
-    or "not pinned yet" (neither the index nor an earlier use tells what it must match).
+    Downloads nothing. Without NAME, verifies all weights in the index. The status of a file is "ok", "BAD" (do not use
+    the file), "not pinned yet" (there is no hash to compare with, neither in the index nor from an earlier use) or "not
+    here" (there is no file on this machine).
     """
     from mnv2zoo import weights
 
@@ -96,28 +103,32 @@ def _verify(entry: WeightsEntry) -> dict[str, Any]:
 def pin(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", help="An architecture or architecture.tag.", show_default=False),
+        typer.Argument(metavar="NAME", help="A name from `mnv2zoo list`, with or without a tag.", show_default=False),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Pin every entry of an index file, in the file.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Pin all entries of an index file and update the file.")
+    ] = False,
     index_file: Annotated[
         Path | None,
-        typer.Option("--index", metavar="FILE", help="The index file for --all. Default: the shipped index."),
+        typer.Option("--index", metavar="FILE", help="With --all: the index file. By default, the packaged index."),
     ] = None,
     key: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Sign the index file with this Ed25519 private key (PEM) afterwards."),
+        typer.Option(metavar="FILE", help="With --all: sign the index file with this Ed25519 private key (PEM)."),
     ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Pin weights: ask the Hub for their revision, hash and size, and check these on a download.
+    """Pin weights to a revision and hash.
 
-    With NAME, the index entry is printed as JSON, to go in place of the entry in the index. With --all, each pin is
-    written into the index file as soon as it is known, so you can run the command again after an interruption. A pin
-    that is there already is compared with the Hub and never changed.
+    The revision, hash and size come from the Hub, and are checked on a download.
+
+    With NAME, prints the pinned index entry as JSON, for you to replace the entry in the index. With --all, writes each
+    pin to the index file as soon as it is known, so you can run the command again after an interruption. Existing pins
+    are compared with the Hub and never changed.
     """
     if (name is None) != everything or (name and (index_file or key)):
-        raise errors.UsageError("Give a name, or --all, which --index and --key go with.")
+        raise errors.UsageError("Pass a name or --all; --index and --key require --all.")
     if name is None:
         raise typer.Exit(_pin_all(index_file, key, as_json, debug))
     from mnv2zoo import weights
@@ -151,7 +162,7 @@ def _pin_all(index_file: Path | None, key: Path | None, as_json: bool, debug: bo
 
 @app.command(epilog="\b\nExample:\n  mnv2zoo weights path mnv2zoo_100")
 def path(name: Name, as_json: Json = False, debug: Debug = False) -> None:
-    """Print where a file of weights is, fetching nothing."""
+    """Print the path of a weights file on this machine. Downloads nothing."""
     from mnv2zoo import weights
     from mnv2zoo.weights import store
 
@@ -159,7 +170,8 @@ def path(name: Name, as_json: Json = False, debug: Debug = False) -> None:
     file = store.local_file(entry)
     if file is None:
         raise WeightsUnavailableError(
-            f"{entry.name} is not on this machine", fix=f"`mnv2zoo weights fetch {entry.name}` gets it."
+            f"the weights {entry.name} are not on this machine",
+            fix=f"Download them with `mnv2zoo weights fetch {entry.name}`.",
         )
     _print_paths({entry.name: str(file)}, as_json)
 
@@ -168,13 +180,17 @@ def path(name: Name, as_json: Json = False, debug: Debug = False) -> None:
 def forget(
     name: Annotated[
         str,
-        typer.Argument(metavar="NAME", help="An architecture, architecture.tag or hf-hub: name.", show_default=False),
+        typer.Argument(
+            metavar="NAME",
+            help="A name from `mnv2zoo list`, with or without a tag, or hf-hub:OWNER/NAME.",
+            show_default=False,
+        ),
     ],
     debug: Debug = False,
 ) -> None:
-    """Drop what was written down at the first use of weights.
+    """Delete the hash that was recorded at the first use of weights.
 
-    The next use trusts what the Hub serves then. Do so once you know why the file was changed.
+    The next use records the hash of the file that the Hub then serves. Do this only if you know why the file changed.
     """
     from mnv2zoo import weights
     from mnv2zoo.weights import store, trust
@@ -184,21 +200,26 @@ def forget(
     else:
         location = weights.entry(name).location
     if not trust.forget(location):
-        raise WeightsError(f"no first use of {name} is written down", where=trust.path())
+        raise WeightsError(
+            f"no first use of {name} is recorded",
+            where=trust.path(),
+            fix="Check the name. Pinned weights have no recorded first use.",
+        )
     print(f"forgot {location}")
 
 
 @app.command(epilog="\b\nExample:\n  mnv2zoo weights sign weights_index.json --key key.pem")
 def sign(
-    index_file: Annotated[Path, typer.Argument(metavar="INDEX", help="An index file.", show_default=False)],
+    index_file: Annotated[Path, typer.Argument(metavar="INDEX", help="The index file to sign.", show_default=False)],
     key: Annotated[
-        Path, typer.Option(metavar="FILE", help="PEM file of your Ed25519 private key.", show_default=False)
+        Path, typer.Option(metavar="FILE", help="Your Ed25519 private key, as a PEM file.", show_default=False)
     ],
     debug: Debug = False,
 ) -> None:
-    """Sign an index, for users whose MNV2ZOO_INDEX_PUBKEY names your public key.
+    """Sign an index with your private key.
 
-    The index is validated first. The signature goes beside it, into INDEX.sig.
+    The index is validated first. The signature is written to INDEX.sig. Users who set MNV2ZOO_INDEX_PUBKEY to your
+    public key then accept only indexes that you signed.
     """
     from mnv2zoo.weights import index
 

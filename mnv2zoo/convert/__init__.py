@@ -1,20 +1,20 @@
-"""Conversion between the zoo's native layout of a network's tensors and other libraries'.
+"""Converts state dicts between this package's native layout and those of other libraries.
 
-| layout | whose |
+| layout | library or repository |
 | --- | --- |
-| `timm` | timm's `mobilenetv2_*`, and the zoo's own: the native layout |
+| `timm` | timm's `mobilenetv2_*`, and this package: the native layout |
 | `torchvision` | `torchvision.models.mobilenet_v2` |
-| `transformers` | `MobileNetV2ForImageClassification`; read `convert/layouts/transformers.py` on padding and classes |
-| `keras` | `keras.applications.MobileNetV2`; read `convert/layouts/keras.py` on names and heads |
-| `seed` | the tutorial network that the 20-class architectures come from |
+| `transformers` | `MobileNetV2ForImageClassification`; see `convert/layouts/transformers.py` on padding and classes |
+| `keras` | `keras.applications.MobileNetV2`; see `convert/layouts/keras.py` on names and heads |
+| `seed` | the tutorial that the 20-class architectures come from |
 | `d-li14` | `d-li14/mobilenetv2.pytorch` |
 | `tonylins` | `tonylins/pytorch-mobilenet-v2` |
 | `openmmlab` | the `MobileNetV2` of mmpretrain and mmclassification |
 
-The checkpoint decides on the number of classes, the form of the classifier and the input channels, and
-a backbone without classifier converts too. `read` gives the tensors of a file, of Keras' files too,
-and `identify` finds whose they are. Tensors are found in any container and under any prefix, such as
-`module.`. A further layout is one more module with a `LAYOUT`, and its place in `layouts.LAYOUTS`.
+The checkpoint determines the number of classes, the form of the classifier and the input channels. A backbone without
+a classifier also converts. `read` loads the tensors from a file, including Keras files, and `identify` detects their
+architecture and layout. Tensors are found in any container and under any prefix, such as `module.`. To add a layout,
+write a module with a `LAYOUT` and add it to `layouts.LAYOUTS`.
 """
 
 from mnv2zoo.convert.conversion import from_native, to_native

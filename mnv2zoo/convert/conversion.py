@@ -1,4 +1,4 @@
-"""Converts state dicts to the native layout, and from it."""
+"""Converts state dicts to and from the native layout."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def to_native(state_dict: Mapping[str, Any], model_name: str, layout: str | None
     """Converts a state dict to the native layout.
 
     Args:
-        state_dict: A state dict, or a checkpoint that holds one. Names may have a prefix, such as `module.`. It is not
-            changed; the result may share its tensors. Values may be NumPy arrays, as Keras gives them.
-        model_name: The architecture it is for, or `architecture.tag`.
-        layout: A name in `LAYOUTS`; recognised by the keys when None.
+        state_dict: A state dict, or a checkpoint that contains one. Names may have a prefix, such as `module.`. It is
+            not modified, and the result may share its tensors. Values may be NumPy arrays, as in Keras.
+        model_name: The architecture, or `architecture.tag`.
+        layout: A name in `LAYOUTS`. None detects it from the keys.
 
     Returns:
-        The state dict for the zoo's network, in the order the layers run. From `transformers` and
-        `keras` it is for a network created with `pad_type="same"`.
+        The state dict for this package's model, in execution order. Weights from `transformers` and
+        `keras` need a model created with `pad_type="same"`.
 
     Raises:
-        ConversionError: If there is no such layout, the library has no such network, or the tensors
-            are not that network's.
-        UnknownModelError: If there is no such architecture.
+        ConversionError: If the layout is unknown or cannot express the architecture, or the tensors do not match
+            it.
+        UnknownModelError: If no architecture has that name.
 
     Examples:
         >>> import timm, torchvision, mnv2zoo
@@ -59,16 +59,16 @@ def from_native(state_dict: Mapping[str, Any], model_name: str, layout: str) -> 
 
     Args:
         state_dict: A state dict or checkpoint as for `to_native`, in the native layout.
-        model_name: The architecture it is of, or `architecture.tag`.
+        model_name: The architecture, or `architecture.tag`.
         layout: A name in `LAYOUTS`.
 
     Returns:
-        The state dict for the other library's network.
+        The state dict for the other library's model.
 
     Raises:
-        ConversionError: If there is no such layout, the library has no such network, the tensors are
-            not that network's, or their values cannot be expressed there.
-        UnknownModelError: If there is no such architecture.
+        ConversionError: If the layout is unknown or cannot express the architecture or its values, or the tensors
+            do not match it.
+        UnknownModelError: If no architecture has that name.
 
     Examples:
         >>> import timm, mnv2zoo

@@ -1,7 +1,7 @@
-"""The files that state dicts come in: of PyTorch, safetensors and Keras.
+"""Reads state dicts from PyTorch, safetensors and Keras files.
 
-They are read as data alone, and here alone. No pickled object, Python code or Keras layer in them comes to life:
-`torch_files` reads PyTorch's, and `keras_files` reads Keras' through `h5py`, without Keras.
+Files are read as data only, and only here. No pickled object, Python code or Keras layer in them is executed.
+`torch_files` reads PyTorch files, and `keras_files` reads Keras files with `h5py`, without Keras.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from mnv2zoo.system.files import MAX_BYTES
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The content of a file of weights.
+    """The content of a weights file.
 
     Attributes:
         found: The state dict, in any layout, and where it was in the file.
-        preprocessing: The preprocessing that the file records, as timm names it: `input_size`, and `mean` and `std`
-            where a layer of a Keras model normalizes the images.
+        preprocessing: The preprocessing that the file records, in timm's terms: `input_size`, and `mean` and `std` if
+            a Keras model normalizes its images.
     """
 
     found: Found
@@ -38,47 +38,46 @@ class Checkpoint:
 
 
 def read(path: str | Path, backbone: bool = False, whole: bool = False) -> Checkpoint:
-    """Reads a file of weights.
+    """Reads a weights file.
 
     Args:
-        path: A file of safetensors, of PyTorch (`.pt`, `.pth`, `.bin`, `.ckpt`, `.tar`), or of Keras: a
-            model (`.keras`, `.h5`) or weights (`.weights.h5`, `.h5`).
-        backbone: Whether only the backbone of a Keras model is wanted, so that its own head does not
-            matter.
-        whole: Take all tensors under the names that they have. Otherwise the network is looked for: in a checkpoint,
-            and under a prefix.
+        path: A safetensors file, a PyTorch file (`.pt`, `.pth`, `.bin`, `.ckpt`, `.tar`), or a Keras
+            model (`.keras`, `.h5`) or weights file (`.weights.h5`, `.h5`).
+        backbone: Read only the backbone of a Keras model, and accept any head.
+        whole: Return all tensors with their names unchanged. By default, the model is searched in a checkpoint and
+            its prefix is removed.
 
     Returns:
-        The tensors and the preprocessing in it.
+        The tensors and the preprocessing.
 
     Raises:
-        ConversionError: If it cannot be read, or is a Keras model that does more to its images than the
-            zoo's network can.
-        MissingExtraError: If it is Keras' and `h5py` is not installed.
+        ConversionError: If the file cannot be read, or is a Keras model with operations that a MobileNetV2 cannot
+            have.
+        MissingExtraError: If it is a Keras file and `h5py` is not installed.
     """
     path = Path(path)
     if not path.is_dir() and not path.is_file():
-        raise _unreadable(path, "a file", "none", "Check the path.")
+        raise _unreadable(path, "an existing file", "no such file", "Check the path.")
     reader = READERS.get(path.suffix.lower())
     if reader is None:
-        fix = "A SavedModel folder becomes a file by Keras' `model.save`." if path.is_dir() else "Name another file."
-        raise _unreadable(path, f"a file of {', '.join(READERS)}", repr(path.name), fix)
+        fix = "Save a SavedModel folder as a file with Keras' `model.save`." if path.is_dir() else "Name another file."
+        raise _unreadable(path, f"a file that ends in {', '.join(READERS)}", repr(path.name), fix)
     if path.is_dir():
-        raise _unreadable(path, "a file", "a folder", "Name the file in it.")
+        raise _unreadable(path, "a file", "a folder", "Name the file in the folder.")
     if path.stat().st_size > MAX_BYTES:
-        raise _unreadable(path, f"at most {MAX_BYTES} bytes", f"{path.stat().st_size}", "Name another file.")
+        raise _unreadable(path, f"at most {MAX_BYTES} bytes", f"{path.stat().st_size} bytes", "Name another file.")
     try:
         return reader(path.read_bytes(), backbone, whole)
     except ZooError as error:
         error.where = f"{path}, {error.where}" if error.where else path
         raise
-    except Exception as error:  # whatever the parsers raise for a malformed file
+    except Exception as error:  # malformed files can raise anything
         found = f"{type(error).__name__}: {one_line(error)}".rstrip(".")
-        raise _unreadable(path, f"a sound {path.suffix} file", found, "Save it again where it comes from.") from error
+        raise _unreadable(path, f"a valid {path.suffix} file", found, "Download or save the file again.") from error
 
 
 def in_folder(folder: str | Path) -> Path:
-    """Finds the weights in a folder, in the order in which timm looks for them.
+    """Finds the weights file in a folder, in timm's order of preference.
 
     Args:
         folder: The folder.
@@ -87,17 +86,17 @@ def in_folder(folder: str | Path) -> Path:
         The file.
 
     Raises:
-        ConversionError: If there is none.
+        ConversionError: If the folder has no weights file.
     """
     folder = Path(folder)
     for pattern in FOLDER_PATTERNS:
         if found := sorted(file for file in folder.glob(pattern) if file.is_file()):
             return found[0]
-    raise _unreadable(folder, "a folder with weights, such as model.safetensors", "none in it", "Check the path.")
+    raise _unreadable(folder, "a folder with weights, such as model.safetensors", "no weights", "Check the path.")
 
 
 def _unreadable(path: Path, expected: str, found: str, fix: str) -> ConversionError:
-    return ConversionError("cannot read a file of weights", expected=expected, found=found, where=path, fix=fix)
+    return ConversionError(f"cannot read {path.name}", expected=expected, found=found, where=path, fix=fix)
 
 
 def _safetensors(data: bytes, backbone: bool, whole: bool) -> Checkpoint:

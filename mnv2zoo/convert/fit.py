@@ -1,4 +1,4 @@
-"""Whether tensors are those of a network in a layout, and what they are in the native one."""
+"""Checks whether tensors match an architecture in a layout, and converts them to the native layout."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from mnv2zoo.errors import ConversionError
 
 
 def as_built(config: Config, tensors: Tensors) -> Config:
-    """Returns the config with the form of classifier that the tensors have, in the native layout.
+    """Returns the config with the classifier form of the given tensors, which are in the native layout.
 
-    A model may have been created with a `classifier` of another form than its config's.
+    A model may have been created with a different `classifier` than its config's.
     """
     weight = tensors.get("classifier.weight")
     if weight is None:
@@ -29,12 +29,12 @@ def as_built(config: Config, tensors: Tensors) -> Config:
 
 
 def of_classifier(key: str) -> bool:
-    """Whether a native key is of the classifier."""
+    """Checks whether a native key belongs to the classifier."""
     return key.startswith("classifier")
 
 
 def names_in(tensors: Tensors, config: Config, layout: Layout) -> dict[str, str]:
-    """The layout's names by native key, without the layout's prefix if the tensors have none."""
+    """Returns the layout's names by native key, without the layout's prefix if the tensors lack it."""
     names = layout.names(config)
     if any(key.startswith(layout.prefix) for key in tensors):
         return names
@@ -42,7 +42,7 @@ def names_in(tensors: Tensors, config: Config, layout: Layout) -> dict[str, str]
 
 
 def fits(tensors: Tensors, config: Config, layout: Layout) -> bool:
-    """Whether `fit` succeeds."""
+    """Checks whether `fit` succeeds."""
     try:
         fit(tensors, config, layout)
     except ConversionError:
@@ -51,10 +51,10 @@ def fits(tensors: Tensors, config: Config, layout: Layout) -> bool:
 
 
 def fit(tensors: Tensors, config: Config, layout: Layout) -> Tensors:
-    """Converts tensors of a layout to the native one.
+    """Converts tensors from a layout to the native one.
 
     Args:
-        tensors: The tensors under the layout's names.
+        tensors: The tensors by the layout's names.
         config: The architecture.
         layout: The layout.
 
@@ -62,7 +62,7 @@ def fit(tensors: Tensors, config: Config, layout: Layout) -> Tensors:
         The tensors by native key.
 
     Raises:
-        ConversionError: If the names, shapes or dtypes are not those of the architecture in this layout.
+        ConversionError: If names, shapes or dtypes do not match the architecture in this layout.
     """
     names = names_in(tensors, config, layout)
     classifier = {key for key in names if of_classifier(key)}
@@ -77,13 +77,13 @@ def fit(tensors: Tensors, config: Config, layout: Layout) -> Tensors:
 
 
 def _check_names(tensors: Tensors, names: dict[str, str], config: Config, layout: Layout) -> None:
-    # PyTorch before 0.4.1 kept no batch counters, and batch norms load without them to this day.
+    # PyTorch before 0.4.1 had no batch counters, and batch norms still load without them.
     missing = [name for key, name in names.items() if name not in tensors and not key.endswith(native.COUNTER)]
     known = set(names.values())
     unexpected = [key for key in tensors if key not in known]
     if missing or unexpected:
         raise ConversionError(
-            f"the keys are not those of {config.name} in the layout {layout.name}",
+            f"the keys do not match {config.name} in the layout {layout.name}",
             expected=_first(missing) if missing else "no further keys",
             found=_first(unexpected) if unexpected else "no such keys",
             fix=_pruned(unexpected),
@@ -91,17 +91,17 @@ def _check_names(tensors: Tensors, names: dict[str, str], config: Config, layout
     for key, name in names.items():
         if name in tensors and not (key.endswith(native.COUNTER) or tensors[name].is_floating_point()):
             raise ConversionError(
-                f"a tensor is not one of {config.name}",
+                f"{name} does not contain floating-point numbers",
                 expected="floating-point numbers",
                 found=str(tensors[name].dtype),
                 where=name,
-                fix="Save the weights before they are quantized.",
+                fix="Save the weights before you quantize them.",
             )
 
 
 def _check_shapes(changed: Tensors, names: dict[str, str], config: Config) -> None:
     stem, bias = changed["conv_stem.weight"].shape, changed.get("classifier.bias")
-    # Classes and channels are as many as there are, but at least one.
+    # Classes and channels may be any number, but at least one.
     shapes = native.shapes(
         config,
         num_classes=0 if bias is None else max(1, bias.numel()),
@@ -110,19 +110,19 @@ def _check_shapes(changed: Tensors, names: dict[str, str], config: Config) -> No
     for key, value in changed.items():
         if value.shape != shapes[key]:
             raise ConversionError(
-                f"a shape is not that of {config.name}",
+                f"the shape of {names[key]} does not match {config.name}",
                 expected=shapes[key],
                 found=tuple(value.shape),
                 where=names[key],
                 fix=""
                 if of_classifier(key)
-                else f"No network of the zoo fits: this one's stem has {_channels(stem)} channels "
-                f"and its head {_channels(changed['conv_head.weight'].shape)}, and the zoo's widths are {_widths()}.",
+                else f"This model has {_channels(stem)} channels in the stem and "
+                f"{_channels(changed['conv_head.weight'].shape)} in the head. The widths in mnv2zoo are {_widths()}.",
             )
 
 
 def _own_classifier(tensors: Tensors, names: dict[str, str]) -> str:
-    """The one linear layer in the classifier's place under another name, such as `classifier` for `classifier.1`."""
+    """Returns the name of the only linear layer that can be the classifier, such as `classifier` for `classifier.1`."""
     if "classifier.weight" not in names or names["classifier.weight"] in tensors:
         return ""
     place = names["classifier.weight"].partition(".")[0]

@@ -1,15 +1,15 @@
-"""Keras' files, read without Keras: HDF5, and zip files of it.
+"""Reads Keras files without Keras: HDF5, and zip files that contain HDF5.
 
-| file | what is in it |
+| file | content |
 | --- | --- |
-| `model.keras` | `config.json` and `model.weights.h5` in a zip file |
-| `.weights.h5` | `layers/conv2d_3/vars/0`: groups named by the layers' classes; newer ones tell the names too |
-| `model.h5` | a group a layer in `model_weights`, and the model's configuration as an attribute |
-| weights alone as `.h5` | a group a layer |
+| `model.keras` | zip file with `config.json` and `model.weights.h5` |
+| `.weights.h5` | `layers/conv2d_3/vars/0`: groups named after layer classes; newer files also have the layer names |
+| `model.h5` | one group per layer in `model_weights`, and the model's configuration as an attribute |
+| `.h5` with weights only | one group per layer |
 
-A configuration tells what a model does to its images before the network and to its features behind it,
-besides what its weights say. Nothing of it is run: it is looked through, and what would change the
-answer without being part of the network is refused.
+A configuration says what a model does to its images before the backbone and to its features after it, which the weights
+do not show. None of it is executed. Anything that would change the output and is not part of a MobileNetV2 raises an
+error.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from mnv2zoo.system.installation import install_command
 if TYPE_CHECKING:
     import torch
 
-MAX_CONFIG_BYTES = 2**24  # a configuration of MobileNetV2 has some 100 kB
+MAX_CONFIG_BYTES = 2**24  # a MobileNetV2 configuration is about 100 kB
 MAX_RATIO = 1100  # deflate reaches 1032
 ZIP_CONFIG, ZIP_WEIGHTS = "config.json", "model.weights.h5"
 
@@ -44,45 +44,46 @@ VARIABLES = {
     "dense": ("kernel", "bias"),
     "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
 }
-# The names of a network's layers in the order in which Keras 3 numbers each class of them.
+# A model's layer names in the order in which Keras 3 numbers them per class.
 NUMBERED = {
     "conv2d": [name for name in keras.LAYERS[:-1:2] if not name.endswith("depthwise")],
     "depthwise_conv2d": [name for name in keras.LAYERS[:-1:2] if name.endswith("depthwise")],
     "batch_normalization": list(keras.LAYERS[1::2]),
 }
 
-# Layers that do not change the answer, or are what the zoo's network does itself.
+# Layers that do not change the output, or that the model has itself.
 HARMLESS = re.compile(
     r"Identity|Dense|GlobalAveragePooling2D|Flatten|Activation|Softmax|ActivityRegularization"
     r"|.*Dropout.*|Gaussian.*|Random(?!Crop).*"
 )
-# Those of the network that have no weights.
+# The model's own layers without weights.
 OWN = re.compile(r"(expanded_conv|block_\d+)_(pad|add|(expand|depthwise|project)_relu)|Conv1_pad|Conv1_relu|out_relu")
-# What `preprocess_input` becomes within a model, in Keras 3 and in Keras 2.
+# What `preprocess_input` becomes inside a model, in Keras 3 and in Keras 2.
 DIVISIONS, SUBTRACTIONS = ("TrueDivide", "math.truediv"), ("Subtract", "math.subtract")
 
 
 def read(data: bytes, backbone: bool = False) -> tuple[Tensors, dict[str, Any]]:
-    """Reads the weights in a file of Keras.
+    """Reads the weights from a Keras file.
 
     Args:
-        data: The file.
-        backbone: Whether only the backbone is wanted, so that what follows it does not matter.
+        data: The content of the file.
+        backbone: Read only the backbone, and accept any layers after it.
 
     Returns:
-        The tensors under the keys of `convert/layouts/keras.py`, and the `input_size`, `mean` and `std` that the
-        configuration tells of.
+        The tensors by the keys of `convert/layouts/keras.py`, and `input_size`, `mean` and `std` from the
+        configuration.
 
     Raises:
-        ConversionError: If the model does what the network cannot.
+        ConversionError: If the model does something that a MobileNetV2 cannot.
         MissingExtraError: If `h5py` is not installed.
-        Exception: Whatever the parsers raise, if the file is malformed.
+        Exception: Any error of the parsers, if the file is malformed.
     """
     try:
         import h5py
     except ImportError as error:
         raise MissingExtraError(
-            "reading Keras' files needs a further package",
+            f"reading Keras files needs the package {error.name}",
+            expected="the extra `keras`",
             found=f"no {error.name}",
             fix=f"Run: {install_command('keras')}",
         ) from error
@@ -108,7 +109,7 @@ def _member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
 
 
 def _attribute(item: Any, name: str) -> Any:
-    """The text of an attribute, or None; memory for its values is taken by the shape that the file claims."""
+    """Returns the text of an attribute, or None. Its claimed shape is checked before memory is allocated."""
     if name not in item.attrs:
         return None
     if _size(item.attrs.get_id(name)) > MAX_CONFIG_BYTES:
@@ -117,12 +118,12 @@ def _attribute(item: Any, name: str) -> Any:
 
 
 def _size(array: Any) -> int:
-    """The bytes that an array's shape claims, as an integer that cannot overflow."""
+    """Returns the number of bytes that an array's shape claims, as an integer that cannot overflow."""
     return math.prod(map(int, array.shape or ())) * int(array.dtype.itemsize)
 
 
 def _datasets(group: Any) -> dict[str, Any]:
-    """Lists the arrays below a group by their paths; what links lead to is not among them."""
+    """Lists the arrays below a group by path, without following links."""
     import h5py
 
     found: dict[str, Any] = {}
@@ -136,7 +137,7 @@ def _datasets(group: Any) -> dict[str, Any]:
 
 
 def _tensors(arrays: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Reads arrays, none of which may lie in another file or be larger than the file can say."""
+    """Reads arrays. Rejects arrays in other files, and arrays that claim more bytes than the file has."""
     import torch
 
     if sum(map(_size, arrays.values())) > MAX_BYTES:
@@ -145,13 +146,13 @@ def _tensors(arrays: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
         if array.shape is None:
             raise ValueError(f"{key} has no values")
         if array.external or array.is_virtual:
-            raise ValueError(f"{key} lies in another file")
+            raise ValueError(f"{key} is in another file")
         if array.dtype.kind not in "fiu":
             raise ValueError(f"{key} has the type {array.dtype}, not numbers")
-        # HDF5 makes up what is not stored, so memory would be taken for far more than the file holds.
+        # HDF5 fills in what is not stored, so a small file could make it allocate any amount of memory.
         filters = array.id.get_create_plist().get_nfilters()
         if array.id.get_storage_size() * (MAX_RATIO if filters else 1) < _size(array):
-            raise ValueError(f"{key} claims {_size(array)} bytes, and the file holds fewer")
+            raise ValueError(f"{key} claims {_size(array)} bytes, but the file contains fewer")
         yield key, torch.from_numpy(np.asarray(array[()], dtype=array.dtype.newbyteorder("=")))
 
 
@@ -178,9 +179,9 @@ def _numbered(kind: str, place: int) -> str:
 
 
 def _preprocessing(config: dict[str, Any], backbone: bool) -> dict[str, Any]:
-    """Finds what a model does to its images before the network, and refuses what the network cannot do."""
+    """Finds a model's preprocessing, and rejects what a MobileNetV2 cannot do."""
     found: dict[str, Any] = {}
-    scale, shift = np.ones(3), np.zeros(3)  # of colours from 0 to 255 as they come in
+    scale, shift = np.ones(3), np.zeros(3)  # of input colors from 0 to 255
     rescaled, before = False, True
     for layer in _layers(config):
         kind, values = layer["class_name"], layer["config"]
@@ -198,11 +199,11 @@ def _preprocessing(config: dict[str, Any], backbone: bool) -> dict[str, Any]:
             shift, rescaled = shift - _number(layer), True
         elif not (HARMLESS.fullmatch(kind) or (backbone and not before)):
             raise ConversionError(
-                "the model has a layer that the network has no place for",
-                expected="one dense layer behind global average pooling, and images rescaled before the network",
+                f"the Keras model has a layer that a MobileNetV2 cannot have: {values.get('name')!r}"[:200],
+                expected="one dense layer after global average pooling, and only rescaling before the backbone",
                 found=f"{kind} {values.get('name')!r}",
-                fix="If it does not matter, save the weights alone (`model.save_weights`) and convert them, with "
-                "--mean and --std for what is done to the images; --backbone leaves out what follows the network.",
+                fix="If the layer does not matter, save only the weights (`model.save_weights`) and convert them, with "
+                "--mean and --std for the preprocessing. --backbone leaves out layers after the backbone.",
             )
     if rescaled:
         std = 1 / (255 * scale)
@@ -211,7 +212,7 @@ def _preprocessing(config: dict[str, Any], backbone: bool) -> dict[str, Any]:
 
 
 def _layers(model: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Lists the layers of a model, and of the models in it; itself where it is of a class of its own."""
+    """Lists the layers of a model and of its nested models. A model of a custom class counts as one layer."""
     if "layers" not in model["config"]:
         yield model
         return
@@ -220,6 +221,6 @@ def _layers(model: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _number(layer: dict[str, Any]) -> float:
-    """The number in an operation such as `images / 127.5`: in the notation of Keras 3, and in that of Keras 2."""
+    """Returns the number in an operation such as `images / 127.5`, in the notation of Keras 3 or Keras 2."""
     node = layer["inbound_nodes"][0]
     return float(node["args"][1] if isinstance(node, dict) else node[-1]["y"])

@@ -1,4 +1,4 @@
-"""Finds which architecture and which layout tensors are of."""
+"""Detects the architecture and the layout of tensors."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from mnv2zoo.convert.layouts import LAYOUTS, keras, native
 from mnv2zoo.convert.layouts.base import Layout
 from mnv2zoo.convert.layouts.native import Tensors
 from mnv2zoo.convert.state_dict import Found
-from mnv2zoo.errors import ConversionError
+from mnv2zoo.errors import ConversionError, unknown
 
 OTHER_HEAD = (
-    "The backbone fits, the head does not: leave it out with `mnv2zoo weights convert FILE --backbone`, or "
+    "The backbone matches, but the head does not. Leave it out with `mnv2zoo weights convert FILE --backbone`, or "
     "`mnv2zoo.convert.without_head(tensors)`."
 )
 
 
 def identify(state_dict: Mapping[str, Any]) -> tuple[str, str]:
-    """Finds the architecture and the layout that a state dict is of.
+    """Detects the architecture and the layout of a state dict.
 
     Args:
         state_dict: A state dict or checkpoint as for `to_native`.
 
     Returns:
-        The architecture's name and the layout's.
+        The names of the architecture and of the layout.
 
     Raises:
-        ConversionError: If no network of the zoo has such tensors.
+        ConversionError: If the tensors match no model of this package.
     """
     tensors = unwrap(state_dict)
     if found := _identify(tensors):
@@ -43,23 +43,23 @@ def identify(state_dict: Mapping[str, Any]) -> tuple[str, str]:
     try:
         fit(tensors, config, layout)
     except ConversionError as error:
-        other = OTHER_HEAD if _has_other_head(tensors) else f"The nearest layout is {layout.name}."
+        other = OTHER_HEAD if _has_other_head(tensors) else f"The closest layout is {layout.name}."
         error.fix = error.fix or other
         raise
-    raise AssertionError("what fits is found")
+    raise AssertionError("tensors that fit are identified")
 
 
 def without_head(state_dict: Mapping[str, Any]) -> Tensors:
-    """Leaves out the classifier, or whatever other head there is, so that the backbone alone converts.
+    """Drops the classifier or any other head, so that the backbone converts on its own.
 
     Args:
         state_dict: A state dict or checkpoint as for `to_native`.
 
     Returns:
-        The tensors of the backbone, under the keys that they have.
+        The tensors of the backbone, with their keys unchanged.
 
     Raises:
-        ConversionError: If there is no backbone of the zoo in it.
+        ConversionError: If it contains no backbone of this package.
     """
     tensors = state_dict_.unwrap(state_dict)
     if keras.recognises(tensors):
@@ -69,55 +69,55 @@ def without_head(state_dict: Mapping[str, Any]) -> Tensors:
             backbone = _backbone(tensors, published, layout)
             if backbone and fits(backbone, published, layout):
                 return backbone
-    # Not even the backbone fits, and the error is to name the layout that comes nearest.
+    # Even the backbone does not match. The error names the closest layout.
     config = nearest_config(tensors)
     layout = nearest(tensors, config)
     identify(_backbone(tensors, config, layout) or tensors)
-    raise AssertionError("what fits is found")
+    raise AssertionError("tensors that fit are identified")
 
 
 def unwrap(checkpoint: Mapping[str, Any]) -> Tensors:
-    """Takes the tensors out of a checkpoint as `state_dict.unwrap` does, with the names that Keras layers have."""
+    """Takes the tensors out of a checkpoint as `state_dict.unwrap` does, with Keras names in their layer form."""
     return tidy(state_dict_.unwrap(checkpoint))
 
 
 def tidy(tensors: Tensors) -> Tensors:
-    """Brings the names that Keras gives to those of its layout."""
+    """Converts Keras' names to those of its layout."""
     return keras.tidy(tensors) if keras.recognises(tensors) else tensors
 
 
 def require_head(found: Found, converted: Tensors) -> None:
-    """Refuses to leave out a head.
+    """Raises an error rather than leaving out a head.
 
     Args:
-        found: Where the tensors were.
+        found: The state dict and where it was found.
         converted: The tensors in the native layout.
 
     Raises:
-        ConversionError: If they have no classifier, and there are layers outside the prefix of the network.
+        ConversionError: If there is no classifier, and there are layers outside the prefix of the model.
     """
     if found.layers_left_out and not any(map(of_classifier, converted)):
         raise ConversionError(
-            "the classifier is outside the network",
-            expected=f"a classifier under {found.prefix!r}",
+            "the classifier is outside the model's prefix",
+            expected=f"a classifier with the prefix {found.prefix!r}",
             found=", ".join(found.layers_left_out[:3]),
             fix=OTHER_HEAD,
         )
 
 
 def layout_for(name: str, config: Config) -> Layout:
-    """Looks a layout up by its name.
+    """Looks up a layout by name.
 
     Raises:
-        ConversionError: If there is none of that name, or it cannot express the architecture.
+        ConversionError: If the name is unknown, or the layout cannot express the architecture.
     """
     if name not in LAYOUTS:
         near = difflib.get_close_matches(str(name), LAYOUTS, n=1)
         raise ConversionError(
-            "unknown layout",
+            unknown("layout", str(name), tuple(LAYOUTS))[:200],
             expected=", ".join(near or LAYOUTS),
             found=repr(name),
-            fix=f"The layouts are {', '.join(LAYOUTS)}.",
+            fix=f"Choose from {', '.join(LAYOUTS)}.",
         )
     layout = LAYOUTS[name]
     if lacks := layout.lacks(config):
@@ -125,28 +125,28 @@ def layout_for(name: str, config: Config) -> Layout:
         raise ConversionError(
             f"the layout {name} cannot express {config.name}",
             expected=f"one of {', '.join(others)}",
-            found=f"a network with {', '.join(lacks)}",
-            fix=f"Layouts of {config.name}: {', '.join(each.name for each in layouts_of(config))}.",
+            found=f"a model with {', '.join(lacks)}",
+            fix=f"Layouts that can express {config.name}: {', '.join(each.name for each in layouts_of(config))}.",
         )
     return layout
 
 
 def layouts_of(config: Config) -> list[Layout]:
-    """The layouts that can express an architecture."""
+    """Lists the layouts that can express an architecture."""
     return [layout for layout in LAYOUTS.values() if not layout.lacks(config)]
 
 
 def fit_or_explain(tensors: Tensors, config: Config, layout: Layout) -> Tensors:
-    """Fits tensors, or says what they would fit."""
+    """Converts tensors, or raises an error that says what they would match."""
     try:
         return fit(tensors, config, layout)
     except ConversionError as error:
         if owner := _identify(tensors):
-            error.fix = f"They are the tensors of {owner[0]} in the layout {owner[1]}."
+            error.fix = f"The tensors match {owner[0]} in the layout {owner[1]}."
         elif not error.fix and _has_other_head(tensors):
             error.fix = OTHER_HEAD
         else:
-            error.fix = error.fix or f"The nearest layout is {nearest(tensors, config).name}."
+            error.fix = error.fix or f"The closest layout is {nearest(tensors, config).name}."
         raise
 
 
@@ -160,7 +160,7 @@ def _identify(tensors: Tensors) -> tuple[str, str] | None:
 
 
 def _backbone(tensors: Tensors, config: Config, layout: Layout) -> Tensors:
-    """The tensors below the backbone's own top-level modules, other than the classifier."""
+    """Returns the tensors of the backbone's top-level modules, without the classifier."""
     names = names_in(tensors, config, layout)
     head = {name.rpartition(".")[0].rpartition(".")[0] for key, name in names.items() if of_classifier(key)} - {""}
     tops = {name.partition(".")[0] for key, name in names.items() if not of_classifier(key)}
@@ -172,7 +172,7 @@ def _backbone(tensors: Tensors, config: Config, layout: Layout) -> Tensors:
 
 
 def _has_other_head(tensors: Tensors) -> bool:
-    """Whether the backbone is one of the zoo's, and what follows it is not."""
+    """Checks whether the backbone matches this package's, but the layers after it do not."""
     return any(
         fits(backbone, config, layout)
         for config in architecture.CONFIGS.values()
@@ -182,7 +182,7 @@ def _has_other_head(tensors: Tensors) -> bool:
 
 
 def nearest(tensors: Tensors, config: Config) -> Layout:
-    """Finds the layout that shares most keys with the tensors or, failing that, most parts of keys."""
+    """Finds the layout that shares the most keys with the tensors or, failing that, the most parts of keys."""
     if keras.recognises(tensors):
         return keras.LAYOUT
 
@@ -197,7 +197,7 @@ def nearest(tensors: Tensors, config: Config) -> Layout:
 
 
 def nearest_config(tensors: Tensors) -> Config:
-    """Finds the network that shares most keys with tensors of its sizes, or the usual one."""
+    """Finds the architecture that shares the most keys and shapes with the tensors, or the default one."""
 
     def likeness(published: Config) -> tuple[int, bool]:
         config = as_built(published, tensors)

@@ -1,7 +1,7 @@
-"""Finds the state dict of a network in what a training program saved, under the names that the network itself has.
+"""Finds a model's state dict in a checkpoint and strips prefixes from its names.
 
-The first convolution of the network, the stem, is looked for: the mapping that has it is the state dict, and what
-comes before its name is the prefix of the network's names. So any container and any wrapper will do.
+The search looks for the model's first convolution, the stem. The mapping that contains it is the state dict, and the
+text before its name is the prefix of all names. Any container and any wrapper therefore work.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from mnv2zoo.convert.layouts import LAYOUTS, keras
 from mnv2zoo.convert.layouts.native import Tensors
 from mnv2zoo.errors import ConversionError
 
-# Where checkpoint files keep the state dict, best first: averaged weights before the others, as in timm.
+# Checkpoint keys of the state dict, best first: averaged weights before others, as in timm.
 CHECKPOINT_KEYS = (
     *("state_dict_ema", "model_ema", "ema_state_dict", "ema"),
     *("state_dict", "model_state_dict", "model"),
 )
-# What DistributedDataParallel, torch.compile, Lightning and people put before each name, in any order.
+# Prefixes that DistributedDataParallel, torch.compile, Lightning and users add to each name, in any order.
 WRAPPERS = ("_orig_mod.", "module.", "model.", "net.", "network.", "backbone.", "encoder.", "0.")
-DEPTH = 4  # containers within containers; none are deeper
+DEPTH = 4  # maximum depth of nested containers
 
 
 @dataclass(frozen=True)
 class Found:
-    """The state dict of a network, and where it was.
+    """A model's state dict, and where it was found.
 
     Attributes:
-        tensors: The tensors, under the names that the network itself has.
-        taken: The checkpoint's entry that they are from, such as `state_dict_ema`; empty if it is the state dict.
-        prefix: What came before each name, such as `module.`; empty for nothing.
-        left_out: The names without that prefix, which are not the network's.
-        layers_left_out: Those of them that are weights of layers, such as a head of its own.
+        tensors: The tensors, by the model's own names.
+        taken: The checkpoint entry that they come from, such as `state_dict_ema`. Empty if there was none.
+        prefix: The prefix that was removed from each name, such as `module.`. Empty if there was none.
+        left_out: Names without that prefix, which do not belong to the model.
+        layers_left_out: Those of them that are weights of layers, for example of a custom head.
     """
 
     tensors: Tensors
@@ -47,24 +47,24 @@ class Found:
     layers_left_out: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        origin = [f"in {self.taken}"] * bool(self.taken) + [f"under {self.prefix!r}"] * bool(self.prefix)
+        origin = [f"in {self.taken}"] * bool(self.taken) + [f"with prefix {self.prefix!r}"] * bool(self.prefix)
         more = f" and {len(self.left_out) - 3} more" if len(self.left_out) > 3 else ""
         rest = [f"left out {', '.join(self.left_out[:3])}{more}"] * bool(self.left_out)
         return ", ".join([" ".join([f"took {len(self.tensors)} tensors", *origin]), *rest])
 
 
 def find(checkpoint: Mapping[str, Any], whole: bool = False) -> Found:
-    """Finds the state dict of a network.
+    """Finds the state dict of a model.
 
     Args:
-        checkpoint: A state dict, or a checkpoint that holds one. Values may be NumPy arrays. Names may have a prefix.
-        whole: Take the state dict as it is, with all that it holds besides the network.
+        checkpoint: A state dict or a checkpoint that contains one. Values may be NumPy arrays. Names may have a prefix.
+        whole: Return the whole state dict unchanged, with everything that it contains.
 
     Returns:
-        The state dict, and where it was.
+        The state dict, and where it was found.
 
     Raises:
-        ConversionError: If it holds anything but dense tensors with names, or more than one network.
+        ConversionError: If the state dict contains anything but dense, named tensors, or more than one model.
     """
     if not isinstance(checkpoint, Mapping):
         raise _other("a mapping", checkpoint, None)
@@ -83,22 +83,22 @@ def find(checkpoint: Mapping[str, Any], whole: bool = False) -> Found:
 
 
 def unwrap(checkpoint: Mapping[str, Any]) -> Tensors:
-    """Takes the tensors of a network out of a checkpoint.
+    """Takes a model's tensors out of a checkpoint.
 
     Args:
         checkpoint: As for `find`.
 
     Returns:
-        The tensors, under the names that the network itself has.
+        The tensors, by the model's own names.
 
     Raises:
-        ConversionError: As `find` does.
+        ConversionError: As for `find`.
     """
     return find(checkpoint).tensors
 
 
 def _held(checkpoint: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """The state dict in a checkpoint and its place: the best one with a stem, else the best by its place's name."""
+    """Returns the path and the content of the best state dict: preferably one with a stem, then by its key."""
 
     def rank(path: tuple[str, ...]) -> tuple[int, int]:
         known = [CHECKPOINT_KEYS.index(key) for key in path if key in CHECKPOINT_KEYS]
@@ -125,7 +125,7 @@ def _mappings(
 
 @cache
 def _stems() -> tuple[str, ...]:
-    """Each layout's names of the stem's weight, the longest first."""
+    """Lists each layout's name of the stem's weight, longest first."""
     stems = {
         name
         for layout in LAYOUTS.values()
@@ -138,26 +138,26 @@ def _stems() -> tuple[str, ...]:
 
 
 def _before_stem(key: object) -> str | None:
-    """What comes before the name of the stem's weight; None for the name of another tensor."""
+    """Returns the text before the name of the stem's weight, or None for any other tensor."""
     if not isinstance(key, str):
         return None
     return next((key.removesuffix(stem) for stem in _stems() if f".{key}".endswith(f".{stem}")), None)
 
 
 def _prefix(held: Mapping[str, Any]) -> str:
-    """The prefix of the network's names."""
+    """Returns the prefix of the model's names."""
     prefixes = sorted({prefix for key in held if (prefix := _before_stem(key)) is not None})
     averaged = [prefix for prefix in prefixes if "ema" in prefix.replace("_", ".").split(".")]
     if len(prefixes) > 1 and len(averaged) != 1:
         raise ConversionError(
-            "the checkpoint holds more than one network",
-            expected="the weights of one network",
-            found=f"networks under {', '.join(repr(prefix) for prefix in prefixes)}",
-            fix="Save the state dict of one of the networks alone.",
+            "the checkpoint contains more than one model",
+            expected="the weights of one model",
+            found=f"models with the prefixes {', '.join(repr(prefix) for prefix in prefixes)}",
+            fix="Save the state dict of one model only.",
         )
     if prefixes:
         return (averaged if len(prefixes) > 1 else prefixes)[0]
-    # No network of the zoo, and the error is to show its own names.
+    # Not a model of this package. Keep its own names for the error message.
     common = ""
     while wrapper := next((w for w in WRAPPERS if held and all(str(key).startswith(common + w) for key in held)), ""):
         common += wrapper
@@ -173,15 +173,15 @@ def _tensor(key: object, value: Any) -> Any:
         raise _other("a tensor", value, repr(key))
     if value.layout != torch.strided or value.is_quantized or value.is_meta:
         kind = "quantized" if value.is_quantized else "without values" if value.is_meta else str(value.layout)
-        raise _other("a dense tensor of plain numbers", f"one that is {kind}", repr(key))
+        raise _other("a dense tensor of plain numbers", f"a tensor that is {kind}", repr(key))
     return value.detach()
 
 
 def _other(expected: str, value: object, where: str | None) -> ConversionError:
     return ConversionError(
-        "a state dict holds something other than named tensors",
+        "the state dict contains something other than named tensors",
         expected=expected,
-        found=value if isinstance(value, str) and value.startswith("one that is") else type(value).__name__,
+        found=value if isinstance(value, str) and value.startswith("a tensor that is") else type(value).__name__,
         where=where,
-        fix=f"Give the state dict, or a checkpoint that holds it as one of {', '.join(CHECKPOINT_KEYS)}.",
+        fix=f"Pass a state dict, or a checkpoint that has one under {', '.join(CHECKPOINT_KEYS)}.",
     )

@@ -1,7 +1,7 @@
-"""PyTorch's files, read as data: the one place where pickles of other people are opened.
+"""Reads PyTorch files as data. This is the only place where untrusted pickles are opened.
 
-Besides tensors and plain values, a checkpoint may hold the settings of its training. The classes that are common
-there are read as empty stand-ins; none of them is imported, and nothing of theirs runs. Any other class is refused.
+Besides tensors and plain values, a checkpoint may contain training settings. Common classes of settings are read as
+empty stand-ins. None of them is imported, and none of their code runs. Any other class raises an error.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from mnv2zoo.errors import ConversionError, one_line
 from mnv2zoo.system.files import MAX_BYTES
 
-# What timm's and Lightning's training programs save beside the tensors, by module.
+# Classes that training programs of timm and Lightning save besides the tensors, by module.
 SETTINGS = {
     "argparse": ("Namespace",),
     "pathlib": ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path"),
@@ -30,12 +30,12 @@ SETTINGS = {
     "lightning_fabric.utilities.data": ("AttributeDict",),
     "pytorch_lightning.utilities.parsing": ("AttributeDict",),
 }
-PICKLE = b"\x80"  # as a pickle starts since protocol 2
+PICKLE = b"\x80"  # first byte of a pickle since protocol 2
 _ADVICE = re.compile(r"weights_only|safe_globals|serialization|trust|https?:|two options", re.I)
 
 
 class _StandIn:
-    """Takes what a pickle builds it with, and keeps nothing."""
+    """Accepts everything that a pickle builds it with, and discards it."""
 
     def __new__(cls, *args: object, **kwargs: object) -> _StandIn:
         return super().__new__(cls)
@@ -48,7 +48,7 @@ class _StandIn:
 
 
 class _Dict:
-    """Becomes a plain dict: PyTorch fills no other kind from a pickle."""
+    """Turns into a plain dict, the only mapping that PyTorch fills from a pickle."""
 
     def __new__(cls, *args: object) -> Any:
         return {}
@@ -59,20 +59,20 @@ STAND_INS: list[Any] = [
     for module, names in SETTINGS.items()
     for name in names
 ]
-_LOCK = threading.Lock()  # what PyTorch allows is one list for the whole process
+_LOCK = threading.Lock()  # PyTorch's list of allowed classes is global to the process
 
 
 def read(data: bytes) -> Any:
-    """Reads what `torch.save` wrote.
+    """Reads a file written by `torch.save`.
 
     Args:
-        data: The file.
+        data: The content of the file.
 
     Returns:
-        What was saved, with stand-ins for settings.
+        The saved object, with stand-ins for settings.
 
     Raises:
-        ConversionError: If it holds objects of other classes, or is no such file.
+        ConversionError: If the file contains objects of other classes, or was not written by `torch.save`.
     """
     import torch
 
@@ -82,15 +82,15 @@ def read(data: bytes) -> Any:
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except ConversionError:
         raise
-    except Exception as error:  # whatever is raised for a malformed file
+    except Exception as error:  # malformed files can raise anything
         raise _refusal(error) from error
 
 
 def _check_records(data: bytes) -> None:
-    """Refuses what is no archive or pickle, and an archive that unpacks to more than is read of any file."""
+    """Rejects anything but an archive or a pickle, and archives that unpack to more than the size limit."""
     if not zipfile.is_zipfile(io.BytesIO(data)):
         if data[:1] != PICKLE and data[257:262] != b"ustar":
-            kind = "an archive that is cut short" if data[:2] == b"PK" else "neither an archive nor a pickle"
+            kind = "a truncated archive" if data[:2] == b"PK" else "neither an archive nor a pickle"
             raise ValueError(kind if data else "an empty file")
         return
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -98,7 +98,7 @@ def _check_records(data: bytes) -> None:
     if any(record.filename.endswith("/constants.pkl") for record in records):
         raise ValueError("TorchScript")
     if (size := sum(record.file_size for record in records)) > MAX_BYTES:
-        raise ValueError(f"records of {size} bytes, of which at most {MAX_BYTES} are read")
+        raise ValueError(f"records of {size} bytes, more than the limit of {MAX_BYTES}")
 
 
 @contextlib.contextmanager
@@ -116,27 +116,27 @@ def _allowing(classes: list[Any]) -> Iterator[None]:
 
 
 def _refusal(error: Exception) -> ConversionError:
-    # PyTorch wraps the reason in advice to load the file unsafely, which is not passed on.
+    # PyTorch wraps the reason in advice to load the file unsafely. Do not pass that on.
     inner = error.__context__ if isinstance(error, pickle.UnpicklingError) and error.__context__ else error
     text = one_line(inner)
     if found := re.search(r"GLOBAL ([\w.]+)", text):
         return ConversionError(
-            "the file holds an object of a class that is not allowed",
+            f"the file contains an object of the class {found[1]}, which is not allowed",
             expected="tensors, plain values, and settings of argparse, pathlib, numpy and Lightning",
             found=f"the class {found[1]}",
-            fix="Save the weights alone: `torch.save(model.state_dict(), FILE)`.",
+            fix="Save only the weights: `torch.save(model.state_dict(), FILE)`.",
         )
     if "TorchScript" in text:
         return ConversionError(
-            "the file holds a program of TorchScript",
-            expected="a state dict, or a checkpoint that holds one",
+            "the file contains a TorchScript program",
+            expected="a state dict, or a checkpoint that contains one",
             found="a TorchScript archive",
-            fix="Save the weights alone: `torch.save(torch.jit.load(FILE).state_dict(), OTHER_FILE)`.",
+            fix="Save only the weights: `torch.save(torch.jit.load(FILE).state_dict(), OTHER_FILE)`.",
         )
     sentences = [part for part in re.split(r"(?<=[.!?]) +", text) if not _ADVICE.search(part)]
     return ConversionError(
-        "the file is not a sound checkpoint of PyTorch",
-        expected="a file that `torch.save` wrote, whole",
+        "the file is not a valid PyTorch checkpoint",
+        expected="a complete file written by `torch.save`",
         found=f"{type(inner).__name__}: {sentences[0] if sentences else 'it cannot be unpickled'}".rstrip(".: "),
-        fix="Save it again where it comes from.",
+        fix="Download or save the file again.",
     )

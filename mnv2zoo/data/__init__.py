@@ -1,1 +1,1 @@
-"""Images: finding them, and reading them the same way for every command."""
+"""Finds and reads images, in the same way for every command."""

@@ -1,4 +1,4 @@
-"""What a place holds beside images: all its files by their paths, and what is wrong with its annotations."""
+"""Lists the files of a dataset by path, and collects problems in its annotations."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from mnv2zoo.data.discover import SPLIT_OF, Parts, below
 from mnv2zoo.data.tree import File, Folder, TarFolder, open_place
 from mnv2zoo.errors import DataError, ImageReadError
 
-NAMED = 5  # images or classes that a message names
+NAMED = 5  # maximum number of images or classes listed in a message
 
 
 def files_in(place: str | Path) -> dict[Parts, File]:
-    """All files of a place by their paths; tar files within a folder count as the folders that they were."""
+    """Lists all files in a folder or tar file by path. A tar file in a folder counts as a folder."""
     root = open_place(place)
     files = dict(_below(root, place))
     tars = {parts: file for parts, file in files.items() if parts[-1].lower().endswith(".tar")}
@@ -23,11 +23,11 @@ def files_in(place: str | Path) -> dict[Parts, File]:
     split = {parts: file for parts, file in tars.items() if parts[-1][:-4].lower() in SPLIT_OF}
     if not split and len(tars) > 1:
         raise DataError(
-            "several tar files whose names are not those of splits",
+            f"cannot choose among {len(tars)} tar files that are not named after splits",
             expected="one tar file, or train.tar, val.tar and test.tar",
             found=", ".join("/".join(parts) for parts in list(tars)[:NAMED]),
             where=place,
-            fix="Pass the tar file that holds the data.",
+            fix="Pass the tar file that contains the data.",
         )
     for parts, file in (split or tars).items():
         above = (*parts[:-1], parts[-1][:-4]) if split else parts[:-1]
@@ -39,13 +39,15 @@ def files_in(place: str | Path) -> dict[Parts, File]:
 def _below(root: Folder | TarFolder, place: str | Path) -> Iterator[tuple[Parts, File]]:
     for parts, item in below(root, wanted=lambda name: True):
         if isinstance(item, ImageReadError):
-            raise DataError(item.problem, found=item.found, where=item.where, fix=item.fix) from item
+            raise DataError(
+                item.problem, expected="a readable folder", found=item.found, where=item.where, fix=item.fix
+            ) from item
         if isinstance(item, File):
             yield parts, item
 
 
 class Trouble:
-    """What is wrong with the data, collected to be told at once: the kinds, and the first images of each."""
+    """Collects problems in annotations to report them together: each kind with its first images."""
 
     def __init__(self, place: str | Path, skip: bool) -> None:
         self.place, self.skip = place, skip
@@ -53,48 +55,48 @@ class Trouble:
         self.clipped = 0
 
     def add(self, kind: str, name: str) -> None:
-        """Collects one, by its kind in words such as `boxes without area`, and the image that it is in."""
+        """Adds a problem: its kind, such as `boxes without area`, and the image that it is in."""
         self.found[kind].append(name)
 
     def report(self, hint: str = "") -> list[str]:
-        """Notes on what is left out; raises where nothing is to be left out.
+        """Returns notes on what is skipped, or raises an error if nothing may be skipped.
 
         Args:
-            hint: Another way to correct them, as a sentence.
+            hint: Another fix, as a sentence.
         """
         told = [f"{kind}: {len(names)} ({some(names)})" for kind, names in self.found.items()]
         if told and not self.skip:
             raise DataError(
-                "there are annotations that cannot be used",
-                expected="images that are there, and annotations that fit them",
+                "the data has invalid annotations",
+                expected="an existing image for each annotation, and annotations that fit it",
                 found="; ".join(told),
                 where=self.place,
-                fix=f"Correct them, or leave them out with --skip-bad-images. {hint}".rstrip(),
+                fix=f"Correct them, or skip them with --skip-bad-images. {hint}".rstrip(),
             )
-        notes = [f"left out: {'; '.join(told)}"] if told else []
+        notes = [f"skipped: {'; '.join(told)}"] if told else []
         if self.clipped:
-            notes.append(f"boxes that reach beyond their image, and end at its edge: {self.clipped}")
+            notes.append(f"boxes that were clipped to their image: {self.clipped}")
         return notes
 
 
 def some(names: Iterable[str]) -> str:
-    """The first of some names, and how many more there are."""
+    """Lists the first few names, and how many more there are."""
     names = list(dict.fromkeys(names))
     return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def read_bytes(file: File, most: int | None = None) -> bytes:
-    """Reads a file, on disk or within a tar file.
+    """Reads a file on disk or in a tar file.
 
     Args:
         file: The file.
-        most: Bytes that it may have.
+        most: Maximum size in bytes.
 
     Returns:
         Its content.
 
     Raises:
-        ValueError: If it has more bytes.
+        ValueError: If the file is larger.
         OSError: If it cannot be read.
     """
     with file.place.open("rb") as opened:
@@ -102,5 +104,5 @@ def read_bytes(file: File, most: int | None = None) -> bytes:
             opened.seek(file.offset)
         size = file.size if file.offset is not None else file.place.stat().st_size
         if most is not None and size > most:
-            raise ValueError(f"{size} bytes, where {most} are the most")
+            raise ValueError(f"{size} bytes, more than the limit of {most}")
         return opened.read(size)

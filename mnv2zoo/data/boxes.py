@@ -1,8 +1,8 @@
-"""Images with boxes, as Pascal VOC or COCO lays them out, in folders and in tar files.
+"""Reads images with boxes in the layout of Pascal VOC or COCO, from folders and tar files.
 
-Pascal VOC (http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.html, section 5) has an XML file for each
-image in `Annotations`, the images in `JPEGImages`, and lists of names in `ImageSets/Main`. COCO
-(https://cocodataset.org/#format-data) has a JSON file for each split. Which of the two it is follows from the files.
+Pascal VOC (http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.html, section 5) has an XML file per image
+in `Annotations`, the images in `JPEGImages`, and lists of names in `ImageSets/Main`. COCO
+(https://cocodataset.org/#format-data) has a JSON file per split. The layout is detected from the files.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Box:
     """An object in an image.
 
     Attributes:
-        label: The name of its class.
+        label: Name of its class.
         corners: Left, top, right and bottom in pixels of the upright image.
-        ignored: Whether it counts neither as found nor as missed: `difficult` in VOC, `iscrowd` in COCO.
+        ignored: Whether metrics ignore it: `difficult` in VOC, `iscrowd` in COCO.
     """
 
     label: str
@@ -46,13 +46,13 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class BoxImage:
-    """An image and the objects in it.
+    """An image and its objects.
 
     Attributes:
-        name: Its path within the data.
-        file: Where its bytes are.
-        size: Width and height of the upright image; None where neither the image nor its annotation says.
-        boxes: The objects; none for an image without any.
+        name: Its path in the data.
+        file: The file with its bytes.
+        size: Width and height of the upright image. None if neither the image nor its annotation has them.
+        boxes: The objects. Empty if there are none.
     """
 
     name: str
@@ -63,13 +63,13 @@ class BoxImage:
 
 @dataclass(frozen=True)
 class BoxListing:
-    """What a place holds.
+    """The images, boxes and classes of a dataset.
 
     Attributes:
         form: `voc` or `coco`.
-        class_names: Names of the classes: of COCO in the order of the ids, of VOC in the order of the names.
-        splits: The images by split; images that are in no split are in `train`.
-        notes: What a user should know, a sentence each.
+        class_names: Class names: for COCO in the order of the ids, for VOC in alphabetical order.
+        splits: The images by split. Images without a split are in `train`.
+        notes: Remarks for the user, one sentence each.
     """
 
     form: str
@@ -79,22 +79,22 @@ class BoxListing:
 
 
 def read(place: str | Path, skip_bad: bool = False) -> BoxListing:
-    """Finds the images and boxes of a place.
+    """Finds the images and boxes in a folder or tar file.
 
     Args:
-        place: A folder or tar file in the layout of Pascal VOC or COCO; a folder that holds one such tar file, or one
-            for each split. Folders around the data that hold nothing else are passed through.
-        skip_bad: Leave out bad boxes and missing images, and count them in a note, instead of raising.
+        place: A folder or tar file in the layout of Pascal VOC or COCO, or a folder with one such tar file, or one
+            per split. Outer folders that contain nothing else are skipped.
+        skip_bad: Skip bad boxes and missing images, and count them in a note, instead of raising an error.
 
-    Boxes are in pixels of the upright image. If an annotation has the size of a sideways photo as its file stores it,
-    its boxes are turned with the photo.
+    Boxes are in pixels of the upright image. If an annotation has the size of a rotated photo as stored, its boxes are
+    rotated with the photo.
 
     Returns:
-        What was found. Boxes that reach beyond their image end at its edge.
+        The images and boxes. Boxes that reach beyond their image are clipped.
 
     Raises:
-        DataError: If the place holds neither layout, a file cannot be read, images are missing or of another size than
-            their annotation, or boxes have no area, swapped corners, or lie outside their image.
+        DataError: If neither layout is found, a file cannot be read, an image is missing or differs in size from its
+            annotation, or a box has no area, swapped corners, or is outside its image.
     """
     files = files_in(place)
     suffixes = {PurePosixPath(parts[-1]).suffix.lower() for parts in files}
@@ -105,30 +105,30 @@ def read(place: str | Path, skip_bad: bool = False) -> BoxListing:
         form, names, splits = "coco", *_read_coco(files, trouble)
     else:
         raise DataError(
-            "no boxes",
-            expected="a folder or tar file as Pascal VOC (.xml files) or COCO (.json files) has them",
-            found=f"{sum(is_image(parts[-1]) for parts in files)} images without either",
+            "the data has no boxes",
+            expected="a folder or tar file with Pascal VOC (.xml) or COCO (.json) annotations",
+            found=f"{sum(is_image(parts[-1]) for parts in files)} images without annotations",
             where=place,
-            fix="Pass the folder that holds the annotations too, or train with --task classify.",
+            fix="Pass the folder that also contains the annotations, or train with --task classify.",
         )
     turned: list[str] = []
     upright = {split: list(_upright(images, trouble, turned)) for split, images in splits.items()}
     sound = {split: tuple(_sound(image, trouble) for image in images) for split, images in upright.items() if images}
     notes = trouble.report()
     if turned:
-        notes.append(f"images whose boxes were turned with them, as EXIF says: {len(turned)} ({some(turned)})")
+        notes.append(f"images whose boxes were rotated with them, according to EXIF: {len(turned)} ({some(turned)})")
     used = {image.file for images in sound.values() for image in images}
     if unused := sum(is_image(parts[-1]) and file not in used for parts, file in files.items()):
-        notes.append(f"images without an annotation or in no split are not used: {unused}")
+        notes.append(f"images without an annotation or a split are not used: {unused}")
     classes = _classes(names, sound, place, notes)
     return BoxListing(form, classes, sound, tuple(notes))
 
 
 def _upright(images: Sequence[BoxImage], trouble: Trouble, turned: list[str]) -> Iterator[BoxImage]:
-    """The images with their own size, and their boxes in pixels of the upright image."""
+    """Yields the images with their actual size, and boxes in pixels of the upright image."""
     with ThreadPoolExecutor() as pool:
         for image, header in zip(images, pool.map(_header, images, chunksize=64), strict=True):
-            if header is None:  # the check of all images reports it
+            if header is None:  # checking all images will report it
                 yield image
                 continue
             stored, orientation = header
@@ -140,24 +140,24 @@ def _upright(images: Sequence[BoxImage], trouble: Trouble, turned: list[str]) ->
                 turned.append(image.name)
                 yield replace(image, size=size, boxes=boxes)
             else:
-                trouble.add("annotations for another size than their image's", image.name)
+                trouble.add("annotations with another size than their image", image.name)
 
 
 def _header(image: BoxImage) -> tuple[tuple[int, int], int] | None:
     try:
         file = image.file
         return pixels.header(file.place if file.offset is None else BytesIO(read_bytes(file)))
-    except Exception:  # decoders raise nearly anything at bytes that they did not expect
+    except Exception:  # decoders can raise anything on malformed files
         return None
 
 
 def _turned(
     corners: tuple[float, float, float, float], size: tuple[int, int], orientation: int
 ) -> tuple[float, float, float, float]:
-    """Turns a box with a sideways photo, from pixels of the file to those of the upright image."""
+    """Converts a box in a rotated photo from pixels of the file to pixels of the upright image."""
     left, top, right, bottom = corners
     width, height = size
-    # Orientations 5 to 8 swap the axes; 6 and 7 mirror the new horizontal axis, 7 and 8 the new vertical one.
+    # Orientations 5 to 8 swap the axes. 6 and 7 mirror the new horizontal axis, 7 and 8 the new vertical one.
     if orientation in (6, 7):
         top, bottom = height - bottom, height - top
     if orientation in (7, 8):
@@ -166,14 +166,14 @@ def _turned(
 
 
 def _sound(image: BoxImage, trouble: Trouble) -> BoxImage:
-    """The image with its sound boxes, within its edges."""
+    """Returns the image with its valid boxes, clipped to its edges."""
     width, height = image.size or (math.inf, math.inf)
     boxes = []
     for box in image.boxes:
         left, top, right, bottom = box.corners
         inside = (max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height))
         if not all(map(math.isfinite, box.corners)):
-            trouble.add("boxes that are no numbers", image.name)
+            trouble.add("boxes with invalid numbers", image.name)
         elif right < left or bottom < top:
             trouble.add("boxes with swapped corners", image.name)
         elif right == left or bottom == top:
@@ -189,25 +189,31 @@ def _sound(image: BoxImage, trouble: Trouble) -> BoxImage:
 def _classes(
     names: Sequence[str], splits: Mapping[str, Sequence[BoxImage]], place: str | Path, notes: list[str]
 ) -> tuple[str, ...]:
-    """The classes that have boxes in the training images."""
+    """Returns the classes that have boxes in the training images."""
     present = {
         split: {box.label for image in images for box in image.boxes if not box.ignored}
         for split, images in splits.items()
     }
     if not any(present.values()):
-        raise DataError("no boxes in any image", where=place, fix="Check the annotations.")
+        raise DataError(
+            "no image has boxes",
+            expected="at least one box",
+            found="none",
+            where=place,
+            fix="Check the annotations.",
+        )
     learned = present.get("train") or set().union(*present.values())
     for split, labels in present.items():
         if unknown := sorted(labels - learned):
             raise DataError(
-                f"there are classes in {split} that train lacks",
+                f"the split {split} has classes that train lacks",
                 expected=f"some of train's {len(learned)} classes",
                 found=some(unknown),
                 where=place,
-                fix="Rename them as they are in train, or remove their boxes.",
+                fix="Give them the names that they have in train, or remove their boxes.",
             )
     if empty := [name for name in names if name not in learned]:
-        notes.append(f"classes without boxes are left out: {some(empty)}")
+        notes.append(f"classes without boxes are ignored: {some(empty)}")
     return tuple(name for name in names if name in learned)
 
 
@@ -219,12 +225,12 @@ def _read_voc(files: Files, trouble: Trouble) -> tuple[list[str], dict[str, list
     by_stem: dict[str, list[Parts]] = defaultdict(list)
     for parts in images:
         by_stem[PurePosixPath(parts[-1]).stem].append(parts)
-    found: dict[str, dict[str, BoxImage]] = defaultdict(dict)  # by the annotation's folder, and its stem
+    found: dict[str, dict[str, BoxImage]] = defaultdict(dict)  # by the annotation's folder and stem
     for parts, file in files.items():
         if parts[-1].lower().endswith(".xml"):
             stem = PurePosixPath(parts[-1]).stem
             size, boxes = _parse_voc("/".join(parts), file, trouble)
-            # The nearest image of that name: in JPEGImages beside Annotations, or in the same folder.
+            # The nearest image of that name: in JPEGImages next to Annotations, or in the same folder.
             near = sorted(by_stem[stem], key=lambda image: (-_shared(image, parts), image))
             if near:
                 found["/".join(parts[:-1])][stem] = BoxImage("/".join(near[0]), images[near[0]], size, boxes)
@@ -250,7 +256,7 @@ def _read_voc(files: Files, trouble: Trouble) -> tuple[list[str], dict[str, list
 
 
 def _shared(one: Parts, other: Parts) -> int:
-    """How many folders two paths have in common."""
+    """Counts the leading folders that two paths share."""
     count = 0
     for own, its in zip(one, other, strict=False):
         if own != its:
@@ -260,7 +266,7 @@ def _shared(one: Parts, other: Parts) -> int:
 
 
 def _by_folder(found: Mapping[str, Mapping[str, BoxImage]]) -> dict[str, list[BoxImage]]:
-    """Splits by the names of the folders that the annotations are in; `train` for folders of other names."""
+    """Assigns images to splits by their annotations' folder names. Other folders count as `train`."""
     splits: dict[str, list[BoxImage]] = {"train": [], "val": [], "test": []}
     for folder, images in found.items():
         splits[split_of((*folder.split("/"), ""))] += images.values()
@@ -283,11 +289,11 @@ def _parse_voc(name: str, file: File, trouble: Trouble) -> tuple[tuple[int, int]
             raise ValueError("an object without a name")
     except (ElementTree.ParseError, ValueError, OSError) as error:
         raise DataError(
-            "cannot read an annotation",
-            expected="an .xml file as Pascal VOC has them",
+            f"cannot read the annotation {name}",
+            expected="an .xml file in Pascal VOC format",
             found=str(error),
             where=f"{trouble.place}: {name}",
-            fix="Correct the file, or remove it with its image.",
+            fix="Correct the file, or remove it together with its image.",
         ) from error
     return (int(size[0]), int(size[1])) if min(size) > 0 else None, boxes
 
@@ -318,11 +324,11 @@ def _read_coco(files: Files, trouble: Trouble) -> tuple[list[str], dict[str, lis
         if split in read.values():
             other = next(own for own, its in read.items() if its == split)
             raise DataError(
-                f"two files with boxes for {split}",
-                expected="one .json file for each split, with the split in its name or its folder's",
+                f"two files have boxes for the split {split}",
+                expected="one .json file per split, with the split in its name or its folder's",
                 found=f"{'/'.join(other)} and {'/'.join(parts)}",
                 where=trouble.place,
-                fix="Remove one, or rename them to train.json, val.json and test.json.",
+                fix="Remove one of them, or rename them to train.json, val.json and test.json.",
             )
         read[parts] = split
         own, images = _parse_coco(document, parts, files, trouble)
@@ -330,8 +336,8 @@ def _read_coco(files: Files, trouble: Trouble) -> tuple[list[str], dict[str, lis
         splits[split] = images
     if not read:
         raise DataError(
-            "no boxes",
-            expected="a .json file with images, annotations and categories, as COCO has it",
+            "the data has no boxes",
+            expected="a COCO .json file with images, annotations and categories",
             found="other .json files",
             where=trouble.place,
             fix="Export the annotations as COCO or Pascal VOC.",
@@ -340,7 +346,7 @@ def _read_coco(files: Files, trouble: Trouble) -> tuple[list[str], dict[str, lis
 
 
 def split_of(parts: Parts) -> str:
-    """The split that a file is for, by the words of its name or of the nearest folder: `instances_val2017.json`."""
+    """Returns the split of a file, from the words in its name or the nearest folder: `instances_val2017.json`."""
     for part in reversed((*parts[:-1], parts[-1].rpartition(".")[0])):
         for word in "".join(c if c.isalpha() else " " for c in part.lower()).split():
             if word in SPLIT_OF:
@@ -349,12 +355,16 @@ def split_of(parts: Parts) -> str:
 
 
 def coco_document(name: str, file: File, place: str | Path) -> dict[str, Any] | None:
-    """A file's content; None where it is about something other than boxes."""
+    """Returns a file's content, or None if it is not about boxes."""
     try:
         document = json.loads(read_bytes(file))
     except (ValueError, OSError, RecursionError) as error:
         raise DataError(
-            "cannot read an annotation file", expected="a JSON file", found=str(error)[:200], where=f"{place}: {name}"
+            f"cannot read the annotation file {name}",
+            expected="a JSON file",
+            found=str(error)[:200],
+            where=f"{place}: {name}",
+            fix="Export the annotations again, or remove the file.",
         ) from error
     keys = ("images", "annotations", "categories")
     if not isinstance(document, dict) or any(not isinstance(document.get(key), list) for key in keys):
@@ -365,7 +375,7 @@ def coco_document(name: str, file: File, place: str | Path) -> dict[str, Any] | 
 def _parse_coco(
     document: dict[str, Any], parts: Parts, files: Files, trouble: Trouble
 ) -> tuple[list[str], list[BoxImage]]:
-    """The classes in order of their ids, and the images with their boxes."""
+    """Returns the classes in order of their ids, and the images with their boxes."""
     where = "/".join(parts)
     try:
         labels = {int(one["id"]): str(one["name"]) for one in document["categories"]}
@@ -382,25 +392,31 @@ def _parse_coco(
         for one in document["images"]:
             path = image_path(str(one["file_name"]), parts, files, ending)
             if path is None:
-                trouble.add("images that are not there", str(one["file_name"]))
+                trouble.add("images that do not exist", str(one["file_name"]))
                 continue
             size = (int(one["width"]), int(one["height"])) if one.get("width") and one.get("height") else None
             images.append(BoxImage("/".join(path), files[path], size, tuple(boxes[one["id"]])))
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
-            "cannot read an annotation file",
-            expected="images, annotations and categories as COCO has them",
+            f"cannot read the annotation file {where}",
+            expected="images, annotations and categories in COCO format",
             found=f"{type(error).__name__}: {error}",
             where=f"{trouble.place}: {where}",
-            fix="Export the annotations once more.",
+            fix="Export the annotations again.",
         ) from error
     if len(set(labels.values())) < len(labels):
-        raise DataError("two categories of one name", found=some(labels.values()), where=f"{trouble.place}: {where}")
+        raise DataError(
+            "two categories have the same name",
+            expected="a different name for each category",
+            found=some(labels.values()),
+            where=f"{trouble.place}: {where}",
+            fix="Rename one of them.",
+        )
     return [labels[number] for number in sorted(labels)], images
 
 
 def images_by_name(files: Files) -> dict[str, list[Parts]]:
-    """The paths of the images by their file names, as `image_path` takes them."""
+    """Returns the paths of the images by file name, for `image_path`."""
     names: dict[str, list[Parts]] = defaultdict(list)
     for parts in files:
         if is_image(parts[-1]):
@@ -409,11 +425,11 @@ def images_by_name(files: Files) -> dict[str, list[Parts]]:
 
 
 def image_path(name: str, document: Parts, files: Files, names: Mapping[str, list[Parts]]) -> Parts | None:
-    """Where the image is that a document calls so: the path that ends so, nearest to the document."""
+    """Finds the image that an annotation file refers to: the path with that ending that is nearest to the file."""
     wanted = tuple(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
     fitting = [path for path in names.get(wanted[-1], []) if path[-len(wanted) :] == wanted] if wanted else []
     split = split_of(document)
-    # In COCO's own layout images of a split are in a folder such as val2017, beside annotations/.
+    # COCO keeps the images of a split in a folder such as val2017, next to annotations/.
     fitting.sort(key=lambda path: (split_of((*path[:-1], "")) != split, -_shared(path, document), path))
     return fitting[0] if fitting else None
 
@@ -422,4 +438,10 @@ def _text(file: File, place: str | Path) -> str:
     try:
         return read_bytes(file).decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError("cannot read a list of images", found=str(error), where=f"{place}: {file.name}") from error
+        raise DataError(
+            f"cannot read the list of images {file.name}",
+            expected="a text file in UTF-8",
+            found=str(error),
+            where=f"{place}: {file.name}",
+            fix="Correct the file, or remove it.",
+        ) from error

@@ -1,4 +1,4 @@
-"""Whether every image can be read, and what about them a user should know."""
+"""Checks that every image can be read, and notes what users should know about the images."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ def check(
     reader: Smaller | None = None,
     copies: Copies | None = None,
 ) -> Data:
-    """Reads every image once, so that none fails hours later.
+    """Reads every image once, so that an unreadable one is reported before training rather than hours later.
 
     Args:
         data: The data.
-        skip_bad: Leave out images that cannot be read.
-        advance: Called with the number of images that were just checked.
-        reader: How training reads images; None for all of their pixels.
-        copies: Where the training images that the reader made are kept; None for nowhere.
+        skip_bad: Skip images that cannot be read.
+        advance: Called with the number of images just checked.
+        reader: How training reads images. None reads all pixels.
+        copies: Where to store the smaller copies of training images. None stores none.
 
     Returns:
-        The data without those. Its samples have keys. Its notes name and count the images that were left out, the
-        unusual ones (rotated, animated, CMYK, 16-bit; `decode.read` says how they are read), and the duplicates.
+        The data without skipped images. Its samples have keys. Its notes name and count the skipped images, unusual
+        ones (rotated, animated, CMYK, 16-bit; see `decode.read` for how they are read), and duplicates.
 
     Raises:
-        DataError: If images cannot be read and are not to be skipped, or too few are left.
+        DataError: If images cannot be read and may not be skipped, or too few remain.
     """
     training = {sample.name for sample in data.splits.get("train", ())}
     samples = [sample for split in data.splits.values() for sample in split if isinstance(sample, Sample)]
     odd: dict[str, list[str]] = {}
     bad: dict[str, str] = {}
     keys: dict[str, str | None] = {}
-    channels = False  # whether those of an image are not those of the network
+    channels = False  # whether an image has a different number of channels than the model
 
     def examine(sample: Sample) -> tuple[str, ...] | ImageReadError:
         content = sample.content()
-        key = keys[sample.name] = content_hash(content)  # of the bytes that are decoded, which are read once
+        key = keys[sample.name] = content_hash(content)  # of the bytes that are decoded, which are read only once
         try:
             if reader is None:
                 return decode.examined(content, sample.name, channels=sample.channels)[1]
@@ -72,12 +72,13 @@ def check(
     if bad and not skip_bad:
         raise DataError(
             f"{len(bad)} of {len(samples)} images cannot be read",
+            expected="readable images",
             found=", ".join(f"{name} ({why})" for name, why in list(bad.items())[:5]) + (", …" if len(bad) > 5 else ""),
-            fix="Remove or repair them, or leave them out with --skip-bad-images"
+            fix="Remove or repair them, or skip them with --skip-bad-images"
             + (", or train on other channels with --in-chans." if channels else "."),
         )
     if bad:
-        notes.append(f"{_count(list(bad))} left out because they cannot be read: {_some(list(bad))}")
+        notes.append(f"{_count(list(bad))} skipped because they cannot be read: {_some(list(bad))}")
     kept = {
         split: tuple(replace(s, key=keys[s.name]) if isinstance(s, Sample) else s for s in own if s.name not in bad)
         for split, own in data.splits.items()
@@ -94,12 +95,15 @@ def _refuse_empty_classes(splits: Mapping[str, Sequence[AnySample]], class_names
     lost = [name for label, name in enumerate(class_names) if label not in set(targets)]
     if "train" in splits and lost:
         raise DataError(
-            "a class without readable images", expected="an image or more in each class", found=", ".join(lost[:5])
+            f"the class {lost[0]!r} has no readable images",
+            expected="at least one image per class",
+            found=f"none in {', '.join(lost[:5])}",
+            fix="Add images to the class, or remove it.",
         )
 
 
 def _copies(splits: Mapping[str, Sequence[AnySample]], classes: bool) -> Iterator[str]:
-    """Notes about images that come more than once, and in more than one class where there are classes."""
+    """Yields notes about duplicate images, and about duplicates in several classes if there are classes."""
     labels: dict[str, set[tuple[int, ...]]] = {}
     names: dict[str, list[str]] = {}
     for own in splits.values():
@@ -113,12 +117,12 @@ def _copies(splits: Mapping[str, Sequence[AnySample]], classes: bool) -> Iterato
         known = {key_of(sample) for sample in splits.get(one, ())}
         shared = [sample.name for sample in splits.get(other, ()) if key_of(sample) in known]
         if shared:
-            why = "" if one == "val" else ", so figures on them are too good"
+            why = "" if one == "val" else ", so metrics on them are too high"
             yield f"{len(shared)} of {len(splits[other])} {other} images are also in {one}{why}: {_some(shared)}"
     for split, own in splits.items():
         count = len(own) - len({key_of(sample) for sample in own})
         if count:
-            yield f"{count} of {len(own)} {split} images are copies of others in it"
+            yield f"{count} of {len(own)} {split} images are duplicates"
 
 
 def _count(names: Sequence[str]) -> str:

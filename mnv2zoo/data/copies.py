@@ -1,22 +1,26 @@
-"""Smaller copies of photos, as large as training needs, which are kept so that later epochs decode no large file.
+"""Stores smaller copies of photos, just large enough for training, so that later epochs decode no large files.
 
-A photo of 12 megapixels takes a tenth of a second to decode, and a step of training less. Random crops of it are
-resized to a few hundred pixels, so a copy is enough that is as large as the smallest crop needs. It depends on the
-photo and the recipe alone: a run has the same bits whether copies are kept or made anew.
+Decoding a 12-megapixel photo takes a tenth of a second, longer than its share of a training step. Random crops are
+resized to a few hundred pixels, so a copy that is large enough for the smallest crop suffices. It depends only on the
+photo and the recipe, so a run gives the same result bit for bit with or without stored copies.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import math
 import os
 import shutil
 import struct
 import tempfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image
 
@@ -25,11 +29,11 @@ from mnv2zoo.data.pixels import PHOTO_CHANNELS
 from mnv2zoo.errors import DataError
 from mnv2zoo.system.files import whole_file
 
-HEADER = struct.Struct("<4sIIIII")  # a mark, the checksum of the pixels, width and height, full width and height
+HEADER = struct.Struct("<4sIIIII")  # magic, checksum of the pixels, width and height, full width and height
 MARK = b"mnv1"
-LEAST_FACTOR = 2  # photos that could be smaller by less are read as they are
+LEAST_FACTOR = 2  # photos that could shrink by less are read at full size
 MOST_BYTES = 10 * 2**30
-PART_OF_DISK = 0.2  # of what is free, which copies may take
+PART_OF_DISK = 0.2  # share of the free space that copies may take
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -37,17 +41,17 @@ SHARED_MEMORY = Path("/dev/shm")
 class Smaller:
     """Reads photos no larger than random crops of them need.
 
-    A crop is a part of the image's area, of at least `scale`, and its width is between `ratio[0]` and `ratio[1]` times
-    its height. It is resized to the input. Where the smallest crop has twice the input's pixels or more in both
-    directions, the photo is resized so that it has just as many; a JPEG is decoded at a half, a quarter or an eighth of
-    its size then, which is quicker.
+    A crop covers at least the share `scale` of the image's area, and its width is between `ratio[0]` and `ratio[1]`
+    times its height. It is resized to the input size. If even the smallest crop has at least twice the input's pixels
+    in both directions, the photo is resized so that it has just as many. A JPEG is then decoded at a half, a quarter
+    or an eighth of its size, which is faster.
 
     Attributes:
         height: Height of the input in pixels.
-        width: Its width.
-        scale: Smallest part of the image's area that is cut out.
-        ratio: Bounds of a crop's width by its height.
-        interpolation: Filter that resizes, by Pillow's name in lower case.
+        width: Width of the input in pixels.
+        scale: Smallest share of the image's area in a crop.
+        ratio: Bounds of a crop's aspect ratio, width by height.
+        interpolation: Filter for resizing, as Pillow's name in lower case.
     """
 
     height: int
@@ -58,12 +62,12 @@ class Smaller:
 
     @property
     def name(self) -> str:
-        """What copies are called that are made like this."""
+        """The name of copies made with these settings."""
         low, high = self.ratio
         return f"{self.width}x{self.height}-{self.scale:g}-{low:.6g}-{high:.6g}-{self.interpolation}"
 
     def factor(self, width: int, height: int) -> float:
-        """How many times smaller an upright image of that size may be; 1 for one that stays as it is."""
+        """Returns how many times smaller an upright image of that size may be; 1 if it keeps its size."""
         area, (low, high) = self.scale * width * height, self.ratio
         across, down = min(math.sqrt(area * low), width), min(math.sqrt(area / high), height)
         factor = min(across / self.width, down / self.height)
@@ -71,7 +75,7 @@ class Smaller:
 
     @property
     def most_bytes(self) -> int:
-        """Bytes of the copy of a photo that is no longer than crops are."""
+        """Size in bytes of the copy of a photo whose aspect ratio is within that of crops."""
         low, high = self.ratio
         return math.ceil(3 * max(self.width**2 / low, self.height**2 * high) / self.scale)
 
@@ -80,15 +84,15 @@ class Smaller:
 
         Args:
             source: The file, or its bytes.
-            where: What errors call it.
-            channels: Channels that the network takes.
+            where: Name of the image in errors.
+            channels: Number of channels of the model.
 
         Returns:
-            The image as `decode.read` gives it, but smaller, and what is out of the ordinary about it, as
+            The image as from `decode.read`, but smaller, and its unusual properties, as from
             `decode.examined`.
 
         Raises:
-            ImageReadError: If it cannot be read.
+            ImageReadError: If the image cannot be read.
         """
         if channels not in PHOTO_CHANNELS:
             return decode.examined(source, where, channels=channels)
@@ -105,10 +109,10 @@ class Smaller:
         return smaller, odd
 
     def _short_side(self, source: Any) -> int | None:
-        """Pixels that the shorter side needs; None for all of them, and for a file that `examined` will refuse."""
+        """Returns how many pixels the short side needs. None for all, and for files that `examined` will reject."""
         try:
             size, turn = pixels.header(source)
-        except Exception:  # decoders raise nearly anything
+        except Exception:  # decoders can raise anything
             return None
         width, height = reversed(size) if turn in pixels.SIDEWAYS else size
         factor = self.factor(width, height)
@@ -116,17 +120,54 @@ class Smaller:
 
 
 @dataclass(frozen=True)
-class Copies:
-    """A folder of copies, each in a file that is named by the hash of its photo's bytes and the way it was made.
+class Fitted:
+    """Reads photos resized and cropped as evaluation does it, bit for bit, so that validation decodes them once.
 
-    A file holds the pixels with a checksum. One that is damaged is made anew, and one that cannot be written is done
-    without.
+    Photos with less than four times as many pixels as the input are read as they are.
+
+    Attributes:
+        config: The preprocessing, as for `pixels.fitted`.
+    """
+
+    config: Mapping[str, Any]
+
+    @cached_property
+    def name(self) -> str:
+        """The name of copies that this reader makes."""
+        values = {key: self.config.get(key) for key in ("input_size", "interpolation", "crop_pct", "crop_mode", "mean")}
+        return f"fitted-{hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]}"
+
+    @property
+    def most_bytes(self) -> int:
+        """Bytes of a copy."""
+        channels, height, width = self.config["input_size"]
+        return int(channels * height * width)
+
+    def read(self, source: Any, where: object, channels: int = 3) -> tuple[Any, tuple[str, ...]]:
+        """Reads an image, as `Smaller.read`; `transforms.Evaluation` recognizes one that is fitted."""
+        image, odd = decode.examined(source, where, channels=channels)
+        if not isinstance(image, Image.Image) or image.width * image.height < LEAST_FACTOR**2 * self.most_bytes / 3:
+            return image, odd
+        fitted = cast(Image.Image, pixels.fitted(image, self.config))
+        fitted.info.update(full_size=image.size, made_by=self.name)
+        return fitted, odd
+
+
+Reader = Smaller | Fitted
+
+
+@dataclass(frozen=True)
+class Copies:
+    """A folder of copies, with files named after the hash of the photo and the settings of the copy.
+
+    A file holds the pixels and a checksum. A corrupt copy is replaced, and training continues if a copy cannot be
+    written.
 
     Attributes:
         folder: The folder.
-        most: Bytes that it may hold.
-        share: Part of the photos whose copies are kept, so that no more is written than it may hold.
-        own: Whether the folder is this process's own, and is removed with it.
+        most: Maximum size in bytes.
+        share: Share of the photos whose copies are stored, so that the maximum size is not exceeded.
+        own: Whether the folder belongs to this process and is removed when it ends.
     """
 
     folder: Path
@@ -135,20 +176,20 @@ class Copies:
     own: bool = False
 
     @classmethod
-    def open(cls, where: str | None, home: Path, reader: Smaller | None, count: int) -> Copies | None:
-        """Opens the folder for a number of photos.
+    def open(cls, where: str | None, home: Path, reader: Reader | None, count: int) -> Copies | None:
+        """Opens the folder for the given number of photos.
 
         Args:
-            where: `ram`, `disk` or `off`; None for the disk if it can be written.
-            home: The folder for what the package keeps on disk.
-            reader: What makes the copies; None for none.
-            count: The number of photos.
+            where: `ram`, `disk` or `off`. None chooses the disk if it is writable.
+            home: The folder of the package's own state.
+            reader: Makes the copies. None stores none.
+            count: Number of photos.
 
         Returns:
-            The copies; None to keep none.
+            The copies, or None to store none.
 
         Raises:
-            DataError: If they are to be in memory, and the system has no folder for that.
+            DataError: If copies should be in memory, but the system has no folder for that.
         """
         if where == "off" or reader is None:
             return None
@@ -156,9 +197,9 @@ class Copies:
         if where == "ram":
             if not os.access(SHARED_MEMORY, os.W_OK):
                 raise DataError(
-                    "there is no folder in memory for copies of the images",
-                    expected=f"{SHARED_MEMORY}, as Linux has it",
-                    found="no such folder that can be written",
+                    "cannot keep copies of the images in memory on this system",
+                    expected=f"a writable {SHARED_MEMORY}, as on Linux",
+                    found="no such folder",
                     where="cache_images",
                     fix="Choose --cache-images disk.",
                 )
@@ -175,17 +216,17 @@ class Copies:
             return None
         return cls(folder, most, min(most / needed, 1))
 
-    def load(self, key: str, reader: Smaller) -> Image.Image | None:
-        """The copy of a photo; None if there is none, or if it is damaged.
+    def load(self, key: str, reader: Reader) -> Image.Image | None:
+        """Returns the copy of a photo, or None if there is none or it is corrupt.
 
         Args:
             key: The hash of the photo's bytes.
-            reader: What made it.
+            reader: The settings of the copy.
         """
         file = self._file(key, reader)
         try:
             content = file.read_bytes()
-            os.utime(file)  # which `make_room` goes by: not every file system records when a file is read
+            os.utime(file)  # `make_room` relies on it, because not every file system records when a file is read
             mark, checksum, width, height, *full = HEADER.unpack_from(content)
         except (OSError, struct.error):
             return None
@@ -193,15 +234,15 @@ class Copies:
         if mark != MARK or len(body) != 3 * width * height or zlib.crc32(body) != checksum:
             return None
         image = Image.frombytes("RGB", (width, height), body)
-        image.info["full_size"] = tuple(full)
+        image.info.update(full_size=tuple(full), made_by=reader.name)
         return image
 
-    def keep(self, key: str, reader: Smaller, image: Any) -> None:
-        """Keeps the copy of a photo; an image that is no smaller than its file is not kept.
+    def keep(self, key: str, reader: Reader, image: Any) -> None:
+        """Stores the copy of a photo, unless it is no smaller than the file.
 
         Args:
             key: The hash of the photo's bytes.
-            reader: What made it.
+            reader: The settings of the copy.
             image: The copy.
         """
         full = image.info.get("full_size", image.size) if isinstance(image, Image.Image) else None
@@ -212,7 +253,7 @@ class Copies:
             out.write(HEADER.pack(MARK, zlib.crc32(body), *image.size, *full) + body)
 
     def make_room(self) -> None:
-        """Removes the copies that were not used for the longest time, until the others take no more than they may."""
+        """Removes the least recently used copies until the others fit into the maximum size."""
         with contextlib.suppress(OSError):
             files = sorted((file.stat().st_mtime, file.stat().st_size, file) for file in self.folder.iterdir())
             held = sum(size for _, size, _ in files)
@@ -223,7 +264,7 @@ class Copies:
                 held -= size
 
     def close(self) -> None:
-        """Removes copies in memory, and makes room on the disk."""
+        """Removes copies in memory, and enforces the maximum size on disk."""
         if self.own:
             shutil.rmtree(self.folder, ignore_errors=True)
         else:
@@ -232,12 +273,12 @@ class Copies:
     def _takes(self, key: str) -> bool:
         return int(key.removeprefix("sha256:")[:8], 16) < self.share * 2**32
 
-    def _file(self, key: str, reader: Smaller) -> Path:
+    def _file(self, key: str, reader: Reader) -> Path:
         return self.folder / f"{key.removeprefix('sha256:')}-{reader.name}"
 
 
 def _remove_left_behind() -> None:
-    """Removes copies in memory of processes that were killed."""
+    """Removes copies in memory left by processes that were killed."""
     for folder in SHARED_MEMORY.glob("mnv2zoo-*-*"):
         with contextlib.suppress(OSError, ValueError):
             try:

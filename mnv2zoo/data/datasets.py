@@ -1,7 +1,7 @@
-"""From what the user points at to named samples.
+"""Turns folders, tar files and timm datasets into named samples.
 
-Images lie in folders, in tar files, or behind a dataset's name that timm knows. Whatever it was, it becomes
-a `Data`: named classes, and samples for each split, which can be read at random and in any process.
+Whatever the source, the result is a `Data`: class names, and samples for each split, which can be read in any order and
+from any process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from mnv2zoo import environment
 from mnv2zoo.data import decode, timm_datasets
 from mnv2zoo.data import layout as layouts
-from mnv2zoo.data.copies import Copies, Smaller
+from mnv2zoo.data.copies import Copies, Reader
 from mnv2zoo.data.layout import Layout, Listing
 from mnv2zoo.data.pixels import PHOTO_CHANNELS
 from mnv2zoo.data.sampler import seed_augmentation
@@ -34,13 +34,13 @@ class Sample:
     """An image and its target.
 
     Attributes:
-        name: Its path within the data, which messages and `split.json` name.
-        target: Index of its class, or whatever else a task trains on.
-        place: The file it is in.
-        offset: Where its bytes begin, for a tar file; None for a file of its own.
-        size: How many there are.
-        key: What recognizes the image elsewhere, as `identify` gives it; None before that.
-        channels: Channels that the network takes, as for `decode.read`.
+        name: Its path in the data, as used in messages and `split.json`.
+        target: Index of its class, or another target for other tasks.
+        place: The file that contains it.
+        offset: Start of its bytes in a tar file. None for a separate file.
+        size: Number of bytes in a tar file.
+        key: Its identifier, from `identify`. None before it is computed.
+        channels: Number of channels of the model, as for `decode.read`.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Sample:
     channels: int = 3
 
     def source(self) -> Path | BytesIO:
-        """What `decode.read` takes: the file, or the bytes within the tar file."""
+        """Returns what `decode.read` takes: the file, or its bytes in the tar file."""
         if self.offset is None:
             return self.place
         with self.place.open("rb") as file:
@@ -60,7 +60,7 @@ class Sample:
             return BytesIO(file.read(self.size))
 
     def content(self) -> Path | BytesIO:
-        """What `decode.read` takes: the bytes, read now, or a path that cannot be read."""
+        """Returns what `decode.read` takes: the bytes, or a path if the file cannot be read."""
         if self.offset is not None:
             return self.source()
         try:
@@ -69,24 +69,24 @@ class Sample:
             return self.place
 
     def identify(self) -> str | None:
-        """Hashes the image's bytes, which recognizes it wherever it lies.
+        """Hashes the image's bytes, which identify it wherever it is stored.
 
         Returns:
-            `sha256:` and the hash in hexadecimal; None if there are no bytes.
+            `sha256:` and the hash in hexadecimal, or None if the file cannot be read.
         """
         return self.key or content_hash(self.content())
 
     def read(self) -> Any:
-        """Reads the image as upright 8-bit RGB, or as `pixels.Bands` for a network with other channels.
+        """Reads the image as upright 8-bit RGB, or as `pixels.Bands` if the model takes other channels.
 
         Raises:
-            ImageReadError: If it cannot be read, or has another number of channels.
+            ImageReadError: If the image cannot be read, or has another number of channels.
         """
         return decode.read(self.source(), self.name, channels=self.channels)
 
 
 def content_hash(content: Path | BytesIO) -> str | None:
-    """Hashes an image's bytes; None for a path, which `Sample.content` gives where there are none."""
+    """Hashes an image's bytes. None for a path, which `Sample.content` returns for an unreadable file."""
     if not isinstance(content, BytesIO):
         return None
     return "sha256:" + hashlib.sha256(content.getbuffer()).hexdigest()
@@ -97,13 +97,13 @@ AnySample = Sample | TimmSample
 
 @dataclass(frozen=True)
 class Data:
-    """Classes, and the samples of each split.
+    """The classes and samples of a dataset.
 
     Attributes:
-        class_names: Names in the order of the class indices; none where targets are not classes.
-        splits: Samples by `train`, `val` and `test`; a split without samples is not there.
-        notes: What a user should know about the data, a sentence each.
-        form: The format of the annotations, such as `Pascal VOC`; empty where folders are the classes.
+        class_names: Class names in order of the class indices. Empty if the targets are not classes.
+        splits: Samples by `train`, `val` and `test`. Splits without samples are left out.
+        notes: Remarks for the user, one sentence each.
+        form: Format of the annotations, such as `Pascal VOC`. Empty if folders are the classes.
     """
 
     class_names: tuple[str, ...]
@@ -116,11 +116,11 @@ LACKS = " has no images of "
 
 
 def in_other_splits(data: Data, splits: Mapping[str, Sequence[AnySample]]) -> Data:
-    """Puts the images of the data into other splits.
+    """Assigns the samples to new splits.
 
     Args:
         data: The data.
-        splits: The samples of each split; empty ones are left out.
+        splits: The samples of each split. Empty ones are left out.
 
     Returns:
         The data, without the notes on classes that its own splits lack.
@@ -130,7 +130,7 @@ def in_other_splits(data: Data, splits: Mapping[str, Sequence[AnySample]]) -> Da
 
 
 def key_of(sample: AnySample) -> str:
-    """What copies of an image have in common: the hash of its bytes once it was checked, and its name before."""
+    """Returns an identifier that duplicates share: the hash of the bytes if known, otherwise the name."""
     return getattr(sample, "key", None) or sample.name
 
 
@@ -138,19 +138,19 @@ def find(place: str | Path, root: Path | None = None, layout: Layout | None = No
     """Finds the images and their classes.
 
     Args:
-        place: A folder with one subfolder per class; one with subfolders `train` and, if there are, `val` and `test`,
-            each with one subfolder per class; a tar file of either; a folder with one tar file per split; or timm's
-            name for a dataset, such as `torch/cifar10` or `hfds/owner/name`.
-        root: Where a dataset that timm knows is kept; `datasets` in `MNV2ZOO_HOME` by default.
-        layout: How images are laid out, where their folders do not tell.
+        place: A folder with one subfolder per class; a folder with subfolders `train` and optionally `val` and `test`
+            that each have one subfolder per class; a tar file of either; a folder with one tar file per split; or a
+            dataset name that timm accepts, such as `torch/cifar10` or `hfds/owner/name`.
+        root: Folder for timm datasets. Default: `datasets` in `MNV2ZOO_HOME`.
+        layout: How images are laid out, if their folders are ambiguous.
 
     Returns:
-        The data. Images that are in no split are in `train`. Classes are those of `train`, in order of
-        their names. The last of the notes says in one line what was found and not used.
+        The data. Images without a split are in `train`. Classes are those of `train`, in alphabetical order.
+        The last note says in one line what was found and not used.
 
     Raises:
-        DataError: If there is nothing of that kind, if classes are empty, single, or not in `train`, or if it cannot
-            be told which folders are splits.
+        DataError: If no images are found, a class is empty, there is only one class, a split has a class that `train`
+            lacks, or it is ambiguous which folders are splits.
     """
     known = str(place).partition("/")[0] in timm_datasets.KINDS and "/" in str(place)
     if known and not Path(place).exists() and not Path(place).is_absolute():
@@ -167,8 +167,8 @@ def find(place: str | Path, root: Path | None = None, layout: Layout | None = No
 def _refuse_channels(place: str | Path, layout: Layout) -> None:
     if layout.in_chans not in PHOTO_CHANNELS:
         raise DataError(
-            f"a network with {layout.in_chans} channels cannot train on this dataset",
-            expected="a dataset of photos with a network for 1 or 3 channels, or a folder of your own images",
+            f"a model with {layout.in_chans} channels cannot train on a timm dataset",
+            expected="a model with 1 or 3 channels, or a folder of your own images",
             found=f"in_chans={layout.in_chans}",
             where=place,
             fix="Leave out --in-chans, or save the images in folders.",
@@ -178,27 +178,27 @@ def _refuse_channels(place: str | Path, layout: Layout) -> None:
 def _arrange(listing: Listing, place: str | Path, channels: int = 3) -> Data:
     notes = list(listing.notes)
     found = {split: own for split, own in listing.splits.items() if own}
-    # Without images to train on, there are some to evaluate on.
+    # If there are no training images, take the classes from the images to evaluate.
     labelled = found["train"] if "train" in found else itertools.chain.from_iterable(found.values())
     names = sorted({entry.label for entry in labelled})
     empty = sorted(listing.classes.get("train", set()) - set(names))
     if "train" in found and empty:
         raise DataError(
-            f"{len(empty)} class folders are without images"
+            f"{len(empty)} class folders have no images"
             if empty[1:]
-            else f"{empty[0]!r} is a class without images",
+            else f"the class folder {empty[0]!r} has no images",
             expected="images in every class folder",
             found=f"none in {', '.join(empty[:5])}" + (f" ({listing.unused})" if listing.unused else ""),
             where=place,
-            fix="Remove the folder, or put images into it.",
+            fix="Remove the folder, or add images to it.",
         )
     if "train" in found and len(names) < 2:
         raise DataError(
-            "too few classes",
-            expected="a folder for each of two classes or more",
-            found=f"{names[0]!r} alone",
+            f"the data has only one class, {names[0]!r}",
+            expected="at least two class folders",
+            found=f"{names[0]!r} only",
             where=place,
-            fix="Put the images into one folder per class, and these into one folder.",
+            fix="Put the images in one folder per class, and these folders in one folder.",
         )
     index = {name: number for number, name in enumerate(names)}
     splits: dict[str, tuple[AnySample, ...]] = {}
@@ -206,11 +206,11 @@ def _arrange(listing: Listing, place: str | Path, channels: int = 3) -> Data:
         present = {entry.label for entry in own}
         if unknown := sorted(present - set(names)):
             raise DataError(
-                f"there are classes in {split} that train lacks",
+                f"the split {split} has classes that train lacks",
                 expected=f"some of train's {len(names)} classes",
                 found=", ".join(unknown[:5]),
                 where=place,
-                fix="Rename their folders as they are in train, or remove them.",
+                fix="Give their folders the names that they have in train, or remove them.",
             )
         if lacking := sorted(set(names) - present):
             notes.append(f"{split}{LACKS}{len(lacking)} of {len(names)} classes: {', '.join(lacking)}")
@@ -226,14 +226,14 @@ def _arrange(listing: Listing, place: str | Path, channels: int = 3) -> Data:
 
 
 class Photos(Dataset[tuple[Any, Any]]):
-    """Samples as inputs and targets.
+    """A PyTorch dataset of inputs and targets.
 
     Args:
         samples: The samples.
-        transform: From an RGB image to a tensor (3, H, W); the target stays as it is.
-        transforms: From an RGB image and its target to what a batch is made of, in place of `transform`. Where it has a
-            `reader`, as `tasks.base.ImageTransform`, images are read by that.
-        copies: Where the images that the reader made are kept; None for nowhere.
+        transform: Maps an RGB image to a tensor (3, H, W). The target is unchanged.
+        transforms: Maps an RGB image and its target to an item of a batch, instead of `transform`. If it has a
+            `reader`, as `tasks.base.ImageTransform` has, that reads the images.
+        copies: Where the reader's smaller copies are stored. None stores none.
     """
 
     def __init__(
@@ -244,13 +244,13 @@ class Photos(Dataset[tuple[Any, Any]]):
         copies: Copies | None = None,
     ) -> None:
         self.samples, self.transform, self.transforms, self.copies = samples, transform, transforms, copies
-        self.reader: Smaller | None = getattr(transforms, "reader", None)
+        self.reader: Reader | None = getattr(transforms, "reader", None)
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Any, Any]:
-        """Reads a sample; with a pair (index, seed) its augmentation depends on the seed alone."""
+        """Returns an item. For a pair (index, seed), its augmentation depends only on the seed."""
         index, seed = key if isinstance(key, tuple) else (key, None)
         sample = self.samples[index]
         image = self._read(sample)

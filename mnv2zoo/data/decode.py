@@ -1,4 +1,4 @@
-"""Reading images as 8-bit RGB, whatever their format, mode and rotation, or as the channels that a network takes."""
+"""Reads images of any format, mode and rotation as 8-bit RGB, or as the channels that a model takes."""
 
 from __future__ import annotations
 
@@ -31,49 +31,55 @@ def read(source: Source, where: object = None, at_least: int | None = None, *, c
 
     Args:
         source: The file, or its bytes.
-        where: What errors call it; the file by default.
-        at_least: Pixels that either side needs at least: a JPEG that has more may be decoded at a half, a
-            quarter or an eighth of its size, which is far quicker. All of them by default.
-        channels: Channels that the network takes. For others than 1 and 3 the channels are those of the file; see
+        where: Name of the image in errors. Default: the file.
+        at_least: Minimum pixels on each side. A larger JPEG may be decoded at a half, a quarter or an eighth of its
+            size, which is far faster. None decodes all pixels.
+        channels: Number of channels of the model. For numbers other than 1 and 3, the file's own channels are used; see
             `pixels.open_image`.
 
     Returns:
-        The image; `pixels.Bands` for an array, and for other channels.
+        The image. A `pixels.Bands` for an array, and for numbers of channels other than 1 and 3.
 
     Raises:
-        ImageReadError: If it is not a file, cannot be decoded, or is too large or too thin to work with.
+        ImageReadError: If the path is not a file, or the image cannot be decoded or is too large or too thin.
     """
     return examined(source, where, at_least, channels)[0]
 
 
 def to_rgb(image: Image.Image, where: object = None) -> Image.Image:
-    """Makes of an image that Pillow has opened what `read` makes of a file.
+    """Converts an image opened with Pillow as `read` converts a file.
 
     Args:
         image: The image, in any mode.
-        where: What errors call it.
+        where: Name of the image in errors.
 
     Returns:
         Upright 8-bit RGB.
 
     Raises:
-        ImageReadError: If it cannot be decoded, or is too thin to work with.
+        ImageReadError: If the image cannot be decoded or is too thin.
     """
     try:
         return pixels.to_rgb(image)
-    except Exception as error:  # decoders raise nearly anything at bytes that they did not expect
-        raise ImageReadError("cannot read the image", found=pixels.reason(error), where=where) from error
+    except Exception as error:  # decoders can raise anything on malformed files
+        raise ImageReadError(
+            "cannot read the image",
+            expected="a valid image",
+            found=pixels.reason(error),
+            where=where,
+            fix="Replace the image.",
+        ) from error
 
 
 def picture(image: Image.Image | Bands) -> Image.Image:
-    """Shows people what `read` gave, as RGB."""
+    """Converts the result of `read` to RGB for display."""
     return image.picture() if isinstance(image, Bands) else image
 
 
 def examined(
     source: Source, where: object = None, at_least: int | None = None, channels: int = 3
 ) -> tuple[Image.Image | Bands, tuple[str, ...]]:
-    """Reads an image as `read` does, and finds what is out of the ordinary about it.
+    """Reads an image as `read` does, and finds its unusual properties.
 
     Args:
         source: As for `read`.
@@ -82,17 +88,17 @@ def examined(
         channels: As for `read`.
 
     Returns:
-        The image, and some of `rotated`, `animated`, `CMYK` and `16-bit`.
+        The image, and any of `rotated`, `animated`, `CMYK` and `16-bit` that apply.
 
     Raises:
-        ImageReadError: As `read`.
+        ImageReadError: As for `read`.
     """
     where = source if where is None else where
     try:
         return pixels.open_image(source, channels, at_least)
     except WrongChannels as error:
         raise wrong_channels(error, where) from error
-    except Exception as error:  # decoders raise nearly anything at bytes that they did not expect
+    except Exception as error:  # decoders can raise anything on malformed files
         arrays = "" if channels == 3 else "a .npy array (height, width, channels), or "
         raise ImageReadError(
             "cannot read the image",
@@ -103,19 +109,19 @@ def examined(
 
 
 def wrong_channels(error: WrongChannels, where: object = None) -> ImageReadError:
-    """The error for an image with other channels than the network takes.
+    """Builds the error for an image with a different number of channels than the model.
 
     Args:
-        error: What was expected and found.
+        error: The expected and the actual channels.
         where: The file.
     """
     return ImageReadError(
-        "the image has another number of channels than the network takes",
+        "the image has a different number of channels than the model",
         expected=error.expected,
         found=error.found,
         where=where,
-        fix="Save the channels that the network takes as a .npy array (height, width, channels), or train a network "
-        "with another --in-chans.",
+        fix="Save the model's channels as a .npy array (height, width, channels), or train a model with another "
+        "--in-chans.",
     )
 
 
@@ -125,16 +131,16 @@ def read_all(
     ahead: int = 64,
     read: Callable[[S], R] = read,  # type: ignore[assignment]
 ) -> Generator[tuple[S, T | ImageReadError], None, None]:
-    """Reads images in a pool of threads, a limited number of them ahead of who takes them.
+    """Reads images in a thread pool, a limited number ahead of the consumer.
 
     Args:
-        sources: The files, or whatever `read` reads.
-        prepare: What to make of each image; it runs in the threads too.
-        ahead: Images that may be ready or in work and not yet taken.
-        read: Reads one.
+        sources: The files, or anything else that `read` accepts.
+        prepare: Processes each image, also in the threads.
+        ahead: Maximum number of images that are in progress or waiting.
+        read: Reads one image.
 
     Yields:
-        Each source, in order, with what was made of it, or with the reason why it cannot be read.
+        Each source, in order, with the processed image or the error.
     """
 
     def work(source: S) -> T | ImageReadError:

@@ -1,11 +1,11 @@
-"""Finding images: one rule for what an image, a split and a folder to search is.
+"""Finds images, with the same rules for every command.
 
-Every command follows it, in folders and in tar files alike:
+The rules apply to folders and tar files:
 
-- An image is a file with an image's ending, in whatever case.
-- Hidden files and folders, and those that operating systems leave behind, are passed over.
-- Links to files and folders are followed, but not back to a folder that leads to them.
-- Whatever is found and not used is counted, and said in one line.
+- An image is a file with an image extension, in upper or lower case.
+- Hidden files and folders, and those that operating systems create, are skipped.
+- Links to files and folders are followed, but not to a folder that leads to the link.
+- Everything that is found and not used is counted and reported on one line.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from mnv2zoo.data.pixels import FORMATS
 from mnv2zoo.data.tree import File, Folder, TarFolder
 from mnv2zoo.errors import ImageReadError
 
-ARRAY = ".npy"  # an image for a network that does not take RGB
+ARRAY = ".npy"  # an image for a model that does not take RGB
 EXTENSIONS = frozenset(ext for ext, name in Image.registered_extensions().items() if name in FORMATS)
 
-# Names that folders and tar files of a split go by.
+# Names of folders and tar files for each split.
 SPLITS = {
     "train": ("train", "training"),
     "val": ("val", "validation", "valid", "dev"),
@@ -36,7 +36,7 @@ SPLITS = {
 }
 SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
 
-# What operating systems and network drives leave behind, beside names that begin with a dot.
+# Files of operating systems and network drives, besides names that begin with a dot.
 SYSTEM = frozenset(
     name.lower()
     for name in (
@@ -44,50 +44,50 @@ SYSTEM = frozenset(
         "Thumbs.db", "ehthumbs.db", "desktop.ini", "Icon\r",
     )
 )  # fmt: skip
-# What tells the folder of a model, whose pictures are not photos: a run's files, or timm's.
+# Files that mark a model folder, whose pictures are not training images: a run's files, or timm's.
 MODEL_FILES = (("recipe.json", "split.json"), ("config.json", "model.safetensors"))
-MOST = 5  # kinds that a line names
+MOST = 5  # maximum number of kinds on the line
 
 Parts = tuple[str, ...]
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of that name is passed over, such as `._x.jpg`, `.Trash` and `__MACOSX`."""
+    """Checks whether a file or folder with that name is skipped, such as `._x.jpg`, `.Trash` and `__MACOSX`."""
     return name.startswith(".") or name.lower() in SYSTEM
 
 
 def is_image(name: str) -> bool:
-    """Whether a file of that name is taken for an image."""
+    """Checks whether a file with that name counts as an image."""
     return PurePath(name).suffix.lower() in EXTENSIONS
 
 
 def endings(channels: int) -> frozenset[str]:
-    """The endings of images for a network with so many channels: arrays are among them, unless it takes RGB."""
+    """Returns the image extensions for a model with that many channels. They include arrays, unless it takes RGB."""
     return EXTENSIONS if channels == 3 else EXTENSIONS | {ARRAY}
 
 
 def wanted(channels: int) -> Callable[[str], bool]:
-    """Creates the test of a file's name for being an image that a network with so many channels takes."""
+    """Returns a function that checks whether a file name is an image for a model with that many channels."""
     known = endings(channels)
     return lambda name: PurePath(name).suffix.lower() in known
 
 
 class Unused:
-    """What was found and not used, counted by what it is."""
+    """Counts what was found and not used, by kind."""
 
     def __init__(self) -> None:
         self._files: Counter[str] = Counter()
         self._folders: Counter[str] = Counter()
 
     def add(self, what: str, count: int = 1) -> None:
-        """Counts something, such as a `.heic file` or a `folder eval/`."""
+        """Counts an item, such as a `.heic file` or a `folder eval/`."""
         (self._folders if what.endswith("/") else self._files)[what] += count
 
     def __bool__(self) -> bool:
         return bool(self._files or self._folders)
 
     def __str__(self) -> str:
-        """One line, such as `ignored: 9 .heic files, folder eval/`."""
+        """Formats the counts on one line, such as `ignored: 9 .heic files, folder eval/`."""
         files = [_plural(what, count) for what, count in self._files.most_common(MOST)]
         if rest := self._files.total() - sum(count for _, count in self._files.most_common(MOST)):
             files.append(_plural("other file", rest))
@@ -110,7 +110,7 @@ def _plural(what: str, count: int) -> str:
 
 
 class Passed(str):
-    """A thing that is not an image to use, in words for `Unused.add`."""
+    """An item that is not a usable image, described for `Unused.add`."""
 
     __slots__ = ()
 
@@ -121,25 +121,30 @@ def below(
     above: tuple[str, ...] = (),
     wanted: Callable[[str], bool] = is_image,
 ) -> Iterator[tuple[Parts, File | Folder | TarFolder | Passed | ImageReadError]]:
-    """Searches a folder through all its levels, in order of names.
+    """Searches a folder recursively, in order of names.
 
     Args:
         folder: The folder.
-        parts: Its path below the place that is searched.
+        parts: Its path relative to the place that is searched.
         above: The real paths of the folders that led to it.
-        wanted: Tells by a file's name whether it is looked for.
+        wanted: Checks whether a file with that name is searched for.
 
     Yields:
-        Each path below the place, and what is there: a file that is looked for; a folder, before what is in it;
-        something that is passed over; or an error for a folder that cannot be searched and for a link that points to
-        nothing.
+        Each path relative to the place, and what is there: a file that is searched for, a folder before its content, a
+        skipped item, or an error for an unreadable folder or a broken link.
     """
     above = (*above, folder.real)
     children = folder.children()
     try:
         first = list(itertools.islice(children, 1))
     except OSError as error:
-        failure = ImageReadError("cannot search a folder", found=error.strerror, where=error.filename)
+        failure = ImageReadError(
+            "cannot read the folder",
+            expected="a readable folder",
+            found=error.strerror,
+            where=error.filename,
+            fix="Make the folder readable, or remove it.",
+        )
         failure.__cause__ = error
         yield parts, failure
         return
@@ -154,9 +159,11 @@ def below(
                 yield (
                     path,
                     ImageReadError(
-                        f"the link {child.name!r} points to nothing",
+                        f"the link {child.name!r} is broken",
+                        expected="a link to an existing file or folder",
+                        found="no such file",
                         where="/".join(path),
-                        fix="Restore what it points to, or remove the link.",
+                        fix="Restore its target, or remove the link.",
                     ),
                 )
             else:
@@ -176,19 +183,18 @@ def _kind(name: str) -> str:
 
 
 def find(place: str, channels: int = 3) -> list[Path]:
-    """Finds the images that an argument of a command means.
+    """Finds the images for one argument of a command.
 
     Args:
-        place: A file, taken whatever its ending; a folder, searched through all its levels for files
-            with an image's ending; or a glob such as `photos/**/*.jpg`, whose matches are taken as
-            the content of a folder is.
-        channels: Channels that the network takes. Unless it takes RGB, `.npy` is an image's ending too.
+        place: A file, with any extension; a folder, which is searched recursively for image files; or a glob
+            such as `photos/**/*.jpg`, whose matches are filtered like the content of a folder.
+        channels: Number of channels of the model. Unless it takes RGB, `.npy` is also an image extension.
 
     Returns:
-        The files, each once and in order of their names; at least one.
+        The files, each once and in order of their names. There is at least one.
 
     Raises:
-        ImageReadError: If there are none, or a folder cannot be searched.
+        ImageReadError: If there are no images, or a folder cannot be read.
     """
     found = []
     for image in walk([place], channels):
@@ -199,25 +205,25 @@ def find(place: str, channels: int = 3) -> list[Path]:
 
 
 def spread(files: Sequence[Path], most: int) -> list[Path]:
-    """Some of the files, as far apart as can be.
+    """Selects files that are evenly spread over the list.
 
     Args:
         files: The files.
-        most: How many, at most.
+        most: Maximum number of files.
 
     Returns:
-        Some in their order, or all if there are no more.
+        The selected files in order, or all if there are no more.
     """
     count = min(most, len(files))
     return [files[number * len(files) // count] for number in range(count)]
 
 
 def fingerprint(folder: Path, files: Iterable[Path]) -> str:
-    """A hash of files: their names within a folder, and their content.
+    """Hashes files: their names relative to a folder, and their content.
 
     Args:
         folder: The folder.
-        files: Files below it.
+        files: Files in it.
 
     Returns:
         SHA-256, in hexadecimal.
@@ -230,21 +236,21 @@ def fingerprint(folder: Path, files: Iterable[Path]) -> str:
 
 
 def walk(places: Iterable[str], channels: int = 3) -> Iterator[Path | ImageReadError]:
-    """Finds the images that arguments of a command mean, one after the other.
+    """Finds the images for the arguments of a command, in order.
 
-    No more is held in memory than the names in the folders that lead to the current image, and the arguments
-    with what globs match.
+    Memory use is limited to the names in the folders that lead to the current image, and the arguments and glob
+    matches.
 
     Args:
         places: Each as for `find`.
         channels: As for `find`.
 
     Yields:
-        The files, each once and those of an argument in order of their names; and an error for a place that
-        has no images or cannot be searched, after which it goes on.
+        The files, each once and in order of their names within an argument; and an error for each place that has no
+        images or cannot be read, after which the search continues.
 
     Warns:
-        UserWarning: At the end, in one line, of what was found and not used.
+        UserWarning: At the end, with one line about what was found and not used.
     """
     roots: list[tuple[str, list[Path]]] = []
     for place in places:
@@ -253,7 +259,7 @@ def walk(places: Iterable[str], channels: int = 3) -> Iterator[Path | ImageReadE
         else:
             yield _no_images(place, "nothing")
 
-    seen: set[str] = set()  # files and folders that were arguments or matches, and are done with
+    seen: set[str] = set()  # files and folders that were arguments or matches and are finished
     unused = Unused()
     for place, matches in roots:
         images, others, troubled = 0, Unused(), False
@@ -283,7 +289,7 @@ def walk(places: Iterable[str], channels: int = 3) -> Iterator[Path | ImageReadE
 def _items(
     match: Path, explicit: bool, asked: Sequence[str], wanted: Callable[[str], bool]
 ) -> Iterator[tuple[Path, File | Folder | TarFolder | Passed | ImageReadError]]:
-    """What a file or folder that an argument means holds; whatever the argument names itself is not hidden."""
+    """Yields the content of an argument's file or folder. Items that the argument names are never skipped as hidden."""
     if not explicit and any(is_hidden(part) for part in match.parts if part not in asked):
         yield match, Passed("hidden file" if match.is_file() else f"folder {match.name}/")
     elif match.is_dir():
@@ -301,46 +307,52 @@ def _matches(place: str) -> list[Path]:
 
 
 def _no_images(place: str, found: str) -> ImageReadError:
-    return ImageReadError("no images", expected="a file, a folder or a glob with images", found=found, where=place)
+    return ImageReadError(
+        f"no images found in {place!r}"[:200],
+        expected="a file, a folder or a glob with images",
+        found=found,
+        where=place,
+        fix="Check the path.",
+    )
 
 
 def _covered(path: str, seen: set[str]) -> bool:
-    """Whether a file is among those seen, or below a folder among them."""
+    """Checks whether a file is one of those seen, or inside a folder among them."""
     return bool(seen) and (path in seen or any(str(folder) in seen for folder in Path(path).parents))
 
 
 def common_root(places: Sequence[str]) -> str:
-    """The deepest folder that holds all images of some places.
+    """Returns the deepest folder that contains all images of the given places.
 
     Args:
         places: Files, folders and globs.
 
     Returns:
-        Its absolute path.
+        The absolute path of the folder.
     """
     folders = []
     for place in places:
         path = _absolute(place)
-        folders.append(next(one for one in (path, *path.parents) if one.is_dir()))  # of files and of globs
+        folders.append(next(one for one in (path, *path.parents) if one.is_dir()))  # also for files and globs
     return os.path.commonpath(folders)
 
 
 def _absolute(place: str) -> Path:
-    """An absolute path without `..`, whose links stay as they are."""
+    """Returns an absolute path without `..`, with links unchanged."""
     return Path(os.path.normpath(Path(place).absolute()))
 
 
 def alongside(folder: Path, image: str, suffix: str, root: str) -> Path:
-    """Names a file that belongs to an image, such as its mask, and creates the folder that it goes into.
+    """Returns the path of a file that belongs to an image, such as its mask, and creates its folder.
 
     Args:
-        folder: The folder of such files. The file lies in it as the image lies in `root`.
+        folder: The folder of these files. Its structure mirrors `root`.
         image: The image's path.
-        suffix: The file's suffix. It replaces the image's, unless that would be the name of another image's file.
-        root: A folder that holds all images.
+        suffix: The file's suffix. It replaces the image's, unless that would be another image's file.
+        root: A folder that contains all images.
 
     Returns:
-        The file.
+        The path of the file.
 
     Raises:
         OSError: If the folder cannot be created.

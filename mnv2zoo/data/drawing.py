@@ -1,6 +1,6 @@
-"""Draws boxes and masks over images, in colors that people with color blindness can tell apart.
+"""Draws boxes and masks on images, in colors that people with color blindness can tell apart.
 
-`deploy.export` writes this file's text into a bundle's script. It uses the standard library, Pillow and numpy alone.
+`deploy.export` copies this file into a bundle's script, so it only uses the standard library, Pillow and numpy.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-# Twelve colors, each more than 24 CIELAB units from any other, also as people with protanopia or deuteranopia see them
-# (Machado et al. 2009, https://doi.org/10.1109/TVCG.2009.113). Unlike ones come first.
+# Twelve colors, each more than 24 CIELAB units from any other, also as seen with protanopia or deuteranopia (Machado et
+# al. 2009, https://doi.org/10.1109/TVCG.2009.113). The most distinct ones come first.
 PALETTE = (
     *("#008DF9", "#FFC33B", "#E20134", "#5AFFF0", "#870096", "#87FFA5"),
     *("#A50069", "#0000FF", "#F05A87", "#0FC3F0", "#F04BB4", "#2D4BE1"),
 )
-OPACITY = 0.5  # of a mask over its image
+OPACITY = 0.5  # of a mask on its image
 
 
 def class_color(number: int) -> tuple[int, int, int]:
-    """The color of a class, as red, green and blue from 0 to 255. Colors repeat, darker, after `PALETTE`."""
+    """Returns the color of a class as red, green and blue from 0 to 255. After `PALETTE`, colors repeat darker."""
     rounds, place = divmod(number, len(PALETTE))
     red, green, blue = ImageColor.getrgb(PALETTE[place])[:3]
     shade = 0.6**rounds
@@ -33,11 +33,11 @@ def draw_boxes(image: Image.Image, detections: Iterable[Mapping[str, Any]]) -> I
 
     Args:
         image: The image in RGB, upright.
-        detections: For each box its `class` (a number), `label`, `box` (`[x1, y1, x2, y2]` in pixels of the image) and,
-            unless it is a true box, its `score`.
+        detections: For each box, its `class` (a number), `label`, `box` (`[x1, y1, x2, y2]` in image pixels) and,
+            unless it is a ground-truth box, `score`.
 
     Returns:
-        A copy of the image with the boxes; those with higher scores lie on top.
+        A copy of the image with the boxes. Boxes with higher scores are on top.
     """
     image = image.copy()
     draw = ImageDraw.Draw(image)
@@ -46,7 +46,7 @@ def draw_boxes(image: Image.Image, detections: Iterable[Mapping[str, Any]]) -> I
     ascending = sorted(detections, key=lambda row: row.get("score", 1.0))
     for row in ascending:
         x1, y1, x2, y2 = box = _corners(row["box"])
-        # A dark line on either side keeps a box visible on a background of its own color.
+        # A dark line on both sides keeps a box visible on a background of the same color.
         for outline in ((x1 - width, y1 - width, x2 + width, y2 + width), box):
             draw.rectangle(outline, outline=(20, 20, 20), width=width + 1)
         draw.rectangle(box, outline=class_color(row["class"]), width=width)
@@ -60,20 +60,20 @@ def draw_boxes(image: Image.Image, detections: Iterable[Mapping[str, Any]]) -> I
 def draw_mask(
     image: Image.Image, mask: np.ndarray[Any, Any], label_names: Sequence[str], legend: bool = True
 ) -> Image.Image:
-    """Lays a mask over an image, half transparent, with a line where two classes meet.
+    """Draws a half-transparent mask on an image, with a line between classes.
 
     Args:
         image: The image in RGB, upright.
-        mask: Class numbers (height, width) of the image's size. Numbers without a name, such as 255 for ignored pixels,
-            are left clear.
-        label_names: The classes in order of their numbers. A first class `background` is left clear.
-        legend: Adds a strip below the image with the color and name of each class in the mask.
+        mask: Class numbers (height, width), of the image's size. Numbers without a name, such as 255 for ignored
+            pixels, are transparent.
+        label_names: Class names in order of the numbers. If the first is `background`, it is transparent.
+        legend: Add a strip below the image with the color and name of each class in the mask.
 
     Returns:
-        A new image, higher than the image if it has a legend.
+        A new image. With a legend it is taller than the original.
 
     Raises:
-        ValueError: If the mask has another size than the image.
+        ValueError: If the mask and the image differ in size.
     """
     if mask.shape != (image.height, image.width):
         raise ValueError(f"a mask {mask.shape} on an image {(image.height, image.width)}")
@@ -90,14 +90,14 @@ def draw_mask(
 
 
 def palette_image(mask: np.ndarray[Any, np.dtype[np.uint8]]) -> Image.Image:
-    """A mask as an image with a palette: its pixels are the class numbers, and viewers show the classes' colors."""
+    """Converts a mask to a palette image: pixels are class numbers, and viewers show the classes' colors."""
     image = Image.fromarray(mask)
     image.putpalette([value for number in range(256) for value in class_color(number)])
     return image
 
 
 def _edges(mask: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Where a pixel's class differs from that of the pixel to the right or below."""
+    """Marks pixels whose class differs from the pixel to the right or below."""
     edges = np.zeros(mask.shape, bool)
     edges[:, :-1] |= mask[:, :-1] != mask[:, 1:]
     edges[:-1] |= mask[:-1] != mask[1:]
@@ -128,7 +128,7 @@ def _with_legend(image: Image.Image, entries: Sequence[tuple[str, tuple[int, int
 def _write(
     draw: ImageDraw.ImageDraw, text: str, color: tuple[int, int, int], x: int, y: int, font: ImageFont.FreeTypeFont
 ) -> None:
-    """Writes a label on its color above a point, or below where there is no room."""
+    """Draws a label on its color above a point, or below it if there is no room."""
     width, height = round(draw.textlength(text, font=font)) + 4, _text_height(font)
     left = max(0, min(x, draw.im.size[0] - width))
     top = y - height if y >= height else max(y, 0)

@@ -1,4 +1,4 @@
-"""The names of a network's classes, and which class a name means."""
+"""Class names of a model, and matching folder names to classes."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from mnv2zoo.errors import DataError
 
 
 def names_in(cfg: Mapping[str, Any]) -> tuple[str, ...]:
-    """The classes' names that timm's description of weights gives, in class order; none if it gives none."""
+    """Returns the class names in a pretrained cfg, in class order. Empty if it has none."""
     descriptions = cfg.get("label_descriptions") or {}
     return tuple(descriptions.get(name, name) for name in cfg.get("label_names") or ())
 
 
 def classes_of(target: Any) -> tuple[int, ...]:
-    """The classes that an image shows.
+    """Returns the classes in an image.
 
     Args:
-        target: A sample's target: the index of its class, or an object with an attribute `classes`, such as boxes.
+        target: A sample's target: a class index, or an object with an attribute `classes`, such as boxes.
 
     Returns:
-        Indices of classes, in order; none for a target that is not of classes.
+        Class indices in order. Empty if the target has no classes.
     """
     return (target,) if isinstance(target, int) else tuple(getattr(target, "classes", ()))
 
 
 def match_classes(names: Sequence[str], label_names: Sequence[str]) -> list[int]:
-    """Finds a network's classes by names of folders.
+    """Matches folder names to a model's classes.
 
     Args:
-        names: Names of folders: the classes' names as the network has them or, for ImageNet's 1000 classes,
-            their synsets, such as `n01440764`.
-        label_names: The network's names in class order.
+        names: Folder names: the model's class names or, for ImageNet's 1000 classes, synsets such as
+            `n01440764`.
+        label_names: The model's class names in class order.
 
     Returns:
-        The index of the class of each folder.
+        The class index of each folder.
 
     Raises:
-        DataError: If a folder's name is none of them, or is the name of two; the message names the nearest.
+        DataError: If a folder name matches no class, or two. The message suggests the closest names.
     """
-    from timm.data import ImageNetInfo  # takes seconds to import, and `names_in` does without
+    from timm.data import ImageNetInfo  # takes seconds to import, and `names_in` does not need it
 
     synsets = ImageNetInfo().label_names() if len(label_names) == 1000 else ()
     known: dict[str, set[int]] = {}
@@ -55,14 +55,14 @@ def match_classes(names: Sequence[str], label_names: Sequence[str]) -> list[int]
         if not classes:
             near = difflib.get_close_matches(name, known, n=3)
             raise DataError(
-                f"the folder name {name!r} is none of the network's classes",
+                f"the folder name {name!r} is not one of the model's classes",
                 expected=", ".join(near) or f"one of its {len(label_names)} classes, such as {label_names[0]}",
                 found=repr(name),
-                fix="`mnv2zoo info` or the run's labels.txt lists the classes.",
+                fix="Rename the folder. `mnv2zoo info` and the run's labels.txt list the classes.",
             )
         if len(classes) > 1:
             raise DataError(
-                f"{len(classes)} of the network's classes are called {name!r}",
+                f"the model has {len(classes)} classes named {name!r}",
                 expected=" or ".join(synsets[index] for index in sorted(classes)) if synsets else "different names",
                 found=repr(name),
                 fix="Name the folder after the class's synset." if synsets else "Give the classes different names.",

@@ -1,7 +1,7 @@
-"""Which folders are splits and which are classes: one rule for folders and tar files, training and evaluation.
+"""Decides which folders are splits and which are classes, for folders and tar files, training and evaluation.
 
-Classes are folders of images. Splits are folders of classes that go by one of the names in `SPLITS`. Where both
-readings are possible, the data is refused until a `Layout` says which is meant.
+A class is a folder of images. A split is a folder of classes with one of the names in `SPLITS`. If the folders could be
+either, an error asks for a `Layout`.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from mnv2zoo.data.tree import File, Folder, TarFolder, is_compressed, open_place
 from mnv2zoo.errors import DataError, ImageReadError
 
 HOW = (
-    "Pass --layout classes if each folder is a class, or name the folders of the splits with --train-dir, "
+    "Pass --layout classes if each folder is a class, or name the split folders with --train-dir, "
     "--val-dir and --test-dir."
 )
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How images are laid out, where their folders do not tell.
+    """How images are laid out, if their folders are ambiguous.
 
     Attributes:
-        layout: `classes` if each folder is a class, `splits` if the folders are splits that hold class folders; by
-            default what the folders' names and contents say.
-        train_dir: Folder of the training images, within the data or anywhere; by default one with a usual name.
+        layout: `classes` if each folder is a class, `splits` if the folders are splits that contain class folders.
+            None decides by the names and contents of the folders.
+        train_dir: Folder of the training images, in the data or anywhere else. None uses one of the usual names.
         val_dir: Folder of the validation images.
         test_dir: Folder of the test images.
-        ignore_index: Number in masks of pixels that belong to no class.
-        skip_bad_images: Leave out annotations that cannot be used.
-        in_chans: Channels that the network takes. Unless it takes RGB, `.npy` files are images too.
-        label_separator: What separates the labels of an image in a CSV file; None to find it.
+        ignore_index: Number of mask pixels that belong to no class.
+        skip_bad_images: Skip invalid annotations.
+        in_chans: Number of channels of the model. Unless it takes RGB, `.npy` files are images too.
+        label_separator: Separator of the labels in a CSV file. None detects it.
     """
 
     layout: str | None = None
@@ -49,7 +49,7 @@ class Layout:
 
     @property
     def named(self) -> dict[str, str]:
-        """The folders that are given, by split."""
+        """The given folders, by split."""
         folders = {"train": self.train_dir, "val": self.val_dir, "test": self.test_dir}
         return {split: folder for split, folder in folders.items() if folder is not None}
 
@@ -62,9 +62,9 @@ class Found:
     """An image in a split.
 
     Attributes:
-        name: Its path within the data: its split, its class's folder, and so on.
-        label: The name of its class, in Unicode's composed form.
-        file: Where its bytes are.
+        name: Its path in the data, with its split, its class folder and so on.
+        label: Name of its class, in Unicode's composed form.
+        file: The file with its bytes.
     """
 
     name: str
@@ -74,12 +74,12 @@ class Found:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a place holds.
+    """The images in a folder or tar file.
 
     Attributes:
-        splits: The images by split; images that are in no split are in `train`.
-        classes: Names of all class folders by split, those without images included.
-        notes: What a user should know, a sentence each.
+        splits: The images by split. Images without a split are in `train`.
+        classes: Names of all class folders by split, including those without images.
+        notes: Remarks for the user, one sentence each.
         unused: What was found and not used.
     """
 
@@ -90,22 +90,23 @@ class Listing:
 
 
 def read(place: str | Path, layout: Layout = Layout()) -> Listing:
-    """Finds the images of a place, with their splits and classes.
+    """Finds images with their splits and classes.
 
     Args:
         place: A folder or a tar file.
-        layout: How images are laid out, where their folders do not tell.
+        layout: How images are laid out, if their folders are ambiguous.
 
     Returns:
         What was found.
 
     Raises:
-        DataError: If there are no images, or it cannot be told which folders are splits.
+        DataError: If there are no images, or it is ambiguous which folders are splits.
     """
     root = open_place(place)
     if layout.layout == "classes" and layout.named:
         raise DataError(
-            "a layout of classes has no folders of splits",
+            "--layout classes cannot be combined with split folders",
+            expected="either --layout classes or split folders",
             found=", ".join(layout.named.values()),
             fix="Leave out --layout, or --train-dir, --val-dir and --test-dir.",
         )
@@ -113,8 +114,8 @@ def read(place: str | Path, layout: Layout = Layout()) -> Listing:
     _refuse_packed_splits(tree, place)
     wrapper = tree.unwrap()
     listing = Listing({}, {}, [], Unused())
-    if wrapper and isinstance(root, Folder):  # in a tar file that is usual
-        listing.notes.append(f"the class folders are those in {wrapper}/, the only folder there")
+    if wrapper and isinstance(root, Folder):  # an outer folder is normal in a tar file
+        listing.notes.append(f"the class folders are in {wrapper}/, the only folder in the data")
     if layout.named or layout.layout == "splits" or (layout.layout is None and _are_splits(tree, place)):
         parts = _splits(tree, root, layout, place, wrapper, listing.unused)
     else:
@@ -132,9 +133,7 @@ def read(place: str | Path, layout: Layout = Layout()) -> Listing:
             expected="one folder per class, with images in it",
             found=str(listing.unused) if listing.unused else "an empty folder",
             where=place,
-            fix=f"Pass the tar file {tars[0]} itself."
-            if len(tars) == 1
-            else "Put the images into one folder per class.",
+            fix=f"Pass the tar file {tars[0]} itself." if len(tars) == 1 else "Put the images in one folder per class.",
         )
     for split in parts:
         if listing.splits[split]:
@@ -142,9 +141,10 @@ def read(place: str | Path, layout: Layout = Layout()) -> Listing:
         if split != "test" or layout.test_dir is not None:
             raise DataError(
                 f"the split {split} has no images in class folders",
+                expected="one folder per class, with images in it",
                 found=str(listing.unused) if listing.unused else "an empty folder",
                 where=place,
-                fix="Put images into one folder per class in it, or remove it.",
+                fix="Put the split's images in one folder per class, or remove it.",
             )
         listing.notes.append("test has no images in class folders and is not used")
     return listing
@@ -152,7 +152,7 @@ def read(place: str | Path, layout: Layout = Layout()) -> Listing:
 
 @dataclass
 class _Tree:
-    """What is below a folder: images, folders, and what is passed over, by their paths."""
+    """The content of a folder by path: images, folders, and skipped items."""
 
     images: list[tuple[Parts, File]]
     folders: list[Parts]
@@ -160,12 +160,16 @@ class _Tree:
 
     @staticmethod
     def of(root: Folder | TarFolder, wanted: Callable[[str], bool]) -> _Tree:
-        """Lists a folder. A tar file with a split's name counts as the folder of that name."""
+        """Lists a folder. A tar file that is named after a split counts as a folder with that name."""
         tree = _Tree([], [], [])
         for parts, item in below(root, wanted=wanted):
             if isinstance(item, ImageReadError):
                 raise DataError(
-                    item.problem, found=item.found, where=item.where, fix=item.fix or "Make it readable, or remove it."
+                    item.problem,
+                    expected=item.expected,
+                    found=item.found,
+                    where=item.where,
+                    fix=item.fix or "Make it readable, or remove it.",
                 ) from item
             if isinstance(item, File):
                 tree.images.append((parts, item))
@@ -182,8 +186,9 @@ class _Tree:
     def _mount(self, tar: Path, parts: Parts, wanted: Callable[[str], bool]) -> None:
         if parts in self.folders or any(parts == own for own, _ in self.images):
             raise DataError(
-                f"both a folder {parts[-1]}/ and a file {tar.name}",
-                expected="one place for each split",
+                f"the data has both a folder {parts[-1]}/ and a file {tar.name}",
+                expected="one folder or tar file per split",
+                found="both",
                 where=tar.parent,
                 fix="Remove one of the two, or move it elsewhere.",
             )
@@ -193,7 +198,7 @@ class _Tree:
         self.others += [((*parts, *own), what) for own, what in within.others]
 
     def part(self, prefix: Parts) -> _Tree:
-        """What is below one of its folders."""
+        """Returns the content of one of its folders."""
         count = len(prefix)
         return _Tree(
             [(parts[count:], file) for parts, file in self.images if parts[:count] == prefix and len(parts) > count],
@@ -202,21 +207,21 @@ class _Tree:
         )
 
     def remove(self, prefix: Parts) -> None:
-        """Takes away one of its folders."""
+        """Removes one of its folders."""
         count = len(prefix)
         self.images = [(parts, file) for parts, file in self.images if parts[:count] != prefix]
         self.folders = [parts for parts in self.folders if parts[:count] != prefix]
         self.others = [(parts, what) for parts, what in self.others if parts[:count] != prefix]
 
     def tops(self) -> list[str]:
-        """Names of its own folders."""
+        """Names of its top-level folders."""
         return sorted({parts[0] for parts in self.folders if len(parts) == 1})
 
     def unwrap(self) -> str:
-        """Takes away folders around everything, which mean nothing unless they are a split or the one class.
+        """Removes outer folders that contain everything, unless they are a split or the only class.
 
         Returns:
-            The path of what was taken away.
+            The path of the removed folders.
         """
         taken: list[str] = []
         while self._wrapped() and (top := self.tops()[0]).lower() not in SPLIT_OF and self._leads_to_more(top):
@@ -225,16 +230,16 @@ class _Tree:
         return "/".join(taken)
 
     def unwrap_split(self, split: str, classes: set[str] | None) -> None:
-        """Takes away folders around all classes of a split, such as `train/train` and `train/images`."""
+        """Removes folders around all classes of a split, such as `train/train` and `train/images`."""
         known = classes or set()
         while self._wrapped() and composed(top := self.tops()[0]) not in known:
             of_split = SPLIT_OF.get(top.lower()) == split
             if not (of_split or self._leads_to_more(top) or known & set(map(composed, self.part((top,)).tops()))):
-                break  # a class with folders in it
+                break  # a class with subfolders
             self._enter(top)
 
     def _leads_to_more(self, top: str) -> bool:
-        """Whether a folder around everything ends in several folders, or in one of a split."""
+        """Checks whether an outer folder leads to several folders, or to a single split."""
         within = self.part((top,))
         while within._wrapped() and within.tops()[0].lower() not in SPLIT_OF:
             within = within.part((within.tops()[0],))
@@ -252,10 +257,10 @@ class _Tree:
 
 
 def _are_splits(tree: _Tree, place: str | Path) -> bool:
-    """Whether the folders of a place are splits rather than classes.
+    """Decides whether folders are splits rather than classes.
 
-    A split holds class folders, a class holds images. Where folders with names of splits stand beside others, they
-    are splits only if the others are of the same make, with some of the same classes.
+    A split contains class folders, a class contains images. If some folders have names of splits and others do not,
+    they are splits only if the others have the same structure and some of the same classes.
     """
     classes: dict[str, set[str]] = {
         top: {composed(parts[1]) for parts, _ in tree.images if parts[0] == top and len(parts) > 2}
@@ -272,12 +277,12 @@ def _are_splits(tree: _Tree, place: str | Path) -> bool:
     if splits and (not others or alike or shared):
         return True
     if not named & holding and not others:
-        return True  # of empty folders, which are told of as such
+        return True  # of empty folders, which are reported
     several = len(named) > 1
     raise DataError(
         f"the folder{'s' if several else ''} {', '.join(sorted(named))} may be {'splits' if several else 'a split'} "
         f"or {'classes' if several else 'a class'}",
-        expected="class folders alone, or train, val and test folders that hold class folders",
+        expected="only class folders, or train, val and test folders that contain class folders",
         found=f"the folders {', '.join(sorted(classes))}",
         where=place,
         fix=HOW,
@@ -287,7 +292,7 @@ def _are_splits(tree: _Tree, place: str | Path) -> bool:
 def _splits(
     tree: _Tree, root: Folder | TarFolder, layout: Layout, place: str | Path, wrapper: str, unused: Unused
 ) -> dict[str, _Tree]:
-    """The folders of the splits: those that the layout names, and for other splits those with usual names."""
+    """Returns the folders of the splits: those named in the layout, and otherwise those with usual names."""
     taken: dict[str, Parts] = {}
     elsewhere: dict[str, _Tree] = {}
     for split, name in layout.named.items():
@@ -301,7 +306,7 @@ def _splits(
         else:
             raise DataError(
                 f"the folder {name!r} for {split} is not in the data",
-                expected="one of its folders",
+                expected="one of the data's folders",
                 found=", ".join(tree.tops()[:5]) or "no folder",
                 where=place,
                 fix=f"Correct --{split}-dir.",
@@ -315,7 +320,7 @@ def _splits(
         if len(tops) > 1:
             raise DataError(
                 f"{len(tops)} folders may be the split {split}: {', '.join(tops)}",
-                expected="one folder for each split",
+                expected="one folder per split",
                 found=", ".join(f"{top}/" for top in tops),
                 where=place,
                 fix=f"Name the one to use with --{split}-dir.",
@@ -323,22 +328,22 @@ def _splits(
         taken[split] = (tops[0],)
     if not taken and not elsewhere:
         raise DataError(
-            "no folder has the name of a split",
+            "no folder is named after a split",
             expected="folders named train, val and test",
             found=", ".join(tree.tops()[:5]) or "no folder",
             where=place,
-            fix="Name them with --train-dir, --val-dir and --test-dir, or leave out --layout.",
+            fix="Name the folders with --train-dir, --val-dir and --test-dir, or leave out --layout.",
         )
     _count_beside(tree, list(taken.values()), unused)
     found = elsewhere | {split: tree.part(parts) for split, parts in taken.items()}
-    for split, parts in taken.items():  # a split's folder may be within that of another
+    for split, parts in taken.items():  # a split's folder may be inside another's
         for within in (own[len(parts) :] for own in taken.values() if own != parts and own[: len(parts)] == parts):
             found[split].remove(within)
     return {split: found[split] for split in SPLITS if split in found}
 
 
 def _count_beside(tree: _Tree, taken: list[Parts], unused: Unused) -> None:
-    """Counts what lies beside the folders of splits."""
+    """Counts what is next to the split folders."""
 
     def related(parts: Parts) -> bool:
         return any(parts[: len(own)] == own or own[: len(parts)] == parts for own in taken)
@@ -357,14 +362,14 @@ def _count_beside(tree: _Tree, taken: list[Parts], unused: Unused) -> None:
 
 
 def _take(tree: _Tree, split: str, listing: Listing) -> None:
-    """Adds the images of a split's folder to a listing."""
+    """Adds the images of a split folder to a listing."""
     spellings: dict[str, set[str]] = {}
     for top in tree.tops():
         spellings.setdefault(composed(top), set()).add(top)
     twice = sorted(label for label, own in spellings.items() if len(own) > 1)
     if twice:
         listing.notes.append(
-            f"folders of {split} whose names differ in Unicode form alone are one class each: {', '.join(twice)}"
+            f"folders of {split} whose names differ only in Unicode form count as one class: {', '.join(twice)}"
         )
     listing.classes[split] = set(spellings)
     listing.splits[split] = [
@@ -382,8 +387,8 @@ def _refuse_packed_splits(tree: _Tree, place: str | Path) -> None:
     for parts, _ in tree.others:
         if is_compressed(parts[-1]) and parts[-1].lower().partition(".")[0] in SPLIT_OF:
             raise DataError(
-                f"{parts[-1]} has to be unpacked",
-                expected="a folder, or an uncompressed tar file, for each split",
+                f"the compressed file {parts[-1]} cannot be read",
+                expected="a folder or an uncompressed tar file per split",
                 found=parts[-1],
                 where=place,
                 fix="Unpack it, or repack it as an uncompressed .tar file.",
@@ -398,14 +403,14 @@ def _refuse_splits_within_classes(tree: _Tree, place: str | Path) -> None:
     count = Counter(SPLIT_OF[name.lower()] for names in within.values() for name in names if name.lower() in SPLIT_OF)
     if within and len(count) > 1 and all(any(n.lower() in SPLIT_OF for n in names) for names in within.values()):
         raise DataError(
-            "each class folder holds folders of splits",
-            expected="train, val and test folders that each hold class folders",
+            "the class folders contain split folders",
+            expected="train, val and test folders that each contain class folders",
             found=", ".join(f"{top}/{name}" for top, names in sorted(within.items()) for name in sorted(names))[:200],
             where=place,
-            fix="Move the splits to the top, or pass --layout classes to use all of them for training.",
+            fix="Move the splits to the top level, or pass --layout classes to use all of them for training.",
         )
 
 
 def composed(name: str) -> str:
-    """A class name in Unicode's composed form; macOS writes another form, which looks the same."""
+    """Returns a class name in Unicode's composed form. macOS stores a decomposed form that looks the same."""
     return unicodedata.normalize("NFC", name)

@@ -1,8 +1,8 @@
-"""Images with masks: which image has which, and which classes they show.
+"""Reads images with masks, and finds the classes in them.
 
-A mask is a PNG whose pixels are class numbers, with a palette or without. It has the name of its image, and
-lies in `masks` beside `images`, as in CamVid, or in `SegmentationClass` beside `JPEGImages`, as in Pascal VOC. COCO
-annotations become masks in `polygons`.
+A mask is a PNG whose pixels are class numbers, with or without a palette. It has the same name as its image, and is in
+`masks` next to `images`, as in CamVid, or in `SegmentationClass` next to `JPEGImages`, as in Pascal VOC. `polygons`
+converts COCO annotations to masks.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from mnv2zoo.errors import DataError
 
 IMAGES = ("images", "image", "imgs", "jpegimages")
 MASKS = ("masks", "mask", "labels", "segmentationclass")
-CLASSES = "classes.txt"  # a name a line, in the order of the numbers in the masks
-VOID = 255  # what PNGs without another convention mark pixels of no class with, as Pascal VOC does
+CLASSES = "classes.txt"  # one name per line, in the order of the numbers in the masks
+VOID = 255  # usual number of pixels without a class, as in Pascal VOC
 
 
-# What makes an image upright, by its EXIF orientation; the same that `ImageOps.exif_transpose` does.
+# Operation that makes an image upright, by EXIF orientation, as in `ImageOps.exif_transpose`.
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -46,17 +46,17 @@ Numbers = np.ndarray[Any, np.dtype[np.uint8]]
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """A mask in a file, which is read when it is needed. Its `str` is the same wherever the data lies.
+    """A mask in a file, which is read on demand. Its `str` does not depend on where the data is stored.
 
     Attributes:
-        name: The mask's path within the data.
-        file: Where its bytes are.
-        ignore_index: The number of pixels that belong to no class.
+        name: The mask's path in the data.
+        file: The file with its bytes.
+        ignore_index: Number of pixels that belong to no class.
         size: Width and height, upright.
-        pixels: Pairs of a class and its number of pixels, in order; without ignored pixels.
-        orientation: The EXIF orientation that makes it upright, as for its photo; 1 for a mask that is.
-        table: The class of each number from 0 to 255, where a network numbers the classes otherwise; None for the
-            numbers themselves.
+        pixels: Pairs of a class and its number of pixels, in order, without ignored pixels.
+        orientation: The EXIF orientation that makes it upright, as for its image; 1 if it is upright.
+        table: The class of each number from 0 to 255, if a model numbers the classes differently. None keeps the
+            numbers.
     """
 
     name: str
@@ -73,14 +73,14 @@ class Mask:
 
     @property
     def classes(self) -> tuple[int, ...]:
-        """The classes that it shows, in order."""
+        """The classes in the mask, in order."""
         return tuple(number for number, _ in self.pixels)
 
     def renumbered(self, numbers: Mapping[int, int]) -> Mask:
-        """The same mask with other class numbers.
+        """Returns the mask with other class numbers.
 
         Args:
-            numbers: The new number of each class that it shows.
+            numbers: The new number of each class in the mask.
         """
         table = [VOID] * 256
         for number, _ in self.pixels:
@@ -89,24 +89,31 @@ class Mask:
         return replace(self, table=tuple(table), pixels=pixels)
 
     def read(self) -> Numbers:
-        """Reads it.
+        """Reads the mask.
 
         Returns:
-            Class numbers (height, width), upright as its photo. Ignored pixels are `VOID`, whatever their number.
+            Class numbers (height, width), upright like its image. Ignored pixels are `VOID`, whatever their number.
 
         Raises:
-            DataError: If it has changed since it was found.
+            DataError: If the file has changed since it was found.
         """
         try:
             mask = _upright(self.numbers(), self.orientation)
         except (OSError, ValueError) as error:
-            raise DataError("cannot read a mask", found=reason(error), where=self.name) from error
+            raise DataError(
+                f"cannot read the mask {self.name}",
+                expected="a PNG image of class numbers",
+                found=reason(error),
+                where=self.name,
+                fix="Restore the file.",
+            ) from error
         if mask.shape != self.size[::-1]:
             raise DataError(
-                "a mask has changed since training began",
+                f"the mask {self.name} has changed since training began",
                 expected=f"{self.size[0]} x {self.size[1]} pixels",
-                found=f"{mask.shape[1]} x {mask.shape[0]}",
+                found=f"{mask.shape[1]} x {mask.shape[0]} pixels",
                 where=self.name,
+                fix="Restore the file, or start a new run.",
             )
         if self.table is not None:
             return np.array(self.table, np.uint8)[mask]
@@ -114,11 +121,11 @@ class Mask:
         return mask
 
     def numbers(self) -> Numbers:
-        """The numbers in the file, as it stores them.
+        """Returns the numbers as stored in the file.
 
         Raises:
-            ValueError: If it has colors in place of numbers.
-            OSError: If it is no image.
+            ValueError: If the file contains colors instead of numbers.
+            OSError: If the file is not an image.
         """
         return decode_mask(read_bytes(self.file))
 
@@ -128,8 +135,8 @@ class MaskImage:
     """An image and its mask.
 
     Attributes:
-        name: The image's path within the data.
-        file: Where the image's bytes are.
+        name: The image's path in the data.
+        file: The file with the image's bytes.
         mask: The mask.
     """
 
@@ -140,12 +147,12 @@ class MaskImage:
 
 @dataclass(frozen=True)
 class MaskListing:
-    """What a place holds.
+    """The images, masks and classes of a dataset.
 
     Attributes:
-        class_names: Names of the classes in the order of their numbers; the numbers where there is no `classes.txt`.
-        splits: The images by split; images that are in no split are in `train`.
-        notes: What a user should know, a sentence each.
+        class_names: Class names in order of their numbers, or the numbers if there is no `classes.txt`.
+        splits: The images by split. Images without a split are in `train`.
+        notes: Remarks for the user, one sentence each.
     """
 
     class_names: tuple[str, ...]
@@ -154,32 +161,32 @@ class MaskListing:
 
 
 def read(place: str | Path, ignore_index: int = VOID, skip_bad: bool = False) -> MaskListing:
-    """Finds the images and masks of a place, and reads all masks to know their classes.
+    """Finds images and masks, and reads all masks to determine their classes.
 
     Args:
-        place: A folder or tar file with `images` and `masks`, or with folders of splits that have these; a folder that
-            holds one such tar file, or one for each split.
-        ignore_index: The number of pixels that are of no class.
-        skip_bad: Leave out images without a mask and bad masks, and count them in a note, instead of raising.
+        place: A folder or tar file with `images` and `masks`, or with split folders that contain these; or a folder
+            with one such tar file, or one per split.
+        ignore_index: Number of pixels that belong to no class.
+        skip_bad: Skip images without a mask and bad masks, and count them in a note, instead of raising an error.
 
     Returns:
-        What was found.
+        The images, masks and classes.
 
     Raises:
-        DataError: If there are no masks, a mask cannot be read, has another size than its image, or numbers that
-            `classes.txt` has no name for, or an image lacks its mask.
+        DataError: If there are no masks, an image has no mask, or a mask cannot be read, differs in size from its
+            image, or has numbers that `classes.txt` has no name for.
     """
     files = files_in(place)
     trouble = Trouble(place, skip_bad)
     pairs = _pairs(files, trouble)
     if not pairs:
         raise DataError(
-            "no masks",
-            expected="folders images and masks, with a .png file in masks for each image, or a .json file with COCO "
-            "polygons",
-            found=f"{sum(is_image(parts[-1]) for parts in files)} images, and none has a mask",
+            "the data has no masks",
+            expected="folders named images and masks, with a .png file in masks for each image, or a .json file with "
+            "COCO polygons",
+            found=f"{sum(is_image(parts[-1]) for parts in files)} images without masks",
             where=place,
-            fix="Put the masks into a folder masks beside images, under the names of the images.",
+            fix="Put the masks in a folder named masks next to images, with the same names as the images.",
         )
     names = _names(files, place)
     splits: dict[str, list[MaskImage]] = {"train": [], "val": [], "test": []}
@@ -198,24 +205,30 @@ def read(place: str | Path, ignore_index: int = VOID, skip_bad: bool = False) ->
             split = next((SPLIT_OF[part.lower()] for part in reversed(parts) if part.lower() in SPLIT_OF), "train")
             splits[split].append(examined)
             present[split] |= numbers
-    notes = trouble.report(f"Pixels that belong to no class have the number that --ignore-index says, {ignore_index}.")
+    notes = trouble.report(f"Set the number of pixels without a class with --ignore-index (now {ignore_index}).")
     found = set().union(*present.values())
     if not found:
-        raise DataError("no pixel of any class in the masks", found=f"{ignore_index} alone", where=place)
+        raise DataError(
+            "the masks show no class",
+            expected="pixels of at least one class",
+            found=f"only ignored pixels ({ignore_index})",
+            where=place,
+            fix="Correct the masks, or --ignore-index.",
+        )
     refuse_unlearned(present, names, place)
     if names is None:
         names = tuple(map(str, range(max(found) + 1)))
-        notes.append(f"classes are called by their numbers, 0 to {max(found)}: there is no {CLASSES}")
+        notes.append(f"classes are named by their numbers, 0 to {max(found)}, because there is no {CLASSES}")
     return MaskListing(names, {split: tuple(own) for split, own in splits.items() if own}, tuple(notes))
 
 
 def are_among(files: Iterable[Parts]) -> bool:
-    """Whether there are masks among files, given by their paths."""
+    """Checks whether there are masks among files, given their paths."""
     return any(_folder(parts, MASKS) is not None and is_image(parts[-1]) for parts in files)
 
 
 def _pairs(files: Mapping[Parts, File], trouble: Trouble) -> dict[Parts, MaskImage]:
-    """Images with their masks: of the same name, below folders beside each other."""
+    """Pairs images and masks with the same name in neighboring folders."""
     masks: dict[tuple[Parts, Parts], Mask] = {}
     for parts, file in files.items():
         if (at := _folder(parts, MASKS)) is not None and is_image(parts[-1]):
@@ -235,7 +248,7 @@ def _pairs(files: Mapping[Parts, File], trouble: Trouble) -> dict[Parts, MaskIma
 
 
 def _folder(parts: Parts, names: tuple[str, ...]) -> int | None:
-    """Which folder of a path has one of the names; the innermost."""
+    """Returns the position of the innermost folder in a path that has one of the names."""
     return next((at for at in range(len(parts) - 2, -1, -1) if parts[at].lower() in names), None)
 
 
@@ -250,12 +263,18 @@ def _names(files: Mapping[Parts, File], place: str | Path) -> tuple[str, ...] | 
     try:
         names = [line.strip() for line in read_bytes(files[path], 2**20).decode().splitlines()]
     except (OSError, ValueError) as error:
-        raise DataError("cannot read the names of the classes", found=str(error), where="/".join(path)) from error
+        raise DataError(
+            f"cannot read {CLASSES}",
+            expected="a text file in UTF-8",
+            found=str(error),
+            where="/".join(path),
+            fix="Save the file as UTF-8, with one class name per line.",
+        ) from error
     while names and not names[-1]:
         names.pop()
     if not names or "" in names or len(set(names)) < len(names):
         raise DataError(
-            f"{CLASSES} does not name the classes",
+            f"the class names in {CLASSES} are invalid",
             expected="a different name on each line",
             found=some(names) or "an empty file",
             where=f"{place}: {'/'.join(path)}",
@@ -265,22 +284,22 @@ def _names(files: Mapping[Parts, File], place: str | Path) -> tuple[str, ...] | 
 
 
 def _examined(image: MaskImage, ignore_index: int) -> MaskImage | str:
-    """The image with all that its mask says; for a bad mask, what is wrong with it."""
+    """Returns the image with its mask's data, or a description of what is wrong with the mask."""
     try:
         mask = image.mask.numbers()
         stored, orientation, upright = size_of(image.file)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         return f"masks that cannot be read, such as with {reason(error)[:100]!r}"
     if mask.shape not in (stored[::-1], upright[::-1]):
-        return "masks of another size than their image"
-    # A mask of the size of the stored photo is rotated with it. One that is upright already stays.
+        return "masks with another size than their image"
+    # A mask with the size of the stored photo is rotated like it. A mask that is upright is not.
     turned = orientation if mask.shape == stored[::-1] else 1
     examined = replace(image.mask, ignore_index=ignore_index, size=upright, orientation=turned)
     return replace(image, mask=with_pixels(examined, mask))
 
 
 def with_pixels(mask: Mask, numbers: Numbers) -> Mask:
-    """The mask with the counts of its pixels.
+    """Returns the mask with its pixel counts.
 
     Args:
         mask: The mask.
@@ -298,7 +317,7 @@ def _upright(mask: Numbers, orientation: int) -> Numbers:
 
 
 def decode_mask(data: bytes) -> Numbers:
-    """Reads a mask.
+    """Decodes a mask.
 
     Args:
         data: A PNG's bytes.
@@ -307,12 +326,12 @@ def decode_mask(data: bytes) -> Numbers:
         Class numbers (height, width).
 
     Raises:
-        ValueError: If it has colors in place of numbers.
-        OSError: If it is no image.
+        ValueError: If it contains colors instead of numbers.
+        OSError: If it is not an image.
     """
     with Image.open(BytesIO(data)) as image:
         if image.mode not in ("L", "P", "1"):
-            raise ValueError(f"pixels of mode {image.mode}, in place of class numbers")
+            raise ValueError(f"pixels of mode {image.mode} instead of class numbers")
         return np.array(image if image.mode != "1" else image.convert("L").point(bool), np.uint8)
 
 
@@ -323,10 +342,10 @@ def size_of(file: File) -> tuple[tuple[int, int], int, tuple[int, int]]:
         file: The image.
 
     Returns:
-        Width and height as it is stored; its EXIF orientation; and width and height upright.
+        Width and height as stored, the EXIF orientation, and width and height upright.
 
     Raises:
-        OSError: If it is no image.
+        OSError: If the file is not an image.
     """
     with Image.open(BytesIO(read_bytes(file))) as image:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -334,24 +353,24 @@ def size_of(file: File) -> tuple[tuple[int, int], int, tuple[int, int]]:
 
 
 def refuse_unlearned(present: Mapping[str, set[int]], names: tuple[str, ...] | None, place: str | Path) -> None:
-    """Refuses classes that training would not see.
+    """Rejects classes that are not in the training images.
 
     Args:
-        present: The classes that each split shows.
-        names: Names of the classes, if there are any.
+        present: The classes in each split.
+        names: Class names, if there are any.
         place: The data.
 
     Raises:
-        DataError: If another split shows a class that `train` does not.
+        DataError: If another split has a class that `train` lacks.
     """
     if "train" not in present:
         return
     for split, numbers in present.items():
         if unknown := sorted(numbers - present["train"]):
             raise DataError(
-                f"there are classes in {split} that train lacks",
+                f"the split {split} has classes that train lacks",
                 expected=f"some of the {len(present['train'])} classes in train's masks",
                 found=some(names[number] if names else str(number) for number in unknown),
                 where=place,
-                fix="Pass their number as --ignore-index if they are to be ignored, or add images of them to train.",
+                fix="To ignore them, pass their number as --ignore-index. Otherwise add images of them to train.",
             )

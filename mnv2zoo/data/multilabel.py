@@ -1,8 +1,8 @@
-"""Images with any number of labels: from CSV files, from class folders, or from COCO annotations.
+"""Reads images with any number of labels from CSV files, class folders or COCO annotations.
 
-A CSV file has a column `image` with paths, and either a column `labels` with names between separators, or a column of 0
-and 1 for each label. In folders, an image has the label of each class folder that a copy of it is in. An annotation of
-a COCO file gives its image the label of its category.
+A CSV file has a column `image` with paths, and either a column `labels` with separated names, or one column of 0
+and 1 per label. In class folders, an image has the labels of all folders that contain a copy of it. In a COCO file, an
+annotation gives its image the label of its category.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mnv2zoo.data.tree import File
 from mnv2zoo.errors import DataError
 
 IMAGE, LABELS, SPLIT = "image", "labels", "split"  # columns of a CSV file
-SEPARATORS = ("|", ";", ",")  # between labels, where none is given
+SEPARATORS = ("|", ";", ",")  # between labels, if none is given
 
 Files = Mapping[Parts, File]
 
@@ -35,9 +35,9 @@ class LabeledImage:
     """An image and its labels.
 
     Attributes:
-        name: Its path within the data.
-        file: Where its bytes are.
-        labels: Names of its labels; none for an image without any.
+        name: Its path in the data.
+        file: The file with its bytes.
+        labels: Names of its labels. Empty if it has none.
     """
 
     name: str
@@ -47,13 +47,13 @@ class LabeledImage:
 
 @dataclass(frozen=True)
 class LabelListing:
-    """What a place holds.
+    """The images and labels of a dataset.
 
     Attributes:
-        form: What says the labels, in words such as `COCO categories`.
-        class_names: Names of the labels: in the order of the columns or of the categories' ids, or else sorted.
-        splits: The images by split; images that are in no split are in `train`.
-        notes: What a user should know, a sentence each.
+        form: Source of the labels, such as `COCO categories`.
+        class_names: Label names: in the order of the columns or of the category ids, otherwise alphabetical.
+        splits: The images by split. Images without a split are in `train`.
+        notes: Remarks for the user, one sentence each.
     """
 
     form: str
@@ -63,19 +63,19 @@ class LabelListing:
 
 
 def read(place: str | Path, layout: Layout) -> LabelListing:
-    """Finds the images and labels of a place.
+    """Finds images and labels.
 
     Args:
-        place: A CSV file; a folder or tar file with images and CSV files, or with images and COCO's `.json` files; or
+        place: A CSV file; a folder or tar file with images and CSV files, or with images and COCO `.json` files; or
             class folders as for classification. Splits are files or folders named `train`, `val` and `test`, or a
             column `split`.
-        layout: How class folders are laid out, the separator of labels, and whether to leave out bad annotations.
+        layout: How class folders are laid out, the separator of labels, and whether to skip invalid annotations.
 
     Returns:
-        What was found.
+        The images and labels.
 
     Raises:
-        DataError: If there are no labels, a file cannot be read, columns or values are unknown, images are missing, or
+        DataError: If there are no labels, a file cannot be read, a column or value is invalid, an image is missing, or
             another split has labels that `train` lacks.
     """
     table = Path(place) if Path(place).suffix.lower() == ".csv" and Path(place).is_file() else None
@@ -85,12 +85,12 @@ def read(place: str | Path, layout: Layout) -> LabelListing:
     documents = {} if tables else _documents(files, place)
     if not tables and not documents:
         if not any(len(parts) > 1 and is_image(parts[-1]) for parts in files):
-            raise _no_labels(place, f"{sum(is_image(parts[-1]) for parts in files)} images without any")
+            raise _no_labels(place, f"{sum(is_image(parts[-1]) for parts in files)} images without labels")
         return _of_folders(place, layout)
     if layout.layout is not None or layout.named:
         raise DataError(
-            "images in CSV and COCO files have splits of their own",
-            expected="a file per split, such as train.csv, or a column named split",
+            "layout options do not apply to CSV and COCO files",
+            expected="one file per split, such as train.csv, or a column named split",
             found=", ".join(layout.named.values()) or f"the layout {layout.layout!r}",
             where=place,
             fix="Leave out --layout, --train-dir, --val-dir and --test-dir.",
@@ -110,36 +110,40 @@ def read(place: str | Path, layout: Layout) -> LabelListing:
 
 def _no_labels(place: str | Path, found: str) -> DataError:
     return DataError(
-        "no labels",
-        expected=f"a CSV file with the columns {IMAGE} and {LABELS}, a COCO .json file, or a folder per label",
+        "the data has no labels",
+        expected=f"a CSV file with the columns {IMAGE} and {LABELS}, a COCO .json file, or one folder per label",
         found=found,
         where=place,
-        fix="Pass the CSV file, or the folder that holds the labels too.",
+        fix="Pass the CSV file, or the folder that also contains the labels.",
     )
 
 
 def _listing(
     form: str, names: Iterable[str], splits: Mapping[str, Sequence[LabeledImage]], place: str | Path, notes: list[str]
 ) -> LabelListing:
-    """The listing, with the labels that training images show."""
+    """Builds the listing, with the labels of the training images."""
     found = {split: tuple(splits[split]) for split in SPLITS if splits.get(split)}
     shown = {split: set[str]().union(*(image.labels for image in images)) for split, images in found.items()}
     learned = shown.get("train") or set().union(*shown.values())
     if not learned:
         raise DataError(
-            "no label on any image", expected="images with labels", found="none", where=place, fix="Check the labels."
+            "no image has a label",
+            expected="images with labels",
+            found="none",
+            where=place,
+            fix="Check the labels.",
         )
     for split, labels in shown.items():
         if unknown := sorted(labels - learned):
             raise DataError(
-                f"there are labels in {split} that train lacks",
+                f"the split {split} has labels that train lacks",
                 expected=f"some of train's {len(learned)} labels",
                 found=some(unknown),
                 where=place,
-                fix="Rename them as they are in train, or remove them.",
+                fix="Give them the names that they have in train, or remove them.",
             )
     if empty := [name for name in names if name not in learned]:
-        notes.append(f"labels that no training image shows are left out: {some(empty)}")
+        notes.append(f"labels without training images are ignored: {some(empty)}")
     return LabelListing(form, tuple(name for name in names if name in learned), found, tuple(notes))
 
 
@@ -149,20 +153,20 @@ def _listing(
 @dataclass(frozen=True)
 class _Table:
     columns: list[str]
-    rows: list[tuple[int, list[str]]]  # with the numbers of their lines
+    rows: list[tuple[int, list[str]]]  # with their line numbers
     where: str  # for messages
-    split: str  # of the rows, where there is no column for it
+    split: str  # of the rows, if there is no column for it
 
 
 def has_labels(place: str | Path) -> bool:
-    """Whether it is clear that a place is data with several labels per image: a CSV file says so.
+    """Checks whether data clearly has several labels per image, according to a CSV file.
 
     Args:
         place: The data.
 
     Returns:
-        Whether it is a CSV file, or a folder at whose top one lists images with a column `labels` or with two or more
-        columns of 0 and 1.
+        True if it is a CSV file, or a folder with one at the top level that lists images with a column `labels` or
+        with two or more columns of 0 and 1.
     """
     path = Path(place)
     if path.is_file():
@@ -186,7 +190,7 @@ def _cells(table: _Table, row: Sequence[str], columns: Iterable[str]) -> list[st
 
 
 def _tables(files: Files, place: str | Path, only: str | None) -> list[_Table]:
-    """The CSV files that list images; with `only`, the file of that name at the top."""
+    """Returns the CSV files that list images. With `only`, the file with that name at the top level."""
     found = []
     for parts, file in files.items():
         if not parts[-1].lower().endswith(".csv") or (only is not None and parts != (only,)):
@@ -197,20 +201,20 @@ def _tables(files: Files, place: str | Path, only: str | None) -> list[_Table]:
             _check_columns(table, place)
         elif only is not None:
             raise DataError(
-                f"the file has no column {IMAGE!r}",
+                f"{place} has no column {IMAGE!r}",
                 expected=f"a column {IMAGE!r} with paths, and a column {LABELS!r} or one of 0 and 1 per label",
                 found=some(table.columns) or "an empty file",
                 where=place,
-                fix=f"Name the column of the images' paths {IMAGE!r}.",
+                fix=f"Rename the column with the images' paths to {IMAGE!r}.",
             )
     splits = [table.split for table in found]
     if twice := sorted({split for split in splits if splits.count(split) > 1}):
         raise DataError(
-            f"two CSV files with labels for {twice[0]}",
-            expected="one CSV file, or one for each split with the split in its name, such as train.csv",
+            f"two CSV files have labels for the split {twice[0]}",
+            expected="one CSV file, or one per split with the split in its name, such as train.csv",
             found=some(table.where for table in found if table.split == twice[0]),
             where=place,
-            fix="Remove one, rename them, or pass the path of the CSV file to use.",
+            fix="Remove or rename one of them, or pass the path of the CSV file to use.",
         )
     return found
 
@@ -220,7 +224,7 @@ def _check_columns(table: _Table, place: str | Path) -> None:
     others = [column for column in columns if column not in (IMAGE, SPLIT)]
     if twice := sorted({column for column in columns if columns.count(column) > 1}):
         raise DataError(
-            "a CSV file has two columns of one name",
+            "two columns of a CSV file have the same name",
             expected="a different name for each column",
             found=some(map(repr, twice)),
             where=where,
@@ -229,18 +233,18 @@ def _check_columns(table: _Table, place: str | Path) -> None:
     if not others:
         raise DataError(
             "a CSV file has no labels",
-            expected=f"a column {LABELS!r}, or a column of 0 and 1 for each label",
+            expected=f"a column {LABELS!r}, or one column of 0 and 1 per label",
             found=some(map(repr, columns)),
             where=where,
             fix="Add the labels of the images.",
         )
     if LABELS in others and len(others) > 1:
         raise DataError(
-            "a CSV file has columns that are not known",
-            expected=f"{IMAGE}, {LABELS} and, if need be, {SPLIT}",
+            "a CSV file has unknown columns",
+            expected=f"{IMAGE}, {LABELS} and optionally {SPLIT}",
             found=some(repr(column) for column in others if column != LABELS),
             where=where,
-            fix=f"Remove them; or remove {LABELS}, if each of the others is a label with 0 and 1.",
+            fix=f"Remove them. If each of them is a label with 0 and 1, remove {LABELS} instead.",
         )
 
 
@@ -255,11 +259,11 @@ def _parse(parts: Parts, file: File, place: str | Path) -> _Table:
         rows = [(reader.line_num, row) for row in reader if row]
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(
-            "cannot read a CSV file",
-            expected="text in UTF-8, with a line per image",
+            f"cannot read the CSV file {where}",
+            expected="UTF-8 text with one line per image",
             found=str(error),
             where=f"{place}: {where}",
-            fix="Export the file once more.",
+            fix="Export the file again.",
         ) from error
     columns = [composed(column.strip()) for column in first]
     columns = [column.lower() if column.lower() in (IMAGE, LABELS, SPLIT) else column for column in columns]
@@ -267,18 +271,18 @@ def _parse(parts: Parts, file: File, place: str | Path) -> _Table:
 
 
 def _hot(cell: str) -> bool | None:
-    """What a cell of 0 and 1 says; None for another value."""
+    """Parses a cell of 0 or 1. None for other values."""
     return {"0": False, "1": True, "0.0": False, "1.0": True}.get(cell.strip())
 
 
 class _Rows:
-    """Turns the rows of CSV files into images with labels.
+    """Converts the rows of CSV files to images with labels.
 
     Args:
         files: All files of the data.
         trouble: Collects bad rows.
-        notes: Gets a note where rows were joined.
-        separator: The separator of labels; None to find it.
+        notes: Receives a note if rows were merged.
+        separator: The separator of labels. None detects it.
     """
 
     def __init__(self, files: Files, trouble: Trouble, notes: list[str], separator: str | None) -> None:
@@ -288,7 +292,7 @@ class _Rows:
         self.repeated: list[str] = []
 
     def of(self, tables: Sequence[_Table]) -> tuple[list[str], dict[str, list[LabeledImage]]]:
-        """The names of the labels, and the images by split."""
+        """Returns the label names, and the images by split."""
         names: dict[str, None] = {}
         lists = [table for table in tables if LABELS in table.columns]
         self._find_separator(cell for table in lists for _, row in table.rows for cell in _cells(table, row, [LABELS]))
@@ -297,7 +301,7 @@ class _Rows:
         if lists:
             names = dict.fromkeys(sorted(names))
         if self.repeated:
-            self.notes.append(f"images in several rows, with the labels of all: {some(self.repeated)}")
+            self.notes.append(f"images in several rows have the labels of all of them: {some(self.repeated)}")
         return list(names), {
             split: [LabeledImage("/".join(p), self.files[p], frozenset(labels)) for p, labels in own.items()]
             for split, own in self.found.items()
@@ -309,32 +313,32 @@ class _Rows:
         found = {separator for cell in cells for separator in SEPARATORS if separator in cell}
         if len(found) > 1:
             raise DataError(
-                "it is not clear what separates the labels",
+                "the separator of the labels is ambiguous",
                 expected=f"one of {' '.join(SEPARATORS)} between the labels of an image",
                 found=" and ".join(sorted(found)),
                 where=self.trouble.place,
-                fix="Pass the one that separates them as --label-separator.",
+                fix="Pass the separator as --label-separator.",
             )
         if found:
             (self.separator,) = found
 
     def _read(self, table: _Table) -> list[str]:
-        """Reads a table, and returns the names of its labels."""
+        """Reads a table, and returns its label names."""
         others = [column for column in table.columns if column not in (IMAGE, SPLIT)]
         names: dict[str, None] = {} if LABELS in others else dict.fromkeys(others)
         for number, row in table.rows:
             line = f"line {number} of {table.where}"
             if len(row) != len(table.columns):
-                self.trouble.add(f"rows with another number of cells than the {len(table.columns)} columns", line)
+                self.trouble.add(f"rows that do not have {len(table.columns)} cells, like the header", line)
                 continue
             cells = dict(zip(table.columns, row, strict=True))
             labels = self._listed(cells[LABELS]) if LABELS in others else self._hot(cells, others, line)
             split = SPLIT_OF.get(cells[SPLIT].strip().lower()) if SPLIT in cells else table.split
             path = self._path(cells[IMAGE].strip(), table)
             if split is None:
-                self.trouble.add(f"rows of an unknown split, such as {cells[SPLIT]!r}", line)
+                self.trouble.add(f"rows with an unknown split, such as {cells[SPLIT]!r}", line)
             elif path is None:
-                self.trouble.add("images that are not there", cells[IMAGE].strip() or line)
+                self.trouble.add("images that do not exist", cells[IMAGE].strip() or line)
             elif labels is not None:
                 if path in self.found[split]:
                     self.repeated.append("/".join(path))
@@ -349,7 +353,7 @@ class _Rows:
     def _hot(self, cells: Mapping[str, str], columns: Sequence[str], line: str) -> list[str] | None:
         values = {column: _hot(cells[column]) for column in columns}
         if wrong := [column for column, value in values.items() if value is None]:
-            self.trouble.add(f"values that are neither 0 nor 1, such as {cells[wrong[0]]!r} in {wrong[0]!r}", line)
+            self.trouble.add(f"values other than 0 and 1, such as {cells[wrong[0]]!r} in {wrong[0]!r}", line)
             return None
         return [column for column, value in values.items() if value]
 
@@ -365,7 +369,7 @@ class _Rows:
 
 
 def _documents(files: Files, place: str | Path) -> dict[Parts, dict[str, Any]]:
-    """The COCO files by their paths."""
+    """Returns the COCO files by path."""
     found = {}
     for parts, file in files.items():
         if parts[-1].lower().endswith(".json"):
@@ -385,11 +389,11 @@ def _of_coco(
         where, split = "/".join(parts), boxes.split_of(parts)
         if split in splits:
             raise DataError(
-                f"two files with labels for {split}",
-                expected="one .json file for each split, with the split in its name or its folder's",
+                f"two files have labels for the split {split}",
+                expected="one .json file per split, with the split in its name or its folder's",
                 found=where,
                 where=trouble.place,
-                fix="Remove one, or rename them to train.json, val.json and test.json.",
+                fix="Remove one of them, or rename them to train.json, val.json and test.json.",
             )
         try:
             categories = {int(one["id"]): composed(str(one["name"])) for one in document["categories"]}
@@ -398,17 +402,17 @@ def _of_coco(
             for one in document["images"]:
                 path = boxes.image_path(str(one["file_name"]), parts, files, by_name)
                 if path is None:
-                    trouble.add("images that are not there", str(one["file_name"]))
+                    trouble.add("images that do not exist", str(one["file_name"]))
                 else:
                     own = frozenset(labels.get(one["id"], ()))
                     splits[split].append(LabeledImage("/".join(path), files[path], own))
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
-                "cannot read an annotation file",
-                expected="images, annotations and categories as COCO has them",
+                f"cannot read the annotation file {where}",
+                expected="images, annotations and categories in COCO format",
                 found=f"{type(error).__name__}: {error}",
                 where=f"{trouble.place}: {where}",
-                fix="Export the annotations once more.",
+                fix="Export the annotations again.",
             ) from error
         names |= dict.fromkeys(categories[number] for number in sorted(categories))
     return list(names), splits
@@ -445,13 +449,13 @@ def _of_folders(place: str | Path, layout: Layout) -> LabelListing:
         notes.append(str(listing.unused))
     names = sorted(set().union(*listing.classes.values()))
     if len(names) < 2:
-        raise _no_labels(place, f"the folder {names[0]!r} alone")
+        raise _no_labels(place, f"only the folder {names[0]!r}")
     form = f"class folders, {several} images in several of them"
     return _listing(form, names, splits, place, notes)
 
 
 def _copies(found: Sequence[Found], place: str | Path) -> list[list[Found]]:
-    """Groups files that hold the same image, by their content."""
+    """Groups files with the same image, by content."""
     sizes: dict[int, list[Found]] = defaultdict(list)
     named: dict[str, set[str]] = defaultdict(set)
     for one in found:
@@ -460,14 +464,14 @@ def _copies(found: Sequence[Found], place: str | Path) -> list[list[Found]]:
     groups: dict[str, list[Found]] = {}
     for one in found:
         groups.setdefault(keys[one.name], []).append(one)
-        named[one.name.split("/", 2)[2]].add(keys[one.name])  # below its split and class
+        named[one.name.split("/", 2)[2]].add(keys[one.name])  # path below its split and class
     if differing := [name for name, own in named.items() if len(own) > 1]:
         raise DataError(
-            "files of one name in several class folders are different images",
-            expected="copies of one image under one name, or different names",
+            "files with the same name in several class folders are different images",
+            expected="copies of the same image, or different names",
             found=f"{len(differing)}: {some(differing)}",
             where=place,
-            fix="Rename them, or replace them by copies of one file; or list the images in a CSV file.",
+            fix="Rename them, replace them with copies of one file, or list the images in a CSV file.",
         )
     return list(groups.values())
 
@@ -479,7 +483,7 @@ def _size(file: File) -> int:
 
 
 def _key(one: Found, alike: bool) -> str:
-    """What copies of an image have in common; its own name where no other file has its size."""
+    """Returns an identifier that copies of an image share: its own name if no other file has its size."""
     if not alike or not (one.file.offset is not None or one.file.place.is_file()):
         return one.name
     return hashlib.sha256(read_bytes(one.file)).hexdigest()

@@ -1,7 +1,7 @@
-"""From an image file to the numbers that a network sees: the one way, for this package and for what it exports.
+"""Turns an image file into a model's input, in the same way in this package and in everything that it exports.
 
-`deploy.export` writes this file's text into a bundle's script, so that both prepare the same pixels. It uses the
-standard library, Pillow and numpy alone.
+`deploy.export` copies this file into a bundle's script, so that both compute the same pixels. It only uses the standard
+library, Pillow and numpy.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, ImageSequence, UnidentifiedImageError
 
-# Plain raster formats. Pillow has others, some of which run another program on the file (EPS) or are mere
-# stubs; which of these it has depends on how it was built.
+# Plain raster formats. Pillow has others, some of which run another program on the file (EPS) or are mere stubs. Which
+# of these it has depends on how it was built.
 Image.init()
 FORMATS = tuple(
     name for name in ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP") if name in Image.OPEN
 )
 
-# Channels that photos are read in: gray and RGB. Networks for others get the channels as they are stored.
+# Numbers of channels for which images are read as gray or RGB. Models with other numbers get the stored channels.
 PHOTO_CHANNELS = (1, 3)
-ARRAY_MAGIC = b"\x93NUMPY"  # how files begin that `numpy.save` writes
+ARRAY_MAGIC = b"\x93NUMPY"  # first bytes of a file from `numpy.save`
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SCALES = {"uint8": 255, "uint16": 65535}  # the value that becomes 1
 
 # EXIF orientations that swap width and height.
 SIDEWAYS = (5, 6, 7, 8)
-# Networks' inputs are made by resizing the shorter side, which would blow a thin line up to gigabytes.
+# A model's input is made by resizing the shorter side, which would enlarge a thin line to gigabytes.
 MAX_ASPECT = 500
 
 
 class WrongChannels(ValueError):
-    """An image has another number of channels than the network takes."""
+    """Raised when an image has a different number of channels than the model."""
 
     def __init__(self, expected: str, found: str) -> None:
-        super().__init__(f"{found}, where the network takes {expected}")
+        super().__init__(f"{found}, but the model takes {expected}")
         self.expected, self.found = expected, found
 
 
@@ -46,8 +46,8 @@ class Bands:
     """An image with any number of channels.
 
     Attributes:
-        values: Its values (height, width, channels) as float32. 8 and 16 bits are scaled to 0 to 1, and floats stay as
-            they are.
+        values: Its values (height, width, channels) as float32. 8-bit and 16-bit values are scaled to 0 to 1. Floats
+            are unchanged.
     """
 
     def __init__(self, values: np.ndarray[Any, Any]) -> None:
@@ -55,23 +55,23 @@ class Bands:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels, as Pillow has them."""
+        """Width and height in pixels, as in Pillow."""
         height, width, _ = self.values.shape
         return width, height
 
     @staticmethod
     def of(array: np.ndarray[Any, Any], channels: int) -> Bands:
-        """Makes an image of an array.
+        """Converts an array to an image.
 
         Args:
             array: Values (height, width, channels), or (height, width) for one channel: uint8, uint16 or float.
-            channels: The number of channels that the network takes.
+            channels: Number of channels of the model.
 
         Returns:
             The image.
 
         Raises:
-            ValueError: If it has another type, shape or number of channels, or values that are not finite.
+            ValueError: If the array has another type, shape or number of channels, or values that are not finite.
         """
         shape = f"an array of shape {array.shape}"
         if array.ndim == 2:
@@ -89,7 +89,7 @@ class Bands:
         return Bands(values)
 
     def picture(self) -> Image.Image:
-        """A picture of it for people: its first three channels as RGB or else its first, each from black to white."""
+        """Converts it for display: the first three channels as RGB, or else the first, each from black to white."""
         shown = self.values[..., : 3 if self.values.shape[2] >= 3 else 1]
         low, high = shown.min((0, 1)), shown.max((0, 1))
         scaled = (255 * (shown - low) / np.where(high > low, high - low, 1)).round().astype(np.uint8)
@@ -99,24 +99,24 @@ class Bands:
 def open_image(
     source: str | Path | BytesIO, channels: int = 3, at_least: int | None = None
 ) -> tuple[Image.Image | Bands, tuple[str, ...]]:
-    """Reads an image file for a network.
+    """Reads an image file for a model.
 
-    Photos are read as `open_rgb` does. For networks with other channels than gray or RGB, the channels are those of
-    the file: of an array that `numpy.save` wrote, of an image such as RGBA, or of all pages of a TIFF, which takes
-    `tifffile` where a page has several channels of 16 bits or more, or more channels than Pillow knows. For networks
-    with one channel, arrays are read too.
+    For models with 1 or 3 channels, images are read as in `open_rgb`. For other models, the channels are those of the
+    file: of an array from `numpy.save`, of an image such as RGBA, or of all pages of a TIFF. A TIFF needs
+    `tifffile` if a page has several channels of 16 bits or more, or more channels than Pillow supports. Models with one
+    channel also read arrays.
 
     Args:
         source: The file, or its bytes.
-        channels: The number of channels that the network takes.
+        channels: Number of channels of the model.
         at_least: As for `open_rgb`.
 
     Returns:
-        The image, and what is out of the ordinary about it, as `open_rgb`.
+        The image, and its unusual properties, as in `open_rgb`.
 
     Raises:
-        WrongChannels: If it has another number of channels.
-        Exception: If it cannot be read, as `open_rgb`.
+        WrongChannels: If the image has a different number of channels.
+        Exception: If the image cannot be read, as in `open_rgb`.
     """
     _check_source(source)
     if channels != 3 and _starts_with(source, ARRAY_MAGIC):
@@ -140,7 +140,7 @@ def open_image(
 
 
 def _tiff(source: str | Path | BytesIO, channels: int) -> np.ndarray[Any, Any] | None:
-    """The channels (height, width, channels) of a TIFF that Pillow reads in part or not at all; None for others."""
+    """Returns the channels (height, width, channels) of a TIFF that Pillow cannot read completely; None for others."""
     try:
         with Image.open(source, formats=FORMATS) as image:
             bits, samples = image.tag_v2.get(258, (1,)), image.tag_v2.get(277, 1)  # type: ignore[attr-defined]
@@ -151,7 +151,7 @@ def _tiff(source: str | Path | BytesIO, channels: int) -> np.ndarray[Any, Any] |
     try:
         import tifffile
     except ImportError as error:
-        raise ValueError("a TIFF whose pages have several channels, for which: pip install tifffile") from error
+        raise ValueError("a TIFF whose pages have several channels, which needs: pip install tifffile") from error
     if isinstance(source, BytesIO):
         source.seek(0)
     with tifffile.TiffFile(source) as file:
@@ -163,7 +163,7 @@ def _tiff(source: str | Path | BytesIO, channels: int) -> np.ndarray[Any, Any] |
         height, width, *others = (series.shape[number] for number in order)
         if (found := math.prod(others)) != channels:
             raise WrongChannels(_count(channels), f"{_count(found)} in a TIFF of shape {series.shape}")
-        if Image.MAX_IMAGE_PIXELS and height * width > 2 * Image.MAX_IMAGE_PIXELS:  # as Pillow refuses others
+        if Image.MAX_IMAGE_PIXELS and height * width > 2 * Image.MAX_IMAGE_PIXELS:  # Pillow's limit
             raise ValueError(f"{width} x {height} pixels, which could be a decompression bomb")
         return series.asarray().transpose(order).reshape(height, width, channels)
 
@@ -173,14 +173,14 @@ def open_rgb(source: str | Path | BytesIO, at_least: int | None = None) -> tuple
 
     Args:
         source: The file, or its bytes.
-        at_least: Pixels that either side needs at least, where a JPEG may be decoded at a fraction of its size.
+        at_least: Minimum pixels on each side, if a JPEG may be decoded at a fraction of its size.
 
     Returns:
-        The image, whose `info["full_size"]` is the width and height of the upright image in full; and what is out of
-        the ordinary about the file: some of `rotated`, `animated`, `CMYK` and `16-bit`.
+        The image, whose `info["full_size"]` is the full width and height of the upright image, and its unusual
+        properties: any of `rotated`, `animated`, `CMYK` and `16-bit` that apply.
 
     Raises:
-        Exception: If it cannot be read. Decoders raise nearly anything; `reason` says it in words.
+        Exception: If the image cannot be read. Decoders can raise anything. `reason` describes it in words.
     """
     _check_source(source)
     with Image.open(source, formats=FORMATS) as image:
@@ -201,22 +201,22 @@ def header(source: str | Path | BytesIO) -> tuple[tuple[int, int], int]:
         source: The file, or its bytes.
 
     Returns:
-        Width and height as they are stored, and the EXIF orientation, from 1 to 8; 1 for an upright image.
+        Width and height as stored, and the EXIF orientation from 1 to 8; 1 for an upright image.
 
     Raises:
-        Exception: If it cannot be read.
+        Exception: If the image cannot be read.
     """
     with Image.open(source, formats=FORMATS) as image:
         return image.size, image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Makes an image that Pillow has opened upright 8-bit RGB.
+    """Converts an image opened with Pillow to upright 8-bit RGB.
 
-    The EXIF rotation is applied. Transparent images are laid on white, as a page would show them. Of an
-    animation it is the first frame. Integers of more than 8 bits are taken to have 16 (white is 65535)
-    and floats to reach from 0 to 1; where the values of an image exceed that, they are stretched so that
-    its lowest is black and its highest white.
+    The EXIF orientation is applied. Transparency becomes white, as on a web page. Of an animation, the first frame is
+    used. Integers of more than 8 bits are taken as 16 bits (white is 65535), and floats as values from 0 to 1. If an
+    image has values outside that range, they are stretched so that the lowest is black and the highest is
+    white.
 
     Args:
         image: The image, in any mode.
@@ -225,7 +225,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         The image in RGB.
 
     Raises:
-        Exception: If it cannot be decoded, or is too thin to work with.
+        Exception: If the image cannot be decoded or is too thin.
     """
     _check_shape(*image.size)
     image.load()
@@ -239,21 +239,21 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def reason(error: Exception) -> str:
-    """Why an image cannot be read, in a few words."""
+    """Describes in a few words why an image cannot be read."""
     if isinstance(error, UnidentifiedImageError):
-        return "no known image format"
+        return "an unknown image format"
     if isinstance(error, OSError | ValueError | Image.DecompressionBombError):
         return (getattr(error, "strerror", None) or str(error)).rstrip(".")
     return f"{type(error).__name__}: {error}"
 
 
 class Fit(NamedTuple):
-    """How an image is fitted into a network's input.
+    """How an image is fitted to a model's input.
 
     Attributes:
-        size: Width and height of the whole image once it is resized.
-        left: Where the input begins in it, in pixels from its left; negative where the input is padded.
-        top: The same from its top.
+        size: Width and height of the whole image after resizing.
+        left: Left edge of the input in the resized image, in pixels. Negative if the input is padded.
+        top: Top edge of the input in the resized image, in pixels. Negative if the input is padded.
     """
 
     size: tuple[int, int]
@@ -262,27 +262,27 @@ class Fit(NamedTuple):
 
 
 def fit(size: tuple[int, int], config: Mapping[str, Any]) -> Fit:
-    """Fits an image into a network's input as timm does at evaluation.
+    """Fits an image to a model's input as timm does at evaluation.
 
     Args:
         size: Width and height of the image.
-        config: `input_size` (channels, height, width), `crop_pct`, and `crop_mode` as timm names it. `center` resizes
-            the image so that it covers the input divided by `crop_pct`, and cuts its middle. `squash` resizes it to
-            exactly that, whatever its aspect. `border` resizes it to lie within that, and the input is padded.
+        config: `input_size` (channels, height, width), `crop_pct`, and `crop_mode` in timm's terms. `center` resizes
+            the image to cover the input size divided by `crop_pct`, and crops its center. `squash` resizes it to
+            exactly that size, whatever its aspect ratio. `border` resizes it to fit into that size, and pads the input.
 
     Returns:
-        The resized image, and where the input lies in it.
+        The resized size, and the position of the input in it.
     """
     _, height, width = config["input_size"]
     down, across = (math.floor(side / config["crop_pct"]) for side in (height, width))
     mode = config.get("crop_mode") or "center"
     if mode == "squash":
         resized = across, down
-    elif mode == "center" and across == down:  # as torchvision rounds it
+    elif mode == "center" and across == down:  # torchvision's rounding
         short, long = sorted(size)
         other = int(down * long / short)
         resized = (down, other) if size[0] <= size[1] else (other, down)
-    else:  # as timm rounds it
+    else:  # timm's rounding
         ratio = (max if mode == "border" else min)(size[1] / down, size[0] / across)
         resized = max(round(size[0] / ratio), 1), max(round(size[1] / ratio), 1)
     left, top = (
@@ -293,17 +293,17 @@ def fit(size: tuple[int, int], config: Mapping[str, Any]) -> Fit:
 
 
 def fitted(image: Image.Image | Bands, config: Mapping[str, Any], quick: bool = False) -> Image.Image | Bands:
-    """Resizes an image to a network's input.
+    """Resizes an image to a model's input size.
 
     Args:
         image: The image in RGB or gray, or its channels.
-        config: As for `fit`, and `interpolation` and `mean`. Padding has the mean color with `border`, which is rounded
-            to 8 bits for a photo, and is zero otherwise.
-        quick: Resize only the pixels that the input shows. They differ a little from those of the whole image. A JPEG
-            that was decoded at a fraction of its size is fitted as the whole image would be.
+        config: As for `fit`, with `interpolation` and `mean`. With `border`, padding has the mean color, rounded to
+            8 bits for a photo. Otherwise it is zero.
+        quick: Resize only the pixels in the input. They differ slightly from those of the whole image. A JPEG that
+            was decoded at a fraction of its size is fitted as the whole image would be.
 
     Returns:
-        The image, of the input's height and width.
+        The image, with the input's height and width.
     """
     _, height, width = config["input_size"]
     photo = image if isinstance(image, Image.Image) else None
@@ -338,30 +338,30 @@ def _on_canvas(
 
 
 def network_input(image: Image.Image | Bands, config: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Prepares an image for a network as timm does at evaluation, bit for bit.
+    """Preprocesses an image for a model as timm does at evaluation, bit for bit.
 
     Args:
-        image: The image in RGB, or its channels. A network with one channel gets the luminance of RGB.
-        config: As for `fitted`, and `std`; `mean` and `std` have a number per channel.
+        image: The image in RGB, or its channels. A model with one channel gets the luminance of RGB.
+        config: As for `fitted`, with `std`. `mean` and `std` have one number per channel.
 
     Returns:
-        The image, resized and normalized: (channels, height, width).
+        The resized and normalized image: (channels, height, width).
     """
-    return _normalized(fitted(as_channels(image, config["input_size"][0]), config), config)
+    return normalized(fitted(as_channels(image, config["input_size"][0]), config), config)
 
 
 def as_channels(image: Image.Image | Bands, channels: int) -> Image.Image | Bands:
-    """Gives an image the channels that a network takes.
+    """Converts an image to the channels that a model takes.
 
     Args:
         image: The image in RGB, or its channels.
-        channels: The number of channels that the network takes.
+        channels: Number of channels of the model.
 
     Returns:
-        The luminance of an RGB image for a network with one channel; otherwise the image itself.
+        The luminance of an RGB image for a model with one channel, otherwise the image itself.
 
     Raises:
-        WrongChannels: If the image has another number of channels.
+        WrongChannels: If the image has a different number of channels.
     """
     if isinstance(image, Bands):
         if image.values.shape[2] != channels:
@@ -373,12 +373,12 @@ def as_channels(image: Image.Image | Bands, channels: int) -> Image.Image | Band
 
 
 def whole_size(size: tuple[int, int], config: Mapping[str, Any]) -> tuple[int, int]:
-    """The size that a whole image gets within a network's input, without padding.
+    """Returns the size of a whole image in a model's input, without padding.
 
     Args:
         size: Width and height of the image.
         config: `input_size` (3, height, width) and `resize`: `squash` for exactly that size, or `pad` for the largest
-            size within it of the image's own aspect.
+            size within it that keeps the aspect ratio.
 
     Returns:
         Width and height.
@@ -391,29 +391,29 @@ def whole_size(size: tuple[int, int], config: Mapping[str, Any]) -> tuple[int, i
 
 
 def resized_whole(photo: Image.Image, config: Mapping[str, Any]) -> Image.Image:
-    """Resizes a whole image as detectors and segmenters see it, without its padding.
+    """Resizes a whole image for detectors and segmenters, without padding.
 
     Args:
         photo: The image in RGB.
-        config: As for `whole_size`, and `interpolation`.
+        config: As for `whole_size`, with `interpolation`.
 
     Returns:
-        The image in its `whole_size`.
+        The image, resized to its `whole_size`.
     """
     return photo.resize(whole_size(photo.size, config), Image.Resampling[config["interpolation"].upper()])
 
 
 def normalized_whole(photo: Image.Image, config: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Prepares an image for a detector or segmenter: resized as a whole, normalized, and padded with zeros.
+    """Preprocesses an image for a detector or segmenter: resizes it as a whole, normalizes it and pads it with zeros.
 
     Args:
         photo: The image in RGB.
-        config: As for `resized_whole`, and `mean` and `std`.
+        config: As for `resized_whole`, with `mean` and `std`.
 
     Returns:
-        The image, with the padding at the right or the bottom: (3, height, width).
+        The image, padded on the right or at the bottom: (3, height, width).
     """
-    normal = _normalized(resized_whole(photo, config), config)
+    normal = normalized(resized_whole(photo, config), config)
     padded = np.zeros(config["input_size"], np.float32)
     padded[:, : normal.shape[1], : normal.shape[2]] = normal
     return padded
@@ -422,15 +422,15 @@ def normalized_whole(photo: Image.Image, config: Mapping[str, Any]) -> np.ndarra
 def class_mask(
     logits: np.ndarray[Any, np.dtype[np.float32]], size: tuple[int, int], config: Mapping[str, Any]
 ) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The class of each pixel of an image, from a segmenter's logits for it.
+    """Computes the class of each pixel of an image from a segmenter's logits.
 
     Args:
-        logits: The logits (classes, height, width) for the network's input. A single map is of two classes.
+        logits: The logits (classes, height, width) for the model's input. A single map stands for two classes.
         size: Width and height of the image.
         config: As for `whole_size`.
 
     Returns:
-        Class numbers (height, width) of the image, from logits that are interpolated to its size.
+        Class numbers (height, width) for the image, from logits interpolated to its size.
     """
     width, height = whole_size(size, config)
     best = np.full(size[::-1], 0 if len(logits) == 1 else -np.inf, np.float32)
@@ -442,7 +442,8 @@ def class_mask(
     return mask
 
 
-def _normalized(image: Image.Image | Bands, config: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
+def normalized(image: Image.Image | Bands, config: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Normalizes an image of the input's size: (channels, height, width); `config` is as for `network_input`."""
     pixels = image.values if isinstance(image, Bands) else np.asarray(image, np.float32) / np.float32(255)
     normal = (np.atleast_3d(pixels) - np.asarray(config["mean"], np.float32)) / np.asarray(config["std"], np.float32)
     return np.ascontiguousarray(normal.transpose(2, 0, 1))
@@ -464,8 +465,8 @@ def _check_source(source: str | Path | BytesIO) -> None:
         size = source.getbuffer().nbytes
     else:
         path = Path(source)
-        if not path.is_file():  # opening a FIFO would wait for ever
-            raise ValueError("a folder" if path.is_dir() else "a special file" if path.exists() else "no file")
+        if not path.is_file():  # opening a FIFO would wait forever
+            raise ValueError("a folder" if path.is_dir() else "a special file" if path.exists() else "no such file")
         size = path.stat().st_size
     if size == 0:
         raise ValueError("an empty file")
@@ -496,5 +497,5 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     if low >= 0 and high <= white:
         low, high = 0.0, white
     scale = 255 / ((high - low) or 1.0)
-    # Converting to "L" truncates, so half is added.
+    # Converting to "L" truncates, so add a half.
     return values.point(lambda value: value * scale + (0.5 - low * scale)).convert("L")

@@ -1,7 +1,7 @@
-"""Masks drawn from COCO annotations: polygons and run-length encodings, one class number per pixel.
+"""Draws masks from COCO annotations: polygons and run-length encodings, one class number per pixel.
 
-Classes are numbered from 1 in the order of the categories' ids. 0 is the background. Pixels of objects of different
-classes that overlap belong to no class, as in torchvision's reference for COCO.
+Classes are numbered from 1 in the order of the category ids, and 0 is the background. Where objects of different
+classes overlap, pixels belong to no class, as in torchvision's COCO reference.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from mnv2zoo.errors import DataError, MissingExtraError
 from mnv2zoo.system.installation import install_command
 
 BACKGROUND = "background"
-# A polygon may reach beyond its image, but not so far that drawing its edges takes for ever.
+# A polygon may reach beyond its image, but not so far that drawing its edges takes forever.
 REACH = 4
 
-Region = tuple[int, Any]  # a class, and polygons as bytes of float64, or a run-length encoding as COCO has it
+Region = tuple[int, Any]  # a class, and polygons as bytes of float64 or a COCO run-length encoding
 
 
 @dataclass(frozen=True, slots=True)
 class Regions(Mask):
-    """A mask that is drawn from COCO annotations when it is needed; see `Mask`.
+    """A mask that is drawn from COCO annotations on demand; see `Mask`.
 
     Attributes:
         stored: Width and height that the annotations are for.
-        regions: A class and its polygons or run-length encoding, for each object.
+        regions: The class and the polygons or run-length encoding of each object.
     """
 
     stored: tuple[int, int] = (0, 0)
     regions: tuple[Region, ...] = ()
 
     def numbers(self) -> Numbers:
-        """Draws the mask as the annotations have it; see `Mask.numbers`."""
+        """Draws the mask in the orientation of the annotations; see `Mask.numbers`."""
         width, height = self.stored
         mask = np.zeros((height, width), np.uint8)
         for number, region in self.regions:
@@ -54,17 +54,18 @@ class Regions(Mask):
 
 
 def read(place: str | Path, skip_bad: bool = False) -> MaskListing | None:
-    """Reads the COCO annotations of a place, and draws all masks to know their classes.
+    """Reads COCO annotations, and draws all masks to determine their classes.
 
     Args:
-        place: A folder or tar file with images and `.json` files, one for each split.
-        skip_bad: Leave out bad annotations and missing images, and count them in a note, instead of raising.
+        place: A folder or tar file with images and one `.json` file per split.
+        skip_bad: Skip bad annotations and missing images, and count them in a note, instead of raising an error.
 
     Returns:
-        What was found; None if there is no annotation with a polygon or a run-length encoding, or there are masks.
+        The images, masks and classes. None if no annotation has a polygon or a run-length encoding, or if there are
+        mask files.
 
     Raises:
-        DataError: If an annotation cannot be used, or two files are for one split or have other categories.
+        DataError: If an annotation is invalid, or two files are for the same split or have different categories.
         MissingExtraError: If `faster-coco-eval`, which draws the masks, is not installed.
     """
     files = files_in(place)
@@ -82,23 +83,23 @@ def read(place: str | Path, skip_bad: bool = False) -> MaskListing | None:
         split = boxes.split_of(parts)
         if split in splits:
             raise DataError(
-                f"two files with polygons for {split}",
-                expected="one .json file for each split, with the split in its name or its folder's",
+                f"two files have polygons for the split {split}",
+                expected="one .json file per split, with the split in its name or its folder's",
                 found="/".join(parts),
                 where=place,
-                fix="Remove one, or rename them to train.json, val.json and test.json.",
+                fix="Remove one of them, or rename them to train.json, val.json and test.json.",
             )
         splits[split] = tuple(_images(document, parts, files, numbers, trouble))
     splits = {split: own for split, own in splits.items() if own}
     names = (BACKGROUND, *(categories[category] for category in sorted(categories)))
-    notes = (f"classes are the categories of the COCO annotations; 0 is the {BACKGROUND}", *trouble.report())
+    notes = (f"classes are the categories of the COCO annotations, and 0 is the {BACKGROUND}", *trouble.report())
     present = {split: {number for image in own for number in image.mask.classes} for split, own in splits.items()}
     masks.refuse_unlearned(present, names, place)
     return MaskListing(names, splits, notes)
 
 
 def _documents(files: Mapping[Parts, File], place: str | Path) -> dict[Parts, dict[str, Any]]:
-    """The files with polygons or run-length encodings."""
+    """Returns the files with polygons or run-length encodings."""
     found = {}
     for parts, file in files.items():
         if parts[-1].lower().endswith(".json"):
@@ -114,7 +115,8 @@ def _library() -> Any:
         from faster_coco_eval import mask
     except ImportError as error:
         raise MissingExtraError(
-            "masks from COCO polygons need faster-coco-eval",
+            "masks from COCO polygons need the package faster-coco-eval",
+            expected="the extra `train`",
             found=f"no {error.name}",
             fix=f"Run: {install_command('train')}",
         ) from error
@@ -129,7 +131,7 @@ def _add_categories(categories: dict[int, str], document: Mapping[str, Any], whe
     for number, name in own.items():
         if categories.setdefault(number, name) != name:
             raise DataError(
-                "the splits number their categories differently",
+                f"category {number} has different names in two splits",
                 expected=f"{categories[number]!r} for category {number}",
                 found=repr(name),
                 where=where,
@@ -137,14 +139,18 @@ def _add_categories(categories: dict[int, str], document: Mapping[str, Any], whe
             )
     if len(set(categories.values()) | {BACKGROUND}) < len(categories) + 1:
         raise DataError(
-            f"two categories of one name, or one called {BACKGROUND!r}", found=some(categories.values()), where=where
+            f"two categories have the same name, or one is named {BACKGROUND!r}",
+            expected=f"different names other than {BACKGROUND!r}",
+            found=some(categories.values()),
+            where=where,
+            fix="Rename the category.",
         )
 
 
 def _images(
     document: Mapping[str, Any], parts: Parts, files: Mapping[Parts, File], numbers: Mapping[int, int], trouble: Trouble
 ) -> Iterable[MaskImage]:
-    """The images of a document with their masks."""
+    """Yields the images of a document with their masks."""
     where = "/".join(parts)
     known = boxes.images_by_name(files)
     try:
@@ -154,7 +160,7 @@ def _images(
         for one in document["images"]:
             path = boxes.image_path(str(one["file_name"]), parts, files, known)
             if path is None:
-                trouble.add("images that are not there", str(one["file_name"]))
+                trouble.add("images that do not exist", str(one["file_name"]))
                 continue
             name, size = "/".join(path), (int(one["width"]), int(one["height"]))
             mask = Regions(f"{where}: {one['file_name']}", files[parts], stored=size)
@@ -168,17 +174,17 @@ def _images(
 def _unreadable(error: Exception, where: str) -> DataError:
     return DataError(
         "cannot read an annotation file",
-        expected="images, annotations and categories as COCO has them",
+        expected="images, annotations and categories in COCO format",
         found=f"{type(error).__name__}: {error}",
         where=where,
-        fix="Export the annotations once more.",
+        fix="Export the annotations again.",
     )
 
 
 def _with_regions(
     image: MaskImage, objects: Sequence[Mapping[str, Any]], numbers: Mapping[int, int], trouble: Trouble
 ) -> MaskImage | None:
-    """The image with its mask drawn once; None for one that cannot be used, which is noted."""
+    """Returns the image with its mask, which is drawn once. None if it is unusable, which is reported."""
     mask = image.mask
     assert isinstance(mask, Regions)
     try:
@@ -187,7 +193,7 @@ def _with_regions(
         trouble.add(f"images that cannot be read, such as with {reason(error)[:100]!r}", image.name)
         return None
     if mask.stored not in (upright, upright[::-1]) or (mask.stored != upright and orientation < 5):
-        trouble.add("annotations for another size than their image's", image.name)
+        trouble.add("annotations with another size than their image", image.name)
         return None
     regions = []
     for one in objects:
@@ -199,16 +205,16 @@ def _with_regions(
             if region and _drawn(region, *mask.stored).any():
                 regions.append((numbers[one["category_id"]], region))
                 continue
-        except (KeyError, TypeError, ValueError, RuntimeError):  # of the library too
+        except (KeyError, TypeError, ValueError, RuntimeError):  # also from the library
             pass
-        trouble.add("objects without a polygon in their image", f"annotation {one.get('id')} of {image.name}")
+        trouble.add("objects without a polygon inside their image", f"annotation {one.get('id')} of {image.name}")
     turned = orientation if mask.stored != upright else 1
     drawn = replace(mask, size=upright, orientation=turned, regions=tuple(regions), ignore_index=VOID)
     return replace(image, mask=with_pixels(drawn, drawn.numbers()))
 
 
 def _checked(segmentation: Any, width: int, height: int) -> Any:
-    """A segmentation as it is kept: polygons as bytes, or a run-length encoding for an image of that size."""
+    """Returns a segmentation in its stored form: polygons as bytes, or a run-length encoding of that size."""
     if isinstance(segmentation, dict):
         if list(segmentation["size"]) != [height, width]:
             raise ValueError("a run-length encoding of another size")
@@ -219,14 +225,14 @@ def _checked(segmentation: Any, width: int, height: int) -> Any:
         points = np.array(polygon, np.float64)
         if points.ndim != 1 or len(points) < 6 or len(points) % 2:
             raise ValueError("a polygon of fewer than three points")
-        if not (np.abs(points) <= REACH * max(width, height)).all():  # also of NaN
+        if not (np.abs(points) <= REACH * max(width, height)).all():  # also catches NaN
             raise ValueError("a polygon far outside its image")
         polygons.append(points.tobytes())
     return ("polygons", *polygons) if polygons else None
 
 
 def _drawn(region: Any, width: int, height: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """The pixels (height, width) of a region."""
+    """Returns the pixels (height, width) of a region."""
     mask = _library()
     size = {"size": [height, width]}
     if isinstance(region, bytes):

@@ -1,7 +1,7 @@
-"""How a photo becomes what a network sees: as timm does it, or faster.
+"""Preprocesses images for a model, exactly as timm does or faster.
 
-Both are known and used in three steps: `at_least` says how large a photo must be decoded, `prepare` makes of it
-what can wait for its turn, and `batch` makes the network's input of some of these.
+Both ways have the same three steps: `at_least` says how large an image must be decoded, `prepare` processes one image
+as far as possible, and `batch` turns several prepared images into the model's input.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from mnv2zoo.runtimes.runners import Array
 
-# How many times larger than wanted a JPEG is decoded at least, so that the filter that resizes has the last word. From
-# 3 on, Pillow's documentation of `Image.resize` finds the result hard to tell from that of the whole photo.
+# A JPEG is decoded at least this many times larger than the target, so that the resizing filter determines the result.
+# For 3 or more, Pillow's documentation of `Image.resize` calls the result hard to tell from that of the whole photo.
 REDUCING_GAP = 3
 FIELDS = ("input_size", "crop_pct", "interpolation", "mean", "std")
 MAX_CHANNELS = 8  # of images that are read from files
@@ -34,9 +34,9 @@ class Exact:
     """timm's own preprocessing.
 
     Attributes:
-        transform: It, from an image to a tensor (channels, height, width).
-        channels: The number of channels that the network takes.
-        at_least: None, since photos are decoded whole.
+        transform: timm's transform, from an image to a tensor (channels, height, width).
+        channels: Number of channels of the model.
+        at_least: None, because photos are decoded at full size.
     """
 
     transform: Callable[[Any], torch.Tensor]
@@ -44,11 +44,11 @@ class Exact:
     at_least = None
 
     def prepare(self, photo: Image.Image | Bands) -> torch.Tensor:
-        """An image as the network sees it, (channels, height, width)."""
+        """Preprocesses an image: (channels, height, width)."""
         return self.transform(photo)
 
     def batch(self, prepared: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
-        """What `prepare` gave, N times, as images (N, channels, height, width)."""
+        """Combines N results of `prepare` to images (N, channels, height, width)."""
         import torch
 
         return torch.stack(list(prepared)).to(device)
@@ -56,18 +56,18 @@ class Exact:
 
 @dataclass(frozen=True)
 class Fast:
-    """The same pixels for less work.
+    """Preprocessing that is nearly the same as timm's and faster.
 
-    A large JPEG is decoded at a half, a quarter or an eighth of its size, pixels that would be cut off are never
-    resized, photos wait for their turn in 8 bits, and a whole batch is normalised at once.
+    A large JPEG is decoded at a half, a quarter or an eighth of its size, pixels outside the crop are never resized,
+    images wait in 8 bits, and a whole batch is normalized at once.
 
     Attributes:
-        input_size: Channels, height and width of the network's input.
-        crop_pct: Share of the resized image that is left.
-        interpolation: Filter that resizes, by Pillow's name in lower case.
-        mean: Mean of each channel, of values in 0 to 1.
+        input_size: Channels, height and width of the model's input.
+        crop_pct: Center-crop ratio.
+        interpolation: Filter for resizing, as Pillow's name in lower case.
+        mean: Mean of each channel, for values from 0 to 1.
         std: Standard deviation of each channel.
-        crop_mode: How images are fitted, as timm names it: `center`, `squash` or `border`; see `pixels.fit`.
+        crop_mode: How images are fitted, in timm's terms: `center`, `squash` or `border`; see `pixels.fit`.
     """
 
     input_size: tuple[int, int, int]
@@ -79,22 +79,22 @@ class Fast:
 
     @property
     def channels(self) -> int:
-        """The number of channels that the network takes."""
+        """Number of channels of the model."""
         return self.input_size[0]
 
     @property
     def at_least(self) -> int:
-        """Pixels that either side of a photo needs."""
+        """Minimum pixels on each side of an image."""
         return REDUCING_GAP * math.floor(max(self.input_size[1:]) / self.crop_pct)
 
     def prepare(self, photo: Image.Image | Bands) -> bytes | Array:
-        """An image in RGB, or its channels, as the network's input: (height, width, channels).
+        """Resizes and crops an image, in RGB or with its own channels, to the model's input (height, width, channels).
 
         Args:
             photo: The image.
 
         Returns:
-            The pixels of a photo in 8 bits, as bytes; the values of an image with other channels.
+            The 8-bit pixels of a photo, as bytes, or the values of an image with other channels.
         """
         image = pixels.fitted(pixels.as_channels(photo, self.channels), vars(self), quick=True)
         return image.values if isinstance(image, Bands) else image.tobytes()
@@ -103,7 +103,7 @@ class Fast:
         """Normalizes a batch, without PyTorch.
 
         Args:
-            prepared: What `prepare` gave, N times.
+            prepared: N results of `prepare`.
 
         Returns:
             Images (N, channels, height, width), as float32.
@@ -114,8 +114,8 @@ class Fast:
         """Normalizes a batch.
 
         Args:
-            prepared: What `prepare` gave, N times.
-            device: Where the result is wanted.
+            prepared: N results of `prepare`.
+            device: Device of the result.
 
         Returns:
             Images (N, channels, height, width).
@@ -124,12 +124,12 @@ class Fast:
 
 
 class Prepared(NamedTuple):
-    """An image that `Whole` resized.
+    """An image resized by `Whole`.
 
     Attributes:
-        pixels: Its pixels (height, width, 3) in 8 bits.
+        pixels: Its 8-bit pixels (height, width, 3).
         input_size: Width and height in pixels.
-        full_size: Width and height before, upright.
+        full_size: Width and height of the original image, upright.
     """
 
     pixels: bytes
@@ -139,17 +139,17 @@ class Prepared(NamedTuple):
 
 @dataclass(frozen=True)
 class Whole:
-    """The whole image, for networks that say where something is: nothing is cut off, and its size is kept.
+    """Preprocessing for detectors and segmenters: the whole image is resized without cropping, and its size is kept.
 
     Attributes:
-        height: Height of the network's input in pixels.
-        width: Its width.
-        mean: Mean of each channel, of values in 0 to 1.
+        height: Height of the model's input in pixels.
+        width: Width of the model's input in pixels.
+        mean: Mean of each channel, for values from 0 to 1.
         std: Standard deviation of each channel.
-        interpolation: Filter that resizes, by Pillow's name in lower case.
-        keep_ratio: Scale both sides alike, so that the short side becomes the lesser of `height` and `width` and the
-            long side is at most the greater. Otherwise images become exactly that high and wide.
-        exact: Decode photos whole, which takes longer. Otherwise large JPEGs are decoded at a fraction of their size.
+        interpolation: Filter for resizing, as Pillow's name in lower case.
+        keep_ratio: Keep the aspect ratio: the short side becomes the smaller of `height` and `width`, and the long
+            side at most the greater. Otherwise images are resized to exactly that height and width.
+        exact: Decode photos at full size, which takes longer. Otherwise large JPEGs are decoded at a fraction of it.
     """
 
     height: int
@@ -163,13 +163,13 @@ class Whole:
 
     @property
     def at_least(self) -> int | None:
-        """Pixels that either side of an image needs; None for all."""
+        """Minimum pixels on each side of an image. None for all."""
         if self.exact:
             return None
         return REDUCING_GAP * (min if self.keep_ratio else max)(self.height, self.width)
 
     def size_of(self, width: int, height: int) -> tuple[int, int]:
-        """The width and height to which an image is resized."""
+        """Returns the width and height to which an image is resized."""
         if not self.keep_ratio:
             return self.width, self.height
         short, long = sorted((self.width, self.height))
@@ -184,10 +184,10 @@ class Whole:
         return Prepared(resized.tobytes(), size, full)
 
     def array(self, prepared: Sequence[Prepared]) -> Array:
-        """Normalizes a batch of images of one size, without PyTorch.
+        """Normalizes a batch of images of the same size, without PyTorch.
 
         Args:
-            prepared: What `prepare` gave, N times.
+            prepared: N results of `prepare`.
 
         Returns:
             Images (N, 3, height, width), as float32.
@@ -199,11 +199,11 @@ class Whole:
         """Normalizes a batch.
 
         Args:
-            prepared: What `prepare` gave, N times.
-            device: Where the result is wanted.
+            prepared: N results of `prepare`.
+            device: Device of the result.
 
         Returns:
-            Images (N, 3, height, width); with `keep_ratio` a list of images (3, height, width), whose sizes differ.
+            Images (N, 3, height, width), or with `keep_ratio` a list of images (3, height, width) of different sizes.
         """
         if self.keep_ratio:
             return [self._tensor([one], device)[0] for one in prepared]
@@ -214,7 +214,7 @@ class Whole:
         return _tensor([one.pixels for one in prepared], (height, width), self.mean, self.std, device)
 
     def tensor(self, photo: Image.Image) -> torch.Tensor:
-        """The network's input (3, height, width) for an RGB image."""
+        """Preprocesses an RGB image to the model's input (3, height, width)."""
         import torch
 
         return torch.from_numpy(self.array([self.prepare(photo)]))[0]
@@ -223,12 +223,12 @@ class Whole:
 def _normalized(
     prepared: Sequence[bytes | Array], size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
 ) -> Array:
-    """Images (N, channels, height, width) of pixels (height, width, channels): bytes of 8 bits, or values."""
+    """Normalizes pixels (height, width, channels), as 8-bit bytes or values, to images (N, channels, height, width)."""
     import numpy as np
 
     means, stds = (np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (mean, std))
     images = np.empty((len(prepared), len(mean), *size), np.float32)
-    for image, own in zip(images, prepared, strict=True):  # one that is in the processor's cache at a time
+    for image, own in zip(images, prepared, strict=True):  # one at a time, which fits in the processor's cache
         if isinstance(own, bytes):
             image[:] = np.frombuffer(own, np.uint8).reshape(*size, len(mean)).transpose(2, 0, 1)
             image /= 255
@@ -246,7 +246,7 @@ def _tensor(
     std: Sequence[float],
     device: torch.device,
 ) -> torch.Tensor:
-    """The same as a tensor on a device, which gets the 8-bit pixels and computes in the same order."""
+    """Does the same on a device, which gets the 8-bit pixels and computes in the same order."""
     import torch
 
     in_8_bits = [own for own in prepared if isinstance(own, bytes)]
@@ -261,17 +261,17 @@ Preprocessing = Exact | Fast | Whole
 
 
 def per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """Fits a mean or standard deviation to images with another number of channels.
+    """Adapts a mean or standard deviation to images with a different number of channels.
 
-    Follows what timm does to the weights of the stem, which it sums for one channel and repeats in turn for more.
+    Follows timm's rule for the stem's weights, which are summed for one channel and repeated for more.
 
     Args:
-        values: The mean or standard deviation that the weights were trained with. One number counts for all channels.
-        channels: Channels of the images.
+        values: The mean or standard deviation that the weights were trained with. One number applies to all channels.
+        channels: Number of channels of the images.
 
     Returns:
-        One number per channel: the values themselves if there are as many, their average for one channel, and
-        otherwise the values in turn.
+        One number per channel: the values if their number matches, their average for one channel, and otherwise the
+        values repeated in order.
 
     Examples:
         >>> from mnv2zoo.data.preprocessing import per_channel
@@ -290,14 +290,14 @@ def per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
 
 
 def from_cfg(cfg: Mapping[str, Any]) -> Fast | None:
-    """The fast preprocessing that timm's description of weights asks for.
+    """Returns the fast preprocessing for a pretrained cfg.
 
     Args:
-        cfg: The description, as a dict.
+        cfg: The cfg, as a dict.
 
     Returns:
-        The preprocessing; None where the description leaves something open, or wants what only timm's own knows:
-        another size for evaluation than for training, or enlarged crops.
+        The preprocessing. None if the cfg is incomplete, or asks for something that only timm's transform can do: a
+        different size for evaluation, or enlarged crops.
     """
     if any(not cfg.get(field) for field in FIELDS) or any(cfg.get(f"test_{field}") for field in FIELDS):
         return None

@@ -1,4 +1,4 @@
-"""Which images make a batch, and what chance decides about each of them."""
+"""Selects the images of each batch, and seeds their augmentation."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from torch.utils.data import Sampler
 
 
 def seed_augmentation(seed: int) -> None:
-    """Seeds Python's, NumPy's and PyTorch's generators for the CPU, which timm's augmentations draw from."""
+    """Seeds the CPU generators of Python, NumPy and PyTorch, which timm's augmentations use."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    # torch.manual_seed looks at every kind of device, which takes longer than to read a small image.
+    # torch.manual_seed checks every kind of device, which takes longer than reading a small image.
     torch.default_generator.manual_seed(seed)
 
 
@@ -29,27 +29,27 @@ def seed_everything(seed: int) -> None:
 
 
 def derive_seed(*parts: int) -> int:
-    """Makes a seed from numbers, such as a run's seed, an epoch and a step."""
+    """Derives a seed from numbers, such as a run's seed, an epoch and a step."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
 class Batches(Sampler[list[Any]]):
     """The batches of an epoch, as pairs of an index and a seed for its augmentation.
 
-    Every image comes once, in an order of the epoch's own. The last batch is filled up with images of
-    another order, so that all batches are whole: a batch norm cannot train on a batch of one. With weights, images are
-    drawn with replacement instead. Nothing but the run's seed, the epoch and the step decides what is in a batch, so
-    that an interrupted run resumes as if it had not been interrupted.
+    Every image comes once, in a different order each epoch. The last batch is filled with images from another order,
+    so that all batches have the same size: a batch norm cannot train on a batch of one. With weights, images are
+    drawn with replacement instead. A batch depends only on the run's seed, the epoch and the step, so an interrupted
+    run resumes bit for bit.
 
     Args:
-        count: Images.
-        batch_size: Images a batch, over all processes.
+        count: Number of images.
+        batch_size: Images per batch, over all processes.
         seed: The run's seed.
-        weights: How likely each image is to be drawn; None for each once.
+        weights: Sampling weight of each image. None uses each image once.
 
     Attributes:
-        epoch: The epoch, from 0, whose batches come next.
-        first: The step within it, from 0, to begin with.
+        epoch: The next epoch, from 0.
+        first: The step in it to start with, from 0.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int, weights: Sequence[float] | None = None) -> None:
@@ -59,7 +59,7 @@ class Batches(Sampler[list[Any]]):
 
     @property
     def steps(self) -> int:
-        """Batches of a whole epoch."""
+        """Number of batches in a full epoch."""
         return math.ceil(self.count / self.batch_size)
 
     def __len__(self) -> int:
@@ -74,7 +74,7 @@ class Batches(Sampler[list[Any]]):
             yield keys[start : start + self.batch_size]
 
     def _order(self, total: int) -> Tensor:
-        """The images of the epoch, by index."""
+        """Returns the images of the epoch, by index."""
         if self.weights is not None:
             generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch, 0))
             return torch.tensor(self.weights, dtype=torch.float64).multinomial(total, True, generator=generator)
@@ -86,13 +86,13 @@ class Batches(Sampler[list[Any]]):
 
 
 def balanced_weights(classes: Sequence[Sequence[int]]) -> list[float]:
-    """How likely each image is to be drawn for all classes to come equally often.
+    """Computes sampling weights that make all classes equally frequent.
 
     Args:
-        classes: The classes that each image shows. An image of several counts for the rarest of them.
+        classes: The classes in each image. An image with several classes counts for the rarest of them.
 
     Returns:
-        A weight per image, which are 1 in sum for each class that images count for.
+        One weight per image. The weights of each class sum to 1.
     """
     counts = Counter(label for own in classes for label in own)
     rarest = [min(own, key=lambda label: (counts[label], label), default=None) for own in classes]

@@ -1,4 +1,4 @@
-"""A list of images with their splits and their groups: a CSV, TSV or JSON file, or the `split.json` of a run."""
+"""Reads a list of images with their splits and groups: a CSV, TSV or JSON file, or the `split.json` of a run."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ Cells = Mapping[str, str]
 
 @dataclass(frozen=True)
 class SplitFile:
-    """A list of images.
+    """A list of images with their splits and groups.
 
     Attributes:
         path: The file.
         columns: Names of its columns.
         rows: The cells of each image by column, by the image's name in the file.
-        keys: What recognizes an image whatever it is called, by its name in the file, where a run recorded it.
+        keys: Identifier of each image, by its name in the file, if a run recorded it.
     """
 
     path: Path
@@ -42,18 +42,18 @@ class SplitFile:
 
     @staticmethod
     def read(path: str | Path) -> SplitFile:
-        """Reads a list.
+        """Reads a list of images.
 
         Args:
-            path: A CSV or TSV file with a column `image` and further ones, such as `split`; a JSON array of objects
-                with these keys; or a JSON object with arrays of images at `train`, `val` and `test`, such as the
+            path: A CSV or TSV file with a column `image` and others, such as `split`; a JSON array of objects with
+                these keys; or a JSON object with arrays of images under `train`, `val` and `test`, such as the
                 `split.json` of a run.
 
         Returns:
             The list.
 
         Raises:
-            DataError: If it is no such file, or names an image twice.
+            DataError: If the file has another format, or names an image twice.
         """
         path = Path(path)
         try:
@@ -68,7 +68,7 @@ class SplitFile:
             reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",", restval="")
             document = [{name: cell for name, cell in row.items() if name is not None} for row in reader]
         if not fits(document, list[dict[str, str | int | float | None]]):
-            raise _bad(path, "other JSON")
+            raise _bad(path, "a different JSON document")
         rows = [{key.strip(): _text(cell) for key, cell in row.items()} for row in document]
         if not rows or any(IMAGE not in row for row in rows):
             found = ", ".join(rows[0]) if rows else "no rows"
@@ -76,19 +76,19 @@ class SplitFile:
         return _listed(path, rows, {})
 
     def of_images(self, data: Data) -> tuple[dict[str, Cells], list[AnySample]]:
-        """Finds the images of the list in the data.
+        """Finds the listed images in the data.
 
-        An image in the list is the data's image of that name, which is its path within the data with or without its
-        split's folder, or its file name alone where only one image has it.
+        A listed name matches an image's path in the data, with or without its split folder, or its file name if only
+        one image has it.
 
         Args:
             data: The data.
 
         Returns:
-            The cells of each image by its name in the data, and the images that are not in the list.
+            The cells of each image by its name in the data, and the images that are not listed.
 
         Raises:
-            DataError: If an image of the list is not in the data, a name fits several images, or two rows are of one.
+            DataError: If a listed image is not in the data, a name matches several images, or two rows match one image.
         """
         samples = [sample for own in data.splits.values() for sample in own]
         find = _finder(samples)
@@ -106,16 +106,16 @@ class SplitFile:
         return found, [sample for sample in samples if sample.name not in found]
 
     def _refuse(self, wrong: Mapping[str, Sequence[str]], images: int) -> None:
-        """Raises the error for names that do not stand for one image each."""
+        """Raises the error for names that do not match exactly one image."""
         for kind, problem, fix in (
-            ("none", "images of the list are not in the data", "Restore the images, or remove their rows."),
-            ("several", "names in the list fit several images", "Write their paths within the data."),
-            ("twice", "rows of the list are of images that others are of", "Leave one row per image."),
+            ("none", "images in the list are not in the data", "Restore the images, or remove their rows."),
+            ("several", "names in the list match several images", "Write their full paths in the data."),
+            ("twice", "rows in the list match the same image as another row", "Keep one row per image."),
         ):
             if names := wrong.get(kind):
                 raise DataError(
                     f"{len(names)} {problem}",
-                    expected=f"a row for each of the {images} images in the data",
+                    expected=f"one row for each of the {images} images in the data",
                     found=some(names),
                     where=self.path,
                     fix=fix,
@@ -123,10 +123,10 @@ class SplitFile:
 
 
 def _of_run(path: Path, document: Mapping[str, Any]) -> SplitFile:
-    """The list in the `split.json` of a run, or in a file like it."""
+    """Reads the list in the `split.json` of a run, or in a similar file."""
     splits = {split: names for split, names in document.items() if split in SPLITS}
     if not splits or not all(fits(names, list[str]) for names in splits.values()):
-        raise _bad(path, "other JSON")
+        raise _bad(path, "a different JSON document")
     images = document.get("images")
     keys = {name: key for name, key in images.items() if isinstance(key, str)} if isinstance(images, dict) else {}
     return _listed(path, [{IMAGE: name, SPLIT: split} for split, names in splits.items() for name in names], keys)
@@ -146,27 +146,27 @@ def _listed(path: Path, rows: Sequence[Cells], keys: Mapping[str, str]) -> Split
         by_name[name] = row
     if twice:
         raise DataError(
-            f"{len(twice)} images come twice in the list",
+            f"{len(twice)} images are listed twice",
             expected="one row per image",
             found=some(twice),
             where=path,
-            fix="Leave one row per image.",
+            fix="Keep one row per image.",
         )
     return SplitFile(path, frozenset().union(*rows), by_name, keys)
 
 
 def _bad(path: Path, found: object) -> DataError:
     return DataError(
-        "cannot read the list of images",
+        f"cannot read the list of images {path.name}",
         expected="a .csv, .tsv or .json file with columns image and split, or the split.json of a run",
         found=found,
         where=path,
-        fix="Correct the file, or the path.",
+        fix="Correct the file, or pass another path.",
     )
 
 
 def _finder(samples: Sequence[AnySample]) -> Callable[[str, str | None], list[AnySample]]:
-    """A function from the name of an image in a list, and its key, to the images that fit."""
+    """Returns a function from the name and the identifier of a listed image to the images that match."""
     maps: list[dict[str, list[AnySample]]] = [{}, {}, {}]
     for sample in samples:
         path = path_of(sample)
@@ -178,7 +178,7 @@ def _finder(samples: Sequence[AnySample]) -> Callable[[str, str | None], list[An
         for names in maps:
             if composed(name) in names:
                 return names[composed(name)]
-        if key is not None and not by_key:  # takes a while: every image is hashed
+        if key is not None and not by_key:  # takes a while, because every image is hashed
             for sample in samples:
                 by_key.setdefault(sample.identify() or "", []).append(sample)
         return by_key.get(key, []) if key else []
@@ -187,25 +187,25 @@ def _finder(samples: Sequence[AnySample]) -> Callable[[str, str | None], list[An
 
 
 def path_of(sample: AnySample) -> str:
-    """The path of an image within the data, without the folder of its split."""
+    """Returns the path of an image in the data, without its split folder."""
     first, _, rest = sample.name.partition("/")
     return rest if rest and first in SPLITS else sample.name
 
 
 def apply(data: Data, listed: SplitFile, skip_bad_images: bool = False) -> Data:
-    """Splits the data as a list says, whatever splits it has.
+    """Splits the data as a list says, replacing its own splits.
 
     Args:
         data: The data, before images are checked.
-        listed: The list; one without a column `split` leaves the data as it is.
-        skip_bad_images: Whether images that cannot be read need no row.
+        listed: The list. Without a column `split`, the data is unchanged.
+        skip_bad_images: Whether unreadable images need no row.
 
     Returns:
-        The data in the list's splits.
+        The data with the list's splits.
 
     Raises:
-        DataError: If an image of the list is not in the data or the other way round, a split is unknown, or a class
-            has no image to train on.
+        DataError: If a listed image is not in the data or an image is not listed, a split is unknown, or a class has
+            no training image.
     """
     if SPLIT not in listed.columns:
         return data
@@ -215,29 +215,33 @@ def apply(data: Data, listed: SplitFile, skip_bad_images: bool = False) -> Data:
     if readable:
         raise DataError(
             f"{len(readable)} images in the data are not in the list",
-            expected="a row per image",
+            expected="one row per image",
             found=some(sample.name for sample in readable),
             where=listed.path,
-            fix="Add rows for them, or move them out of the data.",
+            fix="Add rows for them, or remove them from the data.",
         )
     splits: dict[str, list[AnySample]] = {split: [] for split in SPLITS}
     for sample in (sample for own in data.splits.values() for sample in own if sample.name in found):
         splits[SPLIT_OF[found[sample.name][SPLIT].lower()]].append(sample)
     if not splits["train"]:
         raise DataError(
-            "the list has no images to train on", expected="rows with the split train", found="none", where=listed.path
+            "the list has no training images",
+            expected="rows with the split train",
+            found="none",
+            where=listed.path,
+            fix="Set the split of some images to train.",
         )
     data = in_other_splits(data, splits)
     if not unnamed:
         return data
-    return replace(data, notes=(*data.notes, f"{len(unnamed)} images that cannot be read are not in the list"))
+    return replace(data, notes=(*data.notes, f"{len(unnamed)} unreadable images are not in the list"))
 
 
 def _check_splits(found: Mapping[str, Cells], listed: SplitFile) -> None:
     unknown = {name: row[SPLIT] for name, row in found.items() if row.get(SPLIT, "").lower() not in SPLIT_OF}
     if unknown:
         raise DataError(
-            f"{len(unknown)} images in the list have a split of another name",
+            f"{len(unknown)} images in the list have an unknown split",
             expected="train, val or test",
             found=f"{some(map(repr, unknown.values()))} for {some(unknown)}",
             where=listed.path,
@@ -260,15 +264,15 @@ def group_names(data: Data, group_by: str, listed: SplitFile | None) -> dict[str
 
     Args:
         data: The data.
-        group_by: A column of the list, or a regular expression with one group that is searched for in each image's
-            path within the data.
+        group_by: A column of the list, or a regular expression with one group that is searched in each image's path in
+            the data.
         listed: The list, if there is one.
 
     Returns:
-        The group by the image's name.
+        The group of each image, by the image's name.
 
     Raises:
-        DataError: If there is no such column, or an image has no group.
+        DataError: If the column does not exist, or an image has no group.
     """
     samples = [sample for own in data.splits.values() for sample in own]
     if "(" in group_by:
@@ -277,7 +281,7 @@ def group_names(data: Data, group_by: str, listed: SplitFile | None) -> dict[str
         lack, fix = f"do not match the pattern {group_by!r}", "Correct --group-by."
     else:
         found = _column(data, group_by, listed)
-        lack, fix = f"have no cell in the column {group_by!r}", "Fill in the column."
+        lack, fix = f"have an empty cell in the column {group_by!r}", "Fill in the column."
     if without := [sample.name for sample in samples if not found.get(sample.name)]:
         raise DataError(
             f"{len(without)} of {len(samples)} images {lack}",
@@ -292,7 +296,7 @@ def group_names(data: Data, group_by: str, listed: SplitFile | None) -> dict[str
 def _column(data: Data, name: str, listed: SplitFile | None) -> dict[str, str]:
     if listed is None or name not in listed.columns - {IMAGE, SPLIT}:
         raise DataError(
-            f"there is no column {name!r} to group images by",
+            f"cannot group images by the column {name!r}: it does not exist",
             expected=_columns(listed.columns if listed else ()),
             found=repr(name),
             where=listed.path if listed else "group_by",
@@ -303,4 +307,4 @@ def _column(data: Data, name: str, listed: SplitFile | None) -> dict[str, str]:
 
 def _columns(columns: Iterable[str]) -> str:
     own = sorted(set(columns) - {IMAGE, SPLIT})
-    return f"a column such as {' or '.join(own)}" if own else "a file with such a column"
+    return f"a column such as {' or '.join(own)}" if own else "a --split-file with such a column"

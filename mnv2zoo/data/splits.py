@@ -1,4 +1,4 @@
-"""Which images are for training, validation and testing."""
+"""Splits images for training, validation and testing."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from mnv2zoo.errors import DataError
 
 
 def with_validation(data: Data, fraction: float, seed: int, learned: Set[str] = frozenset()) -> Data:
-    """Takes validation images from the training images, class by class, where the data has none.
+    """Takes validation images from the training images of each class, if the data has none.
 
     Args:
         data: The data.
-        fraction: Part of each class to take, 0 for none. Of a class with two images or more at least one is taken
-            and at least one is left. An image that shows several classes counts for the rarest of them. Copies of an
+        fraction: Share of each class to take, 0 for none. If a class has at least two images, at least one is taken
+            and at least one is left. An image with several classes counts for the rarest of them. Copies of an
             image, which `check` recognizes, stay together. Data without classes is split as a whole.
-        seed: Decides which; a class's own choice does not depend on the other classes.
-        learned: Keys of images that the weights to start from were trained on. Others are taken as far as there are.
+        seed: Random seed. The choice in one class does not depend on the other classes.
+        learned: Identifiers of images that the initial weights were trained on. Other images are taken first.
 
     Returns:
         The data with a split `val`.
@@ -49,7 +49,7 @@ def with_validation(data: Data, fraction: float, seed: int, learned: Set[str] = 
             chosen = set(chance.sample(others, min(count, len(others))))
         taken |= chosen
         left |= group.keys() - chosen
-    taken -= left  # what has a copy in another class
+    taken -= left  # images with a copy in another class
     splits = {
         "train": tuple(s for s in data.splits["train"] if key_of(s) not in taken),
         "val": tuple(s for s in data.splits["train"] if key_of(s) in taken),
@@ -59,17 +59,17 @@ def with_validation(data: Data, fraction: float, seed: int, learned: Set[str] = 
 
 
 def restrict(data: Data, splits: Mapping[str, Any]) -> Data:
-    """Takes from the data what a written split says.
+    """Restricts the data to a recorded split.
 
     Args:
-        data: The data as it is found, before it is split.
-        splits: Names of samples by split, as `split.json` has them; what else is in it does not matter here.
+        data: The data as found, before it is split.
+        splits: Names of samples by split, as in `split.json`. Other content is ignored.
 
     Returns:
         The data in these splits.
 
     Raises:
-        DataError: If an image is no longer there.
+        DataError: If an image no longer exists.
     """
     known = {sample.name: sample for split in data.splits.values() for sample in split}
     splits = {split: names for split, names in splits.items() if split in SPLITS}
@@ -79,8 +79,8 @@ def restrict(data: Data, splits: Mapping[str, Any]) -> Data:
             raise DataError(
                 "the data has changed since the run began",
                 expected=f"the {len(names)} images of {split} in split.json",
-                found=f"{len(gone)} of them gone, such as {gone[0]}",
-                fix="Restore them, or begin a new run.",
+                found=f"{len(gone)} of them missing, such as {gone[0]}",
+                fix="Restore the images, or start a new run.",
             )
     return replace(data, splits={split: tuple(known[name] for name in names) for split, names in splits.items()})
 
@@ -94,7 +94,7 @@ class _Unit:
 
     Attributes:
         names: Names of the images.
-        classes: How many of the images show each class.
+        classes: Number of images of each class.
     """
 
     names: set[str] = field(default_factory=set)
@@ -102,20 +102,20 @@ class _Unit:
 
 
 def with_grouped_validation(data: Data, fraction: float, seed: int, groups: Groups) -> Data:
-    """Takes validation images from the training images, group by group, where the data has none.
+    """Takes validation images from the training images by group, if the data has none.
 
     Args:
         data: The data.
-        fraction: Part of the images to take, of each class as far as groups allow, 0 for none. Each class keeps a group
-            to train on, and gives one if it has another.
-        seed: Decides which of groups that are alike.
+        fraction: Share of the images to take, of each class as far as the groups allow, 0 for none. Each class keeps
+            one group to train on, and gives one if it has another.
+        seed: Random seed, which decides among similar groups.
         groups: The group of each image.
 
     Returns:
         The data with a split `val`.
 
     Raises:
-        DataError: If the splits that the data has tear a group apart.
+        DataError: If the data's own splits divide a group.
     """
     _refuse_torn(data, groups)
     if "val" in data.splits or not fraction:
@@ -134,30 +134,30 @@ def with_grouped_validation(data: Data, fraction: float, seed: int, groups: Grou
 
 
 def folds(data: Data, count: int, seed: int, groups: Groups | None = None) -> list[list[str]]:
-    """Divides the training and validation images into folds, each class evenly as far as groups allow.
+    """Divides the training and validation images into folds, each class as evenly as the groups allow.
 
     Args:
         data: The data.
         count: Number of folds.
-        seed: Decides which images, of those that are alike.
-        groups: The group of each image; None where each image is its own.
+        seed: Random seed, which decides among similar images.
+        groups: The group of each image. None treats each image as its own group.
 
     Returns:
-        Names of the images of each fold.
+        Names of the images in each fold.
 
     Raises:
-        DataError: If there are too few groups or images, a class would be missing where its fold is held out, or the
+        DataError: If there are too few groups or images, a class would have no training images in some fold, or the
             data's test images share a group with others.
     """
     samples = [sample for split in ("train", "val") for sample in data.splits.get(split, ())]
-    what = "images that are no copies of others" if groups is None else "groups"
+    what = "images that are not copies of others" if groups is None else "groups"
     if groups is not None:
         _refuse_torn(replace(data, splits={"train": tuple(samples), "test": data.splits.get("test", ())}), groups)
     units = _units(samples, groups or {}, bool(data.class_names))
     if len(units) < count:
         raise DataError(
-            f"too few {what} for {count} folds",
-            expected=f"{count} or more",
+            f"there are only {len(units)} {what} for {count} folds",
+            expected=f"at least {count}",
             found=len(units),
             fix="Choose fewer --folds.",
         )
@@ -169,7 +169,7 @@ def folds(data: Data, count: int, seed: int, groups: Groups | None = None) -> li
     lone = {label: min(own) for label, own in sorted(held_in.items()) if len(own) == 1}
     if lone:
         raise DataError(
-            f"{len(lone)} classes would be missing from the training images of a fold",
+            f"{len(lone)} classes would have no training images in some fold",
             expected=f"images of each class in two or more {what}",
             found=some(f"{data.class_names[label]} (fold {number})" for label, number in lone.items()),
             fix="Add images of these classes, or leave the classes out.",
@@ -179,18 +179,18 @@ def folds(data: Data, count: int, seed: int, groups: Groups | None = None) -> li
 
 
 def of_fold(data: Data, parts: Sequence[Sequence[str]], fold: int) -> Data:
-    """Holds out one fold to validate on, and trains on the others.
+    """Uses one fold for validation and the others for training.
 
     Args:
         data: The data.
-        parts: Names of the images of each fold, as `folds` gives them.
-        fold: The number of the fold, from 1.
+        parts: Names of the images in each fold, from `folds`.
+        fold: Number of the fold, from 1.
 
     Returns:
-        The data, whose test images stay as they are.
+        The data. Its test images are unchanged.
 
     Raises:
-        DataError: If an image of the folds is no longer there.
+        DataError: If an image of the folds no longer exists.
     """
     others = [name for number, part in enumerate(parts, 1) if number != fold for name in part]
     tests = [sample.name for sample in data.splits.get("test", ())]
@@ -198,7 +198,7 @@ def of_fold(data: Data, parts: Sequence[Sequence[str]], fold: int) -> Data:
 
 
 def _refuse_torn(data: Data, groups: Groups) -> None:
-    """Refuses splits of which two have images of one group."""
+    """Rejects splits that share a group."""
     of_split = {split: {groups[sample.name] for sample in own} for split, own in data.splits.items()}
     for one, other in combinations(of_split, 2):
         if torn := sorted(of_split[one] & of_split[other]):
@@ -207,19 +207,19 @@ def _refuse_torn(data: Data, groups: Groups) -> None:
                 expected="all images of a group in one split",
                 found=some(torn),
                 where="group_by",
-                fix="Move their images into one of the two, or correct --group-by.",
+                fix="Move their images to one of the two, or correct --group-by.",
             )
 
 
 def _units(samples: Sequence[AnySample], groups: Groups, labelled: bool) -> list[_Unit]:
-    """The images that stay together, in the order of the first of each."""
-    found: dict[str, _Unit] = {}  # by the group and by what copies have in common
+    """Returns the images that stay together, in the order of their first image."""
+    found: dict[str, _Unit] = {}  # by group and by the identifier that copies share
     for sample in samples:
         group = groups.get(sample.name)
         keys = [f"image {key_of(sample)}"] if group is None else [f"group {group}", f"image {key_of(sample)}"]
         known = {id(found[key]): found[key] for key in keys if key in found}
         unit, *others = known.values() or [_Unit()]
-        for other in others:  # a copy of the image is of another group
+        for other in others:  # a copy of the image is in another group
             unit.names |= other.names
             unit.classes += other.classes
             found |= {key: unit for key, own in found.items() if own is other}
@@ -230,10 +230,10 @@ def _units(samples: Sequence[AnySample], groups: Groups, labelled: bool) -> list
 
 
 def _parts(units: Sequence[_Unit], shares: Sequence[Fraction], seed: int) -> list[list[_Unit]]:
-    """Divides units among parts, each class by the parts' shares.
+    """Divides units among parts so that each class has the parts' shares.
 
-    Large units come first. Each goes to the part that has the fewest images of its classes for its share with the unit
-    in it, as D'Hondt's method allots seats.
+    Large units come first. Each goes to the part that, with the unit in it, has the fewest images of its classes for
+    its share, as D'Hondt's method allots seats.
     """
     order = sorted(units, key=lambda unit: min(unit.names))
     random.Random(seed).shuffle(order)
@@ -273,5 +273,5 @@ def _exchange(train: list[_Unit], val: list[_Unit], class_names: Sequence[str]) 
 
 
 def _can_go(unit: _Unit, giver: Sequence[_Unit], least: int) -> bool:
-    """Whether so many other units show each of its classes."""
+    """Checks whether that many other units have each of its classes."""
     return all(sum(label in other.classes for other in giver) - 1 >= least for label in unit.classes)

@@ -1,6 +1,6 @@
-"""From the logits of an image to the labels over their thresholds, with numpy alone.
+"""Selects the labels whose scores reach their thresholds, with numpy only.
 
-`deploy.export` writes this file's text into the script of a bundle, so that a bundle decides as this package does.
+`deploy.export` copies this file into a bundle's script, so that a bundle decides as this package does.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-DEFAULT_THRESHOLD = 0.5  # of a label whose threshold nobody chose
+DEFAULT_THRESHOLD = 0.5  # of a label without a calibrated threshold
 
 
 def sigmoid(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The probability of each label, computed in double precision without overflow.
+    """Computes the probability of each label in double precision, without overflow.
 
     Args:
         logits: Logits of any shape.
@@ -28,16 +28,16 @@ def sigmoid(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def over_thresholds(
     logits: np.ndarray[Any, Any], labels: Sequence[str], thresholds: Sequence[float]
 ) -> list[dict[str, Any]]:
-    """The labels of an image whose scores reach their thresholds.
+    """Returns the labels of an image whose scores reach their thresholds.
 
     Args:
         logits: The image's logits (labels,).
-        labels: Names of the labels.
-        thresholds: The lowest score of each label.
+        labels: Label names.
+        thresholds: Minimum score of each label.
 
     Returns:
-        A dict per label: `class`, its number; `label`; and `score`, from 0 to 1. The highest score comes first; of
-        equal scores, the first label.
+        One dict per label: `class`, its number; `label`; and `score`, from 0 to 1. Highest scores come first, and
+        equal scores in label order.
 
     Examples:
         >>> import numpy as np

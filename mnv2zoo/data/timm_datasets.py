@@ -1,4 +1,4 @@
-"""Datasets that timm knows by name, such as `torch/cifar10` and `hfds/owner/name`."""
+"""Reads datasets that timm knows by name, such as `torch/cifar10` and `hfds/owner/name`."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class TimmSample:
         name: Its split and number.
         target: Index of its class.
         dataset: The dataset.
-        index: Its number there.
-        origin: The dataset's name.
+        index: Its number in the dataset.
+        origin: Name of the dataset.
     """
 
     name: str
@@ -40,40 +40,40 @@ class TimmSample:
     origin: str = ""
 
     def identify(self) -> str:
-        """What recognizes the image elsewhere: the dataset's name, its split and its number."""
+        """Returns an identifier of the image: the dataset's name, its split and its number."""
         return f"{self.origin}:{self.name}"
 
     def read(self) -> Image.Image:
         """Reads the image as `Sample.read` does.
 
         Raises:
-            ImageReadError: If it cannot be read.
+            ImageReadError: If the image cannot be read.
         """
         reader = getattr(self.dataset, "reader", None)
         if reader is None:
             return decode.to_rgb(self.dataset[self.index][0], self.name)
-        # Taken past timm's dataset, which converts images in its own way, and skips those that it cannot read.
+        # Bypass timm's dataset, which converts images in its own way and skips unreadable ones.
         with reader[self.index][0] as stream:
             return decode.read(BytesIO(stream.read()), self.name)
 
 
 def find(name: str, root: Path) -> tuple[tuple[str, ...], dict[str, tuple[TimmSample, ...]]]:
-    """The data of a dataset that timm knows, downloaded by whoever provides it."""
+    """Returns the class names and samples of a timm dataset, which is downloaded if necessary."""
     try:
         if environment.is_homeless(root):
             raise FileNotFoundError(errno.ENOENT, "this user has no home folder")
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(
-            "there is no folder to keep the dataset in",
-            expected="a folder that can be written",
+            "there is no folder for the dataset",
+            expected="a writable folder",
             found=error.strerror or error,
             where=root,
-            fix="Set MNV2ZOO_HOME to a folder that can be written.",
+            fix="Set MNV2ZOO_HOME to a writable folder.",
         ) from error
     splits: dict[str, tuple[TimmSample, ...]] = {}
     names: tuple[str, ...] = ()
-    # torchvision's datasets have one split beside that for training, and not all call it `test`.
+    # torchvision's datasets have one split besides the training split, and it is not always called `test`.
     wanted = {"train": SPLITS["train"], "test": ("test", *SPLITS["val"])} if name.startswith("torch/") else SPLITS
     for split, spellings in wanted.items():
         dataset = _open(name, root, spellings, needed=split == "train")
@@ -89,19 +89,19 @@ def find(name: str, root: Path) -> tuple[tuple[str, ...], dict[str, tuple[TimmSa
 
 
 def _open(name: str, root: Path, spellings: Sequence[str], needed: bool) -> Any:
-    """Opens a split of a dataset by the first of its names that the dataset knows; None if it knows none."""
+    """Opens a split of a dataset under the first of its names that exists. None if none does."""
     from timm.data import create_dataset
 
     for spelling in spellings:
         try:
             dataset: Any = create_dataset(name, root=str(root), split=spelling, download=True)
-        except Exception as error:  # of the many libraries behind it
-            # A ValueError means an unknown split. Anything else must not make a split vanish.
+        except Exception as error:  # from any of the libraries behind timm
+            # A ValueError means an unknown split. No other error may hide a split.
             if isinstance(error, ValueError) and not (needed and spelling == spellings[-1]):
                 continue
             raise DataError(
                 f"cannot open the dataset {name!r}",
-                expected="a dataset that timm opens",
+                expected="a dataset that timm can open",
                 found=explain(error).found[:300].rstrip("."),
                 where=name,
                 fix=f"Check the name and the network, pass a folder, or put the dataset into {root}.",
@@ -115,7 +115,7 @@ def _open(name: str, root: Path, spellings: Sequence[str], needed: bool) -> Any:
 def _index_of(label: str, names: Sequence[str], place: str) -> int:
     if label not in names:
         raise DataError(
-            "a split has classes that train lacks",
+            f"a split has the class {label!r}, which train lacks",
             expected=f"some of train's {len(names)} classes",
             found=label,
             where=place,
@@ -128,7 +128,7 @@ def _targets(dataset: Any) -> Sequence[int]:
     reader: Any = getattr(dataset, "reader", None)
     if hasattr(dataset, "targets"):
         return dataset.targets
-    if hasattr(reader, "iter_targets"):  # without reading the images
+    if hasattr(reader, "iter_targets"):  # does not read the images
         return list(reader.iter_targets())
     return [(reader or dataset)[i][1] for i in range(len(dataset))]
 

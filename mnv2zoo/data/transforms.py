@@ -1,4 +1,4 @@
-"""timm's transform for the images of a model."""
+"""Builds timm's transform for the images of a model."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
 from mnv2zoo.data import decode, pixels, preprocessing
+from mnv2zoo.data.copies import Fitted
 from mnv2zoo.data.pixels import Bands, WrongChannels
 from mnv2zoo.data.preprocessing import MAX_CHANNELS
 from mnv2zoo.errors import DataError
 
 
 def for_weights(cfg: Mapping[str, Any], training: bool = False, **options: Any) -> Callable[..., Any]:
-    """Makes the preprocessing that weights want, for images of any mode.
+    """Builds the preprocessing for weights, for images of any mode.
 
     Args:
-        cfg: timm's description of the weights.
-        training: Make the augmentation for training instead.
-        **options: Arguments of `timm.data.create_transform` that replace its own.
+        cfg: The weights' pretrained cfg.
+        training: Build the training augmentation instead.
+        **options: Arguments for `timm.data.create_transform` that override the defaults.
 
     Returns:
-        A function from a PIL image to a float tensor (channels, height, width). For weights that take neither gray nor
-        RGB, it takes arrays (height, width, channels) of uint8, uint16 or float.
+        A function from a PIL image to a float tensor (channels, height, width). If the weights take neither gray nor
+        RGB images, the function takes arrays (height, width, channels) of uint8, uint16 or float.
 
     Raises:
-        DataError: If the weights are for images with more than 8 channels.
+        DataError: If the weights take images with more than 8 channels.
     """
     data = image_config(cfg, test=not training)
     made: Any = image_transform(data, **{"is_training": training, **options})
-    if hasattr(made, "transforms"):  # not so if options ask for its parts
+    if hasattr(made, "transforms"):  # not if the options ask for its parts
         made.transforms.insert(0, _upright_rgb)
     return made
 
@@ -44,19 +45,19 @@ def _upright_rgb(image: Any) -> Any:
 
 
 def check_channels(channels: int, name: str | None = None) -> None:
-    """Refuses a model that takes images with more channels than are read from files.
+    """Rejects a model that takes images with more channels than can be read from files.
 
     Args:
-        channels: Its input channels.
-        name: Its name, for the error.
+        channels: Number of channels of the model.
+        name: Name of the model, for the error.
 
     Raises:
-        DataError: If it has more than 8.
+        DataError: If it takes more than 8 channels.
     """
     if not 1 <= channels <= MAX_CHANNELS:
         raise DataError(
-            f"the network takes images with {channels} channels, which are not read from files",
-            expected=f"a network for 1 to {MAX_CHANNELS} channels",
+            f"images with {channels} channels cannot be read from files",
+            expected=f"a model for 1 to {MAX_CHANNELS} channels",
             found=f"in_chans={channels}",
             where=name,
             fix="Build it with timm.create_model(..., pretrained=True), and call it with your own tensors.",
@@ -64,16 +65,16 @@ def check_channels(channels: int, name: str | None = None) -> None:
 
 
 def image_config(cfg: Mapping[str, Any], in_chans: int | None = None, test: bool = True) -> dict[str, Any]:
-    """Finds the preprocessing of images for a network.
+    """Returns the preprocessing of a model's images.
 
     Args:
-        cfg: timm's description of its weights.
-        in_chans: Channels of the images that the network takes; those of its weights if None.
-        test: At the size for evaluation instead of that for training.
+        cfg: The weights' pretrained cfg.
+        in_chans: Number of channels of the model. None uses that of the weights.
+        test: Use the size for evaluation instead of that for training.
 
     Returns:
-        `input_size`, `mean`, `std`, `interpolation`, `crop_pct` and `crop_mode`, as timm names them. Mean and
-        standard deviation have one number per channel; see `preprocessing.per_channel`.
+        `input_size`, `mean`, `std`, `interpolation`, `crop_pct` and `crop_mode`, in timm's terms. Mean and standard
+        deviation have one number per channel; see `preprocessing.per_channel`.
     """
     data: dict[str, Any] = resolve_data_config(pretrained_cfg=cfg, use_test_size=test)
     channels = in_chans or data["input_size"][0]
@@ -82,17 +83,17 @@ def image_config(cfg: Mapping[str, Any], in_chans: int | None = None, test: bool
 
 
 def image_transform(data: Mapping[str, Any], **options: Any) -> Callable[[Any], torch.Tensor]:
-    """Makes timm's transform for a network, also for one that takes gray images or images with other channels.
+    """Builds timm's transform for a model, including models for gray images or other channels.
 
     Args:
-        data: The preprocessing, as `image_config` gives it.
-        **options: Further arguments of `timm.data.create_transform`, which come before the preprocessing.
+        data: The preprocessing, from `image_config`.
+        **options: Further arguments for `timm.data.create_transform`, which come before the preprocessing.
 
     Returns:
-        A function from an RGB image, or from `pixels.Bands`, to a tensor (channels, height, width).
+        A function from an RGB image or `pixels.Bands` to a tensor (channels, height, width).
 
     Raises:
-        DataError: If the network takes images with more than 8 channels.
+        DataError: If the model takes images with more than 8 channels.
     """
     channels, *size = data["input_size"]
     check_channels(channels)
@@ -103,14 +104,34 @@ def image_transform(data: Mapping[str, Any], **options: Any) -> Callable[[Any], 
 
 
 @dataclass(frozen=True)
-class Channels:
-    """A transform for networks that do not take RGB.
-
-    A network with one channel gets the luminance of photos. Images with other channels are resized as `pixels.fitted`
-    does it, and augmented by timm's transform as tensors.
+class Evaluation:
+    """The transform of evaluation, which takes images that `reader` has fitted before, too.
 
     Attributes:
-        transform: timm's transform: for RGB images of equal channels if there is one, and otherwise for tensors.
+        transform: timm's transform.
+        reader: Reads and fits photos.
+    """
+
+    transform: Callable[[Any], torch.Tensor]
+    reader: Fitted
+
+    def __call__(self, image: Any) -> torch.Tensor:
+        """Transforms an RGB image to a tensor (3, H, W)."""
+        if isinstance(image, Image.Image) and image.info.get("made_by") == self.reader.name:
+            return torch.from_numpy(pixels.normalized(image, self.reader.config))
+        return self.transform(image)
+
+
+@dataclass(frozen=True)
+class Channels:
+    """A transform for models that do not take RGB.
+
+    A model with one channel gets the luminance of photos. Images with other channels are resized as in `pixels.fitted`,
+    and augmented as tensors by timm's transform.
+
+    Attributes:
+        transform: timm's transform: for RGB images with equal channels if the model has one channel, otherwise for
+            tensors.
         config: The preprocessing. For training it has `is_training`.
     """
 
@@ -121,7 +142,7 @@ class Channels:
         """Transforms an image of any mode, `pixels.Bands` or an array (H, W, C) to a tensor (channels, height, width).
 
         Raises:
-            ImageReadError: If it has another number of channels.
+            ImageReadError: If the image has a different number of channels.
         """
         channels = self.config["input_size"][0]
         try:

@@ -1,7 +1,7 @@
-"""Folders and tar files as one kind of tree, so that the same rules apply to both.
+"""Presents folders and tar files as the same kind of tree, so that the same rules apply to both.
 
-Links are followed: to files, to folders, and within a tar file hard links too. A tar file is listed once and its
-images are read at random, so nothing is unpacked.
+Links to files and folders are followed, and in a tar file hard links too. A tar file is listed once, and its images are
+read at random positions, so nothing is unpacked.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from PIL import Image
 
 from mnv2zoo.errors import DataError
 
-MAX_LINKS = 40  # links that lead to links, as Linux counts them
+MAX_LINKS = 40  # maximum length of a chain of links, as in Linux
 _ZEROS = bytes(tarfile.BLOCKSIZE)
 
 
@@ -31,10 +31,10 @@ class File:
 
     Attributes:
         name: Its name.
-        place: The file, or the tar file that holds its bytes.
-        offset: Where its bytes begin in the tar file; None for a file of its own.
+        place: The file, or the tar file that contains its bytes.
+        offset: Start of its bytes in the tar file. None for a separate file.
         size: Number of bytes in the tar file.
-        dangling: Whether it is a link that points to nothing; `place` then does not exist.
+        dangling: Whether it is a broken link. `place` then does not exist.
     """
 
     name: str
@@ -50,8 +50,8 @@ class Folder:
 
     Attributes:
         name: Its name.
-        path: Where it is.
-        real: Its path without links, which tells where links lead back to it.
+        path: Its path.
+        real: Its path without links, which shows whether a link leads back to it.
         linked: Whether it is a link.
     """
 
@@ -66,17 +66,17 @@ class Folder:
         return Folder(path.name, path, os.path.realpath(path))
 
     def has(self, name: str) -> bool:
-        """Whether there is something of that name in it."""
+        """Checks whether the folder contains something with that name."""
         return (self.path / name).exists()
 
     def children(self) -> Iterator[File | Folder]:
-        """Lists what is in it, in order of names.
+        """Lists the content in order of names.
 
         Raises:
-            OSError: If it cannot be searched.
+            OSError: If the folder cannot be read.
         """
         with os.scandir(self.path) as entries:
-            names, special = [], {}  # for a million entries, less memory than the entries take
+            names, special = [], {}  # for a million files, this takes less memory than the entries
             for entry in entries:
                 names.append(entry.name)
                 if entry.is_dir():
@@ -95,8 +95,8 @@ class Folder:
 
 @dataclass(frozen=True, slots=True)
 class _Link:
-    target: str  # as the tar file has it
-    parts: tuple[str, ...]  # where the link itself is
+    target: str  # as stored in the tar file
+    parts: tuple[str, ...]  # path of the link itself
 
 
 @dataclass(slots=True)
@@ -107,7 +107,7 @@ class _Directory:
 
 @dataclass(frozen=True, slots=True)
 class TarFolder:
-    """A folder in a tar file; attributes as those of `Folder`."""
+    """A folder in a tar file. Its attributes are those of `Folder`."""
 
     name: str
     path: Path
@@ -117,11 +117,11 @@ class TarFolder:
     _root: _Directory
 
     def has(self, name: str) -> bool:
-        """Whether there is something of that name in it."""
+        """Checks whether the folder contains something with that name."""
         return name in self._directory.entries
 
     def children(self) -> Iterator[File | TarFolder]:
-        """Lists what is in it, in order of names."""
+        """Lists the content in order of names."""
         for name, entry in sorted(self._directory.entries.items()):
             linked = isinstance(entry, _Link)
             found = _resolve(self._root, entry)
@@ -137,22 +137,22 @@ def open_place(place: str | Path) -> Folder | TarFolder:
     """Opens a folder, or a tar file as if it were unpacked.
 
     Args:
-        place: The folder or file.
+        place: The folder or tar file.
 
     Returns:
-        The tree below it.
+        The tree of its content.
 
     Raises:
-        DataError: If there is nothing, or something else. The message says what it is and what to do.
+        DataError: If the path does not exist or is something else. The message says what it is and how to fix it.
     """
     path = Path(place)
     if path.is_dir() and str(place):
         return Folder.at(path)
     if path.is_file() and _is_tar(path):
         return _open_tar(path)
-    kind, fix = _describe(path) if str(place) else ("an empty name", "Pass the folder that holds the class folders.")
+    kind, fix = _describe(path) if str(place) else ("an empty name", "Pass the folder that contains the class folders.")
     raise DataError(
-        f"{str(place)!r} is not a folder or a tar file with images",
+        f"{str(place)!r} is not a folder or tar file of images",
         expected="a folder with one subfolder per class, or an uncompressed tar file of one",
         found=kind,
         where=place,
@@ -161,7 +161,7 @@ def open_place(place: str | Path) -> Folder | TarFolder:
 
 
 def is_compressed(name: str) -> bool:
-    """Whether a file is an archive that has to be unpacked first, judged by its name."""
+    """Checks whether a file name is that of an archive that must be unpacked first."""
     endings = (".zip", ".7z", ".rar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
     return name.lower().endswith(endings)
 
@@ -175,13 +175,13 @@ def _is_tar(path: Path) -> bool:
 
 
 def _describe(path: Path) -> tuple[str, str]:
-    """What is at a path that holds no images as they must be laid out, and what to do about it."""
+    """Describes what is at a path that is not a folder or tar file of images, and how to fix it."""
     unpack = "Unpack it and pass the folder, or repack it as an uncompressed .tar file."
-    folder = "Pass the folder that holds the class folders."
+    folder = "Pass the folder that contains the class folders."
     if not path.exists():
         if path.is_symlink():
-            return "a link that points to nothing", "Restore what the link points to."
-        return "nothing of that name", "Check the spelling. " + folder
+            return "a broken link", "Restore the target of the link."
+        return "no such file or folder", "Check the spelling. " + folder
     if not path.is_file():
         return "a special file", folder
     with path.open("rb") as file:
@@ -198,14 +198,14 @@ def _describe(path: Path) -> tuple[str, str]:
         return "a zip file", unpack
     if head.startswith((b"7z\xbc\xaf", b"Rar!")):
         return "an archive", unpack
-    with contextlib.suppress(Exception), Image.open(path) as image:  # decoders raise nearly anything
+    with contextlib.suppress(Exception), Image.open(path) as image:  # decoders can raise anything
         return f"an image ({image.format})", folder + " To classify one image, run `mnv2zoo predict`."
     ending = path.suffix.lower()
     if ending in (".csv", ".tsv", ".json", ".jsonl", ".txt", ".xml", ".parquet", ".yaml", ".yml", ".xlsx"):
-        return f"a {ending} file", "Sort the images into one folder per class and pass the folder that holds these."
+        return f"a {ending} file", "Put the images in one folder per class, and pass the folder that contains these."
     if ending == ".tar":
-        return "a damaged or incomplete tar file", "Copy or download it again, and check it with `tar tf`."
-    return "a file of another kind", folder
+        return "a corrupt or incomplete tar file", "Copy or download it again, and check it with `tar tf`."
+    return "another kind of file", folder
 
 
 def _holds_tar(module: object, path: Path) -> bool:
@@ -223,8 +223,8 @@ def _open_tar(path: Path) -> TarFolder:
             _check_end(path, tar.offset)
     except (tarfile.TarError, OSError) as error:
         raise DataError(
-            "the tar file is damaged or incomplete",
-            expected="a whole tar file",
+            f"the tar file {path.name} is corrupt or incomplete",
+            expected="a complete tar file",
             found=str(error).rstrip("."),
             where=path,
             fix="Copy or download it again, and check it with `tar tf`.",
@@ -245,11 +245,11 @@ def _open_tar(path: Path) -> TarFolder:
             late.append((folder, parts[-1], member.linkname))
             folder.entries[parts[-1]] = _hard_link(root, path, parts[-1], member.linkname)
         elif member.isreg() and not member.issparse():
-            # Where a path comes twice, the later member is the newer version, as it is when unpacked.
+            # If a path occurs twice, the later member is the newer version, as when unpacking.
             folder.entries[parts[-1]] = File(parts[-1], path, member.offset_data, member.size)
         else:
             folder.entries[parts[-1]] = File(parts[-1], path / parts[-1], dangling=True)
-    for folder, name, target in late:  # to members that come after their links
+    for folder, name, target in late:  # links whose targets come later in the file
         entry = folder.entries[name]
         if isinstance(entry, File) and entry.dangling:
             folder.entries[name] = _hard_link(root, path, name, target)
@@ -257,7 +257,7 @@ def _open_tar(path: Path) -> TarFolder:
 
 
 def _check_end(path: Path, offset: int) -> None:
-    """Checks that the list of members ends with the mark that ends a tar file, and that no other one follows."""
+    """Checks that the list of members ends with the end mark of a tar file, and that nothing follows it."""
     with path.open("rb") as file:
         file.seek(offset)
         block = file.read(tarfile.BLOCKSIZE)
@@ -269,7 +269,7 @@ def _check_end(path: Path, offset: int) -> None:
 
 
 def _parts(name: str) -> tuple[str, ...]:
-    """The path of a member, as GNU tar unpacks it: without a leading slash, and from behind the last `..` on."""
+    """Returns the path of a member as GNU tar unpacks it: without a leading slash, and starting after the last `..`."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     while ".." in parts:
         del parts[: parts.index("..") + 1]
@@ -277,7 +277,7 @@ def _parts(name: str) -> tuple[str, ...]:
 
 
 def _directory(root: _Directory, parts: tuple[str, ...]) -> _Directory:
-    """The directory of that path, made where it is not there."""
+    """Returns the directory with that path, creating it if necessary."""
     here = root
     for part in parts:
         entry = here.entries.get(part)
@@ -296,7 +296,7 @@ def _hard_link(root: _Directory, tar: Path, name: str, target: str) -> File:
 def _resolve(root: _Directory, entry: _Directory | File | _Link, links: int = 0) -> _Directory | File | None:
     if not isinstance(entry, _Link):
         return entry
-    if links == MAX_LINKS or entry.target.startswith("/"):  # which is not in the tar file
+    if links == MAX_LINKS or entry.target.startswith("/"):  # the target is outside the tar file
         return None
     parts = list(entry.parts[:-1])
     for part in entry.target.split("/"):

@@ -1,6 +1,6 @@
-"""Evaluation: the metrics of a trained network on images.
+"""Evaluation of a model on images.
 
-Needs the extra `train`: `pip install -e ".[train]"` in a checkout.
+Requires the `train` extra: `pip install -e ".[train]"` in a checkout.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ def evaluate(
     task: str | Task | type[Task] | None = None,
     **options: Any,
 ) -> Any:
-    """Measures a network on photos.
+    """Measures a model on your images.
 
-    On the photos that a run trained on, its held-out part is measured: its test images if it has some, or else its
-    validation images. They are recognized by their content, so the folder may have moved, be a tar file now, or hold
-    further photos.
+    If the model is a run that was trained on these images, only the held-out images are measured: the test images if
+    there are any, else the validation images. They are recognized by their content, so you can move or rename the
+    folder, pack it in a tar file, or add images.
 
     Args:
-        data: Photos, laid out as for `finetune`.
-        model: A name of the zoo, or a folder or `hf-hub:` repository with `config.json`, such as a run folder.
-        split: `train`, `val` or `test`: of the run, where the photos are the run's, and of the data otherwise. `all`
-            for all photos. By default the run's held-out part; on other photos the last split that is there, or all
-            photos where there are none.
-        task: The task, as for `finetune`; by default that of the run. A run for a task of your own needs it: code is
-            never imported because a run folder names it.
-        **options: Further arguments of `mnv2zoo.evaluation.evaluator.evaluate`, such as `batch_size`.
+        data: Your images, in any layout that `finetune` accepts.
+        model: A model name from the zoo, or a folder or `hf-hub:` repository with `config.json`, such as a run folder.
+        split: `train`, `val`, `test`, or `all` for all images. If the images belong to the run, these are its splits,
+            and the default is its held-out images. Otherwise they are the splits of the data, and the default is the
+            last one, or all images if there are no splits.
+        task: The task, as for `finetune`. By default the task of the run. Required for a run with your own task:
+            code is never imported only because a run folder names it.
+        **options: More arguments of `mnv2zoo.evaluation.evaluator.evaluate`, such as `batch_size`.
 
     Returns:
-        The scores. A classifier has top-1 and top-5, each class, and the calibration error; see
-        `mnv2zoo.tasks.classify.metrics.Scores`. `measured` says which images they are of.
+        The scores of the task. For a classifier: top-1, top-5, the metrics of each class and the calibration error; see
+        `mnv2zoo.tasks.classify.metrics.Scores`. `measured` says which images were measured.
 
     Raises:
-        DataError: If the images are not laid out as they must be, a folder's name is none of the network's
-            classes, or only some of the images are those of the run.
-        WeightsError: If the network's weights cannot be found, fetched or verified.
-        TaskError: If there is no such task, or the run's task is not built in and none is given.
+        DataError: If the images are not in a supported layout, a folder name is not a class of the model, or only some
+            of the images belong to the run.
+        WeightsError: If the model's weights cannot be found, downloaded or verified.
+        TaskError: If the task is unknown, or the run's task is not built in and `task` is None.
         MissingExtraError: If the extra `train` is not installed.
 
     Examples:

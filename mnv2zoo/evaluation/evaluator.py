@@ -1,4 +1,4 @@
-"""Evaluation of a network on a folder of photos."""
+"""Evaluates a model on images."""
 
 from __future__ import annotations
 
@@ -45,48 +45,42 @@ def evaluate(
     output: str | Path | None = None,
     progress: Showing | None = None,
 ) -> Any:
-    """Measures a network on photos.
-
-    On the photos that a run trained on, its held-out part is measured: its test images if it has some, or else its
-    validation images. They are recognized by their content, so the folder may have moved, be a tar file now, or hold
-    further photos.
+    """Measures a model on your images; see `mnv2zoo.evaluate`.
 
     Args:
-        data: Photos, laid out as for `finetune`.
-        model: A name of the zoo, or a folder or `hf-hub:` repository with `config.json`, such as a run folder.
-        split: `train`, `val` or `test`: of the run, where the photos are the run's, and of the data otherwise. `all`
-            for all photos. By default the run's held-out part; on other photos the last split that is there, or all
-            photos where there are none.
+        data: Your images, in any layout that `finetune` accepts.
+        model: A model name from the zoo, or a folder or `hf-hub:` repository with `config.json`, such as a run folder.
+        split: The split, as for `mnv2zoo.evaluate`.
         task: The task, as for `mnv2zoo.evaluate`.
-        layout: `classes` if each folder is a class, `splits` if the folders are splits; by default what the folders'
-            names and contents say, or what the run was told.
-        train_dir: Folder of the training images, within the data or anywhere.
-        val_dir: Folder of the validation images.
-        test_dir: Folder of the test images.
-        ignore_index: Number in masks of pixels that belong to no class; by default that of the run, or 255.
-        skip_bad_images: Leave out images that cannot be read.
-        batch_size: Images that go through the network at once.
-        device: Where to compute; by default the accelerator if there is one.
-        output: File for the scores of each image: CSV or Parquet if it ends in `.csv` or `.parquet`, or else JSON
-            lines.
-        progress: Takes the number of images, and gives a context whose function takes the number of images done.
+        layout: What the subfolders of the data are: `classes` or `splits`. By default as the run recorded, else
+            detected.
+        train_dir: Folder of training images, absolute or inside the data.
+        val_dir: Folder of validation images.
+        test_dir: Folder of test images.
+        ignore_index: Segmentation: mask value of pixels to ignore. By default as the run recorded, or 255.
+        skip_bad_images: Whether to skip unreadable images.
+        batch_size: Images per batch.
+        device: The device. By default the accelerator if there is one, else the CPU.
+        output: File for the scores of each image: CSV or Parquet if it ends in `.csv` or `.parquet`, else JSON Lines.
+        progress: A function from the number of images to a context manager, which provides a function that is called
+            with the number of images of each batch.
 
     Returns:
-        The scores. Their `measured` says in words which images they are of.
+        The scores. `measured` says which images were measured.
 
     Raises:
-        DataError: If the images are not laid out as they must be, a folder's name is none of the network's
-            classes, or only some of the images are those of the run.
-        ImageReadError: If an image cannot be read and is not to be skipped.
-        WeightsError: If the network's weights cannot be found, fetched or verified.
+        DataError: If the images are not in a supported layout, a folder name is not a class of the model, or only some
+            of the images belong to the run.
+        ImageReadError: If an image cannot be read and `skip_bad_images` is False.
+        WeightsError: If the model's weights cannot be found, downloaded or verified.
         DeviceError: If the device cannot be used.
-        TaskError: If there is no such task, the run's task is not built in and none is given, or `output` is given
-            and the task keeps no scores.
+        TaskError: If the task is unknown, the run's task is not built in and `task` is None, or `output` is given and
+            the task has no scores per image.
         MissingExtraError: If the output needs a package that is not installed.
         OSError: If the output cannot be written.
 
     Warns:
-        UserWarning: In one line, about files in the data that are not used.
+        UserWarning: If files in the data are not used.
     """
     model = str(model)
     task = find_task(task, records.task_name(model), model).of_model(model)
@@ -104,9 +98,9 @@ def evaluate(
     with torch.inference_mode(), memory.kept(), showing as done:
         measured = _run_network(task, net, samples, metric, batch_size, skip_bad_images, done)
     if not measured:
-        raise DataError("no image can be read", where=data, fix="Check that the files are images.")
+        raise DataError("none of the images can be read", where=data, fix="Check that the files are images.")
     left_out = len(samples) - len(measured)
-    skipped = f"; {left_out} that cannot be read left out" if left_out else ""
+    skipped = f"; {left_out} unreadable images skipped" if left_out else ""
     scores = replace(metric.compute(), measured=chosen.measured + skipped)
     if file is not None:
         predictions.write(file, *task.measured_rows(metric, [s.name for s in measured], net.label_names))
@@ -118,8 +112,8 @@ def _output(task: Task, output: str | Path | None) -> Path | None:
         return None
     if not task.keeps_scores:
         raise TaskError(
-            f"the task {task.name} keeps no scores of each image",
-            expected="a classifier",
+            f"the task {task.name} has no scores per image",
+            expected="a classification task",
             found=task.name,
             where="output",
             fix="Leave out --output, or use `mnv2zoo predict --output`.",
@@ -137,7 +131,7 @@ def _run_network(
     skip_bad_images: bool,
     done: Callable[[int], Any],
 ) -> list[AnySample]:
-    """Adds the outputs for all images to the metric, and returns those that could be read."""
+    """Adds the outputs of all images to the metric, and returns the samples that could be read."""
     transforms, collate = task.transforms(net.config), task.collate or default_collate
     measured: list[AnySample] = []
     read = decode.read_all(
@@ -163,7 +157,7 @@ def _run_network(
 
 
 def _find(task: Task, data: str | Path, model: str, given: Layout, ignore_index: int | None) -> Data:
-    """Finds the images. Where nothing else is given, they are laid out as the run recorded."""
+    """Finds the images. The default layout is the one that the run recorded."""
     recorded = records.recorded(model)
     recipe = recorded.get("recipe", recorded)
     was = {name: recipe[name] for name in LAYOUT_FIELDS if name in recipe} if isinstance(recipe, dict) else {}

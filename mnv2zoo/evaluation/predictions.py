@@ -1,4 +1,4 @@
-"""The outputs for each image that was measured, in a file: JSON lines, CSV or Parquet."""
+"""Writes the outputs for each measured image to a JSON Lines, CSV or Parquet file."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from mnv2zoo.system.files import whole_file
 from mnv2zoo.system.installation import install_command
 from mnv2zoo.system.tables import Row
 
-ROWS = 1_000  # in memory at once, and in a row group of Parquet
+ROWS = 1_000  # rows in memory, and per Parquet row group
 
 
 def check(output: Path) -> None:
-    """Makes sure that a file can be written, before anything is measured.
+    """Checks that a file can be written, before anything is measured.
 
     Args:
         output: The file.
 
     Raises:
         MissingExtraError: If it is a Parquet file and pyarrow is not installed.
-        OSError: If its folder does not exist, or it is a folder.
+        OSError: If the parent folder does not exist, or the path is a folder.
     """
     if output.suffix.lower() == ".parquet":
         try:
             import pyarrow.parquet  # noqa: F401
         except ImportError as error:
             raise MissingExtraError(
-                "Parquet files need a further package",
-                found=f"no {error.name}",
+                "writing Parquet files requires pyarrow",
+                found=f"no module {error.name}",
                 fix=f"Run: {install_command('parquet')}",
             ) from error
     if output.is_dir():
@@ -43,13 +43,13 @@ def check(output: Path) -> None:
 
 
 def write(output: Path, rows: Iterable[Row], names: Mapping[str, list[str]]) -> None:
-    """Writes rows, all or none of them.
+    """Writes the rows atomically.
 
     Args:
-        output: The file: CSV if it ends in `.csv`, Parquet if in `.parquet`, or else JSON lines.
-        rows: A row per image, with the same keys in each. Values are text, numbers, and lists of numbers.
-        names: The names of a list's items, by its key. They are the columns of a CSV file, and metadata of the schema
-            of a Parquet file.
+        output: The file: CSV if it ends in `.csv`, Parquet if it ends in `.parquet`, else JSON Lines.
+        rows: One row per image, all with the same keys. Values are text, numbers and lists of numbers.
+        names: The names of the items of each list, by key. They become columns of a CSV file, or schema metadata of a
+            Parquet file.
 
     Raises:
         OSError: If the file cannot be written.
@@ -65,7 +65,7 @@ def write(output: Path, rows: Iterable[Row], names: Mapping[str, list[str]]) -> 
 
 
 def _cells(rows: Iterable[Row], names: Mapping[str, list[str]]) -> Iterator[list[Any]]:
-    """Titles and cells, with a column for each item of a list."""
+    """The header and the cells, with one column for each item of a list."""
     for number, row in enumerate(rows):
         if number == 0:
             yield [title for key in row for title in names.get(key, [key])]

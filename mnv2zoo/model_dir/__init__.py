@@ -1,1 +1,1 @@
-"""The folder that a run, a package and a converted file share."""
+"""The folder format that runs, packages and converted models share."""

@@ -1,4 +1,4 @@
-"""Model cards: of a run, of a package for the Hub, and of an exported bundle."""
+"""Writes model cards of runs, of packages for the Hub, and of exported bundles."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ PIPELINES = {"detect": "object-detection", "segment": "image-segmentation"}  # t
 LIBRARIES = "## In other libraries"  # the last section of a card
 METRICS = {"top1": "top-1 accuracy (%)", "top5": "top-5 accuracy (%)"}
 
-# https://huggingface.co/docs/hub/repositories-licenses; a card names any other license as `license_name`. No library
-# has this list: of its names, license-expression lacks 20, and it knows 2,404 that the Hub refuses.
+# https://huggingface.co/docs/hub/repositories-licenses. A card names any other license as `license_name`. No library
+# has this list: license-expression lacks 20 of these names, and knows 2,404 that the Hub rejects.
 HUB_LICENSES = """
 afl-3.0 agpl-3.0 apache-2.0 artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0 bigscience-openrail-m bsd
 bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-nc-2.0
@@ -33,7 +33,7 @@ ms-pl ncsa odbl odc-by ofl-1.1 openrail openrail++ osl-3.0 pddl postgresql unlic
 
 
 class Scores(Protocol):
-    """The metrics of a model on a split, as `evaluation.metrics.Scores` has them; percentages from 0 to 100."""
+    """The metrics of a model on a split, as in `evaluation.metrics.Scores`, as percentages from 0 to 100."""
 
     @property
     def images(self) -> int: ...  # noqa: D102
@@ -50,13 +50,13 @@ class Scores(Protocol):
 def run_card(
     model_name: str, architecture: str, origin: str, run: Mapping[str, Any], scores: Mapping[str, Scores]
 ) -> str:
-    """Writes the card of a run.
+    """Writes the model card of a run.
 
     Args:
-        model_name: The model's name.
+        model_name: Name of the model.
         architecture: Its architecture.
         origin: The weights that it was fine-tuned from.
-        run: The run's `recipe.json`.
+        run: The content of the run's `recipe.json`.
         scores: Metrics by split.
 
     Returns:
@@ -76,7 +76,7 @@ def run_card(
             f"`{architecture}` fine-tuned on `{dataset}` with mnv2zoo, from {origin}. {len(names)} classes.\n"
             if names
             else f"`{architecture}`, from {origin}.\n",
-            "| images | how many | top-1 (%) | top-5 (%) | calibration error (%) |",
+            "| split | images | top-1 (%) | top-5 (%) | calibration error (%) |",
             "| --- | --: | --: | --: | --: |",
             *rows,
             "\n## Use\n",
@@ -87,8 +87,8 @@ def run_card(
             "```sh",
             "mnv2zoo predict --model THIS_FOLDER photo.jpg",
             "```\n",
-            "## How it was trained\n",
-            "| value | |",
+            "## Training\n",
+            "| parameter | value |",
             "| --- | --- |",
             *values,
             "",
@@ -118,11 +118,11 @@ def _run_metadata(model_name: str, dataset: str, scores: Mapping[str, Scores]) -
 
 
 def with_libraries(card: str, document: Mapping[str, Any]) -> str:
-    """Adds a section to a card: which other libraries open the folder, and why not the others.
+    """Adds a section to a card that says which other libraries can open the folder, and why others cannot.
 
     Args:
-        card: The card, as Markdown with metadata. One that has the section stays as it is.
-        document: The folder's `config.json`.
+        card: The card, as Markdown with metadata. If it already has the section, it is unchanged.
+        document: The content of the folder's `config.json`.
 
     Returns:
         The card.
@@ -133,14 +133,14 @@ def with_libraries(card: str, document: Mapping[str, Any]) -> str:
 
 
 def _libraries(document: Mapping[str, Any]) -> str:
-    """Writes the section of `with_libraries`, without its heading."""
+    """Writes the section for `with_libraries`, without its heading."""
     reason = config_file.obstacle(document)
     if document.get("head"):
-        return f"Only mnv2zoo opens this folder: {reason}."
+        return f"Only mnv2zoo can open this folder: {reason}."
     if reason:
-        said = f"Import mnv2zoo before timm or transformers opens this folder: {reason}."
+        said = f"Import mnv2zoo before you open this folder with timm or transformers: {reason}."
     else:
-        said = f"timm and transformers open this folder without mnv2zoo, as timm's `{document['architecture']}`."
+        said = f"timm and transformers can open this folder without mnv2zoo, as timm's `{document['architecture']}`."
     ours = "import mnv2zoo\n" if reason else ""
     code = f'{ours}import timm\n\nmodel = timm.create_model("local-dir:THIS_FOLDER", pretrained=True).eval()'
     parts = [said, f"```python\n{code}\n```"]
@@ -149,8 +149,8 @@ def _libraries(document: Mapping[str, Any]) -> str:
         parts.append(f"```python\n{ours}from transformers import pipeline\n\n{pipe}\n```")
     if document.get("temperature"):
         parts.append(
-            "Only mnv2zoo divides the logits by the `temperature` in `config.json`. Other libraries find the same "
-            "classes, with scores that are not calibrated."
+            "Only mnv2zoo divides the logits by the `temperature` in `config.json`. Other libraries predict the same "
+            "classes with uncalibrated scores."
         )
     return "\n\n".join(parts)
 
@@ -158,30 +158,30 @@ def _libraries(document: Mapping[str, Any]) -> str:
 def package_card(
     path: Path, entry: WeightsEntry, results: Mapping[str, Mapping[str, Any]], document: Mapping[str, Any]
 ) -> str:
-    """Fills in a run's card for the Hub, or writes one.
+    """Completes a run's card for the Hub, or writes a new one.
 
     Args:
-        path: The run's card; it may be missing.
+        path: The run's card, which may be missing.
         entry: The index entry of the weights.
-        results: Metrics by split, as `results.json` has them.
-        document: The package's `config.json`.
+        results: Metrics by split, from `results.json`.
+        document: The content of the package's `config.json`.
 
     Returns:
         The card, as Markdown with metadata.
 
     Raises:
-        WeightsError: If there is a card that cannot be read.
+        WeightsError: If an existing card cannot be read.
     """
     kind = PIPELINES.get(document.get("task") or "", "image-classification")
     try:
         card = ModelCard.load(path) if path.exists() else ModelCard(_new_page(entry, kind))
-    except Exception as error:  # of many classes, PyYAML's among them
+    except Exception as error:  # of many classes, including PyYAML's
         raise WeightsError(
             "cannot read the model card",
-            expected="Markdown under a block of YAML",
+            expected="Markdown with a YAML header",
             found=f"{type(error).__name__}: {' '.join(str(error).split())}"[:200],
             where=path,
-            fix="Correct it, or delete it to have one made.",
+            fix="Correct the file, or delete it to get a new card.",
         ) from error
     data: Any = card.data
     data.model_name = entry.name
@@ -210,11 +210,11 @@ def package_card(
 
 
 def _new_page(entry: WeightsEntry, kind: str) -> str:
-    """Writes a card whose metadata are still to be filled in."""
+    """Writes a card whose metadata are filled in later."""
     _, height, width = entry.input_size
     labels = ", ".join(entry.label_names[:20]) + (", ..." if entry.num_classes > 20 else "")
     name = f"hf-hub:{entry.repo_id or 'OWNER/NAME'}"
-    size = f"The network's input is {height} x {width} pixels. "
+    size = f"The input size is {height} x {width} pixels. "
     code = f'import timm, mnv2zoo\n\nmodel = timm.create_model("{name}", pretrained=True)'
     if kind != "image-classification":
         room = "detection" if kind == "object-detection" else "segmentation"
@@ -236,13 +236,13 @@ def _new_page(entry: WeightsEntry, kind: str) -> str:
 
 
 def bundle_card(facts: Mapping[str, Any], *, use: str, outputs: str, loss: str | None = None) -> str:
-    """Writes the card of an exported bundle.
+    """Writes the model card of an exported bundle.
 
     Args:
-        facts: Its `manifest.json`.
-        use: The commands that use it.
-        outputs: What it gives for images.
-        loss: What its precision costs, in a sentence, if that was measured.
+        facts: The content of its `manifest.json`.
+        use: Commands that use it.
+        outputs: Description of its outputs.
+        loss: A sentence about the accuracy cost of its precision, if that was measured.
 
     Returns:
         The card, as Markdown.
@@ -261,9 +261,9 @@ def bundle_card(facts: Mapping[str, Any], *, use: str, outputs: str, loss: str |
 {use}
 ```
 
-Images prepared as `preprocess.json` says give {outputs}.
+Images preprocessed according to `preprocess.json` give {outputs}.
 
-- License of the weights: {facts["license"] or "not known"}
+- License of the weights: {facts["license"] or "unknown"}
 - {facts["comparison"]}
 {f"- {loss}" + chr(10) if loss else ""}
 SHA-256:

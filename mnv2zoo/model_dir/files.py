@@ -1,4 +1,4 @@
-"""The files of a model directory, which timm, transformers and the command line read."""
+"""Writes the files of a model folder, which timm, transformers and the command line can read."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ def model_files(
     whole: nn.Module | None = None,
     **recorded: Any,
 ) -> dict[str, bytes]:
-    """Builds the files of a model directory, which timm reads as `local-dir:`.
+    """Builds the files of a model folder, which timm reads with `local-dir:`.
 
     Args:
         model: A model as timm builds it.
         data_config: Its preprocessing in timm's terms: `input_size`, `mean`, `std` and so on.
-        label_names: The class names in class order, if they are known.
-        whole: The detector or segmenter that the model is part of, whose tensors are written in place of the model's.
+        label_names: Class names in class order, if known.
+        whole: The detector or segmenter that contains the model. Its tensors are written instead of the model's.
         **recorded: Further entries of `config.json`: `task` and `head`.
 
     Returns:
-        The content of `model.safetensors`, `config.json` and, with class names, `labels.txt`, by these names.
+        The content of `model.safetensors`, `config.json` and, with class names, `labels.txt`, by file name.
 
     Raises:
         DataError: If a class name contains a line break.
     """
     check_labels(label_names)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in (whole or model).state_dict().items()}
-    # The license, labels and tag of the weights that these started from do not apply to them.
+    # The license, labels and tag of the initial weights do not apply to the fine-tuned ones.
     cfg: dict[str, Any] = dict.fromkeys(("tag", "license", "origin_url", "description"), "")
     cfg |= {
         "num_classes": model.num_classes,
@@ -57,7 +57,7 @@ def model_files(
         config = Path(scratch) / "config.json"
         save_config_for_hf(model, str(config), model_config={"pretrained_cfg": cfg}, data_config=data_config)
         document = json.loads(config.read_bytes())
-    if whole:  # timm knows the classes of classifiers alone
+    if whole:  # timm only supports the classes of classifiers
         document |= {"num_classes": len(label_names), "label_names": list(label_names)}
         document["pretrained_cfg"]["num_classes"] = len(label_names)
         document.get("model_args", {}).pop("num_classes", None)

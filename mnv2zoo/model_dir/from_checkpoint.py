@@ -1,4 +1,4 @@
-"""Converts a checkpoint of another library to a model directory, which timm and the command line read."""
+"""Converts another library's checkpoint to a model folder that timm and the command line can read."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from mnv2zoo.system.files import vacant, whole_file, whole_folder
 
 @dataclass(frozen=True)
 class Converted:
-    """A model directory that was converted from a checkpoint.
+    """A model folder that was converted from a checkpoint.
 
     Attributes:
-        directory: The directory.
-        architecture: The architecture's name.
+        directory: The folder.
+        architecture: Name of the architecture.
         layout: The layout of the checkpoint.
-        arguments: The arguments that build the model: `num_classes`, `pad_type` and so on.
+        arguments: The arguments for building the model: `num_classes`, `pad_type` and so on.
         preprocessing: The preprocessing, in timm's terms.
-        assumed: The keys of `preprocessing` that neither the file nor the caller gave.
-        found: Where the weights were in the file: the checkpoint's entry, the prefix of their names, and what was left
+        assumed: Keys of `preprocessing` that neither the file nor the caller specified.
+        found: Where the weights were in the file: the checkpoint entry, the prefix of their names, and what was left
             out.
-        obstacle: Why plain timm cannot open the directory without this package; empty if it can.
+        obstacle: Why plain timm cannot open the folder without this package. Empty if it can.
     """
 
     directory: Path
@@ -54,37 +54,49 @@ def convert_checkpoint(
     label_names: Sequence[str] = (),
     preprocessing: Mapping[str, Any] | None = None,
 ) -> Converted:
-    """Converts a checkpoint in any layout that `convert` knows to a model directory.
+    """Converts a checkpoint in any layout that `convert` knows to a model folder.
 
     Args:
         file: A file as for `convert.read`.
-        out: The directory, new or empty. Afterwards `timm.create_model(f"local-dir:{out}", pretrained=True)` loads it.
-        model_name: The architecture; found from the shapes of the weights if None.
-        backbone: Leave out the classifier, or whatever other head there is.
-        pad_type: Padding as `MobileNetV2` names it; that of the layout's library if None.
-        label_names: The class names in class order, if they are known.
-        preprocessing: Preprocessing in timm's terms, which overrides the file's and the library's own. `input_size` may
-            be the side alone.
+        out: The folder, new or empty. Load it with `timm.create_model(f"local-dir:{out}", pretrained=True)`.
+        model_name: The architecture. None detects it from the shapes of the weights.
+        backbone: Leave out the classifier or any other head.
+        pad_type: Padding as for `MobileNetV2`. None uses that of the layout's library.
+        label_names: Class names in class order, if known.
+        preprocessing: Preprocessing in timm's terms, which overrides that of the file and of the library. `input_size`
+            may be a single number, the side.
 
     Returns:
-        The model directory and what was found.
+        The model folder and what was found.
 
     Raises:
-        ConversionError: If the file cannot be read or fits no zoo model, or there are not as many names as classes.
-        UnknownModelError: If there is no such architecture.
+        ConversionError: If the file cannot be read or matches no model, or the number of names and of classes differ.
+        UnknownModelError: If no architecture has that name.
         MissingExtraError: If it is a Keras file and `h5py` is not installed.
-        RunError: If the directory is not empty or cannot be written.
+        RunError: If the folder is not empty or cannot be written.
     """
     out = Path(out)
     if not vacant(out):
-        raise RunError("the folder must be new or empty", found="something else", where=out, fix="Choose another.")
+        raise RunError(
+            f"the folder {out} is not empty",
+            expected="a new or empty folder",
+            found="other files",
+            where=out,
+            fix="Choose another folder.",
+        )
     checkpoint = convert.read(file, backbone)
     name, layout, tensors = _native(checkpoint.found, file, model_name, backbone)
     arguments = _arguments(tensors, name)
     arguments["pad_type"] = convert.LAYOUTS[layout].pad_type if pad_type is None else pad_type
     classes = arguments["num_classes"]
     if label_names and len(label_names) != classes:
-        raise ConversionError("names of other classes", expected=f"{classes} names", found=f"{len(label_names)}")
+        raise ConversionError(
+            f"{len(label_names)} class names do not match weights with {classes} classes",
+            expected=f"{classes} names",
+            found=f"{len(label_names)} names",
+            where="label_names",
+            fix="List one name per class, in class order.",
+        )
     given = {**checkpoint.preprocessing, **(preprocessing or {})}
     contents, data_config = _build(name, layout, tensors, arguments, given, label_names)
     _write(out, contents)
@@ -94,7 +106,7 @@ def convert_checkpoint(
 
 
 def _native(found: Found, file: str | Path, model_name: str | None, backbone: bool) -> tuple[str, str, Tensors]:
-    """The architecture, the layout, and the tensors in the native layout."""
+    """Returns the architecture, the layout, and the tensors in the native layout."""
     try:
         theirs = convert.without_head(found.tensors) if backbone else found.tensors
         name, layout = convert.identify(theirs)
@@ -117,7 +129,7 @@ def _build(
     given: dict[str, Any],
     label_names: Sequence[str],
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """The files of the model directory, and the preprocessing in them."""
+    """Returns the files of the model folder, and the preprocessing in them."""
     import timm
 
     from mnv2zoo.data import transforms
@@ -144,30 +156,30 @@ def _size(given: Any, channels: int) -> tuple[int, int, int]:
     size = (channels, given, given) if isinstance(given, int) else tuple(given)
     if len(size) != 3 or size[0] != channels:
         raise ConversionError(
-            "the input size is of other channels than the weights",
+            f"the input size {size} does not match weights with {channels} channels",
             expected=f"{channels} channels, height and width",
             found=size,
             where="input_size",
-            fix="Give the side alone, or the channels of the weights.",
+            fix="Pass only the side, or use the channels of the weights.",
         )
     return size
 
 
 def _statistics(key: str, values: Sequence[float], channels: int, given: Sequence[float]) -> tuple[float, ...]:
-    """A value per channel; given values must be as many as the channels, or all the same."""
+    """Returns one value per channel. The given values must match the channels, or all be the same."""
     if len(values) != channels and len(set(given)) > 1:
         raise ConversionError(
-            f"{key} has values for other channels than the weights",
+            f"{key} does not match weights with {channels} channels",
             expected=f"{channels} values, or one value for all channels",
             found=tuple(given),
             where=key,
-            fix="Give the same number for each color; it is used for every channel.",
+            fix="Pass one value per channel, or the same number for each color to use it for every channel.",
         )
     return per_channel(values, channels)
 
 
 def _arguments(tensors: Tensors, name: str) -> dict[str, Any]:
-    """The arguments that build a model for the tensors."""
+    """Returns the arguments for building a model for the tensors."""
     weight = tensors.get("classifier.weight")
     arguments = {
         "num_classes": 0 if weight is None else weight.shape[0],
@@ -184,4 +196,10 @@ def _write(directory: Path, files: Mapping[str, bytes]) -> None:
                 with whole_file(made / name) as file:
                     file.write(data)
     except OSError as error:
-        raise RunError("cannot write the folder", found=error.strerror or str(error), where=directory) from error
+        raise RunError(
+            f"cannot write the folder {directory}",
+            expected="a writable folder",
+            found=error.strerror or str(error),
+            where=directory,
+            fix="Free some space or make the folder writable, or name another one.",
+        ) from error

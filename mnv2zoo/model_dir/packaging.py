@@ -1,7 +1,7 @@
-"""Packages a finished run for the Hub, with the entry that adds its weights to an index.
+"""Packages a finished run for the Hub, with the index entry for its weights.
 
-A package holds `model.safetensors` and `config.json`, which timm reads as `hf-hub:` and `local-dir:`, the model card
-`README.md`, and `index_entry.json`. Nothing is written before all of it has been checked.
+A package contains `model.safetensors` and `config.json`, which timm reads with `hf-hub:` and `local-dir:`, the model
+card `README.md`, and `index_entry.json`. Everything is checked before anything is written.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIG, CARD, ENTRY = "config.json", "README.md", "index_entry.json"
-PUSHED = (WEIGHTS, CONFIG, CARD)  # the entry needs the commit that these make
+PUSHED = (WEIGHTS, CONFIG, CARD)  # the entry is not pushed, because it needs the commit of these
 
-# What a name from the index builds where timm's `model_args` could say otherwise; an entry cannot.
+# Model arguments that an index entry cannot change, with their values for a name from the index.
 AS_PUBLISHED = {"in_chans": 3, "global_pool": "avg", "output_stride": 32, "pad_type": "symmetric", "bn_eps": 1e-5}
-FROM_CONFIG = {"classifier": "classifier", "act_layer": "activation"}  # an argument, and the config's field for it
+FROM_CONFIG = {"classifier": "classifier", "act_layer": "activation"}  # model argument: field of the config
 NO_DEFAULT = ("norm_layer",)
-NOT_COMPUTED = ("num_classes", "bn_momentum", "drop_rate", "drop_path_rate")  # the entry has it, or only training
+NOT_COMPUTED = ("num_classes", "bn_momentum", "drop_rate", "drop_path_rate")  # in the entry, or used in training only
 
-# What timm's cfg says of the weights that a run started from, and where those are.
+# Fields of timm's cfg about the initial weights of a run and their location.
 ELSEWHERE = ("url", "file", "hf_hub_id", "hf_hub_filename", "source", "state_dict", "origin_url", "description")
 
 
@@ -52,9 +52,9 @@ class Package:
 
     Attributes:
         directory: The folder.
-        entry: What an index says of it.
-        beyond: What its `config.json` says that no field of an entry can, by name. Where there is
-            anything, the weights must not be loaded by an index name, which would build another network.
+        entry: Its index entry.
+        beyond: Fields of its `config.json` that an index entry cannot express, by name. If there are any, do not load
+            the weights by an index name, which would build a different model.
     """
 
     directory: Path
@@ -62,7 +62,7 @@ class Package:
     beyond: dict[str, Any]
 
     def index_entry(self) -> dict[str, Any]:
-        """The entry under its name, as an index has it; nothing where it would build another network."""
+        """The entry by name, as in an index. Empty if it would build a different model."""
         return {} if self.beyond else {self.entry.name: self.entry.to_json()}
 
 
@@ -74,28 +74,28 @@ def pack(
     repo_id: str | None = None,
     description: str | None = None,
 ) -> Package:
-    """Makes a package of a run, after checking that its parts belong together.
+    """Packages a run after checking that its files match each other.
 
     Args:
-        run: A run folder with `model.safetensors` in the native layout and timm's `config.json`; the card and
-            `results.json` may be missing.
+        run: A run folder with `model.safetensors` in the native layout and timm's `config.json`. The card and
+            `results.json` are optional.
         name: The name of the weights, `architecture.tag`.
-        license: Their license, as an SPDX identifier where there is one.
-        directory: The package: a new or empty folder, or a former package; `package` in the run by default.
-        repo_id: The repository that they are meant for, `owner/name`. Without one, the entry is for a file
-            `<name>.safetensors` next to the index.
-        description: What the weights are, in one line.
+        license: Their license, as an SPDX identifier if there is one.
+        directory: The package: a new or empty folder, or an earlier package. Default: `package` in the run.
+        repo_id: The target repository, `owner/name`. Without one, the entry is for a file `<name>.safetensors` next
+            to the index.
+        description: A description of the weights, on one line.
 
     Returns:
-        The package. Its entry has no revision yet.
+        The package. Its entry does not have a revision yet.
 
     Raises:
-        WeightsError: If the run is incomplete or contradicts itself, a weight is not finite, or the folder holds
-            something else or cannot be written.
+        WeightsError: If the run is incomplete or inconsistent, a weight is not finite, or the folder contains
+            other files or cannot be written.
         IntegrityError: If the weights are not a safetensors file.
-        ConversionError: If they are not those of the model in `config.json`.
-        WeightsIndexError: If an index would refuse the entry, including its name.
-        UnknownModelError: If there is no such architecture.
+        ConversionError: If the weights do not match the model in `config.json`.
+        WeightsIndexError: If an index would reject the entry or its name.
+        UnknownModelError: If no architecture has that name.
     """
     config = architecture.get(name)
     directory = run / "package" if directory is None else directory
@@ -126,9 +126,9 @@ def pack(
 
 
 def _entry_fields(document: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The fields of an index entry that a run's `config.json` and `results.json` decide."""
+    """Returns the fields of an index entry that come from a run's `config.json` and `results.json`."""
     cfg = document["pretrained_cfg"]
-    scores = results.get("test") or results.get("val") or {}  # validation images may have chosen the weights
+    scores = results.get("test") or results.get("val") or {}  # validation images may have selected the weights
     return {
         "layout": "timm",
         "num_classes": document["num_classes"],
@@ -147,20 +147,20 @@ def push(package: Package, private: bool = False) -> Package:
     """Uploads a package in one commit, and writes that commit into its entry.
 
     Args:
-        package: A package with a repository, which is made if need be.
-        private: Make it a private one, and upload nothing if it is there and public.
+        package: A package with a repository, which is created if necessary.
+        private: Create a private repository. If a public one exists, upload nothing.
 
     Returns:
         The package with the entry's revision.
 
     Raises:
-        WeightsError: If the Hub's client fails, or the repository is not private though it should be.
+        WeightsError: If the Hub client fails, or the repository is public although `private` is set.
     """
     entry, api = package.entry, huggingface_hub.HfApi(library_name="mnv2zoo")
     assert entry.repo_id is not None
     try:
         api.create_repo(entry.repo_id, private=private or None, exist_ok=True)
-        exposed = private and not api.model_info(entry.repo_id).private  # one that is there stays as it is
+        exposed = private and not api.model_info(entry.repo_id).private  # an existing one is not changed
         if not exposed:
             commit = api.upload_folder(
                 repo_id=entry.repo_id,
@@ -168,15 +168,15 @@ def push(package: Package, private: bool = False) -> Package:
                 allow_patterns=list(PUSHED),
                 commit_message=f"Add {entry.name}",
             )
-    except Exception as error:  # whatever the client raises, a plain ValueError or OSError included
+    except Exception as error:  # the client can raise anything, even a plain ValueError or OSError
         raise _not_pushed(package, explain(error)) from error
     if exposed:
         raise WeightsError(
-            f"{entry.name} was not pushed",
+            f"cannot push {entry.name}: the repository {entry.repo_id} is public",
             expected="a private repository",
-            found="one that was there before and is public",
+            found="an existing public one",
             where=entry.repo_id,
-            fix="Make it private on the Hub, or name another.",
+            fix="Make it private on the Hub, or name another one.",
         )
     pushed = _validated(entry.name, entry.to_json() | {"revision": commit.oid}, package.directory)
     package = replace(package, entry=pushed)
@@ -187,14 +187,14 @@ def push(package: Package, private: bool = False) -> Package:
 def _not_pushed(package: Package, failure: Failure) -> WeightsError:
     repo_id = package.entry.repo_id
     if failure.kind in ("forbidden", "repository"):
-        fix = f"Use a token in HF_TOKEN that may write to {repo_id}."
+        fix = f"Set HF_TOKEN to a token with write access to {repo_id}."
     else:
         fix = failure.fix(repo_id, constants.ENDPOINT, package.directory)
     return WeightsError(
         f"cannot push {package.entry.name}",
-        expected=f"to write to {repo_id} on the Hub",
+        expected=f"write access to {repo_id} on the Hub",
         found=failure.found[:400].rstrip("."),
-        fix=f"{fix} The package itself is whole, in {package.directory}.",
+        fix=f"{fix} The package itself is complete, in {package.directory}.",
     )
 
 
@@ -203,8 +203,8 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise WeightsError(
-            "not a finished run",
-            expected=f"{path.name}, as `mnv2zoo finetune` leaves it",
+            f"{path.parent} is not a finished run",
+            expected=f"a {path.name} from `mnv2zoo finetune`",
             found=error.strerror or error,
             where=path,
             fix="Name the folder that `mnv2zoo finetune --out` wrote.",
@@ -212,35 +212,39 @@ def _read(path: Path) -> bytes:
 
 
 def _parsed(path: Path) -> dict[str, Any]:
-    """Parses a file that holds a JSON object, whose numbers are all finite."""
+    """Parses a file with a JSON object that contains only finite numbers."""
 
     def constant(name: str) -> NoReturn:
-        raise ValueError(f"{name}, which JSON has not")
+        raise ValueError(f"{name}, which JSON does not have")
 
     try:
         document = json.loads(_read(path), parse_constant=constant)
         if not isinstance(document, dict):
-            raise ValueError(f"{type(document).__name__} at its top")
+            raise ValueError(f"a JSON {type(document).__name__} at the top level")
     except (ValueError, RecursionError) as error:
         raise WeightsError(
             f"cannot read {path.name}",
             expected="a JSON object",
             found=f"{type(error).__name__}: {error}"[:200],
             where=path,
-            fix="Restore what `mnv2zoo finetune` wrote.",
+            fix="Restore the file that `mnv2zoo finetune` wrote.",
         ) from error
     return document
 
 
 def _document(path: Path, config: Config, name: str) -> dict[str, Any]:
-    """Reads timm's `config.json`, and checks all of it that the index's rules do not see."""
+    """Reads timm's `config.json`, and checks everything that the index's rules do not cover."""
     document = _parsed(path)
 
     def bad(
-        expected: object, found: object, field: str, fix: str = "Restore what `mnv2zoo finetune` wrote."
+        expected: object, found: object, field: str, fix: str = "Restore the file that `mnv2zoo finetune` wrote."
     ) -> NoReturn:
         raise WeightsError(
-            "the run contradicts itself", expected=expected, found=found, where=f"{path}, {field}", fix=fix
+            f"the run's {CONFIG} is inconsistent",
+            expected=expected,
+            found=found,
+            where=f"{path}, {field}",
+            fix=fix,
         )
 
     found = document.get("architecture")
@@ -249,8 +253,8 @@ def _document(path: Path, config: Config, name: str) -> dict[str, Any]:
     if found != config.name:
         tag = name.partition(".")[2]
         ours = isinstance(found, str) and found in architecture.CONFIGS
-        fix = f"Call it {found}.{tag}." if ours else "Only the zoo's own networks are packed."
-        bad(f"{config.name}, as the name {name} says", repr(found), "architecture", fix)
+        fix = f"Use the name {found}.{tag}." if ours else "Only models of this package can be packaged."
+        bad(f"{config.name}, from the name {name}", repr(found), "architecture", fix)
     model_args = document.setdefault("model_args", {})
     for field in ("pretrained_cfg", "model_args"):
         if not isinstance(document.get(field), dict):
@@ -261,14 +265,14 @@ def _document(path: Path, config: Config, name: str) -> dict[str, Any]:
     classes = document.get("num_classes")
     for field, holder in (("model_args", model_args), ("pretrained_cfg", document["pretrained_cfg"])):
         if holder.get("num_classes", classes) != classes:
-            bad(f"num_classes {classes!r}, as at the top", repr(holder["num_classes"]), field)
+            bad(f"num_classes {classes!r}, as at the top level", repr(holder["num_classes"]), field)
     return document
 
 
 def _shapes(run: Path, config: Config, document: Mapping[str, Any]) -> dict[str, Any]:
-    """The shape of every tensor that a model has, by name."""
+    """Returns the shape of every tensor of a model, by name."""
     if document.get("task") in ("detect", "segment"):
-        from mnv2zoo import detection, segmentation  # with PyTorch, which `--help` does without
+        from mnv2zoo import detection, segmentation  # import PyTorch, which `--help` does not need
 
         build = detection.untrained if document["task"] == "detect" else segmentation.untrained
         state = build(names.describe(str(run))).state_dict()
@@ -279,7 +283,7 @@ def _shapes(run: Path, config: Config, document: Mapping[str, Any]) -> dict[str,
 
 
 def _check_tensors(data: bytes, run: Path, config: Config, document: Mapping[str, Any]) -> None:
-    """Checks that a file holds every tensor of a model and no other, and that each is finite."""
+    """Checks that a file contains all tensors of a model and no others, and that all are finite."""
     path = run / WEIGHTS
     tensors = store.tensors(Verified(path, data, ""), config.name, "timm")
     wanted = _shapes(run, config, document)
@@ -287,20 +291,20 @@ def _check_tensors(data: bytes, run: Path, config: Config, document: Mapping[str
     for key in (*wanted, *found):
         if wanted.get(key) != found.get(key):
             raise ConversionError(
-                f"the weights are not those of {config.name} as {CONFIG} tells of it",
+                f"the weights do not match {config.name} as described in {CONFIG}",
                 expected=f"a tensor {wanted[key]}" if key in wanted else "no such tensor",
-                found=f"one {found[key]}" if key in found else "none",
+                found=f"a tensor {found[key]}" if key in found else "no such tensor",
                 where=f"{path}, {key}",
-                fix=f"Restore {WEIGHTS} or {CONFIG}: one of them is of another run.",
+                fix=f"Restore {WEIGHTS} or {CONFIG}: they come from different runs.",
             )
     broken = [key for key, tensor in tensors.items() if not _finite(tensor)]
     if broken:
         raise WeightsError(
-            "weights that are not finite",
+            f"the weights in {path.name} are not finite",
             expected="finite numbers",
             found=f"NaN or infinity in {broken[0]}" + (f" and {len(broken) - 1} more" if broken[1:] else ""),
             where=path,
-            fix="Training has diverged: start it again with a lower learning rate.",
+            fix="Training has diverged. Start a new run with a lower learning rate.",
         )
 
 
@@ -309,7 +313,7 @@ def _finite(tensor: Tensor) -> bool:
 
 
 def _results(run: Path) -> dict[str, dict[str, Any]]:
-    """Reads the figures of each split that has some."""
+    """Reads the metrics of each split that has some."""
     path = run / RESULTS
     if not path.exists():
         return {}
@@ -318,16 +322,16 @@ def _results(run: Path) -> dict[str, dict[str, Any]]:
         if not isinstance(figures, dict):
             raise WeightsError(
                 f"cannot read {RESULTS}",
-                expected="figures by name",
+                expected="metrics by name",
                 found=repr(figures)[:80],
                 where=f"{path}, {split}",
-                fix="Restore what `mnv2zoo finetune` wrote.",
+                fix="Restore the file that `mnv2zoo finetune` wrote.",
             )
     return splits
 
 
 def _beyond(config: Config, document: Mapping[str, Any]) -> dict[str, Any]:
-    """Finds what `config.json` says of a network and its images that an index entry has no field for."""
+    """Finds the properties of a model and its preprocessing in `config.json` that an index entry cannot express."""
     published = AS_PUBLISHED | {argument: getattr(config, field) for argument, field in FROM_CONFIG.items()}
     beyond = {
         argument: value
@@ -340,13 +344,13 @@ def _beyond(config: Config, document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _validated(name: str, fields: Mapping[str, Any], directory: Path) -> WeightsEntry:
-    """Makes an entry by the index's own rules."""
+    """Builds an entry and applies the index's rules to it."""
     text = json.dumps({"schema_version": schema.SCHEMA_VERSION, "weights": {name: fields}})
     try:
         return schema.parse(text, directory / ENTRY)[name]
     except WeightsIndexError as error:
-        error.problem = "an index would refuse these weights"
-        error.fix = "Correct what you gave, or the run's config.json or results.json."
+        error.problem = "an index would reject these weights"
+        error.fix = "Correct your arguments, or the run's config.json or results.json."
         raise
 
 
@@ -355,18 +359,18 @@ def _json(document: object) -> bytes:
 
 
 def _write(package: Package, files: Mapping[str, bytes]) -> None:
-    """Writes files into a package, and its entry, which marks the folder as one, before them."""
+    """Writes a package: the entry first, because it marks the folder as a package, then the files."""
     directory = package.directory
     try:
         directory.mkdir(parents=True, exist_ok=True)
         others = [path.name for path in directory.iterdir()]
         if others and ENTRY not in others:
             raise WeightsError(
-                "the folder holds something else",
-                expected=f"an empty folder, or a former package with its {ENTRY}",
+                "the folder contains other files",
+                expected=f"an empty folder, or an earlier package with its {ENTRY}",
                 found=", ".join(sorted(others)[:3]),
                 where=directory,
-                fix="Name another one.",
+                fix="Name another folder.",
             )
         for name, data in {ENTRY: _json(package.index_entry()), **files}.items():
             with whole_file(directory / name) as file:
@@ -374,8 +378,8 @@ def _write(package: Package, files: Mapping[str, bytes]) -> None:
     except OSError as error:
         raise WeightsError(
             "cannot write the package",
-            expected="a folder that can be written",
+            expected="a writable folder",
             found=f"{type(error).__name__}: {error.strerror or error}",
             where=directory,
-            fix="Make room or make it writable, or name another folder.",
+            fix="Free some space or make the folder writable, or name another one.",
         ) from error

@@ -1,4 +1,4 @@
-"""The records of a training in its run folder, for everything that reads them afterwards. Needs no PyTorch."""
+"""Reads the training records in a run folder. Needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ WEIGHTS, RESULTS = "model.safetensors", "results.json"
 
 
 def run_folder(model: str) -> Path:
-    """The folder that a run's name stands for, whether it exists or not."""
+    """Returns the folder of a run name, whether it exists or not."""
     return Path(model.removeprefix("local-dir:"))
 
 
 def read_json(folder: Path, name: str) -> Any:
-    """Reads a JSON document of a run folder.
+    """Reads a JSON file from a run folder.
 
     Args:
         folder: The run folder.
-        name: The document's path in the folder.
+        name: Path of the file in the folder.
 
     Returns:
-        The document.
+        The parsed content.
 
     Raises:
         RunError: If the file is missing or is not JSON.
@@ -37,8 +37,8 @@ def read_json(folder: Path, name: str) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(
-            "cannot read a file of the run",
-            expected="a run folder",
+            f"cannot read {name} in the run folder",
+            expected="a valid run folder",
             found=str(error).rstrip("."),
             where=file,
             fix="Restore the file, or start a new run with another --out.",
@@ -49,10 +49,10 @@ def recorded(model: str) -> dict[str, Any]:
     """Reads what a run recorded about its training.
 
     Args:
-        model: A run folder, or any other name of a model.
+        model: A run folder, or any other model name.
 
     Returns:
-        The content of its `recipe.json`; an empty dict if there is none, or none that can be read.
+        The content of `recipe.json`. Empty if the file does not exist or cannot be read.
     """
     with contextlib.suppress(RunError):
         document = read_json(run_folder(model), RECIPE)
@@ -61,17 +61,17 @@ def recorded(model: str) -> dict[str, Any]:
 
 
 def task_name(model: str) -> str | None:
-    """Reads which task a model was trained for, from its `recipe.json` or, in a package, its `config.json`.
+    """Reads the task that a model was trained for from `recipe.json`, or in a package from `config.json`.
 
     Args:
-        model: A run folder, or any other name of a model.
+        model: A run folder, or any other model name.
 
     Returns:
-        The recorded name; None for other models, and for runs from before tasks were recorded, which are
-        classification.
+        The name of the task. None for other models, and for runs from before tasks were recorded, which are
+        classification runs.
     """
     task = recorded(model).get("task")
     if task is None:
-        with contextlib.suppress(ZooError):  # a name that is wrong is reported where the model is loaded
+        with contextlib.suppress(ZooError):  # loading the model will report a wrong name
             return names.describe(model).task
     return None if task is None else str(task)

@@ -1,7 +1,7 @@
-"""Which images a run trained on and which it held out: what `split.json` records, and how it is used afterwards.
+"""Records in `split.json` which images a run trained on and held out, and finds them again.
 
-Images are recognized by their bytes. A folder may be moved, renamed, packed into a tar file or laid out anew, and
-photos may be added to it: what the run trained on stays known.
+Images are recognized by a hash of their content. You can move, rename, repack or reorganize the data, or add images:
+the images that the run trained on are still recognized.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from mnv2zoo.model_dir import records
 from mnv2zoo.model_dir.records import SPLIT, run_folder
 
 ALL = "all"
-HOW = "Pass --split val, test or train for what is there of the run's split, or --all for all images."
+HOW = "Pass --split val, test or train for one part of the run's split, or --all for all images."
 
 
 def record(data: Data, folds: Sequence[Sequence[str]] = ()) -> dict[str, Any]:
-    """Makes the content of `split.json`.
+    """Builds the content of `split.json`.
 
     Args:
         data: The images, checked and split.
-        folds: Names of the images of each fold, where there are folds.
+        folds: Names of the images in each fold, if there are folds.
 
     Returns:
-        Their names by split, under `folds` those of each fold, and under `images` what recognizes each: the hash of its
-        bytes or, in a dataset of timm, the dataset's name with the image's split and number.
+        The image names by split, those of each fold under `folds`, and an identifier of each image under `images`:
+        the hash of its bytes or, in a timm dataset, the dataset's name with the image's split and number.
     """
     images = {s.name: s.identify() for own in data.splits.values() for s in own}
     by_fold = {"folds": folds} if folds else {}
@@ -43,8 +43,8 @@ class Record:
     """The images of a run.
 
     Attributes:
-        keys: What recognizes the images of each split: hashes or, from runs that recorded none, names.
-        hashed: Whether these are hashes.
+        keys: Identifiers of the images in each split: hashes or, for runs that recorded none, names.
+        hashed: Whether the identifiers are hashes.
     """
 
     keys: Mapping[str, frozenset[str]]
@@ -52,16 +52,16 @@ class Record:
 
     @staticmethod
     def of(model: str) -> Record | None:
-        """Reads what a run recorded.
+        """Reads a run's record.
 
         Args:
-            model: A name of the zoo or a run folder.
+            model: A model name or a run folder.
 
         Returns:
-            Its images; None if there is no such record.
+            The images, or None if there is no record.
 
         Raises:
-            RunError: If `split.json` is damaged.
+            RunError: If `split.json` is corrupt.
         """
         folder = run_folder(model)
         file = folder / SPLIT
@@ -70,9 +70,9 @@ class Record:
         document = records.read_json(folder, SPLIT)
         if not isinstance(document, dict) or not all(_names(own) for name, own in document.items() if name in SPLITS):
             raise RunError(
-                "cannot read the run's split",
+                "the run's split.json is corrupt",
                 expected="names of images by split",
-                found="another JSON document",
+                found="a different JSON document",
                 where=file,
                 fix="Restore the file, or remove it and pass --all.",
             )
@@ -84,7 +84,7 @@ class Record:
         return Record(keys, hashed=True)
 
     def identify(self, samples: Sequence[AnySample]) -> list[str]:
-        """What the images would be called in this record; an empty text where they cannot be read."""
+        """Returns the images' identifiers in this record. Unreadable images get an empty string."""
         if not self.hashed:
             return [sample.name for sample in samples]
         with ThreadPoolExecutor() as pool:
@@ -96,25 +96,25 @@ def _names(value: object) -> bool:
 
 
 def learned(name: str | None) -> frozenset[str]:
-    """What recognizes the images that weights were trained on, as far as a run recorded it.
+    """Returns the identifiers of the images that weights were trained on, if a run recorded them.
 
     Args:
         name: The run folder, or any other name.
 
     Returns:
-        The keys of its training images; none if there is no such record.
+        The identifiers of its training images. Empty if there is no record.
     """
     run = Record.of(name) if name else None
     return run.keys.get("train", frozenset()) if run and run.hashed else frozenset()
 
 
 def with_notes_of_learned(data: Data, known: frozenset[str], name: str | None) -> Data:
-    """Adds notes about held-out images that the weights to start from were trained on.
+    """Adds notes about held-out images that the initial weights were trained on.
 
     Args:
         data: The images, checked and split.
-        known: As `learned` gives it.
-        name: What messages call the weights.
+        known: The result of `learned`.
+        name: Name of the weights, for messages.
 
     Returns:
         The data with these notes.
@@ -123,7 +123,7 @@ def with_notes_of_learned(data: Data, known: frozenset[str], name: str | None) -
     for split in ("val", "test") if known else ():
         own = data.splits.get(split, ())
         if count := sum(sample.identify() in known for sample in own):
-            notes.append(f"{name} was trained on {count} of {len(own)} {split} images, so figures on them are too good")
+            notes.append(f"{name} was trained on {count} of {len(own)} {split} images, so their metrics are too high")
     return replace(data, notes=tuple(notes))
 
 
@@ -133,7 +133,7 @@ class Choice:
 
     Attributes:
         samples: The images.
-        measured: What they are, in words such as `37 val images that the run held out`.
+        measured: A description, such as `37 val images that the run held out`.
     """
 
     samples: tuple[AnySample, ...]
@@ -141,27 +141,30 @@ class Choice:
 
 
 def choose(data: Data, model: str, split: str | None, place: str | Path) -> Choice:
-    """Chooses the images to evaluate a network on.
+    """Chooses the images to evaluate a model on.
 
-    Where the data are those that a run trained on, that is the part it held out: its test images if it has some, or
-    else its validation images. Images without an overlap with the run's are all used, or the last split of them.
+    If the data is what the run trained on, these are the images that the run held out: its test images or, without
+    any, its validation images. If the data shares no image with the run's, all images are used, or the data's last
+    split.
 
     Args:
         data: The images that were found.
-        model: The network. A run folder tells which images it trained on.
-        split: `train`, `val`, `test` or `all`; None to choose as described.
-        place: Where the data is, for messages.
+        model: The model. A run folder records the images that it trained on.
+        split: `train`, `val`, `test` or `all`. None chooses as described.
+        place: Location of the data, for messages.
 
     Returns:
         The images.
 
     Raises:
-        DataError: If there is no such split, or part of the images are the run's and part are not, so that it cannot
-            be told what would be measured.
-        RunError: If the run's `split.json` is damaged.
+        DataError: If the split does not exist, or only some of the images are the run's, so that the measurement
+            would be ambiguous.
+        RunError: If the run's `split.json` is corrupt.
     """
     if split not in (None, ALL, *SPLITS):
-        raise DataError(f"no split is called {split!r}", expected="train, val, test or all", found=repr(split), fix=HOW)
+        raise DataError(
+            f"unknown split {split!r}", expected="train, val, test or all", found=repr(split), where="split", fix=HOW
+        )
     run = Record.of(model)
     everything = tuple(sample for own in data.splits.values() for sample in own)
     keys = run.identify(everything) if run else []
@@ -179,9 +182,9 @@ def choose(data: Data, model: str, split: str | None, place: str | Path) -> Choi
         return Choice(everything, f"all {_images(everything)}, none of which the run trained on")
     if missing := len(known - set(keys)):
         raise DataError(
-            "only some of the images are the run's, so it is not clear what to measure",
+            "only some of the images are the run's, so it is unclear what to measure",
             expected=f"all {len(known)} images of the run, or none that it trained on",
-            found=f"{seen} that it trained on, {missing} of its images missing",
+            found=f"{seen} that it trained on, and {missing} of its images missing",
             where=place,
             fix=HOW,
         )
@@ -201,11 +204,11 @@ def choose(data: Data, model: str, split: str | None, place: str | Path) -> Choi
 def _note(run: Record | None, model: str) -> str:
     if run is not None:
         return "none of which the run trained on"
-    return "which may include training images: no split.json tells" if run_folder(model).is_dir() else ""
+    return "which may include training images: there is no split.json" if run_folder(model).is_dir() else ""
 
 
 def _of_data(data: Data, everything: tuple[AnySample, ...], split: str | None, place: str | Path, note: str) -> Choice:
-    """Images that are not the run's, by the splits of their own."""
+    """Chooses images that are not the run's, by the data's own splits."""
     tail = f", {note}" if note else ""
     if split == ALL or (split is None and list(data.splits) == ["train"]):
         return Choice(everything, f"all {_images(everything)}{tail}")
@@ -223,7 +226,7 @@ def _of_run(
     split: str,
     place: str | Path,
 ) -> Choice:
-    """The images of a split of the run, as far as they are there."""
+    """Chooses the available images of one of the run's splits."""
     if not run.keys.get(split):
         known = frozenset().union(*run.keys.values())
         of = dict(zip((sample.name for sample in everything), keys, strict=True))
@@ -235,7 +238,7 @@ def _of_run(
     chosen = tuple(sample for sample, key in zip(everything, keys, strict=True) if key in wanted)
     if not chosen:
         raise DataError(
-            f"none of the run's {split} images is in the data",
+            f"the data has none of the run's {split} images",
             expected=f"some of {len(wanted)} images",
             found=f"{len(everything)} other images",
             where=place,
@@ -272,7 +275,7 @@ def _held_out(
 def _no_split(split: str, there: Iterable[str], place: str | Path) -> DataError:
     known = " or ".join(there)
     fix = f"Pass --split {known}, or --all for all images."
-    return DataError(f"there is no split {split!r}", expected=known, found=repr(split), where=place, fix=fix)
+    return DataError(f"the data has no split {split!r}", expected=known, found=repr(split), where=place, fix=fix)
 
 
 def _images(samples: Sequence[object], split: str = "") -> str:

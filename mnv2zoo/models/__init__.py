@@ -1,1 +1,1 @@
-"""The networks: what they compute, how a name becomes one, and what is known of each."""
+"""The models: their layers, their names, and how they are registered and loaded."""

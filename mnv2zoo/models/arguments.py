@@ -1,6 +1,6 @@
-"""The arguments that networks are built with: which values each one takes, and how they are spelled.
+"""Checks the arguments that models are built with: valid values, and one spelling for each.
 
-Whatever builds a network checks its arguments here: `timm.create_model`, `MobileNetV2` itself, its `reset_classifier`,
+All code that builds a model checks its arguments here: `timm.create_model`, `MobileNetV2`, its `reset_classifier`,
 the detectors and segmenters, and the readers of `config.json`.
 """
 
@@ -20,13 +20,13 @@ FEATURE_CLASSES = ("list", "dict", "hook", "fx", "getter")
 
 
 def refused(name: str, value: object, expected: str, choices: tuple[str, ...] = ()) -> ArgumentError:
-    """Makes the error for an argument that has a value it cannot have.
+    """Builds the error for an argument with an invalid value.
 
     Args:
         name: The argument.
         value: Its value.
-        expected: What it takes, the nearest first.
-        choices: All that it takes, where these are words.
+        expected: The valid values, closest first.
+        choices: All valid values, if they are words.
 
     Returns:
         The error, a ValueError.
@@ -42,18 +42,18 @@ def refused(name: str, value: object, expected: str, choices: tuple[str, ...] = 
 
 
 def choice(name: str, value: object, choices: tuple[str, ...]) -> str:
-    """Checks an argument that is one of some words, in lower or upper case.
+    """Checks an argument against a list of words, ignoring case.
 
     Args:
         name: The argument.
         value: Its value.
-        choices: The words.
+        choices: The valid words.
 
     Returns:
         The word in lower case.
 
     Raises:
-        ArgumentError: If it is another value; the error names the nearest words.
+        ArgumentError: If the value is invalid. The message suggests the closest words.
     """
     if isinstance(value, str) and value.lower() in choices:
         return value.lower()
@@ -62,18 +62,18 @@ def choice(name: str, value: object, choices: tuple[str, ...]) -> str:
 
 
 def integer(name: str, value: Any, low: int) -> int:
-    """Checks an argument that is a whole number, of Python or NumPy.
+    """Checks an argument that is an integer, from Python or NumPy.
 
     Args:
         name: The argument.
         value: Its value.
-        low: The least value.
+        low: The minimum.
 
     Returns:
         The number.
 
     Raises:
-        ArgumentError: If it is another value.
+        ArgumentError: If the value is not an integer or too small.
     """
     try:
         number = None if isinstance(value, bool) else operator.index(value)
@@ -85,31 +85,31 @@ def integer(name: str, value: Any, low: int) -> int:
 
 
 def pad_type(value: object) -> str:
-    """Checks a padding of convolutions.
+    """Checks the padding of convolutions.
 
     Args:
-        value: `symmetric` or `same`. `""`, which is timm's own word for symmetric padding, is taken too.
+        value: `symmetric` or `same`. timm's `""` also means symmetric.
 
     Returns:
         `symmetric` or `same`.
 
     Raises:
-        ArgumentError: If it is another value.
+        ArgumentError: If the value is invalid.
     """
     return "symmetric" if value == "" else choice("pad_type", value, PAD_TYPES)
 
 
 def checked(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Checks arguments of `MobileNetV2` or of `timm.create_model`.
+    """Checks arguments for `MobileNetV2` or `timm.create_model`.
 
     Args:
-        values: The arguments by name. Names that are not known here are left as they are.
+        values: The arguments by name. Unknown names are passed through.
 
     Returns:
-        The same arguments, each in its one spelling. None stands for the default.
+        The same arguments, each in its standard spelling. None means the default.
 
     Raises:
-        ArgumentError: If an argument has a value that it cannot have; a ValueError. The error names the nearest.
+        ArgumentError: If an argument has an invalid value; a ValueError. The message suggests the closest ones.
 
     Examples:
         >>> from mnv2zoo.models import arguments
@@ -134,7 +134,7 @@ def _output_stride(value: Any) -> int:
 
 def _rate(name: str) -> Callable[[Any], float]:
     def check(value: Any) -> float:
-        # The comparison is false for NaN.
+        # NaN fails this comparison.
         if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
             raise refused(name, value, "a number from 0 to 1")
         return float(value)
@@ -148,7 +148,7 @@ def _act_layer(value: Any) -> Any:
     from mnv2zoo.models.timm_compat import act_layer_names
 
     try:
-        # A module that was made already is neither: each layer needs one of its own.
+        # An existing module is invalid: each layer needs its own.
         if value and (isinstance(value, str | type) or _makes_modules(value)) and get_act_layer(value) is not None:
             return value
     except KeyError:
@@ -179,7 +179,7 @@ def _makes_modules(value: object) -> bool:
 
 def _feature_cls(value: Any) -> Any:
     if isinstance(value, str) and "hook" in value.lower():
-        return value  # timm takes all of these
+        return value  # timm accepts all of these
     return choice("feature_cls", value, FEATURE_CLASSES) if not _makes_modules(value) else value
 
 

@@ -1,4 +1,4 @@
-"""What timm calls a pretrained cfg: weights, where they are, and the preprocessing that they want, as a plain dict."""
+"""Builds timm's pretrained cfg: the location of the weights and their preprocessing, as a plain dict."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from mnv2zoo.weights.schema import WeightsEntry
 
 
 def pretrained_cfg(config: Config, entry: WeightsEntry | None = None) -> dict[str, Any]:
-    """Describes weights as timm does.
+    """Describes weights as a timm pretrained cfg.
 
     Args:
         config: The architecture.
-        entry: Its weights. Without weights, the preprocessing is ImageNet's at 224 pixels.
+        entry: Its weights. Without weights, the cfg has ImageNet preprocessing at 224 pixels.
 
     Returns:
-        Fields of timm's `PretrainedCfg`. `hf_hub_id` includes the pinned revision.
+        The fields of timm's `PretrainedCfg`. `hf_hub_id` includes the pinned revision.
     """
     cfg: dict[str, Any] = {
         "architecture": config.name,

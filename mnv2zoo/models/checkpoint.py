@@ -1,4 +1,4 @@
-"""Where a model's tensors come from, and how they get into it."""
+"""Locates a model's tensors and loads them into it."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from mnv2zoo.weights.schema import WeightsEntry
 
 
 def weights_source(cfg: PretrainedCfg) -> WeightsEntry | HubFile | None:
-    """Decides where a resolved cfg's weights come from, by where it points.
+    """Finds the source of the weights that a resolved cfg points to.
 
     Args:
-        cfg: What timm resolved from name, tag, cfg and overlay.
+        cfg: The cfg that timm resolved from name, tag, cfg and overlay.
 
     Returns:
-        An index entry, a file on the Hub that no index lists, or None for weights that the user hands
-        over: a state dict, a file, a folder.
+        An index entry, a Hub file that is not in the index, or None for weights that the user supplies: a state
+        dict, a file or a folder.
 
     Raises:
-        WeightsUnavailableError: If it points nowhere, or to something other than a safetensors file.
+        WeightsUnavailableError: If the cfg points to no weights, or to a Hub file other than safetensors.
     """
     known = index.entries()
     if cfg.source != "hf-hub":
@@ -44,11 +44,11 @@ def weights_source(cfg: PretrainedCfg) -> WeightsEntry | HubFile | None:
     file = HubFile.of_hub_id(cfg.hf_hub_id, name, cfg.hf_hub_filename)
     if not file.filename.endswith(".safetensors"):
         raise WeightsUnavailableError(
-            "only safetensors files are loaded from the Hub",
+            f"cannot load {file.filename} from the Hub: only safetensors files are supported"[:200],
             expected="a .safetensors file",
             found=file.filename,
             where=cfg.hf_hub_id,
-            fix="Download it yourself if you trust it, and name it by checkpoint_path= or file=.",
+            fix="If you trust the file, download it and pass its path as checkpoint_path= or file=.",
         )
     return next((e for e in known.values() if e.bundled is None and e.location == file.location), file)
 
@@ -56,15 +56,15 @@ def weights_source(cfg: PretrainedCfg) -> WeightsEntry | HubFile | None:
 def _no_weights(cfg: PretrainedCfg, known: dict[str, WeightsEntry]) -> WeightsUnavailableError:
     if cfg.url:
         return WeightsUnavailableError(
-            "weights are not loaded from an address that nobody vouches for",
+            f"cannot load weights from the URL {cfg.url}: nothing verifies them"[:200],
             expected="a name in the index, an hf-hub: name or a local file",
             found=cfg.url,
-            fix="Download it yourself if you trust it, and name it by checkpoint_path= or file=.",
+            fix="If you trust the file, download it and pass its path as checkpoint_path= or file=.",
         )
     return WeightsUnavailableError(
         f"no pretrained weights are known for {cfg.architecture}",
         expected="one of " + ", ".join(known),
-        fix="`mnv2zoo list` tells what has weights; pretrained=False makes a network to be trained.",
+        fix="Run `mnv2zoo list` to see which models have weights, or pass pretrained=False for random weights.",
     )
 
 
@@ -75,83 +75,83 @@ def source_tensors(
 
     Args:
         config: The architecture.
-        cfg: What timm resolved.
-        cache_dir: The Hub's cache; its own default if None.
-        meanwhile: What to do while a file is hashed; see `store.verified`.
+        cfg: The cfg that timm resolved.
+        cache_dir: The Hub cache. None uses the default.
+        meanwhile: Called while a file is hashed; see `store.verified`.
 
     Returns:
         The state dict in the native layout.
 
     Raises:
-        WeightsError: If it cannot be found, fetched or verified.
-        ConversionError: If its layout is not recognised.
+        WeightsError: If the weights cannot be found, downloaded or verified.
+        ConversionError: If the layout is not recognized.
     """
     source = weights_source(cfg)
     if source is not None:
         layout = source.layout if isinstance(source, WeightsEntry) else None
         return store.tensors(store.verified(source, cache_dir, meanwhile), config.name, layout)
     if cfg.source != "local-dir" and cfg.state_dict:
-        state_dict = {name: tensor.clone() for name, tensor in cfg.state_dict.items()}  # the user's stay the user's
+        state_dict = {name: tensor.clone() for name, tensor in cfg.state_dict.items()}  # leave the user's unchanged
     else:
         state_dict = _read_file(cfg)
     return state_dict if "conv_stem.weight" in state_dict else convert.to_native(state_dict, config.name)
 
 
 def pad_type_of(cfg: PretrainedCfg) -> str:
-    """The padding that the weights of a resolved cfg were trained with, as far as an index entry records it.
+    """Returns the padding that a cfg's weights were trained with, if the index records it.
 
     Args:
-        cfg: What timm resolved.
+        cfg: The cfg that timm resolved.
 
     Returns:
-        The `pad_type` of `MobileNetV2`; the default for weights that no index lists.
+        The `pad_type` for `MobileNetV2`. The default for weights that are not in the index.
 
     Raises:
-        WeightsUnavailableError: As `weights_source` does.
+        WeightsUnavailableError: As for `weights_source`.
     """
     source = weights_source(cfg)
     return convert.LAYOUTS[source.layout].pad_type if isinstance(source, WeightsEntry) else "symmetric"
 
 
 def fill_whole(whole: nn.Module, tensors: Mapping[str, Tensor], description: Description) -> None:
-    """Puts the tensors of a detector or a segmenter into it.
+    """Loads tensors into a detector or a segmenter.
 
     Args:
         whole: The model.
-        tensors: Its tensors, as `whole_tensors` reads them.
-        description: What its `config.json` says.
+        tensors: Its tensors, from `whole_tensors`.
+        description: The model's description, for the error.
 
     Raises:
-        ConversionError: If they are not those of the model.
+        ConversionError: If names or shapes do not match the model's.
     """
     own = whole.state_dict()
     missing = [name for name in own if name not in tensors]
     unexpected = [name for name in tensors if name not in own]
     misshapen = [name for name in own if name in tensors and tensors[name].shape != own[name].shape]
     if missing or unexpected or misshapen:
-        kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+        kinds = {"missing": missing, "unexpected": unexpected, "with another shape": misshapen}
         raise ConversionError(
-            f"the checkpoint does not fit the head {description.head.get('name')!r} in config.json",
+            f"the checkpoint does not match the head {description.head.get('name')!r} in config.json",
             expected=f"its {len(own)} tensors",
             found=", ".join(f"{len(names)} {kind} ({names[0]}, ...)" for kind, names in kinds.items() if names),
             where=description.name,
-            fix="Restore model.safetensors or config.json: one of them is of another run.",
+            fix="Restore model.safetensors or config.json: they come from different runs.",
         )
     whole.load_state_dict(tensors)
 
 
 def whole_tensors(description: Description, cache_dir: str | None = None) -> dict[str, Tensor]:
-    """Reads the tensors of a detector or a segmenter as they are stored; they are verified as those of others are.
+    """Reads and verifies the stored tensors of a detector or a segmenter.
 
     Args:
-        description: Says where they are.
-        cache_dir: The Hub's cache; its own default if None.
+        description: The model's description, with the location of its weights.
+        cache_dir: The Hub cache. None uses the default.
 
     Returns:
         The tensors by name.
 
     Raises:
-        WeightsError: If they cannot be found, fetched or verified.
+        WeightsError: If the weights cannot be found, downloaded or verified.
     """
     cfg = resolve_pretrained_cfg(description.config.name, description.cfg, None)
     source = weights_source(cfg)
@@ -175,27 +175,27 @@ def _read_file(cfg: PretrainedCfg, whole: bool = False) -> dict[str, Tensor]:
 
 
 def fill(model: MobileNetV2, state_dict: dict[str, Tensor], cfg: PretrainedCfg) -> None:
-    """Puts a checkpoint into a model that need not be initialized yet, and initializes the rest.
+    """Loads a checkpoint into a model that may be uninitialized, and initializes the remaining tensors.
 
-    The rest is the classifier, if the model has another number of classes than the weights, and counters. A stem
-    for other channels is adapted as timm does it.
+    Those are the classifier, if the model and the weights differ in their number of classes, and batch counters. If
+    the channels differ, the stem is adapted with timm's rule.
 
     Args:
         model: The model.
         state_dict: The checkpoint in the native layout.
-        cfg: The resolved cfg, which gives the number of classes of the weights.
+        cfg: The resolved cfg, with the weights' number of classes.
 
     Raises:
-        ConversionError: If the checkpoint lacks a tensor that was not meant to be new, or has one that the model
-            has no place for.
+        ConversionError: If the checkpoint lacks a tensor that should not be initialized, or has one that is not in
+            the model.
     """
     state_dict = dict(state_dict)
     _fit_stem(state_dict, model)
     keeps_classifier = _fit_classifier(state_dict, model, cfg)
 
-    # A model on the meta device, filled by `load_state_dict(assign=True)`, would take longer.
+    # Filling a model on the meta device with `load_state_dict(assign=True)` would take longer.
     own: dict[str, Tensor] = model.state_dict(keep_vars=True)
-    # Counters of batches are younger than some checkpoints, and nothing depends on them.
+    # Older checkpoints have no batch counters, and nothing depends on them.
     wanted = {name for name in own if not name.endswith("num_batches_tracked")}
     if not keeps_classifier and model.num_classes != cfg.num_classes:
         wanted = {name for name in wanted if not name.startswith(CLASSIFIER_KEYS)}
@@ -203,7 +203,7 @@ def fill(model: MobileNetV2, state_dict: dict[str, Tensor], cfg: PretrainedCfg) 
     unexpected = sorted(state_dict.keys() - own.keys())
     misshapen = [name for name in own if name in state_dict and state_dict[name].shape != own[name].shape]
     if missing or unexpected or misshapen:
-        kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+        kinds = {"missing": missing, "unexpected": unexpected, "with another shape": misshapen}
         found = [f"{len(names)} {kind} ({names[0]}, ...)" for kind, names in kinds.items() if names]
         raise _misfit(model.arch_config, model.num_classes, cfg, f"its {len(wanted)} tensors", ", ".join(found))
 
@@ -213,7 +213,7 @@ def fill(model: MobileNetV2, state_dict: dict[str, Tensor], cfg: PretrainedCfg) 
         for name, tensor in state_dict.items():
             target = own[name]
             if tensor.dtype == target.dtype and tensor.device == target.device and tensor.is_contiguous():
-                target.data = tensor  # nobody else holds it, so it need not be copied
+                target.data = tensor  # nothing else refers to it, so no copy is needed
             else:
                 target.copy_(tensor)
 
@@ -224,43 +224,43 @@ def _misfit(config: Config, classes: int, cfg: PretrainedCfg, expected: str, fou
         expected=expected,
         found=found,
         where=cfg.file or cfg.hf_hub_id,
-        fix="Name the architecture and the num_classes that it was made with.",
+        fix="Use the architecture and the num_classes that the checkpoint was trained with.",
     )
 
 
 def check_classes(config: Config, tensors: dict[str, Tensor], cfg: PretrainedCfg, classes: int) -> None:
-    """Refuses a wrong number of classes before memory is allocated for a classifier that nothing could fill.
+    """Rejects a wrong number of classes before memory is allocated for the classifier.
 
     Args:
         config: The architecture.
         tensors: The checkpoint in the native layout.
-        cfg: The resolved cfg, which gives the number of classes of the weights.
-        classes: Classes of the model to build.
+        cfg: The resolved cfg, with the weights' number of classes.
+        classes: Number of classes of the model to build.
 
     Raises:
-        ConversionError: If the checkpoint should have a classifier for as many classes, and has not.
+        ConversionError: If the checkpoint has no classifier for that many classes although it should.
     """
     weight = tensors.get("classifier.weight")
     found = 0 if weight is None else len(weight)
     if classes == cfg.num_classes > 0 and found - (cfg.label_offset or 0) != classes:
-        raise _misfit(config, classes, cfg, f"a classifier for {classes} classes", f"one for {found}")
+        raise _misfit(config, classes, cfg, f"a classifier for {classes} classes", f"a classifier for {found}")
 
 
 def _fit_stem(state_dict: dict[str, Tensor], model: MobileNetV2) -> None:
     weight = state_dict.get("conv_stem.weight")
     if weight is not None and weight.shape[1] != model.in_chans:
-        # As timm does: sum the colours for one channel, repeat them for more than three.
+        # timm's rule: sum the colors for one channel, repeat them for more than three.
         state_dict["conv_stem.weight"] = adapt_input_conv(model.in_chans, weight, base_chans=weight.shape[1])
 
 
 def _fit_classifier(state_dict: dict[str, Tensor], model: MobileNetV2, cfg: PretrainedCfg) -> bool:
-    """Shapes a checkpoint's classifier for the model, or takes it out; returns whether it is still in."""
+    """Adapts a checkpoint's classifier to the model, or removes it. Returns whether it was kept."""
     weight = state_dict.get("classifier.weight")
     offset = cfg.label_offset or 0
     if weight is not None and model.num_classes > 0 and weight.shape[0] - offset == model.num_classes:
-        # The offset counts background classes, which come first.
+        # The offset counts background classes at the start.
         weight = weight[offset:]
-        # A linear classifier and a 1x1 convolution hold the same numbers.
+        # A linear classifier and a 1x1 convolution have the same parameters.
         trailing = (1,) * (model.classifier.weight.ndim - 2)
         state_dict["classifier.weight"] = weight.reshape(*weight.shape[:2], *trailing)
         state_dict["classifier.bias"] = state_dict["classifier.bias"][offset:]
@@ -274,8 +274,8 @@ def _fit_classifier(state_dict: dict[str, Tensor], model: MobileNetV2, cfg: Pret
 
 
 def _fold_classifier_norm(state_dict: dict[str, Tensor], model: MobileNetV2) -> None:
-    # The model is built without the batch norm, which is folded into the classifier: the logits stay
-    # what they were before the activation.
+    # Fold the batch norm into the classifier, because the model is built without it. Logits stay what they were
+    # before the activation.
     norm = {key: state_dict.pop(f"classifier_bn.{key}") for key in ("weight", "bias", "running_mean", "running_var")}
     state_dict.pop("classifier_bn.num_batches_tracked", None)
     scale = norm["weight"] / (norm["running_var"] + getattr(model.bn1, "eps", 1e-5)).sqrt()

@@ -1,7 +1,7 @@
-"""What a `config.json`, as timm or transformers writes it, may say about a model and its weights.
+"""Reads and writes `config.json` files of timm and transformers, with bounds on every value.
 
-`portable` spells the file so that other libraries open the folder; `read` checks it and gives the same network under
-this package's names.
+`portable` rewrites the content so that other libraries can open the folder. `read` checks it and returns the same
+model under this package's names.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mnv2zoo.models import arguments, transformers_config
 from mnv2zoo.system.validation import bounded, fits, list_of, one_of
 from mnv2zoo.weights import schema
 
-# The bounds keep a file from others from making anything huge. Any field may be null too.
+# The bounds prevent untrusted files from allocating huge objects. Any field may also be null.
 MAX_SIDE = 4096
 CONFIG = "config.json"
 _SIZE = list_of(bounded(int, 1, MAX_SIDE), 3, 3)
@@ -42,36 +42,36 @@ CFG_RULES: dict[str, Any] = {
     "label_descriptions": dict[str, str],
     "hf_hub_filename": schema.KINDS["filename"],
 }
-# timm's other fields, which nothing is built from. A later timm may have more; see `_timm_knows`.
+# timm's other fields, which do not affect what is built. Later timm versions may have more; see `_timm_knows`.
 _FREE = (
     *("url", "file", "state_dict", "hf_hub_id", "source", "custom_load"),
     *("pool_size", "test_pool_size", "first_conv", "classifier"),
     *("license", "description", "origin_url", "paper_name", "paper_ids", "notes"),
 )
-# The others have no bounds but those of `mnv2zoo.models.arguments`.
+# Other arguments have only the bounds of `mnv2zoo.models.arguments`.
 ARGUMENT_RULES: dict[str, Any] = {
     **{name: Any for name in arguments.CHECKS if name != "feature_cls"},
     "num_classes": bounded(int, 0, 10**6),
     "in_chans": bounded(int, 1, MAX_SIDE),
 }
 THRESHOLDS = list_of(bounded(float, 0, 1), 0, 10**6)
-# In timm's `notes`, which timm keeps and builds nothing from. It marks a folder of this package that has timm's name.
+# An entry in timm's `notes`, which timm stores and ignores. It marks folders of this package that have a timm name.
 MARK = "mnv2zoo"
 
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """The content of a `config.json`, checked.
+    """The checked content of a `config.json`.
 
     Attributes:
-        architecture: The architecture's name.
+        architecture: Name of the architecture.
         cfg: timm's description of the weights and their preprocessing.
         arguments: Arguments that the model is built with.
-        label_names: Names of the classes in class order.
-        task: The task that the model was trained for; None where the file does not say, as timm's does not.
-        head: The head of a detector or a segmenter: its `name`, and the arguments that it is built with.
-        temperature: Number that divides a classifier's logits before the softmax; None for none.
-        thresholds: The lowest score of each label, for a model that gives several labels per image.
+        label_names: Class names in class order.
+        task: The task that the model was trained for; None if the file does not record it, as timm's do not.
+        head: The head of a detector or a segmenter: its `name` and arguments.
+        temperature: Softmax temperature of a classifier; None if it was not calibrated.
+        thresholds: Score threshold per label, for a multi-label model.
     """
 
     architecture: str
@@ -85,13 +85,13 @@ class ConfigFile:
 
 
 def portable(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Spells a `config.json` so that as many libraries as possible open the folder.
+    """Rewrites a `config.json` so that as many libraries as possible can open the folder.
 
-    Where timm has the network, its name is timm's, and plain timm builds it. Names of classes are at the top too, and
-    their number is not among the arguments, as transformers wants it. `read` finds the same network as before.
+    If timm has the model, the file uses timm's name, and plain timm can build it. As transformers requires, the class
+    names are also at the top level, and their number is not among the arguments. `read` returns the same model.
 
     Args:
-        document: The content as timm writes it, under the network's name here or in timm.
+        document: The content in timm's format, under this package's or timm's name of the model.
 
     Returns:
         The content to write.
@@ -99,12 +99,12 @@ def portable(document: Mapping[str, Any]) -> dict[str, Any]:
     document = {**document, "architecture": architecture.native_name(document["architecture"])}
     cfg = document["pretrained_cfg"] = dict(document["pretrained_cfg"])
     if document.get("head"):
-        return document  # a detector or a segmenter, which no other library has
+        return document  # no other library has these detectors and segmenters
     given = dict(document.get("model_args") or {})
     given.pop("num_classes", None)
     if given.get("pad_type") == "symmetric":
-        given["pad_type"] = ""  # timm's word for it
-    if given.get("norm_layer"):  # these have no effect beside it, and timm refuses them
+        given["pad_type"] = ""  # timm's spelling
+    if given.get("norm_layer"):  # then these have no effect, and timm rejects them
         given = {key: value for key, value in given.items() if key not in ("bn_eps", "bn_momentum")}
     if not obstacle(document):
         document["architecture"] = _timm_name(document["architecture"])
@@ -119,22 +119,22 @@ def portable(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def obstacle(document: Mapping[str, Any]) -> str:
-    """Says why plain timm cannot build a network.
+    """Explains why plain timm cannot build a model.
 
     Args:
         document: The content of its `config.json`.
 
     Returns:
-        The reason as a clause; empty if timm can.
+        The reason as a clause. Empty if timm can build it.
     """
     config = architecture.get(architecture.native_name(document["architecture"]))
     classifier = (document.get("model_args") or {}).get("classifier") or config.classifier
     if document.get("head"):
-        return "timm has neither detectors nor segmenters"
+        return "timm has no detectors or segmenters"
     if _timm_name(config.name) is None:
-        return f"timm does not have the network {config.name}"
+        return f"timm does not have the model {config.name}"
     if classifier != config.classifier:
-        return f"timm does not build a classifier of the form {classifier!r}"
+        return f"timm does not support classifiers of the form {classifier!r}"
     return ""
 
 
@@ -143,28 +143,28 @@ def _timm_name(name: str) -> str | None:
 
 
 def is_marked(cfg: object) -> bool:
-    """Whether timm's description of weights comes from a `config.json` that `portable` gave timm's name.
+    """Checks whether a pretrained cfg comes from a `config.json` to which `portable` gave timm's name.
 
     Args:
-        cfg: A `pretrained_cfg` as timm hands it to whatever builds a network.
+        cfg: A `pretrained_cfg` as timm passes it to model functions.
     """
     notes = cfg.get("notes") if isinstance(cfg, dict) else getattr(cfg, "notes", None)
     return isinstance(notes, list | tuple) and MARK in notes
 
 
 def read(folder: Path, name: str) -> ConfigFile:
-    """Reads and checks the `config.json` of a folder.
+    """Reads and checks a folder's `config.json`.
 
     Args:
         folder: The folder.
         name: The model's name, for errors.
 
     Returns:
-        The content. A field that is null is left out, so that it has its default.
+        The content. Null fields are left out and so take their defaults.
 
     Raises:
-        UnknownModelError: If it is for an architecture that the zoo does not have.
-        WeightsUnavailableError: If it cannot be read, or breaks a rule.
+        UnknownModelError: If the architecture is not in the zoo.
+        WeightsUnavailableError: If the file cannot be read or breaks a rule.
     """
     try:
         document = _json(folder / CONFIG)
@@ -176,11 +176,11 @@ def read(folder: Path, name: str) -> ConfigFile:
         cfg, given = _parts(document)
         config = architecture.get(
             architecture.native_name(document["architecture"])
-        )  # nothing here would verify other weights
+        )  # other weights would not be verified
         check_config(cfg, given)
         given = arguments.checked(given)
         cfg, given = ({k: v for k, v in values.items() if v is not None} for values in (cfg, given))
-        # The number of classes of the weights must be one number.
+        # All sources must agree on the number of classes.
         classes = cfg.setdefault("num_classes", given.get("num_classes", config.num_classes))
         if given.get("num_classes", classes) != classes:
             raise ValueError(f"model_args with num_classes = {given['num_classes']} for weights with {classes}")
@@ -198,35 +198,35 @@ def read(folder: Path, name: str) -> ConfigFile:
         return ConfigFile(config.name, cfg, given, label_names, *own)
     except (UnknownModelError, WeightsUnavailableError):
         raise
-    except Exception as error:  # whatever a broken file causes
+    except Exception as error:  # malformed files can raise anything
         raise WeightsUnavailableError(
-            "cannot tell what the model is",
+            "cannot read the model's config.json",
             expected="a config.json as timm or transformers writes it",
             found=f"{type(error).__name__}: {error}"[:400],
             where=name,
-            fix="Restore the config.json, or name another network.",
+            fix="Restore config.json, or name another model.",
         ) from error
 
 
 def _json(file: Path) -> Any:
     if (size := file.stat().st_size) > schema.MAX_BYTES:
-        raise ValueError(f"{size} bytes, where {schema.MAX_BYTES} are the most")
+        raise ValueError(f"{size} bytes, more than the limit of {schema.MAX_BYTES}")
     return json.loads(file.read_text(encoding="utf-8"))
 
 
 def further_files(folder: Path) -> tuple[str, ...]:
-    """The files besides `config.json` that describe a model: none for timm's.
+    """Lists the files besides `config.json` that describe a model. timm's folders have none.
 
     Args:
         folder: The folder of the `config.json`.
 
     Returns:
-        Their names.
+        The file names.
     """
     try:
         return (transformers_config.PREPROCESSOR,) * transformers_config.wrote(_json(folder / CONFIG))
     except (OSError, ValueError, RecursionError):
-        return ()  # which `read` reports
+        return ()  # `read` reports the error
 
 
 def _parts(document: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -234,7 +234,7 @@ def _parts(document: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     if "pretrained_cfg" in document:
         cfg = dict(document["pretrained_cfg"])
         cfg |= {key: document[key] for key in ("num_classes", "label_names", "label_descriptions") if key in document}
-    else:  # old files hold the description itself
+    else:  # old files hold the cfg at the top level
         cfg = {key: value for key, value in document.items() if key not in ("architecture", "num_features")}
         if "labels" in cfg:
             cfg["label_names"] = cfg.pop("labels")
@@ -248,16 +248,16 @@ def _parts(document: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def check_parts(document: Any) -> None:
-    """Refuses a `config.json` whose parts are of another kind than in timm's.
+    """Rejects a `config.json` whose parts have other types than timm's.
 
     Args:
         document: Its content.
 
     Raises:
-        ValueError: If a part is of another kind.
+        ValueError: If a part has the wrong type.
     """
     if not isinstance(document, dict):
-        raise ValueError(f"a JSON {type(document).__name__} at its top")
+        raise ValueError(f"a JSON {type(document).__name__} at the top level")
     for key in ("pretrained_cfg", "model_args"):
         if not isinstance(document.get(key, {}), dict):
             raise ValueError(f"{key} = {document[key]!r}"[:200])
@@ -266,14 +266,14 @@ def check_parts(document: Any) -> None:
 
 
 def check_config(cfg: dict[str, Any], built_with: dict[str, Any]) -> None:
-    """Refuses values that a `config.json` may not hold.
+    """Rejects invalid values in a `config.json`.
 
     Args:
         cfg: Its `pretrained_cfg`.
         built_with: Its `model_args`.
 
     Raises:
-        ValueError: If a value breaks a rule; the message names it.
+        ValueError: If a value breaks a rule. The message names it.
     """
     for name, value in cfg.items():
         known = name in CFG_RULES or name in _FREE or _timm_knows(name)
@@ -282,15 +282,15 @@ def check_config(cfg: dict[str, Any], built_with: dict[str, Any]) -> None:
     for name, value in built_with.items():
         if name not in ARGUMENT_RULES or (value is not None and not _buildable(name, value)):
             raise ValueError(f"model_args with {name} = {value!r}"[:200])
-    # One number counts for all channels, those of the weights or those of the network.
+    # One number can apply to all channels, of the weights or of the model.
     counts = {1, (cfg.get("input_size") or (3,))[0], built_with.get("in_chans") or 1}
     for name in ("mean", "std"):
         if cfg.get(name) and len(cfg[name]) not in counts:
             raise ValueError(f"pretrained_cfg with {len(cfg[name])} numbers as {name} for {max(counts)} channels")
     for size, crop in (("input_size", "crop_pct"), ("test_input_size", "test_crop_pct")):
-        # Images are enlarged to that side before they are cropped.
+        # Images are resized to that side before they are cropped.
         if (side := max(cfg.get(size) or (1,)) / (cfg.get(crop) or cfg.get("crop_pct") or 1)) > 2 * MAX_SIDE:
-            raise ValueError(f"pretrained_cfg with {size} and {crop} for images of {side:.0f} pixels a side")
+            raise ValueError(f"pretrained_cfg with {size} and {crop} that resize images to {side:.0f} pixels per side")
 
 
 def _timm_knows(name: str) -> bool:
@@ -300,7 +300,7 @@ def _timm_knows(name: str) -> bool:
 
 
 def _is_fixed(name: str, value: object) -> bool:
-    return name == "fixed_input_size" and value is True  # the model takes images of any size
+    return name == "fixed_input_size" and value is True  # the model accepts any image size
 
 
 def _buildable(name: str, value: object) -> bool:
@@ -312,42 +312,42 @@ def _buildable(name: str, value: object) -> bool:
 
 
 def check_label_names(cfg: dict[str, Any], count: int) -> list[str]:
-    """Takes the names of the classes from a `config.json`.
+    """Takes the class names from a `config.json`.
 
     Args:
         cfg: Its `pretrained_cfg`.
-        count: How many classes there are.
+        count: Number of classes.
 
     Returns:
-        The names in class order; the classes' numbers where it has no names.
+        The names in class order, or the class numbers if the file has no names.
 
     Raises:
-        ValueError: If there are more or fewer names, or a name has a line end in it.
+        ValueError: If the number of names differs, or a name contains a line break.
     """
     names = list(labels.names_in(cfg)) or [str(index) for index in range(count)]
     if len(names) != count:
         raise ValueError(f"{len(names)} label_names for {count} classes")
     for label in names:
         if not _one_line(label):
-            raise ValueError(f"label_names with a line end in {label!r}"[:200])
+            raise ValueError(f"label_names with a line break in {label!r}"[:200])
     return names
 
 
 def check_labels(names: Sequence[str], where: object = None) -> None:
-    """Refuses names of classes that `labels.txt`, with its one name per line, could not hold.
+    """Rejects class names that do not fit on one line of `labels.txt`.
 
     Args:
         names: The names.
-        where: Where they come from, for the error.
+        where: Their source, for the error.
 
     Raises:
-        DataError: If one has a line end in it.
+        DataError: If a name contains a line break.
     """
     for number, name in enumerate(names):
         if not _one_line(name):
             raise DataError(
-                f"the name of class {number} has a line end in it",
-                expected="names of one line",
+                f"the name of class {number} contains a line break",
+                expected="a class name on one line",
                 found=repr(name),
                 where=where,
                 fix="Rename the class.",
@@ -355,4 +355,4 @@ def check_labels(names: Sequence[str], where: object = None) -> None:
 
 
 def _one_line(name: str) -> bool:
-    return len(f"{name}.".splitlines()) == 1  # line feeds, and all else that ends a line when a text is split
+    return len(f"{name}.".splitlines()) == 1  # line feeds and all other line breaks that `splitlines` knows

@@ -1,8 +1,8 @@
-"""What the networks compute: two kinds of bottleneck, and the network made of them.
+"""The model: two kinds of bottleneck, and the MobileNetV2 built from them.
 
-`MobileNetV2` builds any config of `architecture.py`. It keeps timm's method contract
-(https://huggingface.co/docs/timm/feature_extraction) and the parameter names of timm's own
-MobileNetV2, so that a checkpoint of one loads in the other.
+`MobileNetV2` builds any config of `architecture.py`. It implements timm's model interface
+(https://huggingface.co/docs/timm/feature_extraction) and uses the parameter names of timm's MobileNetV2, so
+checkpoints are interchangeable.
 """
 
 import math
@@ -27,7 +27,7 @@ from mnv2zoo.architecture import Bottleneck, Classifier, Config
 from mnv2zoo.models import arguments
 from mnv2zoo.models.timm_compat import feature_take_indices
 
-NORMED = "normed_classifier"  # the child that holds a classifier and the batch norm after it
+NORMED = "normed_classifier"  # the child that holds a classifier and its batch norm
 CLASSIFIER_KEYS = ("classifier.", "classifier_bn.")
 
 NormAct = Callable[..., nn.Module]
@@ -35,15 +35,15 @@ Conv = Callable[..., nn.Module]
 
 
 class DepthwiseSeparable(nn.Module):
-    """A bottleneck without expansion: 3x3 depthwise, then 1x1 projection without activation.
+    """A bottleneck without expansion: 3x3 depthwise convolution, then 1x1 projection without activation.
 
-    The first bottleneck of the paper's network, whose expansion factor is 1.
+    In the paper this is the first bottleneck, whose expansion factor is 1.
 
     Args:
         block: Its channels, stride and dilation.
-        conv: Makes a convolution.
-        norm_act: Makes a batch norm with its activation.
-        drop_path: Probability that the block is left out in training, where it has a shortcut.
+        conv: Builds a convolution.
+        norm_act: Builds a batch norm with its activation.
+        drop_path: Probability of skipping the block during training, if it has a shortcut.
     """
 
     def __init__(self, block: Bottleneck, conv: Conv, norm_act: NormAct, drop_path: float) -> None:
@@ -61,11 +61,11 @@ class DepthwiseSeparable(nn.Module):
         return self.reduce(self.expand(x), x)
 
     def expand(self, x: Tensor) -> Tensor:
-        """The first half, up to what the depthwise convolution sees: here the input itself."""
+        """Runs the first half, up to the input of the depthwise convolution: here the identity."""
         return x
 
     def reduce(self, wide: Tensor, shortcut: Tensor) -> Tensor:
-        """The second half, from what `expand` gave, and the bottleneck's input."""
+        """Runs the second half, from the output of `expand` and the bottleneck's input."""
         x = self.bn1(self.conv_dw(wide))
         x = self.bn2(self.conv_pw(x))
         if self.has_skip:
@@ -74,16 +74,16 @@ class DepthwiseSeparable(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """A bottleneck: 1x1 expansion, 3x3 depthwise, then 1x1 projection without activation.
+    """A bottleneck: 1x1 expansion, 3x3 depthwise convolution, then 1x1 projection without activation.
 
-    Paper, section 3.3 and Table 1: the shortcut joins the narrow ends, and the projection is linear
-    because a ReLU would lose information in few channels (section 3.2).
+    Paper, section 3.3 and Table 1: the shortcut connects the narrow ends. The projection is linear because a ReLU
+    would lose information when there are few channels (section 3.2).
 
     Args:
         block: Its channels, stride and dilation.
-        conv: Makes a convolution.
-        norm_act: Makes a batch norm with its activation.
-        drop_path: Probability that the block is left out in training, where it has a shortcut.
+        conv: Builds a convolution.
+        norm_act: Builds a batch norm with its activation.
+        drop_path: Probability of skipping the block during training, if it has a shortcut.
     """
 
     def __init__(self, block: Bottleneck, conv: Conv, norm_act: NormAct, drop_path: float) -> None:
@@ -103,11 +103,11 @@ class InvertedResidual(nn.Module):
         return self.reduce(self.expand(x), x)
 
     def expand(self, x: Tensor) -> Tensor:
-        """The first half, up to what the depthwise convolution sees: (N, hidden, H, W)."""
+        """Runs the first half, up to the input of the depthwise convolution: (N, hidden, H, W)."""
         return self.bn1(self.conv_pw(x))
 
     def reduce(self, wide: Tensor, shortcut: Tensor) -> Tensor:
-        """The second half, from what `expand` gave, and the bottleneck's input."""
+        """Runs the second half, from the output of `expand` and the bottleneck's input."""
         x = self.bn2(self.conv_dw(wide))
         x = self.bn3(self.conv_pwl(x))
         if self.has_skip:
@@ -116,10 +116,10 @@ class InvertedResidual(nn.Module):
 
 
 class _KeepsNames(nn.Module):
-    """A module whose child `normed_classifier` does not show in the names of parameters, buffers and modules.
+    """A module whose child `normed_classifier` does not appear in the names of parameters, buffers and modules.
 
-    The classifier and its batch norm are one child, so that all the children before it give the pooled feature.
-    Their names in checkpoints, `classifier` and `classifier_bn`, do not depend on that.
+    The classifier and its batch norm form one child, so that all children before it compute the pooled feature.
+    In checkpoints their names remain `classifier` and `classifier_bn`.
     """
 
     def __init__(self) -> None:
@@ -159,41 +159,41 @@ def _report_outer_names(module: nn.Module, incompatible: Any) -> None:
 
 
 class MobileNetV2(_KeepsNames):
-    """A network of the family, as classifier or, through timm, as feature extractor.
+    """A MobileNetV2, as a classifier or, through timm, as a feature extractor.
 
     Args:
-        config: What to build.
-        num_classes: Classes; the config's own by default, 0 for none (the pooled feature comes out).
+        config: The architecture.
+        num_classes: Number of classes. None uses the config's. 0 removes the classifier and returns the pooled feature.
         in_chans: Channels of the input image.
         output_stride: 8, 16 or 32; see `architecture.bottlenecks`.
-        pad_type: Padding of the convolutions: `"symmetric"`, or `"same"` for TensorFlow's, which weights trained
-            there need. timm's `""` means symmetric too.
-        act_layer: Activation in place of the config's, as a name or class that timm knows.
-        norm_layer: Normalisation in place of `nn.BatchNorm2d`, likewise.
-        bn_eps: Epsilon of the batch norms, 1e-5 by default.
-        bn_momentum: Momentum of the batch norms, 0.1 by default.
-        classifier: In place of the config's; see `architecture.Config`. `"conv"` drops batch norm and
-            ReLU after the 20-class network's classifier, which suits fine-tuning.
+        pad_type: Padding of the convolutions: `"symmetric"`, or `"same"` as in TensorFlow, which weights trained
+            there need. timm's `""` also means symmetric.
+        act_layer: Activation instead of the config's: a name or class that timm accepts.
+        norm_layer: Normalization instead of `nn.BatchNorm2d`: a name or class that timm accepts.
+        bn_eps: Epsilon of the batch norms. Default: 1e-5.
+        bn_momentum: Momentum of the batch norms. Default: 0.1.
+        classifier: Classifier instead of the config's; see `architecture.Config`. `"conv"` drops the batch norm and
+            ReLU after the 20-class model's classifier, which suits fine-tuning.
         drop_rate: Dropout before the classifier.
-        drop_path_rate: Stochastic depth; grows linearly from 0 at the first bottleneck.
-        global_pool: Pooling that timm knows: `avg`, `max`, `avgmax`, `catavgmax`, one of these after `fast`, or
+        drop_path_rate: Stochastic depth. Grows linearly from 0 at the first bottleneck.
+        global_pool: timm's pooling: `avg`, `max`, `avgmax` or `catavgmax`, each also with the prefix `fast`, or
             `""` for none.
-        device: Where parameters are made.
-        dtype: Their type.
-        init_weights: False leaves parameters as they were allocated, for a checkpoint that fills them.
+        device: Device of the parameters.
+        dtype: Data type of the parameters.
+        init_weights: False leaves the parameters uninitialized, if you load a checkpoint next.
 
     Attributes:
-        arch_config: The config that was built, with the arguments above applied.
-        output_stride: What it was built with.
-        num_features: Channels of `forward_features`' result.
-        head_hidden_size: Width of what enters the classifier.
-        feature_info: A dict a feature map (num_chs, reduction, module, stage), from fine to coarse.
+        arch_config: The config, with the arguments above applied.
+        output_stride: As above.
+        num_features: Channels of the output of `forward_features`.
+        head_hidden_size: Size of the classifier's input.
+        feature_info: One dict per feature map (num_chs, reduction, module, stage), from fine to coarse.
 
     Raises:
-        ArgumentError: If an argument has a value that it cannot have; a ValueError. See `mnv2zoo.models.arguments`.
+        ArgumentError: If an argument has an invalid value; a ValueError. See `mnv2zoo.models.arguments`.
     """
 
-    # TorchScript compiles only the branch that a constant leads to, and no property in this list.
+    # TorchScript compiles only the branch that a constant selects, and no properties in this list.
     __constants__ = ("normed",)
     __jit_unused_properties__ = ("classifier", "classifier_bn")
 
@@ -228,7 +228,7 @@ class MobileNetV2(_KeepsNames):
         self.grad_checkpointing = False
 
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
-        padding = "same" if given["pad_type"] == "same" else ""  # timm's word for symmetric padding
+        padding = "same" if given["pad_type"] == "same" else ""  # timm's spelling of symmetric padding
         conv: Conv = partial(_conv, padding=padding, **factory)
         if not init_weights:
             conv = partial(_uninitialised, conv)
@@ -260,7 +260,7 @@ class MobileNetV2(_KeepsNames):
             self.apply(_init_as_tensorflow)
 
     def _make_classifier(self, global_pool: str, factory: dict[str, Any]) -> None:
-        # A pooled map stays four-dimensional for a convolutional classifier, and is flattened after it.
+        # For a convolutional classifier, a pooled map stays four-dimensional and is flattened afterwards.
         use_conv = self.arch_config.classifier != "linear"
         self.global_pool, classifier = create_classifier(
             self.num_features, self.num_classes, pool_type=global_pool, use_conv=use_conv, **factory
@@ -284,7 +284,7 @@ class MobileNetV2(_KeepsNames):
 
     @property
     def classifier_bn(self) -> Any:
-        """The batch norm after the classifier; only the networks that end in one have this attribute."""
+        """The batch norm after the classifier. Only models that end in one have this attribute."""
         return self.normed_classifier[1]
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -295,20 +295,20 @@ class MobileNetV2(_KeepsNames):
 
     @torch.jit.ignore
     def init_weights(self) -> None:
-        """Initialises everything anew, as the config says."""
+        """Initializes all parameters as the config specifies."""
         for module in self.modules():
             init_module(module, self.arch_config)
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns that group parameters by depth, for layer-wise learning rates.
+        """Returns patterns that group parameters by depth, for layer-wise learning rates.
 
         Args:
-            coarse: One group a stage instead of one a bottleneck.
+            coarse: One group per stage instead of one per bottleneck.
 
         Returns:
-            What `timm.models.group_parameters` takes. Whatever no pattern matches, the classifier
-            and its batch norm, is the last group.
+            The argument for `timm.models.group_parameters`. Parameters that match no pattern, those of the classifier
+            and its batch norm, form the last group.
         """
         return {
             "stem": r"^conv_stem|^bn1",
@@ -320,28 +320,28 @@ class MobileNetV2(_KeepsNames):
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters never to decay beyond biases and norms, which timm leaves out itself: none."""
+        """Returns parameters without weight decay, besides the biases and norms that timm exempts itself: none."""
         return set()
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Switches recomputation of activations in the backward pass on or off."""
+        """Turns gradient checkpointing on or off."""
         self.grad_checkpointing = enable
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
-        """The classifier; with the batch norm that belongs to it, as one module, where there is one."""
+        """Returns the classifier. If it has a batch norm, both as one module."""
         return self.normed_classifier if self.normed else self.classifier
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replaces the classifier (and its batch norm) by a new one.
+        """Replaces the classifier and its batch norm, if it has one.
 
         Args:
-            num_classes: Classes of the new one; 0 for none.
-            global_pool: Pooling; the present one if None.
+            num_classes: Number of classes. 0 removes the classifier.
+            global_pool: Pooling. None keeps the current one.
 
         Raises:
-            ArgumentError: If an argument has a value that it cannot have; a ValueError.
+            ArgumentError: If an argument has an invalid value; a ValueError.
         """
         reference = self.conv_stem.weight
         pool = self.global_pool.pool_type if global_pool is None else global_pool
@@ -361,28 +361,28 @@ class MobileNetV2(_KeepsNames):
         intermediates_only: bool = False,
         extra_blocks: bool = False,
     ) -> Any:
-        """Runs the features and collects maps on the way.
+        """Runs the model up to the head's features and collects intermediate maps.
 
         Args:
             x: Images (N, C, H, W).
-            indices: Which maps: the last n for an int, those of a list in its order (negative from the end), or all.
-            norm: For timm's contract; the maps are normalized as they are.
-            stop_early: Do not run the layers after the last map asked for.
-            output_fmt: `NCHW`, the only one there is.
-            intermediates_only: Return the maps alone.
-            extra_blocks: Index all stages, 0 being the stem, instead of the maps in `feature_info`.
+            indices: Maps to return: an int for the last n, a list of indices (negative from the end), or None for all.
+            norm: Ignored, because the maps are already normalized. Part of timm's interface.
+            stop_early: Skip the layers after the last of these maps.
+            output_fmt: `NCHW`, the only supported format.
+            intermediates_only: Return only the maps.
+            extra_blocks: Count all stages from the stem at 0, instead of the maps in `feature_info`.
 
         Returns:
-            The final features and the list of maps, or the list alone.
+            The final features and the list of maps, or the list only.
 
         Raises:
-            ArgumentError: If there are no such maps; a ValueError.
+            ArgumentError: If an index is invalid; a ValueError.
         """
         assert output_fmt == "NCHW", "output_fmt must be NCHW"
         count = len(self.stage_ends)
         if extra_blocks:
             count = len(self.blocks) + 1
-        if not torch.jit.is_scripting():  # which knows the type of the argument
+        if not torch.jit.is_scripting():  # TorchScript knows the argument's type
             indices = _checked_indices(count, indices, "indices")
         take, deepest = feature_take_indices(count, indices)
         if not extra_blocks:
@@ -392,7 +392,7 @@ class MobileNetV2(_KeepsNames):
         x = self.bn1(self.conv_stem(x))
         if 0 in take:
             found[0] = x
-        # TorchScript cannot slice a Sequential by a number it does not know, nor choose in an expression.
+        # TorchScript cannot slice a Sequential by a variable, nor choose in an expression.
         if torch.jit.is_scripting() or not stop_early:
             blocks = self.blocks
         else:
@@ -419,11 +419,11 @@ class MobileNetV2(_KeepsNames):
         prune_head: bool = True,
         extra_blocks: bool = False,
     ) -> list[int]:
-        """Removes what the maps asked for do not need.
+        """Removes layers that the given maps do not need.
 
         Args:
             indices: As in `forward_intermediates`.
-            prune_norm: Remove the head's convolution and norm even if all stages stay.
+            prune_norm: Remove the head's convolution and norm even if all stages remain.
             prune_head: Remove the classifier.
             extra_blocks: As in `forward_intermediates`.
 
@@ -436,7 +436,7 @@ class MobileNetV2(_KeepsNames):
             take, deepest = take_indices(len(self.stage_ends), indices)
             deepest = self.stage_ends[deepest]
         kept = [block.out_channels for block in architecture.bottlenecks(self.arch_config) if block.stage < deepest]
-        # The head follows the last stage, so it goes with the first stage that goes.
+        # The head follows the last stage, so it is removed as soon as any stage is.
         ends_early = prune_norm or prune_head or deepest < len(self.blocks)
         self.blocks = self.blocks[:deepest]
         if ends_early:
@@ -458,8 +458,8 @@ class MobileNetV2(_KeepsNames):
         """Maps features to logits.
 
         Args:
-            x: What `forward_features` returned.
-            pre_logits: Stop before the classifier.
+            x: The output of `forward_features`.
+            pre_logits: Return the pooled feature instead of logits.
 
         Returns:
             Logits (N, num_classes), or the pooled feature (N, head_hidden_size).
@@ -491,11 +491,11 @@ def _stages(blocks: Sequence[Bottleneck], conv: Conv, norm_act: NormAct, drop_pa
 
 
 class Conv2dSame(TimmConv2dSame):
-    """A strided convolution with TensorFlow's `same` padding, which an export traces at any image size.
+    """A strided convolution with TensorFlow's `same` padding that can be exported for any image size.
 
-    The first pixel's place depends on whether the size is even. timm computes both sides' padding from the size
-    with `ceil` and `max`, and a symbolic size makes that a formula that grows with every layer. Here the two sides
-    add up to a constant: the convolution ignores a last row that it does not need.
+    The position of the first pixel depends on whether the size is even. timm computes the padding of both sides with
+    `ceil` and `max`. With a symbolic size, that becomes a formula that grows with every layer. Here the padding of the
+    two sides has a constant sum, and the convolution ignores a last row that it does not need.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -503,7 +503,7 @@ class Conv2dSame(TimmConv2dSame):
         return F.conv2d(F.pad(x, self.sides(x)), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
     def sides(self, x: Tensor) -> tuple[int, int, int, int]:
-        """The padding of a map (N, in, H, W) at its left, right, top and bottom."""
+        """Returns the padding for a map (N, in, H, W) at its left, right, top and bottom."""
         down, across = self.stride
         high, wide = ((size - 1) * step for size, step in zip(self.kernel_size, self.dilation, strict=True))
         top = (high + 1 - down + -x.shape[2] % down) // 2
@@ -514,25 +514,25 @@ class Conv2dSame(TimmConv2dSame):
 def _conv(in_channels: int, out_channels: int, kernel_size: int, padding: str = "", **kwargs: Any) -> nn.Module:
     made: nn.Module = create_conv2d(in_channels, out_channels, kernel_size, padding=padding, **kwargs)
     if isinstance(made, TimmConv2dSame):
-        made.__class__ = Conv2dSame  # the same parameters, and another `forward`
+        made.__class__ = Conv2dSame  # same parameters, different `forward`
     return made
 
 
 class MobileNetV2Features(nn.Module):
-    """The feature maps of a network, as a list: timm's `features_only=True`.
+    """Returns a model's feature maps as a list: timm's `features_only=True`.
 
-    Parameters keep the names they have in the whole network; what lies behind the deepest map is gone.
+    Parameter names are those of the full model. Layers after the deepest map are removed.
 
     Args:
-        model: The network to take over; its parts are shared, not copied.
-        out_indices: Indices into its `feature_info`, in the order in which the maps come out; the last n for an int.
-        output_fmt: `NCHW`, the only one there is.
+        model: The model. Its modules are shared, not copied.
+        out_indices: Indices into its `feature_info`, in output order, or an int for the last n.
+        output_fmt: `NCHW`, the only supported format.
 
     Attributes:
-        feature_info: timm's `FeatureInfo` of the maps that come out.
+        feature_info: timm's `FeatureInfo` for the returned maps.
 
     Raises:
-        ArgumentError: If there are no such maps; a ValueError.
+        ArgumentError: If an index is invalid; a ValueError.
     """
 
     def __init__(
@@ -549,11 +549,11 @@ class MobileNetV2Features(nn.Module):
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Switches recomputation of activations in the backward pass on or off."""
+        """Turns gradient checkpointing on or off."""
         self.grad_checkpointing = enable
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Maps images (N, C, H, W) to the maps, in the order of `out_indices`."""
+        """Maps images (N, C, H, W) to feature maps, in the order of `out_indices`."""
         x = self.bn1(self.conv_stem(x))
         found: dict[int, Tensor] = {}
         for stage, block in enumerate(self.blocks, start=1):
@@ -567,18 +567,18 @@ class MobileNetV2Features(nn.Module):
 
 
 def take_indices(count: int, indices: Any, where: str = "indices") -> tuple[list[int], int]:
-    """Finds out which feature maps are meant, as timm does, but only if each one is there.
+    """Resolves feature map indices as timm does, but rejects indices that do not exist.
 
     Args:
-        count: How many maps there are.
-        indices: The last n for an int, those of a sequence (negative from the end), or all if None.
-        where: What the argument is called.
+        count: Number of available maps.
+        indices: An int for the last n, a sequence of indices (negative from the end), or None for all.
+        where: Name of the argument, for the error.
 
     Returns:
-        The indices from 0, in the order given, and the largest.
+        The indices from 0, in the given order, and the largest one.
 
     Raises:
-        ArgumentError: If there are no such maps; a ValueError.
+        ArgumentError: If an index does not exist; a ValueError.
     """
     return feature_take_indices(count, _checked_indices(count, indices, where))
 
@@ -602,11 +602,11 @@ def _is_index(value: Any) -> bool:
 
 
 def init_module(module: nn.Module, config: Config) -> None:
-    """Initialises one module's own parameters and buffers, whatever they hold.
+    """Initializes one module's own parameters and buffers.
 
     Args:
-        module: A module of a network; one without parameters of its own is left alone.
-        config: Says how.
+        module: A module of the model. Modules without parameters of their own are unchanged.
+        config: The architecture, which specifies the initialization.
     """
     reset = getattr(module, "reset_parameters", None)
     if callable(reset):
@@ -616,7 +616,7 @@ def init_module(module: nn.Module, config: Config) -> None:
 
 
 class _SkipInit(TorchFunctionMode):
-    """Makes `torch.nn.init` do nothing, in this thread and with statement."""
+    """Disables `torch.nn.init` in this thread, within a `with` statement."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -628,15 +628,15 @@ class _SkipInit(TorchFunctionMode):
 
 
 def _uninitialised(make: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
-    # Drawing random numbers is most of the time that it takes to build a network. The mode is entered
-    # for one layer at a time because it slows down whatever else runs under it.
+    # Most of the time for building a model goes into drawing random numbers. Enter the mode for one layer at a time,
+    # because it slows down everything else that runs in it.
     with _SkipInit():
         return make(*args, **kwargs)
 
 
 def _init_as_tensorflow(module: nn.Module) -> None:
     # https://github.com/tensorflow/tpu/blob/master/models/official/mnasnet/mnasnet_model.py as timm applies it:
-    # convolutions normal with variance 2 / fan-out, the classifier uniform within 1 / sqrt(classes), biases zero.
+    # convolutions normal with variance 2 / fan-out, classifier uniform within 1 / sqrt(classes), biases zero.
     if isinstance(module, nn.Conv2d):
         fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
         nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))

@@ -1,6 +1,6 @@
-"""A name becomes a description here, and nowhere else: a name of the zoo, a folder, or a Hub repository.
+"""Resolves a model name (of this package, a folder or a Hub repository) to a description of the model.
 
-Neither PyTorch nor timm is imported, which takes as long as classifying hundreds of images, until a model is built.
+PyTorch and timm take seconds to import, so this module imports them only when a model is built.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from mnv2zoo.weights import index
 from mnv2zoo.weights.hub import Hub, HubFile
 from mnv2zoo.weights.schema import WeightsEntry
 
-HUB, FOLDER = "hf-hub", "local-dir"  # what timm puts before a repository and a folder
-HUB_WORDS = (HUB, "hf_hub")  # timm takes both
-TIMM_OWNER = "timm/"  # whose repositories hold the weights of timm's own names
+HUB, FOLDER = "hf-hub", "local-dir"  # timm's prefixes of a repository and a folder
+HUB_WORDS = (HUB, "hf_hub")  # timm accepts both
+TIMM_OWNER = "timm/"  # owner of the repositories with timm's own weights
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,16 @@ class Description:
     """A model before it is built.
 
     Attributes:
-        name: The name of its weights in the index, or the name that was given if no index lists them.
+        name: Name of its weights in the index, or the given name if the index does not list them.
         config: Its architecture.
         cfg: timm's description of its weights and their preprocessing.
         arguments: Arguments that it is built with, such as `pad_type`.
-        source: Where its weights come from: an index entry or a folder. None for the Hub and for random weights.
-        own_label_names: Names of the classes in class order, where a `config.json` has them.
-        task: The task that its weights were trained for, where a `config.json` has it.
-        head: The head of a detector or a segmenter, as in `config_file.ConfigFile`; empty for other models.
-        own_temperature: Number that divides the logits before the softmax, where a `config.json` has it.
-        thresholds: The lowest score of each label, as in `config_file.ConfigFile`; empty for other models.
+        source: Source of its weights: an index entry or a folder. None for the Hub and for random weights.
+        own_label_names: Class names in class order, if `config.json` has them.
+        task: The task that it was trained for, if `config.json` records it.
+        head: The head of a detector or a segmenter, as in `config_file.ConfigFile`. Empty for other models.
+        own_temperature: Softmax temperature, if `config.json` records it.
+        thresholds: Score threshold per label, as in `config_file.ConfigFile`. Empty for other models.
     """
 
     name: str
@@ -58,22 +58,22 @@ class Description:
 
     @property
     def label_names(self) -> Sequence[str]:
-        """Names of the weights' classes in class order."""
+        """Class names of the weights, in class order."""
         return self.source.label_names if isinstance(self.source, WeightsEntry) else self.own_label_names
 
     @property
     def temperature(self) -> float | None:
-        """Number that divides the logits before the softmax; None for none."""
+        """Softmax temperature, or None if the model was not calibrated."""
         return self.source.temperature if isinstance(self.source, WeightsEntry) else self.own_temperature
 
     @property
     def in_chans(self) -> int:
-        """Channels of the images that it takes."""
+        """Number of image channels."""
         return self.arguments.get("in_chans") or self.cfg.get("input_size", (3,))[0]
 
     @property
     def preprocessing(self) -> Fast | None:
-        """The fast preprocessing of its images; None if only the built model can tell."""
+        """The fast preprocessing of its images. None if it depends on the built model."""
         same_channels = self.in_chans == self.cfg.get("input_size", (3,))[0]
         return preprocessing.from_cfg(self.cfg) if self.source and same_channels else None
 
@@ -81,30 +81,30 @@ class Description:
         """Builds the model.
 
         Args:
-            pretrained: Load its weights. Otherwise they are random.
-            **arguments: Arguments of `timm.create_model` that override its own.
+            pretrained: Load the weights. Otherwise they are random.
+            **arguments: Arguments for `timm.create_model` that override its own.
 
         Returns:
-            The model, in training mode as timm leaves it.
+            The model, in training mode as timm returns it.
 
         Raises:
-            WeightsError: If its weights cannot be found, fetched or verified.
-            ConversionError: If they do not fit, or the model is a detector or a segmenter.
+            WeightsError: If the weights cannot be found, downloaded or verified.
+            ConversionError: If the weights do not fit, or the model is a detector or a segmenter.
         """
         if pretrained and self.head:
             load = {"detect": "mnv2zoo.detection.load", "segment": "mnv2zoo.segmentation.load"}.get(self.task or "")
             raise ConversionError(
                 f"{self.name} is not a classifier",
-                expected="a model whose weights are those of the network alone",
+                expected="a classifier or a backbone",
                 found=f"the head {self.head.get('name')!r} of the task {self.task!r}",
                 where=self.name,
-                fix=f"Load it with {load}." if load else "Train with the version of mnv2zoo that wrote it.",
+                fix=f"Load it with {load}." if load else "Use the version of mnv2zoo that trained it.",
             )
         import timm
 
         import mnv2zoo.models.registry  # noqa: F401  # registers the architectures with timm
 
-        # What belongs to an entry's weights does not belong to its architecture.
+        # An entry's arguments belong to its weights, not to its architecture.
         used = {} if isinstance(self.source, WeightsEntry) and not pretrained else self.arguments
         own = {name: value for name, value in used.items() if name != "pretrained_cfg"}
         return timm.create_model(
@@ -113,20 +113,20 @@ class Description:
 
 
 def describe(name: str) -> Description:
-    """Finds out what a name stands for.
+    """Resolves a model name.
 
     Args:
         name: An architecture, `architecture.tag`, a folder with `config.json` and `model.safetensors` as timm or
-            transformers saves them, or such a repository as `hf-hub:owner/name`. timm's names for the networks of the
-            zoo and for their weights are taken too, as in `mobilenetv2_140.ra_in1k`.
+            transformers saves them, or a Hub repository such as `hf-hub:owner/name`. timm's MobileNetV2 names and
+            tags work too, such as `mobilenetv2_140.ra_in1k`.
 
     Returns:
-        The description.
+        The description of the model.
 
     Raises:
-        UnknownModelError: If there is no model of that name.
-        WeightsUnavailableError: If its `config.json` cannot be read.
-        WeightsIndexError: If an index file is bad.
+        UnknownModelError: If no model has that name.
+        WeightsUnavailableError: If `config.json` cannot be read.
+        WeightsIndexError: If an index file is invalid.
     """
     kind, _, place = name.partition(":")
     if kind in HUB_WORDS:
@@ -137,13 +137,13 @@ def describe(name: str) -> Description:
 
 
 def folder_of(name: str) -> Path | None:
-    """Finds the folder that a name stands for.
+    """Finds the folder that a name refers to.
 
     Args:
         name: As for `describe`.
 
     Returns:
-        The folder; None for a name of the zoo, a repository on the Hub and a name that stands for nothing.
+        The folder. None for a name of this package, a Hub repository or an unknown name.
     """
     kind, _, place = name.partition(":")
     if kind == FOLDER:
@@ -159,75 +159,75 @@ def _of_the_zoo(name: str) -> Description:
 
 
 def _arguments(entry: WeightsEntry) -> dict[str, Any]:
-    """The arguments that the network of an entry's weights is built with."""
+    """Returns the arguments for building the model of an index entry."""
     pad_type = LAYOUTS[entry.layout].pad_type
     return {} if pad_type == "symmetric" else {"pad_type": pad_type}
 
 
 def _on_the_hub(place: str) -> Description:
-    """Describes `owner/name` or `owner/name@revision`, at the revision that an index pins, unless one is given."""
+    """Describes `owner/name` or `owner/name@revision`. Without a revision, an index pin decides."""
     repo_id, _, revision = place.partition("@")
     entry = index.entry_at(repo_id, revision or None)
     if entry and repo_id.startswith(TIMM_OWNER) and entry.layout == "timm":
-        return _of_the_zoo(entry.name)  # timm's own weights need nothing that the index does not say
+        return _of_the_zoo(entry.name)  # the index records all that timm's own weights need
     pinned = f"{repo_id}@{entry.revision}" if entry and entry.revision else place
     name = f"{HUB}:{place}"
     file = HubFile.of_hub_id(pinned, name, CONFIG)
     hub = Hub()
     folder = hub.download(file, file.revision).parent
     for further in config_file.further_files(folder):
-        # Of the same commit, which is what the folder is called.
+        # From the same commit, which names the folder.
         folder = hub.download(replace(file, filename=further), folder.name).parent
     return _from_folder(name, folder, repository=pinned)
 
 
 def _explained(error: UnknownModelError, name: str) -> UnknownModelError:
-    """Says where a network is from that timm has and the zoo has not."""
+    """Explains that a model is one of timm's but not in this package, if that is so."""
     found = str(error.found).strip("'")
     if found.startswith(architecture.OURS):
         return error
-    import timm  # takes seconds, and the name is wrong anyway
+    import timm  # takes seconds, but only for a wrong name
 
     if not timm.is_model(found.partition(".")[0]):
         return error
     return UnknownModelError(
-        f"{name} is a timm network of another family",
-        expected="a MobileNetV2: one of `mnv2zoo list`, or timm's mobilenetv2_*",
+        f"{name} is a timm model of another family",
+        expected="a MobileNetV2: a name from `mnv2zoo list`, or timm's mobilenetv2_*",
         found=repr(found),
         where=name,
-        fix="Use it with timm itself, or choose a network of `mnv2zoo list`.",
+        fix="Use it with timm directly, or choose a model from `mnv2zoo list`.",
     )
 
 
 def describe_local(name: str) -> Description | None:
-    """Finds out what a name stands for, without network access.
+    """Resolves a model name without network access.
 
     Args:
         name: As for `describe`.
 
     Returns:
-        The description; None for a repository on the Hub.
+        The description, or None for a Hub repository.
 
     Raises:
-        UnknownModelError: If there is no model of that name.
-        WeightsUnavailableError: If its `config.json` cannot be read.
-        WeightsIndexError: If an index file is bad.
+        UnknownModelError: If no model has that name.
+        WeightsUnavailableError: If `config.json` cannot be read.
+        WeightsIndexError: If an index file is invalid.
     """
     return None if name.partition(":")[0] in HUB_WORDS else describe(name)
 
 
 def weights_of(name: str) -> WeightsEntry | None:
-    """Looks up the weights that a name of the zoo means.
+    """Looks up the weights for a name of this package.
 
     Args:
-        name: An architecture, whose default weights are meant, or `architecture.tag`.
+        name: An architecture, for its default weights, or `architecture.tag`.
 
     Returns:
-        Their index entry; None for an architecture that has no weights.
+        The index entry, or None for an architecture without weights.
 
     Raises:
-        UnknownModelError: If there is no architecture or there are no weights of that name.
-        WeightsIndexError: If an index file is bad.
+        UnknownModelError: If no architecture or set of weights has that name.
+        WeightsIndexError: If an index file is invalid.
     """
     try:
         config = architecture.get(name)
@@ -241,7 +241,7 @@ def _from_folder(name: str, folder: Path, repository: str | None = None) -> Desc
         found = config_file.read(folder, name)
     except UnknownModelError as error:
         raise _explained(error, name) from None
-    # Where its weights are is not for the file to say.
+    # Do not let the file choose the location of its weights.
     cfg = found.cfg | {"url": None, "state_dict": None, "hf_hub_id": None, "custom_load": False}
     if repository is None:
         cfg |= {"file": str(folder), "source": FOLDER}

@@ -1,6 +1,6 @@
-"""The network that a user names, with all that belongs to its weights.
+"""Loads a model by name, with its weights, labels and preprocessing.
 
-A name is one of the zoo's, or a folder or Hub repository with timm's `config.json`, such as a run folder.
+A name is one of this package's, or a folder or Hub repository with timm's `config.json`, such as a run folder.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from mnv2zoo.weights import index
 
 @dataclass(frozen=True)
 class Network:
-    """A trained network with what belongs to its weights.
+    """A trained model with its labels and preprocessing.
 
     Attributes:
         name: As in `Description`.
-        model: The network in evaluation mode.
-        device: Where it is.
+        model: The model in evaluation mode.
+        device: Its device.
         transform: Its preprocessing, from an image to a tensor (channels, height, width).
-        fast: The same for less work; None where only timm's own will do.
-        label_names: Names of its classes in class order.
-        config: Its preprocessing as timm names it: `input_size`, `mean`, `std` and so on.
-        temperature: Number that divides a classifier's logits before the softmax; None for none.
+        fast: A faster equivalent of `transform`. None if only timm's transform can do it.
+        label_names: Class names in class order.
+        config: Its preprocessing in timm's terms: `input_size`, `mean`, `std` and so on.
+        temperature: Softmax temperature of a classifier; None if it was not calibrated.
     """
 
     name: str
@@ -47,14 +47,14 @@ class Network:
 
 
 def label_names(model: torch.nn.Module) -> tuple[str, ...]:
-    """Finds the names of a built network's classes.
+    """Finds the class names of a model that is already built.
 
     Args:
-        model: The network.
+        model: The model.
 
     Returns:
-        The names in class order; none where they are not known: for a network that is not of the zoo, or one that
-        was given another number of classes than its weights have.
+        The names in class order. Empty if they are unknown: for a model from elsewhere, or one with a different
+        number of classes than its weights.
     """
     cfg: Any = getattr(model, "pretrained_cfg", None) or {}
     names = labels.names_in(cfg)
@@ -65,20 +65,20 @@ def label_names(model: torch.nn.Module) -> tuple[str, ...]:
 
 
 def load(name: str, device: str | None = None) -> Network:
-    """Builds a network with its weights, to classify images.
+    """Builds a classifier with its weights.
 
     Args:
-        name: As in `describe`.
-        device: Where to put it; by default the accelerator if there is one.
+        name: As for `describe`.
+        device: The device. Default: the accelerator if there is one, otherwise the CPU.
 
     Returns:
-        The network.
+        The model with its labels and preprocessing.
 
     Raises:
-        UnknownModelError: If there is none of that name.
-        WeightsError: If its weights cannot be found, fetched or verified.
-        ConversionError: If they do not fit.
-        DataError: If it takes images with more than 8 channels.
+        UnknownModelError: If no model has that name.
+        WeightsError: If the weights cannot be found, downloaded or verified, or have no classifier.
+        ConversionError: If the weights do not fit.
+        DataError: If the model takes images with more than 8 channels.
         DeviceError: If the device cannot be used.
     """
     where = find_device(device)
@@ -87,11 +87,11 @@ def load(name: str, device: str | None = None) -> Network:
     model = description.build()
     if not model.num_classes:
         raise WeightsUnavailableError(
-            "the network has no classifier",
-            expected="weights with one",
+            f"{name} has no classifier",
+            expected="weights with a classifier",
             found="a backbone",
             where=name,
-            fix=f"Train one on your photos: `mnv2zoo finetune PHOTOS --model {name}`.",
+            fix=f"Train a classifier on your images: `mnv2zoo finetune IMAGES --model {name}`.",
         )
     data = image_config(model.pretrained_cfg, model.in_chans)
     fast = preprocessing.from_cfg(data)
@@ -108,42 +108,42 @@ def load(name: str, device: str | None = None) -> Network:
 
 
 def accelerator() -> torch.device | None:
-    """The kind of accelerator that PyTorch can use here, such as `cuda`, `mps` or `xpu`; None for none."""
+    """Returns the accelerator that PyTorch can use, such as `cuda`, `mps` or `xpu`, or None."""
     if hasattr(torch, "accelerator"):
         return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return torch.device("cuda") if torch.cuda.is_available() else None  # PyTorch before 2.6
 
 
 def device_names() -> list[str]:
-    """Names of the devices of this machine: `cpu`, and those of the accelerator."""
+    """Lists the devices of this machine: `cpu` and each accelerator."""
     kind = accelerator()
     if kind is None:
         return ["cpu"]
     return ["cpu", *(f"{kind.type}:{number}" for number in range(torch.get_device_module(kind).device_count()))]
 
 
-# What PyTorch raises on a device that ran out of memory, and what its allocator on the CPU says.
+# PyTorch's errors when a device runs out of memory, and the message of its CPU allocator.
 _OUT_OF_MEMORY = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
 _ON_CPU = re.compile(r"DefaultCPUAllocator: (not enough|can't allocate) memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory does not suffice."""
-    if isinstance(error, ZooError):  # which quotes what it explains
+    """Checks whether an error means that memory ran out."""
+    if isinstance(error, ZooError):  # it may quote such an error
         return False
     return isinstance(error, _OUT_OF_MEMORY | MemoryError) or bool(_ON_CPU.search(str(error)))
 
 
 @contextlib.contextmanager
 def enough_memory(device: torch.device, images: int) -> Iterator[None]:
-    """Explains the error of a batch that does not fit in memory.
+    """Explains the error when a batch does not fit in memory.
 
     Args:
         device: The device.
-        images: Images of the batch.
+        images: Number of images in the batch.
 
     Raises:
-        DeviceError: If memory does not suffice; the message names a smaller batch.
+        DeviceError: If memory runs out. The message suggests a smaller batch.
     """
     try:
         yield
@@ -161,25 +161,25 @@ def enough_memory(device: torch.device, images: int) -> Iterator[None]:
 
 
 def find_device(name: str | None) -> torch.device:
-    """Finds a device that works.
+    """Finds a device and checks that it works.
 
     Args:
-        name: Such as `cpu` or `cuda:1`; by default the accelerator if there is one, else the CPU.
+        name: Such as `cpu` or `cuda:1`. Default: the accelerator if there is one, otherwise the CPU.
 
     Returns:
         The device.
 
     Raises:
-        DeviceError: If it cannot be used.
+        DeviceError: If the device cannot be used.
     """
     if name is None:
         return accelerator() or torch.device("cpu")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
-    except Exception as error:  # of many classes: no such type, not built in, no driver, no such number
+    except Exception as error:  # of many classes: unknown type, not compiled in, no driver, no such number
         raise DeviceError(
-            f"Cannot use the device {name!r}",
+            f"cannot use the device {name!r}",
             expected=" or ".join(device_names()),
             found=first_line(error),
             where="device",

@@ -1,9 +1,8 @@
-"""timm entry points for every config, which build a network and fill it with verified weights.
+"""timm entry points for all architectures, which build a model and load verified weights into it.
 
-Weights are put into the network as it is built, before timm sees it: timm's own downloader is never
-reached, and no tensor gets into a model's cfg. What the package resolves (index, Hub) is verified; what
-the user hands over (a file, a folder, a state dict) is the user's own and read as timm reads it. Either
-has to fill the network.
+Weights are loaded while the model is built, before timm sees it. timm's own downloader is never reached, and no
+tensors end up in a model's cfg. Weights that the package locates (index, Hub) are verified. Weights that the user
+passes (a file, a folder, a state dict) are read as timm reads them. Both must fill the model completely.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ from torch import nn
 
 from mnv2zoo import architecture
 from mnv2zoo.architecture import Config
-from mnv2zoo.errors import ArgumentError, UnknownArgumentError
+from mnv2zoo.errors import ArgumentError, UnknownArgumentError, unknown
 from mnv2zoo.models import arguments, config_file, timm_compat
 from mnv2zoo.models.cfg import pretrained_cfg
 from mnv2zoo.models.checkpoint import check_classes, fill, pad_type_of, source_tensors
 from mnv2zoo.models.mobilenetv2 import MobileNetV2, MobileNetV2Features, take_indices
 from mnv2zoo.weights import index
 
-# timm's name for the module of the models: the last part of the entry points' `__module__`.
+# timm's name for the models' module: the last part of the entry points' `__module__`.
 PACKAGE = "mnv2zoo"
 
 MODEL_ARGUMENTS = tuple(p for p in inspect.signature(MobileNetV2).parameters if p not in ("config", "init_weights"))
@@ -53,23 +52,23 @@ TIMM_ARGUMENTS = (
 
 
 def create(config: Config, pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Builds a network the way timm does, with verified weights.
+    """Builds a model as timm does, with verified weights.
 
     Args:
         config: The architecture.
         pretrained: Load the weights that the name, tag, cfg or overlay points to.
-        **kwargs: `MobileNetV2`'s arguments and those of timm's `build_model_with_cfg`.
+        **kwargs: Arguments of `MobileNetV2` and of timm's `build_model_with_cfg`.
 
     Returns:
-        The network; with `features_only=True` a module that returns feature maps.
+        The model. With `features_only=True`, a module that returns feature maps.
 
     Raises:
-        UnknownArgumentError: If nothing takes an argument; a TypeError.
-        ArgumentError: If an argument has a value that it cannot have; a ValueError.
-        WeightsError: If weights cannot be found, fetched or verified, or an index file is bad.
-        ConversionError: If they do not fit.
+        UnknownArgumentError: If an argument is unknown; a TypeError.
+        ArgumentError: If an argument has an invalid value; a ValueError.
+        WeightsError: If the weights cannot be found, downloaded or verified, or an index file is invalid.
+        ConversionError: If the weights do not fit.
     """
-    index.entries()  # raises if an index file is bad
+    index.entries()  # raises if an index file is invalid
     _check_names(kwargs)
     kwargs = arguments.checked(kwargs)
     cfg = resolve_pretrained_cfg(
@@ -79,8 +78,8 @@ def create(config: Config, pretrained: bool = False, **kwargs: Any) -> nn.Module
     if not kwargs.get("features_only") and (lost := kwargs.keys() & {"out_indices", "feature_cls"}):
         raise UnknownArgumentError(
             f"{min(lost)} has no effect without features_only=True",
-            expected="features_only=True with it",
-            found=f"{min(lost)} alone",
+            expected="features_only=True as well",
+            found=f"{min(lost)} without it",
             fix=f"Add features_only=True, or leave out {min(lost)}.",
         )
     if kwargs.get("features_only"):
@@ -102,7 +101,7 @@ def create(config: Config, pretrained: bool = False, **kwargs: Any) -> nn.Module
     return build_model_with_cfg(
         build,
         config.name,
-        pretrained=False,  # filled already
+        pretrained=False,  # already filled
         pretrained_cfg=replace(cfg, state_dict=None),  # type: ignore[arg-type]  # as timm's own callers do
         feature_cfg=feature_cfg,
         **kwargs,
@@ -110,7 +109,7 @@ def create(config: Config, pretrained: bool = False, **kwargs: Any) -> nn.Module
 
 
 def _feature_arguments(config: Config, kwargs: dict[str, Any], feature_cfg: dict[str, Any]) -> dict[str, Any]:
-    """Checks which maps are wanted and how, so that timm's `feature_info` tells the maps that come out."""
+    """Checks the arguments that select feature maps, so that timm's `feature_info` matches the output."""
     count = len(architecture.features(config))
     indices = kwargs.get("out_indices", feature_cfg.pop("out_indices", None))
     take, _ = take_indices(count, indices, "out_indices")
@@ -118,11 +117,11 @@ def _feature_arguments(config: Config, kwargs: dict[str, Any], feature_cfg: dict
     feature_cls = arguments.checked({"feature_cls": chosen})["feature_cls"]
     if feature_cls not in ("getter", MobileNetV2Features) and take != sorted(set(take)):
         raise ArgumentError(
-            f"feature_cls={feature_cls!r} gives each map once and from fine to coarse",
+            f"feature_cls={feature_cls!r} returns each map once, from fine to coarse",
             expected=f"out_indices={tuple(sorted(set(take)))}",
             found=f"out_indices={tuple(take)}",
             where="out_indices",
-            fix="Sort out_indices, or leave out feature_cls: the default gives the maps in the order you ask for.",
+            fix="Sort out_indices, or leave feature_cls out: the default returns the maps in the order you ask for.",
         )
     return {"out_indices": tuple(take), "feature_cls": feature_cls}
 
@@ -132,20 +131,20 @@ def _check_names(kwargs: dict[str, Any]) -> None:
         if name not in (*MODEL_ARGUMENTS, *TIMM_ARGUMENTS):
             near = difflib.get_close_matches(name, (*MODEL_ARGUMENTS, *TIMM_ARGUMENTS), n=2)
             raise UnknownArgumentError(
-                "unexpected keyword argument",
+                unknown("keyword argument", name, (*MODEL_ARGUMENTS, *TIMM_ARGUMENTS)),
                 expected=" or ".join(near or MODEL_ARGUMENTS),
                 found=repr(name),
-                fix="Arguments are those of mnv2zoo.models.mobilenetv2.MobileNetV2 and of timm.create_model.",
+                fix="See the arguments of mnv2zoo.models.mobilenetv2.MobileNetV2 and of timm.create_model.",
             )
 
 
 def register() -> None:
-    """Registers every config with timm, under the module name `mnv2zoo`.
+    """Registers all architectures with timm, under the module name `mnv2zoo`.
 
-    Each entry point is a function of the package too, as timm's are of `timm.models`:
+    Each entry point is also a function of the package, as timm's are in `timm.models`:
     `mnv2zoo.mnv2zoo_100(pretrained=True)`.
     """
-    # With a bad index file the names are there all the same, and using one raises.
+    # With an invalid index file the names are still registered, and using one raises.
     known = list(index.in_use().readable().values())
     cfgs: dict[str, dict[str, Any] | PretrainedCfg] = {}
     for config in architecture.CONFIGS.values():
@@ -172,9 +171,9 @@ def _entry_point(config: Config) -> Callable[..., nn.Module]:
 
 
 def _redirect() -> None:
-    """Has timm build what this package saved under timm's names by `create`, so that the weights are verified.
+    """Makes timm build models that this package saved under timm names with `create`, to verify their weights.
 
-    Everything else of these names stays timm's: `timm.create_model("mobilenetv2_100")` is timm's own network.
+    Otherwise these names keep their meaning: `timm.create_model("mobilenetv2_100")` builds timm's own model.
     """
     for theirs, ours in architecture.TIMM_NAMES.items():
         timm_compat.redirect(theirs, config_file.is_marked, partial(create, architecture.CONFIGS[ours]))

@@ -1,7 +1,7 @@
-"""Everything that the package uses of other libraries and that is private there.
+"""All private names of timm and PyTorch that this package uses.
 
-A release or a fork of timm in which a function is gone or takes other arguments fails here, when the package is
-imported. What belongs to the Hub's client is in `weights/hub_private`, which works without PyTorch.
+If a timm version lacks a function or has changed its arguments, importing the package raises an error here. Private
+names of the Hub client are in `weights/hub_private`, which works without PyTorch.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ def _take(module: str, name: str, *parameters: str) -> Callable[..., Any]:
 
 def _incompatible(module: str, name: str, parameters: tuple[str, ...], found: str) -> IncompatibleVersionError:
     return IncompatibleVersionError(
-        f"timm {timm.__version__} does not fit this package",
+        f"timm {timm.__version__} is not compatible with this version of mnv2zoo",
         expected=f"{name}({', '.join(parameters)})",
         found=found,
         where=f"timm.models.{module}",
-        fix="Install a version of timm that this one was tested with (`pip install -U timm`), or update mnv2zoo.",
+        fix="Install a supported version of timm (`pip install -U timm`), or update mnv2zoo.",
     )
 
 
 def _names(module: str, table: str) -> tuple[str, ...]:
-    """The names that a table of timm's layers has. They are for suggestions only, so a release without it works."""
+    """Returns the names in a table of timm's layers. They are only suggestions, so the table may be missing."""
     return tuple(getattr(importlib.import_module(f"timm.layers.{module}"), table, ()))
 
 
 def redirect(name: str, when: Callable[[Any], bool], build: Callable[..., Any]) -> None:
-    """Lets timm build a network of its own by another function where its description of the weights asks for that.
+    """Makes timm build one of its own models with another function if its pretrained cfg asks for that.
 
     Args:
-        name: The network's name in timm. A timm without it is left as it is.
+        name: timm's name of the model. If timm does not have it, nothing changes.
         when: Whether a `pretrained_cfg` asks for it.
-        build: What builds the network then, with the arguments that timm's own function takes.
+        build: The other function, with the arguments of timm's own.
     """
     entry_points = importlib.import_module("timm.models._registry")._model_entrypoints
     theirs = entry_points.get(name)
@@ -66,7 +66,7 @@ def redirect(name: str, when: Callable[[Any], bool], build: Callable[..., Any]) 
 
 
 def inductor_settings(**settings: Any) -> Any:
-    """Makes a context in which Inductor, the compiler of `torch.compile`, has other settings.
+    """Creates a context with other settings for Inductor, the compiler behind `torch.compile`.
 
     Args:
         **settings: Names and values of `torch._inductor.config`.
@@ -80,9 +80,9 @@ def inductor_settings(**settings: Any) -> Any:
 
 
 def compile_any_number() -> Any:
-    """Makes a context in which `torch.compile` compiles any number of networks of one class.
+    """Creates a context in which `torch.compile` compiles any number of models of the same class.
 
-    By default it compiles the first eight in a process, and runs the others as they are.
+    By default it compiles the first eight per process and runs the others uncompiled.
 
     Returns:
         The context manager.
@@ -94,23 +94,23 @@ def compile_any_number() -> Any:
 
 
 def is_of_compiler(error: BaseException) -> bool:
-    """Whether an error is one of `torch.compile`, whose classes are private."""
+    """Checks whether an error comes from `torch.compile`, whose error classes are private."""
     return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
 
 
 def resize_at_evaluation_only(detector: Any) -> None:
-    """Lets a detector of torchvision train on images of the size that they have.
+    """Disables resizing in a torchvision detector during training.
 
     Args:
-        detector: The detector. It is changed in place.
+        detector: The detector, which is changed in place.
     """
     detector.transform._skip_resize = True
 
 
 def reset_accelerator() -> None:
-    """Lets the next `accelerate.Accelerator` have other settings than an earlier one in this process.
+    """Lets the next `accelerate.Accelerator` in this process use different settings from an earlier one.
 
-    The device is one of them, except where several processes are connected already.
+    The device is one of them, unless several processes are already connected.
     """
     from accelerate.state import AcceleratorState
 
@@ -121,4 +121,4 @@ act_layer_names = _names("create_act", "_ACT_LAYER_DEFAULT")
 norm_layer_names = _names("create_norm_act", "_NORM_ACT_MAP")
 feature_take_indices = _take("_features", "feature_take_indices", "num_features", "indices")
 save_config_for_hf = _take("_hub", "save_config_for_hf", "model", "config_path", "model_config", "data_config")
-pytree = _pytree  # nested outputs, as torch.compile and torch.export see them
+pytree = _pytree  # nested outputs, in the form that torch.compile and torch.export use

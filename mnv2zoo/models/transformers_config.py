@@ -1,8 +1,8 @@
-"""What transformers records about a MobileNetV2, in timm's terms.
+"""Translates the transformers config of a MobileNetV2 to timm's terms.
 
-transformers keeps the network and the class names in `config.json`, and the preprocessing in
-`preprocessor_config.json`. Both become one document as timm writes it, so that the rules of `config_file` hold for it
-too. Fields that a file leaves out have the defaults of `MobileNetV2Config` and `MobileNetV2ImageProcessor`.
+transformers stores the model and the class names in `config.json`, and the preprocessing in
+`preprocessor_config.json`. Both are merged into one document in timm's format, so the rules of `config_file` apply.
+Missing fields take the defaults of `MobileNetV2Config` and `MobileNetV2ImageProcessor`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from mnv2zoo.system.validation import bounded, fits
 MODEL_TYPE = "mobilenet_v2"
 CLASSIFIER, BACKBONE = "MobileNetV2ForImageClassification", "MobileNetV2Model"
 PREPROCESSOR = "preprocessor_config.json"
-# Pillow's numbers for its filters, which transformers records.
+# Pillow's numbers for its filters, as transformers stores them.
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
-# What changes the network, other than its width, has one value in all networks of the zoo.
+# Fields that change the model, other than its width, must have these values.
 FIXED = {
     "depth_divisible_by": 8,
     "min_depth": 8,
@@ -37,7 +37,7 @@ BACKGROUND, IMAGENET_CLASSES = "background", 1000
 
 
 def wrote(document: Any) -> bool:
-    """Whether transformers wrote a `config.json`, and not timm."""
+    """Checks whether a `config.json` is in transformers' format rather than timm's."""
     return (
         isinstance(document, dict)
         and "architecture" not in document
@@ -46,10 +46,10 @@ def wrote(document: Any) -> bool:
 
 
 def as_timm(document: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
-    """Says in timm's terms what transformers records.
+    """Translates transformers' config to timm's format.
 
-    ImageNet's background, which is class 0 of 1001, is dropped, as the conversion drops it: class 0 is the tench, as
-    everywhere else.
+    If there are 1001 classes, ImageNet's background (class 0) is dropped, as in weight conversion. Class 0 is then
+    the tench, as in other libraries.
 
     Args:
         document: The content of `config.json`.
@@ -57,23 +57,25 @@ def as_timm(document: Mapping[str, Any], preprocessor: Mapping[str, Any] | None,
         name: The model's name, for errors.
 
     Returns:
-        A document as timm's `config.json`.
+        A document in the format of timm's `config.json`.
 
     Raises:
-        WeightsUnavailableError: If it is no classifier or backbone of the family, or prepares images in another way.
+        WeightsUnavailableError: If the model is not a MobileNetV2 classifier or backbone, or its preprocessing is
+            not supported.
     """
     _check_family(document, name)
     config = _config(document, name)
     for field, value in FIXED.items():
         if document.get(field, value) != value:
-            raise _refused(f"{name} is no network of the zoo", name, f"{field} = {value!r}", repr(document[field]))
+            problem = f"{name} differs from this package's models in {field}"
+            raise _refused(problem, name, f"{field} = {value!r}", repr(document[field]))
     channels = _count(document, "num_channels", 3, name)
     given: dict[str, Any] = {"pad_type": "same" if document.get("tf_padding", True) else "symmetric"}
     given |= {"in_chans": channels} if channels != 3 else {}
     given |= {"output_stride": document["output_stride"]} if document.get("output_stride", 32) != 32 else {}
     if preprocessor is None:
         raise WeightsUnavailableError(
-            f"the preprocessing of {name} is unknown",
+            f"{name} has no preprocessing config",
             expected=f"{PREPROCESSOR} next to config.json",
             found="no such file",
             where=name,
@@ -86,15 +88,15 @@ def as_timm(document: Mapping[str, Any], preprocessor: Mapping[str, Any] | None,
 
 
 def _refused(problem: str, name: str, expected: str, found: str, fix: str = "") -> WeightsUnavailableError:
-    fix = fix or "Use it with transformers, or train a network of `mnv2zoo list` on your data."
+    fix = fix or "Use it with transformers, or train a model from `mnv2zoo list` on your data."
     return WeightsUnavailableError(problem, expected=expected, found=found[:200], where=name, fix=fix)
 
 
 def _count(document: Mapping[str, Any], field: str, default: int, name: str) -> int:
-    """A number of a file, which is bounded before anything is made of it."""
+    """Reads a number and checks its bounds before it is used."""
     value = document.get(field, default)
     if not fits(value, bounded(int, 1, MAX_COUNT)):
-        problem = f"{field} of {name} is not a number that a network can have"
+        problem = f"invalid {field} in {name}"
         raise _refused(problem, name, f"1 to {MAX_COUNT}", repr(value), fix="Restore config.json.")
     return int(value)
 
@@ -111,23 +113,23 @@ def _check_family(document: Mapping[str, Any], name: str) -> None:
             name,
             f"{CLASSIFIER} or {BACKBONE}",
             ", ".join(map(str, classes)),
-            fix="Take its backbone: `mnv2zoo weights convert FILE --backbone` for its file of weights.",
+            fix="Convert only its backbone: `mnv2zoo weights convert FILE --backbone`.",
         )
 
 
 def _config(document: Mapping[str, Any], name: str) -> Config:
-    """The paper's network of a width."""
+    """Returns the paper's architecture of the given width."""
     width = document.get("depth_multiplier", 1.0)
     paper = [c for c in architecture.CONFIGS.values() if c.stages == PAPER_STAGES and not c.fix_stem_head]
     found = next((config for config in paper if config.width == width), None)
     if found is None:
         widths = ", ".join(f"{config.width:g}" for config in paper)
-        raise _refused(f"{name} has a width that the zoo has no network for", name, widths, repr(width))
+        raise _refused(f"{name} has the width {width!r}, which is not supported", name, widths, repr(width))
     return found
 
 
 def _classes(document: Mapping[str, Any], name: str) -> tuple[int, list[str]]:
-    """The number of classes without ImageNet's background, and their names where they are known."""
+    """Returns the number of classes without ImageNet's background, and their names if known."""
     if document.get("architectures") == [BACKBONE]:
         return 0, []
     by_index = document.get("id2label") or {
@@ -135,7 +137,7 @@ def _classes(document: Mapping[str, Any], name: str) -> tuple[int, list[str]]:
     }
     if not isinstance(by_index, dict) or set(by_index) != {str(index) for index in range(len(by_index))}:
         raise _refused(
-            f"the classes of {name} are not numbered",
+            f"invalid class names in {name}",
             name,
             'id2label with the keys "0", "1", ...',
             repr(by_index),
@@ -145,17 +147,19 @@ def _classes(document: Mapping[str, Any], name: str) -> tuple[int, list[str]]:
     unnamed = names == [f"LABEL_{index}" for index in range(len(names))]
     if len(names) == IMAGENET_CLASSES + 1:
         if not unnamed and str(names[0]).lower() != BACKGROUND:
-            raise _refused(f"{name} has 1001 classes of its own", name, f"{BACKGROUND!r} as class 0", repr(names[0]))
+            raise _refused(
+                f"{name} has 1001 classes that are not ImageNet's", name, f"{BACKGROUND!r} as class 0", repr(names[0])
+            )
         names = names[1:]
     return len(names), [] if unnamed else names
 
 
 def _preprocessing(stored: Mapping[str, Any], channels: int, name: str) -> dict[str, Any]:
-    """The preprocessing as timm names it."""
+    """Returns the preprocessing in timm's terms."""
 
     def refused(field: str, expected: str) -> WeightsUnavailableError:
         found = f"{field} = {stored.get(field)!r}"
-        return _refused(f"{name} prepares images in a way that is not supported", name, f"{field} = {expected}", found)
+        return _refused(f"{name} has unsupported preprocessing", name, f"{field} = {expected}", found)
 
     for step in ("do_resize", "do_rescale", "do_normalize"):
         if stored.get(step, True) is not True:
@@ -174,21 +178,21 @@ def _preprocessing(stored: Mapping[str, Any], channels: int, name: str) -> dict[
 
 
 def _size(stored: Mapping[str, Any], channels: int, refused: Any) -> dict[str, Any]:
-    """The size of the input, and how images are fitted to it."""
+    """Returns the input size, and how images are fitted to it."""
     size, crop = stored.get("size", {"shortest_edge": 256}), stored.get("crop_size", {"height": 224, "width": 224})
-    size = {"shortest_edge": size} if isinstance(size, int) else size  # as older versions wrote it
+    size = {"shortest_edge": size} if isinstance(size, int) else size  # as older versions stored it
     crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
     cropped = stored.get("do_center_crop", True) is True
-    if set(size) == {"height", "width"} and (not cropped or size == crop):  # whatever the shape of the image
+    if set(size) == {"height", "width"} and (not cropped or size == crop):  # stretched to this size
         return {"input_size": [channels, size["height"], size["width"]], "crop_pct": 1.0, "crop_mode": "squash"}
     if not cropped:
-        raise refused("do_center_crop", "True, or a size of one height and width")
+        raise refused("do_center_crop", "True, or a size with one height and width")
     if set(crop) != {"height", "width"} or crop["height"] != crop["width"]:
         raise refused("crop_size", "a square")
     side, short = crop["height"], size.get("shortest_edge")
     if set(size) != {"shortest_edge"} or not isinstance(short, int) or short < side:
         raise refused("size", f"a shortest_edge of {side} or more")
     share = side / short
-    while math.floor(side / share) < short:  # which is how the share is turned into pixels again
+    while math.floor(side / share) < short:  # the formula that turns the ratio back into pixels
         share = math.nextafter(share, 0)
     return {"input_size": [channels, side, side], "crop_pct": share}

@@ -1,4 +1,4 @@
-"""What one asks about the zoo before using it: names, figures, preprocessing."""
+"""Lists models, and returns their figures and preprocessing."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from mnv2zoo.weights import index
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Figures of a network, computed from its config.
+    """Figures of a model, computed from its config.
 
     Attributes:
-        name: As it was asked for.
+        name: The name that you asked for.
         architecture: Its architecture.
-        params: Learnt parameters with the published number of classes.
+        params: Learned parameters, for the number of classes below.
         macs: Multiply-adds of convolution and linear layers for one image of `input_size`.
-        input_size: Channels, height and width, those of its weights where there are any.
-        num_classes: Classes, likewise.
+        input_size: Channels, height and width. Those of the weights, if there are any.
+        num_classes: Number of classes. That of the weights, if there are any.
         feature_channels: Channels of the maps of `features_only=True`, from fine to coarse.
-        feature_reductions: Image pixels a side for one pixel of each map.
-        weights: Names of its weights; the first is the default.
-        source: Where the network was described.
+        feature_reductions: Stride of each map.
+        weights: Names of its weights. The first is the default.
+        source: Where the architecture is described.
     """
 
     name: str
@@ -43,7 +43,7 @@ class ModelInfo:
 
 
 def list_models(pretrained: bool = False) -> list[str]:
-    """Lists the zoo.
+    """Lists all models of this package.
 
     Args:
         pretrained: List the weights, as `architecture.tag`, instead of the architectures.
@@ -52,7 +52,7 @@ def list_models(pretrained: bool = False) -> list[str]:
         The names, sorted as timm sorts them.
 
     Raises:
-        WeightsIndexError: If an index file is bad.
+        WeightsIndexError: If an index file is invalid.
 
     Examples:
         >>> import mnv2zoo
@@ -61,23 +61,23 @@ def list_models(pretrained: bool = False) -> list[str]:
         >>> "mnv2zoo_100.ra_in1k" in mnv2zoo.list_models(pretrained=True)
         True
     """
-    entries = index.entries()  # a bad index is an error for either list
+    entries = index.entries()  # raises if an index is invalid, for either list
     names = entries if pretrained else architecture.CONFIGS
     return sorted(names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
 
 
 def model_info(name: str) -> ModelInfo:
-    """Tells the figures of a network.
+    """Returns the figures of a model.
 
     Args:
         name: An architecture, or `architecture.tag`.
 
     Returns:
-        Its figures.
+        The figures.
 
     Raises:
-        UnknownModelError: If there is none of that name.
-        WeightsIndexError: If an index file is bad.
+        UnknownModelError: If no model has that name.
+        WeightsIndexError: If an index file is invalid.
 
     Examples:
         >>> import mnv2zoo
@@ -105,22 +105,22 @@ def model_info(name: str) -> ModelInfo:
 
 
 def transforms(name: str, training: bool = False, **options: Any) -> Callable[..., Any]:
-    """Makes the preprocessing that a network's weights want.
+    """Builds the preprocessing for a model's weights.
 
     Args:
-        name: `architecture.tag`, or an architecture, whose default weights are meant. Without weights
-            it is ImageNet's preprocessing at 224 pixels.
-        training: Make the augmentation for training instead.
-        **options: Arguments of `timm.data.create_transform` that replace its own.
+        name: `architecture.tag`, or an architecture, for its default weights. Without weights, you get
+            ImageNet preprocessing at 224 pixels.
+        training: Build the training augmentation instead.
+        **options: Arguments for `timm.data.create_transform` that override the defaults.
 
     Returns:
-        A function from a PIL image of any mode to a float tensor (channels, height, width), for weights of one or
-        three channels. It turns the image upright and converts it as `mnv2zoo predict` does: transparent becomes
-        white, 16 bits become 8.
+        A function from a PIL image of any mode to a float tensor (channels, height, width), for weights with one or
+        three channels. Like `mnv2zoo predict`, it applies the EXIF orientation, replaces transparency with white
+        and reduces 16 bits to 8.
 
     Raises:
-        UnknownModelError: If there is none of that name.
-        WeightsIndexError: If an index file is bad.
+        UnknownModelError: If no model has that name.
+        WeightsIndexError: If an index file is invalid.
 
     Examples:
         >>> import mnv2zoo

@@ -1,1 +1,1 @@
-"""Files and folders that are written whole, and what depends on the operating system."""
+"""Files that are written completely or not at all, and everything that depends on the operating system."""

@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all, and how much is read of one."""
+"""Writes files and folders completely or not at all, and limits how much of a file is read."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
-MAX_BYTES = 2**30  # the most that is read from a file of weights whose size nobody vouches for; the largest has 25 MB
+MAX_BYTES = 2**30  # maximum size of a weights file of unknown size; the largest known one has 25 MB
 
 
 def place(path: Path) -> Path:
-    """Finds where a file would be written.
+    """Resolves where a file would be written.
 
     Args:
         path: The file.
 
     Returns:
-        It; of a link, the file behind it, which would be replaced.
+        The file. For a link, its target, which would be replaced.
 
     Raises:
-        OSError: If there is no such folder, or something else than a regular file.
+        OSError: If the folder does not exist, or the path is something other than a regular file.
     """
     path = path.resolve()
     if not path.parent.is_dir():
@@ -38,25 +38,25 @@ def place(path: Path) -> Path:
 
 
 def as_text(name: str) -> str:
-    """A file's name as valid text: other bytes are written with a backslash."""
+    """Returns a file name as valid text. Other bytes become backslash escapes."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def read_all(file: RawIOBase, size: int) -> bytes:
-    """Reads an unbuffered file to its end, which must come after so many bytes.
+    """Reads an unbuffered file of known size to its end.
 
-    One read of an unbuffered file may give less than was asked for: over a network or FUSE file system, or
-    beyond two gigabytes.
+    A single read of an unbuffered file may return fewer bytes than requested: on a network or FUSE file system, or
+    above two gigabytes.
 
     Args:
         file: The open file.
-        size: The bytes that it holds.
+        size: Its size in bytes.
 
     Returns:
         Its content.
 
     Raises:
-        OSError: If it ends earlier or later: it was changed while it was read.
+        OSError: If the file is shorter or longer, because it changed while it was read.
     """
     parts, left = [], size
     while left and (part := file.read(left)):
@@ -69,7 +69,7 @@ def read_all(file: RawIOBase, size: int) -> bytes:
 
 @contextlib.contextmanager
 def locked(file: Path, seconds: float) -> Iterator[None]:
-    """Holds a lock file, so that no other process does at the same time.
+    """Holds a lock file, so that other processes wait.
 
     Args:
         file: The lock file.
@@ -77,14 +77,14 @@ def locked(file: Path, seconds: float) -> Iterator[None]:
 
     Raises:
         TimeoutError: If another process held it all that time.
-        OSError: If it cannot be written, or the file system has no locks.
+        OSError: If the file cannot be written, or the file system has no locks.
     """
     lock = FileLock(file)
     try:
         lock.acquire(timeout=seconds)
     except Timeout:
         raise TimeoutError(errno.ETIMEDOUT, f"another process has held it for {seconds:.0f} s", str(file)) from None
-    except NotImplementedError as error:  # older releases of filelock, where a file system has no locks
+    except NotImplementedError as error:  # older versions of filelock, on file systems without locks
         raise OSError(errno.ENOLCK, str(error), str(file)) from error
     try:
         yield
@@ -94,19 +94,19 @@ def locked(file: Path, seconds: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file for writing that appears, whole, when all went well.
+    """Opens a file for writing that is moved into place only if no error occurs.
 
-    It is written aside and moved, so that neither a failure nor another process at the same work
-    leaves half a file.
+    It is written under a temporary name, so neither a failure nor another process doing the same leaves a partial
+    file.
 
     Args:
-        path: The file; what it held before stays until then.
+        path: The file. Its previous content stays until then.
 
     Yields:
         The open file.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the file cannot be written.
     """
     path = place(path)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
@@ -121,22 +121,22 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def vacant(folder: Path) -> bool:
-    """Whether a folder could be made: it is not there yet, or empty."""
+    """Checks whether a folder can be created: it does not exist yet, or is empty."""
     return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
 
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Makes a folder that appears, whole, when all went well.
+    """Creates a folder that is moved into place only if no error occurs.
 
     Args:
-        path: The folder, which is vacant. Folders above it are made, and are gone again after a failure.
+        path: The folder, which must be vacant. Its parents are created, and removed again after a failure.
 
     Yields:
-        The folder aside to put everything into.
+        A temporary folder for the content.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the folder cannot be written.
     """
     above = missing(path.parent)
     try:
@@ -152,41 +152,41 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def move_folder(made: Path, path: Path) -> None:
-    """Moves a folder to its place.
+    """Moves a folder into place.
 
     Args:
         made: The folder.
-        path: The place, which is vacant.
+        path: The new path, which must be vacant.
 
     Raises:
-        OSError: If it cannot be moved.
+        OSError: If the folder cannot be moved.
     """
     try:
         made.replace(path)
     except OSError:
         if not path.is_dir():
             raise
-        path.rmdir()  # Windows replaces no folder, not even an empty one
+        path.rmdir()  # Windows does not replace folders, not even empty ones
         made.replace(path)
 
 
 def missing(folder: Path) -> list[Path]:
-    """Finds the folders that must be made for a folder to be there.
+    """Lists the folders that must be created for a folder to exist.
 
     Args:
         folder: The folder.
 
     Returns:
-        It and those above it that are not there, the innermost first.
+        The folder and its missing parents, innermost first.
     """
     return [place for place in (folder, *folder.parents) if not place.exists()]
 
 
 def remove_empty(folders: Iterable[Path]) -> None:
-    """Removes folders that were made for nothing, as long as they are empty.
+    """Removes folders that were created and are still empty.
 
     Args:
-        folders: The folders, the innermost first.
+        folders: The folders, innermost first.
     """
     with contextlib.suppress(OSError):
         for folder in folders:

@@ -1,4 +1,4 @@
-"""What a check of an installation found, without anything that a bug report must not hold."""
+"""Findings about an installation, without anything that should not be in a bug report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OK, NOTE, BROKEN = "ok", "note", "broken"
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
+    """The result of one check.
 
     Attributes:
         check: What was checked.
@@ -29,25 +29,25 @@ class Finding:
     fix: str = ""
 
     def shareable(self) -> Finding:
-        """The same without secrets and without the user's name."""
+        """Returns the finding without secrets and without the user's name."""
         return Finding(self.check, self.status, shareable(self.found), shareable(self.fix))
 
 
 def shareable(text: str) -> str:
-    """Takes tokens, passwords and the user's name out of a text.
+    """Removes tokens, passwords and the user's name from a text.
 
     Args:
-        text: The text, which may hold addresses and paths.
+        text: The text, which may contain URLs and paths.
 
     Returns:
-        It in one line. The home folder is `~`, and the user's name in other paths is `USER`.
+        The text on one line. The home folder becomes `~`, and the user's name in other paths becomes `USER`.
     """
     text = without_secrets(text)
     for home in _homes():
         text = re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text)
     try:
         user = getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a user without a name
+    except (OSError, KeyError, ImportError):  # the user has no name
         return text
     return re.sub(rf"(?<=[/\\]){re.escape(user)}(?![\w.-])", "USER", text)
 
@@ -56,6 +56,6 @@ def _homes() -> list[str]:
     try:
         home = Path.home()
         homes = {str(home), str(home.resolve())} - {home.anchor}
-    except (OSError, RuntimeError):  # a user without a home folder
+    except (OSError, RuntimeError):  # the user has no home folder
         return []
     return sorted(homes, key=len, reverse=True)

@@ -1,7 +1,7 @@
-"""Why a question to the Hub failed, and what to do about it.
+"""Explains why a request to the Hub failed, and how to fix it.
 
-The client wraps what went wrong in errors that say "check your connection". The last cause, deepest in the chain,
-tells. Only the standard library is used: the process that downloads imports this.
+The client wraps failures in errors that say "check your connection". The actual reason is the last cause in the chain.
+This module uses only the standard library, because the download process imports it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from urllib.parse import urlsplit
 
 
 class UnsoundAnswerError(Exception):
-    """An answer that no Hub gives."""
+    """An invalid response that no Hub would send."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a question failed.
+    """Why a request failed.
 
     Attributes:
         kind: A key of `FIXES`.
@@ -35,75 +35,75 @@ class Failure:
     found: str
 
     def fix(self, repo: object, endpoint: object, cache: object, plain: bool = False) -> str:
-        """What to do about it.
+        """Returns the fix.
 
         Args:
-            repo: The repository in question.
-            endpoint: The Hub's address, or that of a plain file server.
-            cache: The folder where files go.
-            plain: Whether a plain file server was asked.
+            repo: The repository.
+            endpoint: The URL of the Hub or of the plain file server.
+            cache: The folder for downloaded files.
+            plain: Whether the request went to a plain file server.
 
         Returns:
-            A sentence.
+            The fix, as a sentence.
         """
-        # Only what is filled in can hold a secret: a text of ours shows where a password goes.
+        # Only the inserted values can contain a secret. Our own texts show where a password goes.
         filled = {"repo": repo, "endpoint": endpoint, "cache": cache}
         fixes = FIXES | PLAIN_FIXES if plain else FIXES
         return fixes[self.kind].format(**{name: without_secrets(str(value)) for name, value in filled.items()})
 
 
-# What to do, by kind of failure. `{repo}`, `{endpoint}` and `{cache}` are filled in.
+# The fix by kind of failure. `{repo}`, `{endpoint}` and `{cache}` are inserted.
 FIXES = {
     "name": "Check the spelling of HF_ENDPOINT and of a proxy in HTTPS_PROXY, and that this machine is online.",
-    "refused": "Check that a Hub listens at {endpoint} (HF_ENDPOINT), and that no firewall is in between.",
-    "certificate": "If the Hub or a proxy has a certificate of your own authority, set SSL_CERT_FILE to the PEM file "
+    "refused": "Check that a Hub is running at {endpoint} (HF_ENDPOINT), and that no firewall blocks it.",
+    "certificate": "If the Hub or a proxy uses a certificate of your own authority, set SSL_CERT_FILE to the PEM file "
     "of that authority.",
-    "tls": "Check that HF_ENDPOINT, or the proxy in HTTPS_PROXY, begins with the right one of https:// and http://.",
+    "tls": "Check that HF_ENDPOINT, or the proxy in HTTPS_PROXY, begins with the right scheme: https:// or http://.",
     "proxy": "Correct the proxy in HTTPS_PROXY or HTTP_PROXY, or list the Hub's host in NO_PROXY.",
     "proxy password": "Put the proxy's user and password into HTTPS_PROXY: http://USER:PASSWORD@HOST:PORT.",
     "timeout": "Try again later, or check HF_ENDPOINT and the network.",
     "late": "Set MNV2ZOO_DOWNLOAD_TIMEOUT to more seconds, or check the network.",
-    "rate limit": "Wait some minutes, or set HF_TOKEN: users with a token may ask for more.",
-    "hub": "Try again later: the trouble is at {endpoint}.",
+    "rate limit": "Wait a few minutes, or set HF_TOKEN: the limit is higher for users with a token.",
+    "hub": "Try again later: {endpoint} has a problem.",
     "token": "Set HF_TOKEN to a valid token, or run `hf auth login`.",
-    "forbidden": "Use a token in HF_TOKEN that may read {repo}.",
+    "forbidden": "Set HF_TOKEN to a token with access to {repo}.",
     "gated": "Accept the conditions on the page of {repo}, and set HF_TOKEN to a token of that account.",
-    "repository": "Check the name {repo}. If the repository is private, set HF_TOKEN to a token that may read it.",
+    "repository": "Check the name {repo}. If the repository is private, set HF_TOKEN to a token with access to it.",
     "revision": "Check the revision of {repo}. If its history was rewritten since the first use, run `mnv2zoo weights "
     "forget NAME`.",
     "file": "Check the file name in {repo}.",
-    "unsound": "Check HF_ENDPOINT, and whether a proxy or a firewall answers in place of the Hub.",
-    "endpoint": "Set HF_ENDPOINT to an address such as https://huggingface.co.",
+    "unsound": "Check HF_ENDPOINT, and whether a proxy or a firewall responds instead of the Hub.",
+    "endpoint": "Set HF_ENDPOINT to a URL such as https://huggingface.co.",
     "offline": "Unset HF_HUB_OFFLINE, or fetch the file on a machine that is online.",
     "full": "Free some space on the disk of {cache}, or set HF_HOME to a folder on another disk.",
-    "denied": "Let this user write to {cache}, or set HF_HOME to a folder that can be written.",
+    "denied": "Make {cache} writable for this user, or set HF_HOME to a writable folder.",
     "folder": "Set HF_HOME to a folder: {cache} cannot be one.",
-    "homeless": "Set HF_HOME to a folder that can be written, and MNV2ZOO_HOME to another one.",
-    "setting": "Set MNV2ZOO_DOWNLOAD_TIMEOUT to a number of seconds above 0, or unset it.",
+    "homeless": "Set HF_HOME to a writable folder, and MNV2ZOO_HOME to another one.",
+    "setting": "Set MNV2ZOO_DOWNLOAD_TIMEOUT to a positive number of seconds, or unset it.",
     "unknown": "Check the network, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE.",
 }
-# And where a plain file server was asked.
+# The fixes that differ for a plain file server.
 PLAIN_FIXES = {
     "name": "Check the host in MNV2ZOO_WEIGHTS_URL and in a proxy in HTTPS_PROXY, and that this machine is online.",
-    "refused": "Check that a file server listens there (MNV2ZOO_WEIGHTS_URL), and that no firewall is in between.",
-    "certificate": "If the server has a certificate of your own authority, set SSL_CERT_FILE to the PEM file of that "
+    "refused": "Check that a file server is running there (MNV2ZOO_WEIGHTS_URL), and that no firewall blocks it.",
+    "certificate": "If the server uses a certificate of your own authority, set SSL_CERT_FILE to the PEM file of that "
     "authority.",
-    "tls": "Check that MNV2ZOO_WEIGHTS_URL, or the proxy in HTTPS_PROXY, begins with the right one of https:// and "
+    "tls": "Check that MNV2ZOO_WEIGHTS_URL, or the proxy in HTTPS_PROXY, begins with the right scheme: https:// or "
     "http://.",
     "proxy": "Correct the proxy in HTTPS_PROXY or HTTP_PROXY, or list the server's host in NO_PROXY.",
     "timeout": "Try again later, or check MNV2ZOO_WEIGHTS_URL and the network.",
-    "rate limit": "Try again in some minutes.",
-    "hub": "Try again later: the server has an error of its own.",
+    "rate limit": "Try again in a few minutes.",
+    "hub": "Try again later: the server has a problem.",
     "token": "Put the user and password into MNV2ZOO_WEIGHTS_URL: https://USER:PASSWORD@HOST/...",
-    "forbidden": "Check the user and password in MNV2ZOO_WEIGHTS_URL, and that the file is there: S3 answers 403 for a "
-    "missing file too.",
-    "unsound": "Check MNV2ZOO_WEIGHTS_URL, and whether a proxy or a firewall answers in place of the server.",
-    "endpoint": "Set MNV2ZOO_WEIGHTS_URL to an address such as https://files.example/{{repo_id}}/{{filename}}.",
+    "forbidden": "Check the user and password in MNV2ZOO_WEIGHTS_URL, and that the file exists: S3 also returns 403 "
+    "for a missing file.",
+    "unsound": "Check MNV2ZOO_WEIGHTS_URL, and whether a proxy or a firewall responds instead of the server.",
+    "endpoint": "Set MNV2ZOO_WEIGHTS_URL to a URL such as https://files.example/{{repo_id}}/{{filename}}.",
     "unknown": "Check the network and MNV2ZOO_WEIGHTS_URL.",
 }
-LOCAL = ("full", "denied", "folder", "setting")  # of these, another copy of the file is no way out
+LOCAL = ("full", "denied", "folder", "setting")  # another copy of the file does not help with these
 
-# How often a connection is tried that cannot be made. What is wrong now and then is tried as often as the client likes.
+# How often a failed connection is retried. Other failures are retried as often as the client decides.
 TRIES = {"name": 2, "certificate": 2, "tls": 2, "proxy": 2, "proxy password": 1, "refused": 4}
 
 STATUS = {401: "token", 403: "forbidden", 404: "file", 407: "proxy password", 408: "timeout", 429: "rate limit"}
@@ -113,7 +113,7 @@ CODES = {
     "RevisionNotFound": "revision",
     "EntryNotFound": "file",
 }
-# Classes of the Hub's client and of the HTTP library below it, which may be httpx or its successor.
+# Classes of the Hub client and of its HTTP library, which may be httpx or its successor.
 CLASSES = {
     "ProxyError": "proxy",
     "TimeoutException": "timeout",
@@ -137,14 +137,14 @@ ON_DISK = {
 
 
 def explain(error: BaseException, tokens: Iterable[str] = ()) -> Failure:
-    """Finds the last cause of an error.
+    """Finds the actual cause of an error.
 
     Args:
-        error: What the Hub's client raised.
+        error: The Hub client's error.
         tokens: Secrets that were sent.
 
     Returns:
-        Why it failed. Nothing is raised.
+        The failure. This function never raises.
     """
     try:
         causes = [*_causes(error)]
@@ -161,11 +161,11 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         yield error
-        error = error.__cause__ or error.__context__  # the HTTP library hides the causes of its errors by `from None`
+        error = error.__cause__ or error.__context__  # the HTTP library hides causes with `from None`
 
 
 def _kind(cause: BaseException, causes: list[BaseException]) -> str | None:
-    """The kind of an error, where it tells."""
+    """Returns the kind of an error, or None if it is unknown."""
     response = getattr(cause, "response", None)
     if response is not None:
         return _kind_of_answer(cause, response)
@@ -191,7 +191,7 @@ def _kind_of_answer(cause: BaseException, response: Any) -> str | None:
     status = response.status_code
     code = response.headers.get("x-error-code", "")
     if "RepositoryNotFoundError" in [kind.__name__ for kind in type(cause).__mro__]:
-        code = "RepoNotFound"  # also 401, which the Hub gives for what is private and for what is not there
+        code = "RepoNotFound"  # also 401, which the Hub returns for private and for missing repositories
     if status >= 500:
         return "hub"
     return CODES.get(code) or STATUS.get(status)
@@ -222,7 +222,7 @@ def _address(request: Any) -> str:
 
 
 def _peer(causes: list[BaseException]) -> str:
-    """Which host it is that was not found: the Hub's, a storage's behind it, or a proxy's."""
+    """Returns the host that could not be resolved: the Hub, its storage or a proxy."""
     for cause in causes:
         request = getattr(cause, "_request", None)
         if request is not None:
@@ -237,14 +237,14 @@ def _peer(causes: list[BaseException]) -> str:
 
 
 def without_secrets(text: str, tokens: Iterable[str] = ()) -> str:
-    """Takes tokens and passwords out of a message.
+    """Removes tokens and passwords from a message.
 
     Args:
-        text: What an error says.
-        tokens: Secrets beyond those that the environment and the Hub's client know.
+        text: The message of an error.
+        tokens: Secrets besides those that the environment and the Hub client know.
 
     Returns:
-        It, in one line, with secrets and what stands before an `@` in an address replaced. Nothing is raised.
+        The message on one line, with secrets and everything before an `@` in a URL replaced. Never raises.
     """
     secrets = {*tokens, *_secrets()}
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
@@ -263,10 +263,10 @@ def _secrets() -> Iterator[str]:
             except ValueError:
                 continue
     if os.environ.get("HF_OIDC_RESOURCE"):
-        return  # the client would ask the network for the token
+        return  # the client would request the token over the network
     try:
         import huggingface_hub
 
         yield from (huggingface_hub.get_token() or "").split()
-    except Exception:  # it reads a file, which may be anything
+    except Exception:  # it reads a file, which may contain anything
         return

@@ -1,4 +1,4 @@
-"""How this package was installed, and the command that adds to that installation."""
+"""Finds out how this package was installed, and the command that adds an extra to the installation."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 NAME = "mnv2zoo"
-_CHECKOUT = Path(__file__).resolve().parents[2]  # where the package lies in a checkout
+_CHECKOUT = Path(__file__).resolve().parents[2]  # the root of a checkout
 
 
 def install_command(extra: str) -> str:
-    """The command that installs an extra from where the package itself came.
+    """Returns the command that installs an extra from the source of the current installation.
 
     Args:
         extra: The extra, such as `train`.
 
     Returns:
-        From a checkout `pip install -e ".[train]"`, with the checkout's path where that is not the current folder; from
-        a wheel, an archive or a repository, its address; from a package index `pip install "mnv2zoo[train]"`.
+        In a checkout, `pip install -e ".[train]"`, with a path if that is not the current folder. For a wheel, an
+        archive or a repository, a command with its URL. For a package index, `pip install "mnv2zoo[train]"`.
     """
     if (_CHECKOUT / "pyproject.toml").is_file():
         return _from_folder(_CHECKOUT, extra, editable=True)
@@ -40,7 +40,7 @@ def _from_folder(folder: Path, extra: str, editable: bool) -> str:
 
 
 def _origin() -> tuple[str, bool]:
-    """The address that pip installed the package from, and whether it is editable; empty for a package index.
+    """Returns the URL that pip installed the package from, and whether it is editable. Empty for a package index.
 
     pip records both in `direct_url.json`:
     https://packaging.python.org/en/latest/specifications/direct-url-data-structure/

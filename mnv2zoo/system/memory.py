@@ -1,4 +1,4 @@
-"""Keeping freed memory for the next step, which is what much of a training step on a CPU waits for."""
+"""Keeps freed memory for the next training step. Getting it from the system takes much of a step's time on a CPU."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ M_MMAP_MAX, MMAP_MAX = -4, 65_536
 
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
-    """Makes the process keep memory that it frees, until the end of the `with` statement.
+    """Makes the process keep the memory that it frees, within a `with` statement.
 
-    By default glibc gives blocks as large as activations back to the system, and gets them anew, page by
-    page, at the next step. Other C libraries are left as they are.
+    By default, glibc returns blocks as large as activations to the system and gets them back page by page in the next
+    step. Other C libraries are unaffected.
     """
     libc: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
     if not hasattr(libc, "mallopt"):

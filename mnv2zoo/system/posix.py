@@ -1,7 +1,7 @@
-"""Every call that only some operating systems or Python programs have, each with what is done without it.
+"""All calls that only some operating systems or Python programs support, each with a fallback.
 
-It uses the standard library alone and imports nothing of the package. Each function looks for its call when it
-is called, so that a test can take the call away.
+This module uses only the standard library and imports nothing from the package. Each function looks up its call when it
+runs, so tests can remove the call.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from collections.abc import Callable, Iterator
 from io import FileIO
 from pathlib import Path
 
-PYTHON = re.compile(r"(python|pypy)w?[\d.]*t?(\.exe)?")  # how an interpreter's file is called
+PYTHON = re.compile(r"(python|pypy)w?[\d.]*t?(\.exe)?")  # file names of Python interpreters
 
 
 def open_regular(path: Path) -> FileIO:
-    """Opens a regular file for unbuffered reading, and never waits for another process to write.
+    """Opens a regular file for unbuffered reading without ever waiting for a writer.
 
-    Opening a FIFO would wait for a writer forever. POSIX can open it without waiting. Windows cannot, so the
-    kind of file is checked before it is opened.
+    Opening a FIFO normally waits forever for a writer. POSIX can open it without waiting. Windows cannot, so there the
+    type of the file is checked first.
 
     Args:
         path: The file.
 
     Returns:
-        The open file, which may still be something other than a regular file: check with `os.fstat`.
+        The open file, which may still not be a regular file. Check it with `os.fstat`.
 
     Raises:
-        OSError: If it cannot be opened.
+        OSError: If the file cannot be opened.
     """
     no_wait = getattr(os, "O_NONBLOCK", 0)
     if not no_wait and not stat.S_ISREG(path.stat().st_mode):
@@ -43,14 +43,14 @@ def open_regular(path: Path) -> FileIO:
 
 
 def others_may_write(status: os.stat_result) -> bool:
-    """Whether users other than this one and root may write a file, where permission bits tell.
+    """Checks whether users other than this one and root may write to a file.
 
     Args:
-        status: What `os.stat` says of the file.
+        status: The result of `os.stat` for the file.
 
     Returns:
-        Whether its owner is another user, or its mode lets others write; False on Windows, whose permission
-        bits say nothing about other users.
+        True if its owner is another user or its mode lets others write. Always False on Windows, whose permission
+        bits do not describe other users.
     """
     if not hasattr(os, "geteuid"):
         return False
@@ -58,7 +58,7 @@ def others_may_write(status: os.stat_result) -> bool:
 
 
 def forbid_others(file: int) -> None:
-    """Lets only the owner of an open file read and write it; does nothing where files have no such mode.
+    """Restricts an open file to its owner. Does nothing on file systems without permission bits.
 
     Args:
         file: Its descriptor.
@@ -68,25 +68,25 @@ def forbid_others(file: int) -> None:
 
 
 def cores() -> int:
-    """How many processor cores this process may use."""
+    """Returns the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def give_way() -> None:
-    """Lets other processes go first, where a process can say so."""
+    """Lowers the priority of this process, if the system supports that."""
     if hasattr(os, "nice"):
         os.nice(19)
 
 
 def limit_resources(file_bytes: int, memory_bytes: int) -> bool:
-    """Bounds what this process may write to one file and how much memory it may take.
+    """Limits the size of files that this process writes, and its memory.
 
     Args:
-        file_bytes: The largest file.
-        memory_bytes: The most memory.
+        file_bytes: Maximum file size.
+        memory_bytes: Maximum memory.
 
     Returns:
-        Whether both are bounded; False without the module `resource`, as on Windows, or where the system refuses.
+        True if both limits are set. False without the module `resource`, as on Windows, or if the system refuses.
     """
     if sys.platform == "win32":
         return False
@@ -102,14 +102,14 @@ def limit_resources(file_bytes: int, memory_bytes: int) -> bool:
 
 
 def alarm(seconds: float, ring: Callable[[], None]) -> Callable[[], object] | None:
-    """Calls a function in the main thread when some time has passed, and interrupts what that waits for.
+    """Calls a function in the main thread after a delay, interrupting blocking calls.
 
     Args:
-        seconds: The time.
+        seconds: The delay.
         ring: The function, which may raise.
 
     Returns:
-        A function that calls the alarm off; None if nothing can be interrupted here, as on Windows.
+        A function that cancels the alarm, or None if the system cannot interrupt, as on Windows.
     """
     if sys.platform == "win32":
         return None
@@ -121,7 +121,7 @@ def alarm(seconds: float, ring: Callable[[], None]) -> Callable[[], object] | No
 
 
 class _SignalStack(ctypes.Structure):
-    """`stack_t` as Linux has it; other systems order its fields differently."""
+    """`stack_t` as on Linux. Other systems order its fields differently."""
 
     _fields_ = (("memory", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
 
@@ -131,13 +131,13 @@ _SS_DISABLE = 2
 
 @contextlib.contextmanager
 def preserved_signal_stack() -> Iterator[None]:
-    """Gives this thread its alternate signal stack back after code that may set another.
+    """Restores this thread's alternate signal stack after code that may replace it.
 
-    OpenVINO's CPU plugin sets one when it is loaded, and frees it with the plugin. It restores the stack before it
-    only if its own is still in place, so with several plugins alive a thread can end up with freed memory. The next
-    signal whose handler uses the alternate stack, as Python's do, then kills the process.
+    OpenVINO's CPU plugin sets an alternate stack when it is loaded, and frees it with the plugin. It restores the
+    previous stack only if its own is still in place, so with several plugins alive a thread can end up with freed
+    memory. The next signal whose handler uses the alternate stack, as Python's do, then kills the process.
 
-    Does nothing outside Linux, where OpenVINO leaves the stack alone.
+    Does nothing outside Linux, where OpenVINO does not replace the stack.
     """
     call = getattr(ctypes.CDLL(None), "sigaltstack", None) if sys.platform == "linux" else None
     if call is None:
@@ -148,20 +148,20 @@ def preserved_signal_stack() -> Iterator[None]:
     try:
         yield
     finally:
-        # The kernel refuses a stack that is too small for registers that have been enabled since (AMX).
+        # The kernel rejects a stack that is too small for registers that have been enabled since (AMX).
         if call(ctypes.byref(before), None):
             call(ctypes.byref(_SignalStack(None, _SS_DISABLE, 0)), None)
 
 
 def interpreter() -> str | None:
-    """The program that starts another process of this Python.
+    """Returns the executable that can start another process of this Python.
 
     Returns:
-        Its path; None in a frozen program, which would start itself once more, and in a program that
-        embeds Python, whose path is that of the program.
+        Its path. None in a frozen program, which would start itself again, and in a program that embeds Python,
+        where `sys.executable` is that program.
     """
     program = sys.executable
-    frozen = getattr(sys, "frozen", False) or "__compiled__" in globals()  # PyInstaller and its like; Nuitka
+    frozen = getattr(sys, "frozen", False) or "__compiled__" in globals()  # PyInstaller and similar; Nuitka
     if frozen or not program or not PYTHON.fullmatch(Path(program).name.lower()):
         return None
     return program
@@ -174,7 +174,7 @@ def cpu_info(field: str) -> str:
         field: A field of `/proc/cpuinfo`, such as `model name`.
 
     Returns:
-        Its value; empty if there is no such field, and on other systems.
+        Its value. Empty if there is no such field, and on other systems.
     """
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []

@@ -1,4 +1,4 @@
-"""Worker processes: how they start, and how they end with the process that started them.
+"""Worker processes: how they start, and how they end with their parent process.
 
 Python starts processes with `fork`, `forkserver` or `spawn`. Only `fork` copies the running program. The others
 start a new interpreter, which imports the program's main script again.
@@ -22,10 +22,10 @@ _GUARD = 'Move the work of the script under `if __name__ == "__main__":`, or tra
 def start_method(may_fork: bool) -> str:
     """Chooses how worker processes start.
 
-    On Linux, workers fork where that is safe: they start at once and import nothing. A process that uses a GPU must not
-    fork, so its workers fork from a server that has never used one. macOS and Windows spawn.
-
-    A program that calls `multiprocessing.set_start_method` with another method than Python's default gets that method.
+    On Linux, workers fork if that is safe, because they then start at once and import nothing. A process that uses a
+    GPU must not fork, so its workers fork from a server process that has never used one. macOS and Windows spawn.
+    If the program has called `multiprocessing.set_start_method` with a method other than Python's default, that method
+    is used.
 
     Args:
         may_fork: Whether this process may fork.
@@ -42,9 +42,9 @@ def start_method(may_fork: bool) -> str:
 
 
 def preload(modules: Sequence[str]) -> None:
-    """Lets the server of `forkserver` import modules once, so that its workers need not.
+    """Makes the `forkserver` process import modules once, so that its workers need not.
 
-    Does nothing in a program that chose that method, and may have modules of its own for the server.
+    Does nothing if the program chose that method itself, because it may preload modules of its own.
 
     Args:
         modules: Their names.
@@ -54,9 +54,9 @@ def preload(modules: Sequence[str]) -> None:
 
 
 def _chosen() -> str | None:
-    """The start method that the program chose, if that is not Python's default.
+    """Returns the start method that the program chose, if it is not Python's default.
 
-    Creating a lock or a queue sets the default one for good, so the default says nothing about what was chosen.
+    Creating a lock or a queue fixes the default method, so the default does not tell what the program chose.
     """
     method = multiprocessing.get_start_method(allow_none=True)
     return None if method == multiprocessing.get_all_start_methods()[0] else method
@@ -66,7 +66,7 @@ def check_start(method: str) -> None:
     """Checks that new worker processes can import the main script without running its work again.
 
     Args:
-        method: How they start.
+        method: The start method.
 
     Raises:
         WorkerError: If the script has no `__main__` guard, or cannot be imported.
@@ -88,21 +88,21 @@ def check_start(method: str) -> None:
 
 
 def check_is_no_worker() -> None:
-    """Checks that this process is no worker that is importing the main script, before it does the script's work again.
+    """Checks that this process is not a worker that is importing the main script, which would do its work again.
 
     Raises:
-        WorkerError: If it is.
+        WorkerError: If it is such a worker.
     """
-    # The standard library looks at the same mark before a process starts another.
+    # The standard library checks the same flag before a process starts another.
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         script = getattr(sys.modules.get("__mp_main__"), "__file__", None) or sys.argv[0]
         raise _unguarded("a worker process ran the script again", script)
 
 
 def end_with_parent() -> None:
-    """Ends this worker process as soon as the process that started it is gone, even if that was killed.
+    """Ends this worker process as soon as its parent process is gone, even if that was killed.
 
-    A thread waits for that. PyTorch's workers compare the number of their parent process, which with `forkserver` is
+    A thread waits for that. PyTorch's workers only compare their parent's process ID, which with `forkserver` is
     that of the server.
     """
     parent = multiprocessing.parent_process()
@@ -120,14 +120,14 @@ def _unguarded(problem: str, script: object) -> WorkerError:
     return WorkerError(
         problem,
         expected='a script whose work is under `if __name__ == "__main__":`',
-        found="work outside of it",
+        found="work outside that guard",
         where=script,
         fix=_GUARD,
     )
 
 
 def _imported_script() -> Path | None:
-    """The file that a new interpreter imports as the main module, by the rules of `multiprocessing.spawn`."""
+    """Returns the file that a new interpreter imports as main module, by the rules of `multiprocessing.spawn`."""
     main = sys.modules["__main__"]
     name = getattr(getattr(main, "__spec__", None), "name", "")
     file = getattr(main, "__file__", None)
@@ -137,11 +137,11 @@ def _imported_script() -> Path | None:
 
 
 def _is_guarded(source: bytes) -> bool:
-    """Whether a script compares `__name__`, or asks for its parent process."""
+    """Checks whether a script compares `__name__`, or asks for its parent process."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
-        return True  # not Python source, so nothing can be said of it
+        return True  # not Python source, so it cannot be checked
     names = {
         getattr(part, "id", getattr(part, "attr", ""))
         for node in ast.walk(tree)

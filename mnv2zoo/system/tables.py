@@ -1,4 +1,4 @@
-"""Rows in files of three formats: JSON lines, CSV and Parquet. A row has the name of a file as `image`."""
+"""Writes rows as JSON lines, CSV or Parquet. `image` in a row is a file name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Row = Mapping[str, Any]
 
 
 def write_json_lines(file: BinaryIO, rows: Iterable[Row]) -> None:
-    """Writes rows as JSON, one per line.
+    """Writes rows as JSON lines.
 
     Args:
         file: The file, open for writing.
@@ -26,11 +26,11 @@ def write_json_lines(file: BinaryIO, rows: Iterable[Row]) -> None:
 
 
 def write_csv(file: BinaryIO, rows: Iterable[Iterable[Any]]) -> None:
-    """Writes rows of cells as CSV. Names of files that are not valid text are written as the bytes that they are.
+    """Writes rows of cells as CSV. File names that are not valid text are written as their original bytes.
 
     Args:
         file: The file, open for writing.
-        rows: The titles first.
+        rows: The rows, header first.
     """
     text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="", write_through=True)
     csv.writer(text, lineterminator="\n").writerows(rows)
@@ -40,13 +40,13 @@ def write_csv(file: BinaryIO, rows: Iterable[Iterable[Any]]) -> None:
 def write_parquet(
     file: BinaryIO, rows: Iterable[Row], schema_of: Callable[[Sequence[dict[str, Any]]], Any], count: int
 ) -> None:
-    """Writes rows as Parquet. Bytes of a file's name that are not valid text are written with a backslash.
+    """Writes rows as Parquet. Bytes of file names that are not valid text are written as backslash escapes.
 
     Args:
         file: The file, open for writing.
         rows: The rows.
-        schema_of: Gives pyarrow's schema, from the first rows.
-        count: How many rows are in memory at once, and in a row group.
+        schema_of: Returns pyarrow's schema, given the first rows.
+        count: Rows per row group, which are in memory at once.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

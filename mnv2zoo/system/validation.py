@@ -1,6 +1,6 @@
-"""Values from outside (an index, a `config.json`, a recipe), checked against declared types by msgspec.
+"""Checks untrusted values (from an index, a `config.json` or a recipe) against declared types with msgspec.
 
-Checks are strict: a boolean is not a number, text is not a number, and NaN is within no bounds.
+Checks are strict: a boolean is not a number, a string is not a number, and NaN is outside all bounds.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def fits(value: object, kind: Any) -> bool:
         kind: The type, with `msgspec.Meta` for bounds, lengths and patterns.
 
     Returns:
-        Whether it does.
+        True if the value fits.
     """
-    # msgspec would also take sets and decimals, for example, but no subclass of float, such as NumPy's.
+    # msgspec would also accept sets and decimals, for example, but no subclass of float, such as NumPy's.
     items = value if isinstance(value, list | tuple) else [value]
     if not all(isinstance(item, float | list | tuple) or type(item) in _JSON for item in items):
         return False
@@ -42,12 +42,12 @@ def breaches(values: Mapping[str, Any], kinds: Mapping[str, Any], *names: str) -
     """Finds the fields whose values do not fit their types.
 
     Args:
-        values: The values by field. A missing one counts as None.
-        kinds: The type of each field. The `description` of its outermost `Meta` says what is expected.
+        values: The values by field. A missing value counts as None.
+        kinds: The type of each field. The `description` of its outermost `Meta` is quoted after "expected".
         *names: The fields to check.
 
     Yields:
-        The field, what is expected, and the value in Python's notation.
+        The field, what is expected, and the value as Python code.
     """
     for name in names:
         if not fits(values.get(name), kinds[name]):
@@ -55,13 +55,13 @@ def breaches(values: Mapping[str, Any], kinds: Mapping[str, Any], *names: str) -
 
 
 def bounded(kind: Any, low: float, high: float, text: str = "") -> Any:
-    """Makes the type of numbers from `low` to `high`, which are both included.
+    """Builds a type for numbers from `low` to `high`, inclusive.
 
     Args:
-        kind: `int` or `float`. A whole number is a float too.
-        low: The lowest value.
-        high: The highest value.
-        text: What to say is expected.
+        kind: `int` or `float`. An integer is also a float.
+        low: Minimum.
+        high: Maximum.
+        text: Description of valid values, for errors.
 
     Returns:
         The type.
@@ -70,11 +70,11 @@ def bounded(kind: Any, low: float, high: float, text: str = "") -> Any:
 
 
 def nullable(kind: Any, text: str = "") -> Any:
-    """Makes the type of values that may be null.
+    """Builds a type for values that may be null.
 
     Args:
-        kind: The type of the others.
-        text: What to say is expected; by default the description of that type, "or null".
+        kind: The type of other values.
+        text: Description of valid values, for errors. Default: that of `kind`, plus "or null".
 
     Returns:
         The type.
@@ -83,18 +83,18 @@ def nullable(kind: Any, text: str = "") -> Any:
 
 
 def one_of(values: Iterable[str]) -> Any:
-    """Makes the type of the given strings, which are also what to say is expected."""
+    """Builds a type for the given strings. Errors list them."""
     return Annotated[Literal[tuple(values)], Meta(description=" or ".join(values))]
 
 
 def list_of(kind: Any, low: int = 0, high: int | None = None, text: str = "") -> Any:
-    """Makes the type of lists.
+    """Builds a type for lists.
 
     Args:
         kind: The type of the items.
-        low: The fewest items.
-        high: The most items, if there is a limit.
-        text: What to say is expected.
+        low: Minimum number of items.
+        high: Maximum number of items, if there is one.
+        text: Description of valid values, for errors.
 
     Returns:
         The type.
@@ -103,11 +103,11 @@ def list_of(kind: Any, low: int = 0, high: int | None = None, text: str = "") ->
 
 
 def text(pattern: str, description: str) -> Any:
-    r"""Makes the type of strings that match a pattern as a whole. In it, `\w` and the like mean ASCII characters.
+    r"""Builds a type for strings that fully match a pattern, in which `\w` and similar mean ASCII characters.
 
     Args:
         pattern: A regular expression.
-        description: What to say is expected.
+        description: Description of valid values, for errors.
 
     Returns:
         The type.
@@ -116,7 +116,7 @@ def text(pattern: str, description: str) -> Any:
 
 
 def description(kind: Any) -> str:
-    """What to say is expected where a value does not fit a type: the description of its outermost `Meta`."""
+    """Returns the description of a type's valid values, from its outermost `Meta`."""
     if get_origin(kind) is Annotated:
         _, *metas = get_args(kind)
         return next((meta.description for meta in reversed(metas) if meta.description), "")
@@ -124,10 +124,10 @@ def description(kind: Any) -> str:
 
 
 def alternatives(kind: Any) -> tuple[Any, ...]:
-    """The members of a union; a type that is none is its own only member."""
+    """Returns the members of a union. Any other type is its own only member."""
     return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
 
 
 def choices_of(kind: Any) -> tuple[str, ...]:
-    """The strings that a type lists, None aside; empty for a type that lists none."""
+    """Returns the strings that a type lists, without None. Empty for other types."""
     return tuple(word for one in alternatives(kind) if get_origin(one) is Literal for word in get_args(one))

@@ -1,6 +1,6 @@
-"""The seam between training, evaluation and inference on one side and whatever is learned on the other.
+"""The interface of tasks, which training, evaluation and inference use.
 
-Importing this module does not import PyTorch, which inference can do without.
+Importing this module does not import PyTorch, because inference does not need it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mnv2zoo.errors import RecipeError, TaskError, nearest
+from mnv2zoo.errors import RecipeError, TaskError, nearest, unknown
 from mnv2zoo.tasks.recipe import (
     OF_CLASSES,
     OF_CLASSIFIERS,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor, nn
 
-    from mnv2zoo.data.copies import Smaller
+    from mnv2zoo.data.copies import Reader
     from mnv2zoo.data.datasets import AnySample, Data
     from mnv2zoo.data.layout import Layout
     from mnv2zoo.models.names import Description
@@ -48,24 +48,23 @@ BUILT_IN = {
 
 @dataclass(frozen=True)
 class Scores:
-    """The metrics of a network on a set of images. A task derives its own class and adds a field for each metric.
+    """The metrics of a model on a set of images. Each task has a subclass with a field for each metric.
 
     Attributes:
         images: Number of images.
-        measured: Which images these are, in words such as `37 val images that the run held out`; empty where nobody
-            had to choose.
+        measured: A description of the measured images, such as `37 val images that the run held out`. May be empty.
     """
 
     images: int
     measured: str = field(default="", kw_only=True)
 
     def metrics(self) -> dict[str, float]:
-        """The metrics that the history of a training records, by name; by default every number."""
+        """The metrics to record in the training history, by name. By default all numeric fields."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "images"}
         return {name: value for name, value in values.items() if isinstance(value, int | float)}
 
     def to_json(self) -> dict[str, Any]:
-        """The content of `results.json` and of the command line's `--json`, as `json.dumps` takes it."""
+        """The content of `results.json` and of `--json` output, as `json.dumps` takes it."""
         measured = {"measured": self.measured} if self.measured else {}
         return measured | {"images": self.images} | {name: round(value, 6) for name, value in self.metrics().items()}
 
@@ -74,13 +73,13 @@ class Scores:
         return [f"val {name} {value:.4g}" for name, value in self.metrics().items()]
 
     def summary(self) -> str:
-        """The metrics in one line, as training prints them at its end."""
+        """The metrics in one line, which training prints at the end."""
         return ", ".join(f"{name} {value:.4g}" for name, value in self.metrics().items()) + f", of {self.images} images"
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """What `mnv2zoo evaluate` prints above its last line: titles and rows; none by default.
+        """The titles and rows of the table that `mnv2zoo evaluate` prints above its last line. Empty by default.
 
-        A title that starts with a space is of a column of numbers.
+        A title that starts with a space marks a right-aligned column of numbers.
         """
         return [], []
 
@@ -92,12 +91,12 @@ class Scores:
 
 @dataclass(frozen=True)
 class Seen:
-    """An image that was predicted.
+    """An image of a prediction.
 
     Attributes:
         name: Its name in the row.
-        size: Its width and height in pixels, upright; None where its preprocessing does not keep them.
-        input_size: Width and height at which the network saw it.
+        size: Width and height of the upright image in pixels; None if the preprocessing does not record them.
+        input_size: Width and height of the model's input.
     """
 
     name: str
@@ -107,15 +106,15 @@ class Seen:
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asks of rows.
+    """The user's options for prediction rows.
 
     Attributes:
         topk: Number of classes per image.
-        threshold: Lowest score that a row reports; None for the task's own.
-        folder: Folder for files alongside the rows, such as masks; None if the user names none.
-        root: The folder that holds all images.
-        draws: Whether `draw` is called for each row.
-        temperature: Number that divides a classifier's logits before the softmax.
+        threshold: Minimum score to report; None for the task's default.
+        folder: Folder for files that accompany the rows, such as masks; None for no files.
+        root: The folder that contains all images.
+        draws: Whether `draw` will be called for each row.
+        temperature: Softmax temperature of a classifier.
     """
 
     topk: int = 5
@@ -126,28 +125,27 @@ class Options:
     temperature: float = 1.0
 
     def file_for(self, image: str, suffix: str) -> Path | None:
-        """Names the file that goes with an image, and creates its folder.
+        """Returns the path of the file that accompanies an image, and creates its folder.
 
         Args:
             image: The image's name in its row.
             suffix: The file's suffix, such as `.png`.
 
         Returns:
-            The file; None if the user names no folder.
+            The file; None if there is no `folder`.
         """
-        from mnv2zoo.data.discover import alongside  # with Pillow, which `--help` does without
+        from mnv2zoo.data.discover import alongside  # imports Pillow, which `--help` does not need
 
         return None if self.folder is None else alongside(self.folder, image, suffix, self.root)
 
 
 class Metric(ABC):
-    """Accumulates the outputs of a network over a whole split.
+    """Accumulates the outputs of a model over a whole split.
 
-    With several processes, each of them gets the outputs of all of them, in the order of the images.
+    With several processes, each process receives the outputs of all processes, in the order of the images.
 
     Attributes:
-        temperature: Number that divides a classifier's logits before the softmax; None for none. It may be set after
-            the outputs were added.
+        temperature: Softmax temperature of a classifier; None for no temperature. You can set it after adding outputs.
     """
 
     temperature: float | None = None
@@ -157,13 +155,13 @@ class Metric(ABC):
         """Adds a batch.
 
         Args:
-            outputs: The network's outputs on the CPU, in single precision.
-            targets: The targets on the CPU, as `collate` gave them.
+            outputs: The outputs of the model on the CPU, in single precision.
+            targets: The targets on the CPU, as `collate` returned them.
         """
 
     @abstractmethod
     def compute(self) -> Scores:
-        """Computes the metrics of everything that was added.
+        """Computes the metrics of all batches.
 
         Returns:
             The metrics.
@@ -172,15 +170,15 @@ class Metric(ABC):
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """A transform of images that leaves targets as they are.
+    """A transform of images that does not change targets.
 
     Attributes:
-        transform: From an RGB image to a tensor (3, H, W).
-        reader: How images for it are read; None for all of their pixels.
+        transform: A function from an RGB image to a tensor (3, H, W).
+        reader: Reads images at a reduced size; None to read them at full size.
     """
 
     transform: Callable[[Any], Any]
-    reader: Smaller | None = None
+    reader: Reader | None = None
 
     def __call__(self, image: Any, target: Any) -> tuple[Any, Any]:
         """Transforms an image.
@@ -196,25 +194,26 @@ class ImageTransform:
 
 
 class Task(ABC):
-    """What a network learns: data and targets, network and head, loss, metrics, report and predictions.
+    """A task: its data, targets, model, head, loss, metrics, report and predictions.
 
-    Derive a class, define the abstract methods, and replace any other where the default does not suit. The defaults
-    train a network of the zoo that has `num_outputs` outputs, on images that `mnv2zoo.finetune` finds for classes.
+    To create your own task, derive a class, implement the abstract methods, and override others as needed. By default,
+    a task trains a model of the zoo with `num_outputs` outputs on images in class folders.
 
-    `finetune(..., task=MyTask())` and `--task module:MyTask` train it. The trainer knows devices, processes, epochs,
-    steps, the optimizer, checkpoints and the run folder; it calls the methods in the order in which they stand here.
+    Train it with `finetune(..., task=MyTask())` or `--task module:MyTask`. The trainer handles devices, processes,
+    epochs, steps, the optimizer, checkpoints and the run folder. It calls the methods in the order in which they are
+    defined here.
 
     Attributes:
-        metric: Name of the metric, as `Scores.metrics` has it, that chooses the best epoch where the recipe names none.
-        lower_is_better: Names of metrics whose lowest value is best; of all others it is the highest.
-        metric_names: Names of all metrics, for `monitor` to be checked before training; empty if they are not known.
-        defaults: Fields of the recipe whose default is another for this task.
-        ignores: Fields of the recipe that this task does not use. A recipe that sets one is an error.
-        collate: Makes a batch of a list of (input, target); None for PyTorch's default. A static function, since
-            processes that read images get a copy.
-        gather_objects: Whether processes exchange outputs and targets as Python objects. Set it where their sizes
-            differ from image to image, as those of detections do. Both are then lists with an item per image.
-        writes_files: Whether `rows` writes files alongside the rows.
+        metric: Name of the metric in `Scores.metrics` that decides the best epoch, unless the recipe sets `monitor`.
+        lower_is_better: Names of metrics for which lower values are better.
+        metric_names: Names of all metrics, to check `monitor` before training; empty if they are unknown.
+        defaults: Default values of recipe fields that differ for this task.
+        ignores: Recipe fields that this task does not use. Setting one of them is an error.
+        collate: Combines a list of (input, target) into a batch; None for PyTorch's default. It must be a static
+            function, because worker processes get a copy.
+        gather_objects: Whether processes exchange outputs and targets as Python objects. Set it if their sizes differ
+            between images, as for detections. Both are then lists with one item per image.
+        writes_files: Whether `rows` writes files, such as masks.
     """
 
     metric: ClassVar[str] = "loss"
@@ -231,49 +230,49 @@ class Task(ABC):
 
     @property
     def name(self) -> str:
-        """The name that a run records: that of a built-in task, or `module:Class`."""
+        """The name of the task in the records of a run: a built-in name, or `module:Class`."""
         path = f"{type(self).__module__}:{type(self).__qualname__}"
         return next((name for name, place in BUILT_IN.items() if place == path), path)
 
     @property
     def loads_from_zoo(self) -> bool:
-        """Whether trained networks are loaded as those of the zoo, whose preprocessing is known without PyTorch."""
+        """Whether trained models load like models of the zoo, whose preprocessing does not need PyTorch."""
         return type(self).load_model is Task.load_model
 
     @property
     def draws(self) -> bool:
-        """Whether the task draws its rows into images."""
+        """Whether the task can draw its predictions into images."""
         return type(self).draw is not Task.draw
 
     @property
     def explains(self) -> bool:
-        """Whether the task draws what its answers rest on."""
+        """Whether the task can explain its predictions with heat maps."""
         return type(self).explain is not Task.explain
 
     @property
     def rejects(self) -> bool:
-        """Whether the task's rows have a top score, by which they can be rejected."""
+        """Whether predictions have a top score, by which they can be rejected."""
         return type(self).top_score is not Task.top_score
 
     @property
     def keeps_scores(self) -> bool:
-        """Whether the task gives the outputs for each image that was measured."""
+        """Whether the task can return the scores of each measured image."""
         return type(self).measured_rows is not Task.measured_rows
 
     # Before anything is read or written.
 
     def check(self, recipe: Recipe) -> None:
-        """Refuses values of the recipe that this task would pass over in silence.
+        """Rejects recipe values that this task does not use.
 
         Args:
             recipe: The recipe.
 
         Raises:
-            RecipeError: If one is set.
+            RecipeError: If such a value is set.
         """
         if recipe.monitor is not None and self.metric_names and recipe.monitor not in self.metric_names:
             raise RecipeError(
-                f"the task {self.name} has no metric {recipe.monitor!r}",
+                unknown(f"metric of the task {self.name}", recipe.monitor, self.metric_names),
                 expected=nearest(recipe.monitor, self.metric_names, 3),
                 found=repr(recipe.monitor),
                 where="monitor",
@@ -284,24 +283,24 @@ class Task(ABC):
             if f.name in self.ignores and getattr(recipe, f.name) != default:
                 raise RecipeError(
                     f"the task {self.name} does not use {f.name}",
-                    expected=f"the default, {default!r}",
+                    expected=f"the default value {default!r}",
                     found=repr(getattr(recipe, f.name)),
                     where=f.name,
                     fix=f"Leave out --{f.name.replace('_', '-')}.",
                 )
 
     def find_model(self, name: str, recipe: Recipe) -> tuple[Description, Description | Path | None]:
-        """Finds the network to train and the weights to start from, without loading either.
+        """Finds the model and its initial weights, without loading them.
 
         Args:
-            name: A name in the zoo, or a folder or `hf-hub:` repository with `config.json`.
-            recipe: Gives the weights in `init`.
+            name: A model name from the zoo, or a folder or `hf-hub:` repository with `config.json`.
+            recipe: The recipe, with the initial weights in `init`.
 
         Returns:
-            The network, and its weights as `initialization.find` gives them.
+            The model and its weights, as `initialization.find` returns them.
 
         Raises:
-            UnknownModelError: If there is no network or there are no weights of that name.
+            UnknownModelError: If the model or the weights are unknown.
         """
         from mnv2zoo.tasks import initialization
 
@@ -313,15 +312,15 @@ class Task(ABC):
         """Finds the images and their targets.
 
         Args:
-            place: The data that the user names.
-            layout: How its folders are laid out, where their names do not tell.
+            place: The user's data.
+            layout: The layout options of the recipe.
 
         Returns:
-            Samples by split. A sample's `target` is anything that pickles and whose `str` is always the same; a split
-            `val` may be missing. `class_names` are empty where targets are not classes.
+            Samples by split. The `target` of a sample can be any object that pickles and has a stable `str`. The split
+            `val` may be missing. `class_names` is empty if targets are not classes.
 
         Raises:
-            DataError: If there is no data of that kind.
+            DataError: If there is no data in a supported layout.
         """
         from mnv2zoo.data import datasets
 
@@ -330,24 +329,28 @@ class Task(ABC):
     def transforms(
         self, preprocessing: Mapping[str, Any], recipe: Recipe | None = None
     ) -> Callable[[Any, Any], tuple[Any, Any]]:
-        """Creates the transform from an RGB image and its target to what `collate` takes.
+        """Creates the transform of an RGB image and its target. `collate` combines its results.
 
         Args:
-            preprocessing: `input_size`, `mean`, `std`, `interpolation`, `crop_pct` and `crop_mode`, as timm names them.
-            recipe: The augmentation; None for evaluation, where there is none.
+            preprocessing: timm's `input_size`, `mean`, `std`, `interpolation`, `crop_pct` and `crop_mode`.
+            recipe: The recipe with the augmentation; None for evaluation.
 
         Returns:
-            A function of image and target, which must pickle.
+            A function of image and target. It must be picklable.
         """
-        from mnv2zoo.data.transforms import image_transform
+        from mnv2zoo.data.copies import Fitted
+        from mnv2zoo.data.transforms import Evaluation, image_transform
         from mnv2zoo.tasks.augmentation import augmentation, reader
 
         if recipe is None:
-            return ImageTransform(image_transform(preprocessing))
+            transform, fitted = image_transform(preprocessing), Fitted(preprocessing)
+            if preprocessing["input_size"][0] != 3:
+                return ImageTransform(transform)
+            return ImageTransform(Evaluation(transform, fitted), fitted)
         return ImageTransform(augmentation(recipe, **preprocessing), reader(recipe, preprocessing))
 
     def found(self, data: Data) -> str:
-        """Describes the data in a line, which training prints first.
+        """Describes the data in one line, which training prints first.
 
         Args:
             data: The data, checked and split.
@@ -360,31 +363,31 @@ class Task(ABC):
 
     @abstractmethod
     def num_outputs(self, data: Data) -> int:
-        """The number of outputs of the network.
+        """The number of outputs of the model.
 
         Args:
             data: The images.
 
         Returns:
-            Size of the last layer.
+            The size of the last layer.
         """
 
     def build_model(self, target: Description, source: Description | Path | None, recipe: Recipe, data: Data) -> Start:
-        """Builds the network and loads the weights that training starts from.
+        """Builds the model and loads its initial weights.
 
         Args:
-            target: The network, as `find_model` gives it.
-            source: Its weights, as `find_model` gives them.
+            target: The model, from `find_model`.
+            source: Its weights, from `find_model`.
             recipe: The recipe.
             data: The images.
 
         Returns:
-            The network in training mode, with its preprocessing.
+            The model in training mode, with its preprocessing.
 
         Raises:
-            WeightsError: If weights cannot be found, fetched or verified.
-            ConversionError: If they do not fit the network.
-            RecipeError: If a value of the recipe does not suit the network.
+            WeightsError: If weights cannot be found, downloaded or verified.
+            ConversionError: If the weights do not match the model.
+            RecipeError: If a recipe value does not suit the model.
         """
         from mnv2zoo.tasks import initialization
 
@@ -393,17 +396,17 @@ class Task(ABC):
         )
 
     def load_model(self, name: str, device: str | None = None) -> Network:
-        """Loads a trained network for evaluation and prediction.
+        """Loads a trained model for evaluation and prediction.
 
         Args:
-            name: A name in the zoo, or a folder or `hf-hub:` repository with `config.json`.
-            device: The device; by default the accelerator if there is one.
+            name: A model name from the zoo, or a folder or `hf-hub:` repository with `config.json`.
+            device: The device. By default the accelerator if there is one.
 
         Returns:
-            The network in evaluation mode, with its preprocessing.
+            The model in evaluation mode, with its preprocessing.
 
         Raises:
-            WeightsError: If its weights cannot be found, fetched or verified.
+            WeightsError: If its weights cannot be found, downloaded or verified.
             DeviceError: If the device cannot be used.
         """
         from mnv2zoo.models import pretrained
@@ -411,44 +414,44 @@ class Task(ABC):
         return pretrained.load(name, device)
 
     def in_chans(self, name: str) -> int:
-        """Finds the number of channels that a trained network takes, without loading it.
+        """The number of input channels of a trained model, without loading it.
 
         Args:
             name: As for `load_model`.
 
         Returns:
-            The number of channels; 3 for a network that the zoo does not load.
+            The number of channels; 3 for a model that is not loaded from the zoo.
         """
         from mnv2zoo.models import names
 
         return names.describe(name).in_chans if self.loads_from_zoo else 3
 
     def of_model(self, name: str) -> Task:
-        """The task as evaluation and prediction of a trained network use it.
+        """The task for evaluation and prediction with a trained model.
 
         Args:
-            name: The network, as for `load_model`.
+            name: The model, as for `load_model`.
 
         Returns:
-            The task itself, or a copy with what the network's `config.json` records for predictions.
+            The task itself, or a copy with the prediction settings from the model's `config.json`.
 
         Raises:
-            UnknownModelError: If there is no network of that name.
+            UnknownModelError: If the model is unknown.
         """
         return self
 
     def freeze(self, model: Any, recipe: Recipe) -> list[nn.Module]:
-        """Prepares the network for training: freezes the part that the recipe does not train.
+        """Prepares the model for training: freezes the layers that the recipe does not train.
 
         Args:
-            model: The network.
+            model: The model.
             recipe: The recipe.
 
         Returns:
-            Modules that stay in evaluation mode, so that their statistics stay too.
+            Modules that stay in evaluation mode, so that their batch norm statistics do not change.
 
         Raises:
-            RecipeError: If the network has no such part.
+            RecipeError: If the model has no such layer.
         """
         from mnv2zoo.tasks import initialization
 
@@ -460,57 +463,57 @@ class Task(ABC):
         return frozen
 
     def split_head(self, model: Any) -> tuple[nn.Module, nn.Module] | None:
-        """Splits the network for `--train head`, whose features are then computed once.
+        """Splits the model for `--train head`, so that features can be cached.
 
         Args:
-            model: The network.
+            model: The model.
 
         Returns:
             The frozen part, from images to features, and the head, from features to outputs; None if features cannot
-            be computed once.
+            be cached.
         """
         from mnv2zoo.tasks import head
 
         return head.split(model)
 
     def compiled_parts(self, model: Any) -> list[nn.Module]:
-        """The parts of the network that the recipe's `compile` compiles, each on its own; by default all of it.
+        """The parts of the model that the recipe's `compile` compiles separately. By default the whole model.
 
         Args:
-            model: The network.
+            model: The model.
         """
         return [model]
 
     def backbone(self, model: Any) -> nn.Module | None:
-        """The part of the network whose learning rate the recipe's `backbone_lr` scales; None for no part.
+        """The part of the model whose learning rate is scaled by the recipe's `backbone_lr`; None for no part.
 
         Args:
-            model: The network.
+            model: The model.
         """
         return None
 
     # Training.
 
     def setup(self, recipe: Recipe, data: Data, start: Start, device: torch.device) -> None:  # noqa: B027
-        """Prepares what `training_step` needs, such as a loss with weights of its own.
+        """Prepares what `training_step` needs, such as a loss with class weights.
 
         Args:
             recipe: The recipe.
             data: The images.
-            start: The network and its preprocessing.
-            device: The device of the network.
+            start: The model and its preprocessing.
+            device: The device of the model.
         """
 
     def fingerprints(self) -> dict[str, Any]:
-        """Whatever else decides the result, such as the hash of a teacher's weights; a resumed run compares them."""
+        """Other facts that affect the result, such as a hash of the teacher's weights. A resumed run compares them."""
         return {}
 
     def augment(self, inputs: Any, targets: Any) -> tuple[Any, Any]:
-        """Augments a batch on the device; by default `transforms` has done all of it.
+        """Augments a batch on the device. By default does nothing, because `transforms` has augmented the images.
 
         Args:
-            inputs: The batch's inputs on the device. Random choices follow from the generators of the CPU, which are
-                seeded for each step.
+            inputs: The batch's inputs on the device. For random choices, use the CPU generators, which are seeded for
+                each step.
             targets: The batch's targets.
 
         Returns:
@@ -519,14 +522,14 @@ class Task(ABC):
         return inputs, targets
 
     def shrink(self, inputs: Any, targets: Any, side: int, full: int) -> tuple[Any, Any]:
-        """Shrinks a batch for an epoch on smaller images.
+        """Resizes a batch for an epoch on smaller images.
 
         Args:
-            inputs: The batch's inputs at full size. By default images (N, C, H, W) are resized in proportion, to sides
+            inputs: The batch's inputs at full size. By default, images (N, C, H, W) are resized in proportion, to sides
                 that are multiples of 8.
             targets: The batch's targets.
-            side: The shorter side that images have in this epoch, in pixels.
-            full: The shorter side that they have at the end of training.
+            side: The shorter side of images in this epoch, in pixels.
+            full: Their shorter side at the end of training.
 
         Returns:
             Inputs and targets.
@@ -540,10 +543,10 @@ class Task(ABC):
 
     @abstractmethod
     def training_step(self, model: nn.Module, inputs: Any, targets: Any) -> Tensor:
-        """Computes the loss of a batch. A network that computes its own losses returns their sum here.
+        """Computes the loss of a batch. If the model computes its own losses, return their sum.
 
         Args:
-            model: The network in training mode.
+            model: The model in training mode.
             inputs: The batch's inputs, such as images (N, 3, H, W).
             targets: The batch's targets.
 
@@ -554,14 +557,15 @@ class Task(ABC):
     # Metrics.
 
     def condense(self, outputs: Any, targets: Any) -> tuple[Any, Any]:
-        """Reduces a batch to what the metric needs of it, before processes exchange it.
+        """Reduces a batch to the values that the metric needs, before processes exchange it.
 
         Args:
-            outputs: The network's outputs, in single precision.
-            targets: The targets, as `collate` gave them.
+            outputs: The outputs of the model, in single precision.
+            targets: The targets, as `collate` returned them.
 
         Returns:
-            What `Metric.update` gets in their place. With several processes, tensors whose first axis is the image.
+            The arguments of `Metric.update`. With several processes, they must be tensors whose first axis is the
+            image.
         """
         return outputs, targets
 
@@ -570,23 +574,23 @@ class Task(ABC):
         """Creates the metric of a split.
 
         Args:
-            label_names: Names of the network's outputs.
+            label_names: Names of the model's outputs.
 
         Returns:
             An empty metric.
         """
 
     def calibrate(self, metric: Any) -> float | None:
-        """Fits what predictions need beside the trained weights: a temperature, or a threshold per label.
+        """Fits parameters of predictions, such as a temperature or a threshold per label.
 
-        It is called once after training, when all metrics have their outputs and before they are computed; not at all
-        where there are no validation images. `model_files` then records what was fitted.
+        Called once after training, when all metrics have their outputs and before they are computed. Not called if
+        there are no validation images. `model_files` then records the parameters.
 
         Args:
-            metric: The metric of the validation images, with all outputs of the kept weights in it.
+            metric: The metric of the validation images, with all outputs of the saved weights.
 
         Returns:
-            The temperature, which the metrics get; None for none.
+            The temperature to set on the metrics; None for no temperature.
         """
         return None
 
@@ -599,27 +603,27 @@ class Task(ABC):
             than: The other.
 
         Returns:
-            Whether the one is better.
+            Whether `value` is better than `than`.
         """
         return value < than if name in self.lower_is_better else value > than
 
     def measured(self, name: str, scores: Scores) -> float:
-        """Takes the metric that chooses the best epoch.
+        """Returns the metric that decides the best epoch.
 
         Args:
-            name: The metric: the recipe's `monitor`, or the task's own.
+            name: The metric: the recipe's `monitor`, or the task's `metric`.
             scores: The scores of the validation images.
 
         Returns:
             Its value.
 
         Raises:
-            TaskError: If the scores lack it.
+            TaskError: If the scores lack the metric.
         """
         values = scores.metrics()
         if name not in values:
             raise TaskError(
-                f"the scores of the task {self.name} lack the metric that chooses the best epoch",
+                f"the scores of the task {self.name} lack the metric {name!r} that decides the best epoch",
                 expected=repr(name),
                 found=", ".join(values) or "no metrics",
                 fix="Add it to the scores, set the task's attribute `metric`, or pass another --monitor.",
@@ -627,45 +631,45 @@ class Task(ABC):
         return values[name]
 
     def align(self, samples: Sequence[AnySample], data: Data, label_names: Sequence[str]) -> list[AnySample]:
-        """Puts the targets of other data into a trained network's terms, such as the numbers of its classes.
+        """Converts the targets of other data to match a trained model, for example by renumbering the classes.
 
         Args:
             samples: Samples of the data.
             data: The data.
-            label_names: Names of the network's outputs.
+            label_names: Names of the model's outputs.
 
         Returns:
-            The samples with their targets.
+            The samples with the converted targets.
         """
         return list(samples)
 
     def measured_rows(
         self, metric: Any, images: Sequence[str], label_names: Sequence[str]
     ) -> tuple[Iterable[Mapping[str, Any]], Mapping[str, list[str]]]:
-        """Gives the outputs for each image that was measured, for `evaluate --output`.
+        """Returns the scores of each measured image, for `evaluate --output`.
 
         Args:
-            metric: The metric, with all outputs in it.
+            metric: The metric, with all outputs.
             images: Names of the images, in the order of the outputs.
-            label_names: Names of the network's outputs.
+            label_names: Names of the model's outputs.
 
         Returns:
             Rows and names, as `evaluation.predictions.write` takes them.
         """
-        raise NotImplementedError  # `evaluate` asks `keeps_scores` first
+        raise NotImplementedError  # `evaluate` checks `keeps_scores` first
 
     # The run folder.
 
     def model_files(self, model: Any, preprocessing: Mapping[str, Any], label_names: Sequence[str]) -> dict[str, bytes]:
-        """Serializes the trained network.
+        """Serializes the trained model.
 
         Args:
-            model: The network.
-            preprocessing: Its preprocessing, as timm names it.
-            label_names: Names of its outputs; none if they have none.
+            model: The model.
+            preprocessing: Its preprocessing, with timm's names.
+            label_names: Names of its outputs; empty if they have no names.
 
         Returns:
-            The content of each file of the run folder, by name.
+            The content of the model files in the run folder, by file name.
         """
         from mnv2zoo.model_dir import files
 
@@ -677,9 +681,9 @@ class Task(ABC):
         """Writes the model card.
 
         Args:
-            model: The network's name.
+            model: The model's name.
             architecture: Its architecture.
-            origin: Where its weights started, in words.
+            origin: Its initial weights, as text.
             run: The content of `recipe.json`.
             scores: Scores by split.
 
@@ -699,15 +703,15 @@ class Task(ABC):
         samples: Sequence[AnySample],
         title: str,
     ) -> dict[str, Figure]:
-        """Writes the report on a split: a page `README.md` and its pictures.
+        """Writes the report on a split: a page `README.md` and its figures.
 
         Args:
-            folder: The folder to write to.
-            history: A row per epoch.
-            metric: The metric of the split, as `metrics` made it, with all outputs in it.
-            scores: The scores that it computed.
+            folder: The output folder.
+            history: One row per epoch.
+            metric: The metric of the split, with all outputs.
+            scores: The scores that the metric computed.
             samples: The images, in the order of the outputs.
-            title: The page's heading.
+            title: The heading of the page.
 
         Returns:
             Figures for TensorBoard, by name.
@@ -723,17 +727,17 @@ class Task(ABC):
     def rows(
         self, outputs: Any, images: Sequence[Seen], label_names: Sequence[str], options: Options
     ) -> list[dict[str, Any]]:
-        """Turns the outputs for a batch into rows that `json.dumps` takes.
+        """Converts the outputs of a batch to rows that `json.dumps` accepts.
 
         Args:
-            outputs: The outputs as NumPy arrays, the first axis of which is the image.
+            outputs: The outputs as NumPy arrays, whose first axis is the image.
             images: The images.
             label_names: Names of the outputs.
-            options: What the user asks for.
+            options: The user's options.
 
         Returns:
-            A dict per image. `image` and `model` come before its keys in the row. Keys that begin with an underscore
-            are for `draw` alone.
+            One dict per image. In the final row, `image` and `model` precede its keys. Keys that start with an
+            underscore are only passed to `draw`.
         """
 
     def top_score(self, row: Mapping[str, Any]) -> float:
@@ -745,40 +749,40 @@ class Task(ABC):
         Returns:
             The score, from 0 to 1.
         """
-        raise NotImplementedError  # `predict` asks `rejects` first
+        raise NotImplementedError  # `predict` checks `rejects` first
 
     def draw(self, image: Image.Image, row: Mapping[str, Any], label_names: Sequence[str]) -> Image.Image:
-        """Draws a row into its image.
+        """Draws a prediction into its image.
 
         Args:
-            image: The upright RGB image in full size.
-            row: The row, with the keys that begin with an underscore.
+            image: The upright RGB image at full size.
+            row: The row, including keys that start with an underscore.
             label_names: Names of the outputs.
 
         Returns:
-            The picture.
+            The new image.
         """
-        raise NotImplementedError  # `predict` asks `draws` first
+        raise NotImplementedError  # `predict` checks `draws` first
 
     def explain(self, network: Network, images: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> list[Image.Image]:
-        """Draws what the answers of rows rest on.
+        """Draws heat maps that explain predictions.
 
         Args:
-            network: The network, as `load_model` gives it.
-            images: The images in full size, as `decode.read` gives them.
+            network: The model, as `load_model` returns it.
+            images: The images at full size, as `decode.read` returns them.
             rows: Their rows.
 
         Returns:
-            A picture per image.
+            One heat map per image.
         """
-        raise NotImplementedError  # `predict` asks `explains` first
+        raise NotImplementedError  # `predict` checks `explains` first
 
     def facts(self) -> dict[str, Any]:
-        """What decides rows beside weights and options, as JSON can hold it; `predict` resumes with the same only."""
+        """Other facts that affect predictions, as JSON values. `predict` only resumes if they are unchanged."""
         return {}
 
     def describe(self, row: Mapping[str, Any]) -> str:
-        """Describes a row for people.
+        """Formats a row as text.
 
         Args:
             row: The row.
@@ -796,7 +800,7 @@ class Task(ABC):
             topk: The number of predictions per row.
 
         Returns:
-            Their names; None for the keys of the first row.
+            Their names; None to use the keys of the first row.
         """
         return None
 
@@ -807,20 +811,20 @@ class Task(ABC):
             row: The row.
 
         Returns:
-            A value per column; fewer leave the last columns empty.
+            One value per column. If there are fewer, the last columns are empty.
         """
         own = (value for name, value in row.items() if name not in ("image", "model"))
         return [json.dumps(value) if isinstance(value, list | dict) else value for value in own]
 
     def coco_results(self, row: Mapping[str, Any], number: int) -> list[dict[str, Any]] | None:
-        """The boxes of a row as COCO results, https://cocodataset.org/#format-results.
+        """The boxes of a row as COCO results (https://cocodataset.org/#format-results).
 
         Args:
             row: The row.
             number: The number of its image, from 1.
 
         Returns:
-            A dict per box; None for a task without boxes.
+            One dict per box; None for a task without boxes.
         """
         return None
 

@@ -1,4 +1,4 @@
-"""The network that a training starts from, and the part of it that is trained."""
+"""Builds the model to train with its initial weights, and freezes the part that is not trained."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mnv2zoo.data.discover import ARRAY
 from mnv2zoo.data.layout import composed
 from mnv2zoo.data.pixels import PHOTO_CHANNELS
 from mnv2zoo.data.preprocessing import per_channel
-from mnv2zoo.errors import RecipeError, UnknownModelError, nearest
+from mnv2zoo.errors import RecipeError, UnknownModelError, nearest, unknown
 from mnv2zoo.models import checkpoint, config_file, names
 from mnv2zoo.models.mobilenetv2 import CLASSIFIER_KEYS, MobileNetV2
 from mnv2zoo.models.names import Description
@@ -30,15 +30,15 @@ from mnv2zoo.weights.schema import WeightsEntry
 
 @dataclass(frozen=True)
 class Start:
-    """A network ready to be trained.
+    """A model that is ready for training.
 
     Attributes:
-        model: The network, with a head for the data.
-        origin: Where its weights come from, in words.
-        preprocessing: `input_size`, `mean`, `std`, `interpolation`, `crop_pct` and `crop_mode`, as timm names them, for
-            the training images.
-        test_preprocessing: The same for all other images.
-        fingerprint: A hash of the weights that it starts from, and of how they are used.
+        model: The model, with a head for the data.
+        origin: Its initial weights, as text.
+        preprocessing: The preprocessing of training images: timm's `input_size`, `mean`, `std`, `interpolation`,
+            `crop_pct` and `crop_mode`.
+        test_preprocessing: The preprocessing of all other images.
+        fingerprint: A hash of the initial weights and of the arguments they are used with.
     """
 
     model: nn.Module
@@ -49,37 +49,38 @@ class Start:
 
 
 def find(name: str, recipe: Recipe, rgb_only: bool = False) -> tuple[Description, Description | Path | None]:
-    """Finds out what is trained and what it starts from, which takes no time, so that misspelt names are told of first.
+    """Finds the model and its initial weights without loading them, so that misspelled names are reported early.
 
     Args:
-        name: A name of the zoo, or a folder or `hf-hub:` repository with `config.json`.
-        recipe: Says where its weights come from, and whether there is a teacher.
-        rgb_only: Refuse networks for other images than RGB.
+        name: A model name from the zoo, or a folder or `hf-hub:` repository with `config.json`.
+        recipe: The recipe, with the initial weights in `init` and the teacher.
+        rgb_only: Whether to reject models for images other than RGB.
 
     Returns:
-        The network's description, and that of the weights it starts from, or their file, or None for random ones.
+        The description of the model; and the description of its initial weights, their file, or None for random
+        weights.
 
     Raises:
-        UnknownModelError: If there is no network, or there are no weights, of that name.
+        UnknownModelError: If the model or the weights are unknown.
         WeightsUnavailableError: If a `config.json` cannot be read.
-        RecipeError: If the network's channels do not suit it, or a value of the recipe does not suit these.
+        RecipeError: If the number of input channels does not suit the task, the teacher or the recipe.
     """
     target = names.describe(name)
     channels = in_chans(target, recipe)
     if rgb_only and channels != 3:
         raise RecipeError(
-            "only networks for color images are fine-tuned for this task",
-            expected="a network with 3 input channels",
+            f"this task does not support models with {channels} input channels",
+            expected="a model with 3 input channels",
             found=f"{channels} input channels in {name}",
             where="model",
-            fix="Start from a network of the zoo, such as mnv2zoo_100.",
+            fix="Start from a model of the zoo, such as mnv2zoo_100.",
         )
     _check_channels(channels, recipe)
     if recipe.teacher is not None and (found := names.describe(recipe.teacher).in_chans) != channels:
         raise RecipeError(
-            "the teacher takes images with other channels",
+            "the teacher has another number of input channels than the model",
             expected=f"a teacher with {channels} input channels",
-            found=f"{found} in {recipe.teacher}",
+            found=f"{found} input channels in {recipe.teacher}",
             where="teacher",
             fix="Choose another --teacher, or leave it out.",
         )
@@ -87,22 +88,22 @@ def find(name: str, recipe: Recipe, rgb_only: bool = False) -> tuple[Description
 
 
 def in_chans(target: Description, recipe: Recipe) -> int:
-    """The channels of the images that are trained on: the recipe's, or those of the network."""
+    """The number of image channels: the recipe's, or else the model's."""
     return recipe.in_chans or target.in_chans
 
 
 def _check_channels(channels: int, recipe: Recipe) -> None:
-    """Refuses what timm's augmentation does with RGB images alone, and colors of another number of channels."""
+    """Checks that the augmentation, the mean and the standard deviation suit the number of channels."""
     transforms.check_channels(channels, "in_chans")
     for name in ("mean", "std"):
         value = getattr(recipe, name)
         if value is not None and len(value) not in (1, channels):
             raise RecipeError(
-                f"{name} has another number of values than the images have channels",
-                expected="1 number" if channels == 1 else f"{channels} numbers, or one for all",
-                found=f"{len(value)}",
+                f"{name} does not have one value per image channel",
+                expected="1 number" if channels == 1 else f"{channels} numbers, or one for all channels",
+                found=f"{len(value)} numbers",
                 where=name,
-                fix=f"Give one per channel, as a list in --recipe FILE or in Python, or leave out --{name}.",
+                fix=f"Pass one number per channel, as a list in --recipe FILE or in Python, or leave out --{name}.",
             )
     only_photos = {"auto_augment": recipe.auto_augment is not None and channels not in PHOTO_CHANNELS}
     only_rgb = {"augment_on": recipe.augment_on == "device" and channels != 3}
@@ -110,7 +111,7 @@ def _check_channels(channels: int, recipe: Recipe) -> None:
         if wrong:
             raise RecipeError(
                 f"{name} does not work on images with {channels} channels",
-                expected="the default",
+                expected="the default value",
                 found=repr(getattr(recipe, name)),
                 where=name,
                 fix=f"Leave out --{name.replace('_', '-')}.",
@@ -125,34 +126,34 @@ def build(
     samples: Sequence[AnySample],
     num_outputs: int | None = None,
 ) -> Start:
-    """Builds the network that a training starts from.
+    """Builds the model with its initial weights.
 
-    The classifier of the weights is kept if its classes are those of the data, as in a run folder of the same data. It
-    is initialized at random otherwise.
+    If the weights have a classifier for the classes of the data, as those of a run on the same data, it is loaded too.
+    Otherwise the classifier is initialized at random.
 
     Args:
-        target: The network, as `find` gives it.
-        source: The weights, as `find` gives them.
+        target: The model, from `find`.
+        source: The weights, from `find`.
         recipe: The recipe.
-        class_names: The classes of the data; none where outputs are not classes.
-        samples: Training images, to measure activations on where `c20_from_paper` needs them.
-        num_outputs: The number of outputs; by default one per class.
+        class_names: The classes of the data; empty if outputs are not classes.
+        samples: Training images, on which `c20_from_paper` measures activations if needed.
+        num_outputs: The number of outputs, by default one per class.
 
     Returns:
-        The network, in training mode.
+        The model, in training mode.
 
     Raises:
-        UnknownModelError: If there are no weights of the network.
-        WeightsError: If weights cannot be found, fetched or verified.
-        ConversionError: If they do not fit the network.
-        RecipeError: If a value of the recipe does not suit the network.
-        DataError: If the name of a class has a line end in it.
+        UnknownModelError: If there are no weights for the model.
+        WeightsError: If weights cannot be found, downloaded or verified.
+        ConversionError: If the weights do not match the model.
+        RecipeError: If a recipe value does not suit the model.
+        DataError: If a class name contains a line break.
     """
     config_file.check_labels(class_names, "data")
     if recipe.auto_augment is not None and (arrays := [s.name for s in samples if s.name.lower().endswith(ARRAY)]):
         raise RecipeError(
-            "auto_augment does not work on arrays",
-            expected="photos",
+            "auto_augment does not work on .npy files",
+            expected="8-bit images, such as PNG or JPEG files",
             found=arrays[0],
             where="auto_augment",
             fix="Leave out --auto-augment, or save the images as PNG.",
@@ -169,8 +170,8 @@ def build(
     kept = {k: t for k, t in tensors.items() if not (new_classifier and k.startswith(CLASSIFIER_KEYS))}
     mark = fingerprint(kept, target.config.name, arguments)
     if new_classifier:
-        # PyTorch's own initialization: that of the configuration is the wider the fewer classes there are, which
-        # remains in whatever few photos do not teach.
+        # PyTorch's default initialization. The model's own has a larger variance the fewer classes there are, and
+        # fine-tuning on a few images does not remove that noise.
         model.reset_classifier(num_outputs)
     return Start(model, origin, preprocessing, test_preprocessing, mark)
 
@@ -178,18 +179,18 @@ def build(
 def build_arguments(
     target: Description, source: Description | Path | None, recipe: Recipe, num_outputs: int
 ) -> dict[str, Any]:
-    """The arguments that a network is built with.
+    """The arguments to build the model with.
 
     Args:
-        target: The network, as `find` gives it.
-        source: The weights, as `find` gives them.
+        target: The model, from `find`.
+        source: The weights, from `find`.
         recipe: The recipe.
-        num_outputs: The number of outputs; 0 for a network without a classifier.
+        num_outputs: The number of outputs; 0 for a model without a classifier.
 
     Returns:
         The arguments by name.
     """
-    # What belongs to an entry's weights does not belong to its architecture.
+    # The arguments of an index entry belong to its weights, and do not apply to other weights.
     others = isinstance(target.source, WeightsEntry) and source is not target
     arguments = {} if others else dict(target.arguments)
     for key in ("pad_type", "classifier"):
@@ -203,19 +204,19 @@ def build_arguments(
 
 
 def check_growth(recipe: Recipe, side: int) -> None:
-    """Refuses progressive sizes that do not grow.
+    """Checks that progressive resizing increases the image size.
 
     Args:
         recipe: The recipe.
         side: The shorter side of the images at the end of training, in pixels.
 
     Raises:
-        RecipeError: If training begins with images of that side or a larger one.
+        RecipeError: If `start_input_size` is not smaller than that.
     """
     if recipe.start_input_size is not None and recipe.start_input_size >= side:
         raise RecipeError(
-            "images cannot grow to less than they began with",
-            expected=f"less than the {side} pixels at which training ends",
+            f"start_input_size {recipe.start_input_size} is not smaller than the final image size",
+            expected=f"less than {side} pixels, the final shorter side",
             found=recipe.start_input_size,
             where="start_input_size",
             fix="Choose a smaller --start-input-size, or a larger --input-size.",
@@ -229,25 +230,25 @@ def with_weights(
     samples: Sequence[AnySample],
     preprocessing: dict[str, Any],
 ) -> tuple[MobileNetV2, dict[str, Tensor], str]:
-    """Builds a network with the weights that a training starts from.
+    """Builds a model and loads its initial weights.
 
     Args:
-        target: The network, as `find` gives it.
-        source: The weights, as `find` gives them.
-        arguments: What to build it with.
+        target: The model, from `find`.
+        source: The weights, from `find`.
+        arguments: The arguments of the model.
         samples: Training images, as for `build`.
-        preprocessing: Their preprocessing, as timm names it.
+        preprocessing: Their preprocessing, with timm's names.
 
     Returns:
-        The network, the tensors that it starts from, and where these come from, in words.
+        The model, its initial tensors, and their origin as text.
 
     Raises:
-        WeightsError: If weights cannot be found, fetched or verified.
-        ConversionError: If they do not fit the network.
-        RecipeError: If they are another architecture's.
+        WeightsError: If weights cannot be found, downloaded or verified.
+        ConversionError: If the weights do not match the model.
+        RecipeError: If the weights belong to another architecture.
     """
     if source is None:
-        return target.build(pretrained=False, **arguments), {}, "random initialisation"
+        return target.build(pretrained=False, **arguments), {}, "random initialization"
     if isinstance(source, Path):
         own: dict[str, Any] = {"pretrained_cfg_overlay": {"file": str(source)}}
         model = target.build(**{**arguments, **own})
@@ -263,8 +264,8 @@ def with_weights(
         c20_from_paper(model, tensors, images)
         return model, tensors, source.name
     raise RecipeError(
-        "weights of another architecture",
-        expected=f"weights of {target.config.name}, or the paper's of the same width for a 20-class network",
+        f"the initial weights belong to another architecture than {target.config.name}",
+        expected=f"weights of {target.config.name}, or for a 20-class model, of the paper's model of that width",
         found=source.config.name,
         where="init",
         fix="Choose other weights with --init, or another --model.",
@@ -272,20 +273,20 @@ def with_weights(
 
 
 def _fits_classes(described: Description, class_names: Sequence[str], num_outputs: int) -> bool:
-    """Whether weights have a classifier for these classes or, where there are none, for as many unnamed outputs."""
+    """Whether weights have a classifier for these classes or, if there are no classes, for as many unnamed outputs."""
     names = class_names or [str(number) for number in range(num_outputs)]
     return [*map(composed, described.label_names)] == list(names)
 
 
 def fingerprint(tensors: Mapping[str, Tensor], *facts: Any) -> str:
-    """A hash by which a resumed run knows the weights that it began with.
+    """Hashes the initial weights, so that a resumed run can check them.
 
     Args:
         tensors: The weights.
-        *facts: What else belongs to them, as JSON has it.
+        *facts: Other values to include, which `json.dumps` accepts.
 
     Returns:
-        SHA-256, in hexadecimal.
+        The SHA-256 hash in hexadecimal.
     """
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     for name in sorted(tensors):
@@ -296,7 +297,7 @@ def fingerprint(tensors: Mapping[str, Tensor], *facts: Any) -> str:
 
 
 def _source(init: str, target: Description) -> Description | Path | None:
-    """What a recipe's `init` means: weights of a description, a file, or None for random ones."""
+    """The weights that a recipe's `init` refers to: a description, a file, or None for random weights."""
     if init == "random":
         return None
     if init == "pretrained":
@@ -307,10 +308,10 @@ def _source(init: str, target: Description) -> Description | Path | None:
         return names.describe(init)
     except UnknownModelError as error:
         raise UnknownModelError(
-            "no such weights to start from",
-            expected="pretrained, random, a name of the zoo, a run folder or a checkpoint file",
+            f"unknown initial weights {init!r}",
+            expected="pretrained, random, a model name from the zoo, a run folder or a checkpoint file",
             found=repr(init),
-            fix="List the zoo with `mnv2zoo list`.",
+            fix="Check the path, or list the models of the zoo with `mnv2zoo list`.",
         ) from error
 
 
@@ -320,23 +321,23 @@ def _resolved(source: Description) -> Any:
     return resolve_pretrained_cfg(source.config.name, source.cfg, None)
 
 
-# The recipe's names of timm's `crop_mode`.
+# timm's `crop_mode` for each value of the recipe's `resize`.
 CROP_MODES = {"crop": "center", "squash": "squash", "letterbox": "border"}
 
 
 def preprocessing_of(
     target: Description, source: Description | Path | None, recipe: Recipe, test: bool
 ) -> dict[str, Any]:
-    """The preprocessing of a training's images.
+    """The preprocessing of the images of a run.
 
     Args:
-        target: The network, as `find` gives it.
-        source: The weights, as `find` gives them.
+        target: The model, from `find`.
+        source: The weights, from `find`.
         recipe: The recipe.
-        test: For all images but those of training.
+        test: False for training images, True for all others.
 
     Returns:
-        `input_size`, `mean`, `std`, `interpolation`, `crop_pct` and `crop_mode`, as timm names them.
+        timm's `input_size`, `mean`, `std`, `interpolation`, `crop_pct` and `crop_mode`.
     """
     described = source if isinstance(source, Description) else target
     return _preprocessing(described.cfg, recipe, in_chans(target, recipe), test)
@@ -358,23 +359,23 @@ def _preprocessing(cfg: dict[str, Any], recipe: Recipe, channels: int, test: boo
 
 
 def c20_from_paper(model: MobileNetV2, state_dict: dict[str, Tensor], images: Tensor) -> None:
-    """Puts the weights of the paper's network into a 20-class network of the same width.
+    """Initializes a 20-class model from the weights of the paper's model of the same width.
 
-    Layers that both have are copied. The expansion that only the 20-class network has in its first
-    bottleneck becomes the identity: a unit matrix, behind which the batch norm's running mean and variance
-    are those of the activations that reach it, measured on images, and its shift and scale undo them. In
-    training mode, where a batch's own statistics take their place, it is still the identity as far as
-    the batch is like the images. The ReLU behind it changes nothing, since what reaches it passed a ReLU.
-    Biases, which the paper's network has none of, become zero; the classifier stays as it is.
+    Layers that both models have are copied. The expansion that only the 20-class model has in its first bottleneck
+    becomes the identity: the convolution is a unit matrix, and the batch norm after it undoes its own normalization.
+    Its running mean and variance are measured on images, and its shift and scale are set to invert them. In training mode,
+    with the statistics of each batch, it is the identity as far as the batch resembles these images. The ReLU after it
+    has no effect, because its input has already passed a ReLU. Biases, which the paper's model lacks, become zero. The
+    classifier is not changed.
 
-    Two differences remain, so that this is a start to train from and no conversion: the stride of the
-    64-channel stage moves to the 96-channel stage, which therefore sees its input at half the usual
-    scale, and the activations are not cut off at 6.
+    This is an initialization and not an exact conversion, because two differences remain. The stride of the 64-channel
+    stage moves to the 96-channel stage, which therefore sees its input at half the usual scale. And activations are not
+    clipped at 6.
 
     Args:
-        model: A 20-class network; it is changed in place.
-        state_dict: The paper's network of the same width, in the native layout.
-        images: Images (N, 3, H, W) like those to train on, normalised as these weights want it.
+        model: A 20-class model, which is changed in place.
+        state_dict: The paper's model of the same width, in the native layout.
+        images: Images (N, 3, H, W) similar to the training images, normalized for these weights.
     """
     renamed = {"conv_dw": "conv_dw", "bn1": "bn2", "conv_pw": "conv_pwl", "bn2": "bn3"}
     state: dict[str, Tensor] = {}
@@ -408,22 +409,22 @@ def c20_from_paper(model: MobileNetV2, state_dict: dict[str, Tensor], images: Te
 
 
 def freeze(model: MobileNetV2, train: str) -> list[nn.Module]:
-    """Freezes what comes before the part that is trained.
+    """Freezes the layers that are not trained.
 
     Args:
-        model: The network; its frozen parameters no longer require gradients.
-        train: `all`, `head` (the classifier alone), or the bottleneck from which on it is trained.
+        model: The model. Its frozen parameters no longer require gradients.
+        train: `all`, `head` (the classifier alone), or a bottleneck: it and everything after it are trained.
 
     Returns:
-        The frozen modules. Their batch norms must stay in evaluation mode, see `set_training`.
+        The frozen modules. Their batch norms must stay in evaluation mode; see `set_training`.
 
     Raises:
-        RecipeError: If there is no such part; the message names the nearest.
+        RecipeError: If the model has no such layer. The message suggests the closest name.
     """
     names = ["all", *features.bottleneck_names(model), "head"]
     if train not in names:
         raise RecipeError(
-            "no such part to train",
+            unknown("value of train", train, names),
             expected=nearest(train, names, 3),
             found=repr(train),
             where="train",
@@ -435,29 +436,29 @@ def freeze(model: MobileNetV2, train: str) -> list[nn.Module]:
 
 
 def norms(model: MobileNetV2) -> list[nn.Module]:
-    """The batch norms whose statistics the recipe's `keep_statistics` keeps.
+    """The batch norms that the recipe's `keep_statistics` freezes.
 
-    That of a 20-class network's classifier is not among them: like the classifier it may be new.
+    The batch norm of a 20-class model's classifier is not included, because it may be newly initialized.
 
     Args:
-        model: The network.
+        model: The model.
 
     Returns:
-        The batch norms, which must stay in evaluation mode, see `set_training`.
+        The batch norms, which must stay in evaluation mode; see `set_training`.
     """
     features = {name: module for name, module in model.named_modules() if not name.startswith("classifier")}
     return [module for module in features.values() if isinstance(module, nn.BatchNorm2d)]
 
 
 def set_training(model: nn.Module, frozen: Sequence[nn.Module]) -> None:
-    """Puts a network into training mode, except for its frozen modules, whose statistics stay."""
+    """Sets a model to training mode, and its frozen modules to evaluation mode."""
     model.train()
     for module in frozen:
         module.eval()
 
 
 class _ExceptInTraining(nn.Module):
-    """An activation that is skipped in training mode."""
+    """An activation that is the identity in training mode."""
 
     def __init__(self, act: nn.Module) -> None:
         super().__init__()
@@ -468,13 +469,13 @@ class _ExceptInTraining(nn.Module):
 
 
 def skip_last_activation_in_training(model: MobileNetV2) -> None:
-    """Takes the training loss from before the activation behind the classifier, where there is one.
+    """Skips the activation after the classifier in training mode, if there is one.
 
-    A ReLU has no gradient for a class whose score is below zero, so that a network that ends in one learns
-    slowly or not at all. For evaluation it stays where it is.
+    A ReLU has no gradient for a class whose logit is negative, so a model that ends in a ReLU trains slowly or not at
+    all. In evaluation mode the activation is applied.
 
     Args:
-        model: The network; its state dict stays the same.
+        model: The model. Its state dict does not change.
     """
     if model.arch_config.classifier == "conv_bn_act":
         norm: Any = model.classifier_bn

@@ -1,4 +1,4 @@
-"""From the name of a task to the task."""
+"""Finds tasks by name."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from mnv2zoo.tasks.base import BUILT_IN, DEFAULT, Task
 def find_task(task: str | Task | type[Task] | None = None, recorded: str | None = None, where: object = None) -> Task:
     """Finds a task.
 
-    A name that you give may be code to import. A name that a run folder recorded never is: the folder may come from
-    someone else.
+    A name that you pass may refer to code, which is imported. Code that a run folder names is never imported, because
+    the folder may come from someone else.
 
     Args:
         task: The name of a built-in task, `module:Class`, a subclass of `Task` or an instance of one; None for the
@@ -26,7 +26,7 @@ def find_task(task: str | Task | type[Task] | None = None, recorded: str | None 
         The task.
 
     Raises:
-        TaskError: If there is no such task, or the run's own task is code that you have to name yourself.
+        TaskError: If the task is unknown, or the run's task is not built in and `task` is None.
 
     Examples:
         >>> from mnv2zoo.tasks import find_task
@@ -35,8 +35,8 @@ def find_task(task: str | Task | type[Task] | None = None, recorded: str | None 
     """
     if task is None and recorded is not None and recorded not in BUILT_IN:
         raise TaskError(
-            "the run was trained for a task that is not built in",
-            expected="the task's code",
+            f"the run was trained for the task {recorded}, which is not built in",
+            expected="the task, passed by you",
             found=recorded,
             where=where,
             fix=f'If you trust that code, pass --task {recorded}, or task="{recorded}" in Python.',
@@ -100,13 +100,13 @@ def _import(name: str) -> object:
         lost = error.name if isinstance(error, ModuleNotFoundError) else None
         lost = lost if lost and f"{module}.".startswith(f"{lost}.") else None
         raise TaskError(
-            f"there is no module {lost!r}" if lost else f"the module {module!r} cannot be imported",
+            f"the module {lost!r} cannot be found" if lost else f"the module {module!r} cannot be imported",
             expected="a module that Python can import",
             found=repr(name) if lost else f"{type(error).__name__}: {error}".rstrip("."),
             where="task",
             fix="Run the command in the module's folder, or add that folder to PYTHONPATH."
             if lost
-            else "Correct the module.",
+            else "Fix the error in the module.",
         ) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
@@ -131,5 +131,5 @@ def _tasks_in(module: str) -> tuple[str, ...]:
 
 
 def same(one: str, other: str) -> bool:
-    """Whether two names are of one task, whose module may have moved."""
+    """Whether two names refer to the same task, whose module may have moved."""
     return one == other or (":" in one and one.rpartition(":")[2] == other.rpartition(":")[2])

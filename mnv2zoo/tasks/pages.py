@@ -1,4 +1,4 @@
-"""Pages that every task can write: the report on a training with its curves, and the model card."""
+"""Pages that all tasks share: the training report with its curves, and the model card."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import re
 import warnings
 from bisect import bisect
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from operator import itemgetter
@@ -26,13 +27,13 @@ from mnv2zoo.system.files import whole_file
 if TYPE_CHECKING:
     from mnv2zoo.tasks.base import Scores
 
-# Okabe and Ito's palette, which people who do not tell red from green can tell apart: https://jfly.uni-koeln.de/color/
+# The colorblind-safe palette by Okabe and Ito: https://jfly.uni-koeln.de/color/
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 PALE = "#e6e6e6"
 
 DPI = 120
-CONFUSIONS = 10  # rows of their table
-NAME_WIDTH = 186  # pixels, in letters of 8 points; with "taken for" before it, it is as wide as a photo
+CONFUSIONS = 10  # rows of the table of confusions
+NAME_WIDTH = 186  # pixels, at 8 points; "predicted:" and the name together are as wide as a photo
 
 History = Sequence[Mapping[str, Any]]
 Figure = matplotlib.figure.Figure
@@ -41,14 +42,14 @@ Panels = Sequence[tuple[str, Mapping[str, tuple[str, str]]]]
 
 
 def write_report(folder: Path, history: History, scores: Scores, title: str) -> None:
-    """Writes a report of the scores and of the curves of all metrics.
+    """Writes a report with the metrics and their curves.
 
     Args:
-        folder: The folder; it is created if need be.
-        history: A row per epoch, with "epoch" from 1, "train_loss", "lr", "seconds" and, where there was a validation,
-            a column `val_...` per metric.
+        folder: The folder, which is created if needed.
+        history: One row per epoch, with "epoch" from 1, "train_loss", "lr", "seconds" and, if there was a validation,
+            one column `val_...` per metric.
         scores: The scores.
-        title: The page's heading.
+        title: The heading of the page.
 
     Raises:
         OSError: If a file cannot be written.
@@ -76,8 +77,8 @@ def card_metadata(
         model: The model's name.
         dataset: The name of its data.
         scores: Scores by split.
-        kind: What it does, by the Hub's name, such as `object-detection`.
-        metrics: Fields of the scores, and each in words.
+        kind: The Hub's task name, such as `object-detection`.
+        metrics: Fields of the scores, with their display names.
 
     Returns:
         The metadata.
@@ -109,77 +110,72 @@ def card(metadata: ModelCardData, parts: Sequence[str], recipe: Mapping[str, Any
 
     Args:
         metadata: The Hub's metadata.
-        parts: What stands between the title and the recipe.
-        recipe: The recipe's values; those that are None are left out.
+        parts: The content between the title and the recipe.
+        recipe: The values of the recipe. Values that are None are left out.
 
     Returns:
         Markdown.
     """
     values = ([f"`{name}`", f"`{value}`"] for name, value in recipe.items() if value is not None)
     front = f"---\n{metadata.to_yaml()}\n---"
-    whole = [front, f"# {metadata.model_name}", *parts, "## Training", table(["value", ""], values)]
+    whole = [front, f"# {metadata.model_name}", *parts, "## Training", table(["field", "value"], values)]
     return "\n\n".join(whole) + "\n"
 
 
 def summary(history: History, name: str, words: str) -> str:
-    """How long a training took, and the highest value of a validation metric.
+    """Describes the duration of training and the best value of a validation metric.
 
     Args:
-        history: A row per epoch.
+        history: One row per epoch.
         name: The metric.
-        words: The metric in words.
+        words: The display name of the metric.
 
     Returns:
-        A sentence or two.
+        One or two sentences.
     """
     text = duration(history)
     found = [(value, epoch) for epoch, value in values(history, f"val_{name}") if math.isfinite(value)]
     if found:
         value, epoch = max(found, key=itemgetter(0))
-        text += f" Best validation {words}: {value:.2f} %, first in epoch {epoch}."
+        text += f" Best validation {words}: {value:.2f} %, first reached in epoch {epoch}."
     return text
 
 
 def confusions(
-    confusion: Sequence[Sequence[int]], names: Sequence[str], unit: str, none: str, number: str = "d"
+    counts: Mapping[tuple[int, int], int], names: Sequence[str], unit: str, none: str, number: str = "d"
 ) -> str:
-    """A table of the most frequent confusions.
+    """Creates a table of the most frequent confusions.
 
     Args:
-        confusion: The confusion matrix in counts; rows are the truth.
+        counts: Counts by true and predicted class.
         names: Names of the classes, escaped.
-        unit: What is counted.
-        none: The sentence for a matrix without confusions.
-        number: How counts are written, as `format` has it.
+        unit: The unit of the counts.
+        none: The sentence for counts without confusions.
+        number: The format specification of the counts.
 
     Returns:
         Markdown.
     """
-    pairs = [
-        (count, truth, predicted)
-        for truth, row in enumerate(confusion)
-        for predicted, count in enumerate(row)
-        if count and truth != predicted
-    ]
-    if not pairs:
+    totals: Counter[int] = Counter()
+    for (truth, _), count in counts.items():
+        totals[truth] += count
+    confused = sorted(pair for pair, count in counts.items() if count and pair[0] != pair[1])
+    if not confused:
         return none
-    most = sorted(pairs, key=lambda pair: -pair[0])[:CONFUSIONS]
+    most = sorted(confused, key=lambda pair: -counts[pair])[:CONFUSIONS]
     return table(
-        ["truth", "taken for", f" {unit}", " of the true class's (%)"],
-        (
-            [names[truth], names[predicted], format(count, number), f"{100 * count / sum(confusion[truth]):.1f}"]
-            for count, truth, predicted in most
-        ),
+        ["true class", "predicted class", f" {unit}", " of the true class (%)"],
+        ([names[t], names[p], format(counts[t, p], number), f"{100 * counts[t, p] / totals[t]:.1f}"] for t, p in most),
     )
 
 
 def save(folder: Path, parts: Sequence[str], figures: Mapping[str, Figure | None]) -> None:
-    """Writes a page `README.md` and its pictures.
+    """Writes a page `README.md` and its figures.
 
     Args:
-        folder: The folder; it is created if need be.
+        folder: The folder, which is created if needed.
         parts: Paragraphs of Markdown.
-        figures: Figures by the name of the file; None for a picture that has nothing to show, whose file is removed.
+        figures: Figures by file name. None removes the file, because there is nothing to show.
 
     Raises:
         OSError: If a file cannot be written.
@@ -196,10 +192,10 @@ def save(folder: Path, parts: Sequence[str], figures: Mapping[str, Figure | None
 
 
 def curves_figure(history: History, panels: Panels) -> Figure:
-    """Draws columns of the history by epoch.
+    """Plots columns of the history over epochs.
 
     Args:
-        history: A row per epoch.
+        history: One row per epoch.
         panels: The panels. Columns without values are left out.
 
     Returns:
@@ -217,7 +213,7 @@ def curves_figure(history: History, panels: Panels) -> Figure:
         axes.grid(color=PALE)
         for key, (label, color) in lines.items():
             if found := values(history, key):
-                # A line alone would not show a single epoch, nor one between two that diverged.
+                # With markers, because a line does not show a single epoch between missing values.
                 axes.plot(*zip(*found, strict=True), color=color, marker=".", label=label)
         if len(axes.lines) > 1:
             axes.legend(frameon=False)
@@ -225,17 +221,16 @@ def curves_figure(history: History, panels: Panels) -> Figure:
 
 
 def confusion_figure(confusion: Sequence[Sequence[int]], label_names: Sequence[str], title: str, what: str) -> Figure:
-    """Draws a confusion matrix: how many percent of each class were taken for which class.
+    """Plots a confusion matrix in percent of each true class.
 
     Args:
-        confusion: Counts; rows are the truth, columns the prediction.
+        confusion: Counts; rows are the true classes, columns the predicted classes.
         label_names: Names of the classes.
         title: The figure's title.
-        what: What is counted, such as `images`.
+        what: The unit of the counts, such as `images`.
 
     Returns:
-        The figure. It grows with the classes, so that each name can be read up to 200 of them; beyond that
-        only some are written.
+        The figure. It grows with the number of classes. Up to 200 classes, all names are shown; beyond that, only some.
     """
     counts = np.array(confusion, dtype=float)
     classes = len(counts)
@@ -246,11 +241,11 @@ def confusion_figure(confusion: Sequence[Sequence[int]], label_names: Sequence[s
     figure = Figure(figsize=(side * classes + 3.4, side * classes + 2.4), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     colors = matplotlib.colormaps["Blues"].with_extremes(bad=PALE)
-    # By the square root, since what matters in a good network's matrix are the few percent off the diagonal.
+    # A square-root scale, because the few percent off the diagonal matter most for a good model.
     norm = PowerNorm(0.5, 0, 100)
     heat = axes.imshow(percent, cmap=colors, norm=norm, interpolation="nearest")
     bar = figure.colorbar(heat, shrink=min(1, 5 / (side * classes)), aspect=30, ticks=[0, 1, 5, 20, 50, 100])
-    bar.set_label(f"of the true class's {what} (%)")
+    bar.set_label(f"{what} of the true class (%)")
     bar.outline.set_visible(False)
 
     shown = range(0, classes, math.ceil(classes / 200))
@@ -261,16 +256,16 @@ def confusion_figure(confusion: Sequence[Sequence[int]], label_names: Sequence[s
         for label in axes.get_xticklabels():
             label.set(ha="right", rotation_mode="anchor")
     axes.set_yticks(shown, names, **style)
-    axes.set_xlabel("prediction")
-    axes.set_ylabel("truth")
-    # Hairlines between the cells lead the eye to the names.
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    # Thin lines between the cells guide the eye to the names.
     axes.set_xticks(np.arange(0.5, classes - 1, shown.step), minor=True)
     axes.set_yticks(np.arange(0.5, classes - 1, shown.step), minor=True)
     axes.grid(which="minor", color=PALE, linewidth=min(0.8, 3 * side))
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
-    grey = f"; grey: no {what}" if (totals == 0).any() else ""
-    axes.set_title(f"{title}{grey}", fontsize=11)
+    gray = f"; gray: no {what}" if (totals == 0).any() else ""
+    axes.set_title(f"{title}{gray}", fontsize=11)
     if side >= 0.28:
         for (row, column), count in np.ndenumerate(counts):
             value = 100 * count / max(1, totals[row, 0])
@@ -281,14 +276,14 @@ def confusion_figure(confusion: Sequence[Sequence[int]], label_names: Sequence[s
 
 
 def short(name: str, number: int) -> str:
-    """Makes a name fit into a picture.
+    """Shortens a name to fit into a figure.
 
     Args:
         name: The name of a class.
-        number: The class, which replaces a name that the fonts cannot write.
+        number: The number of the class, which replaces a name that the fonts cannot render.
 
     Returns:
-        The name, cut if need be.
+        The name, shortened if needed.
     """
     renderer, font = RendererAgg(1, 1, DPI), FontProperties(size=8)
 
@@ -298,7 +293,7 @@ def short(name: str, number: int) -> str:
     text = one_line(name)[:80]
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # measuring warns of glyphs that are missing, as drawing would
+            warnings.simplefilter("error")  # like drawing, measuring warns about missing glyphs
             if width(text) <= NAME_WIDTH:
                 return text
             too_long = bisect(range(len(text)), NAME_WIDTH, key=lambda length: width(f"{text[:length]}…"))
@@ -308,44 +303,44 @@ def short(name: str, number: int) -> str:
 
 
 def values(history: History, key: str) -> list[tuple[int, float]]:
-    """The epochs that have a value in a column, and that value, which need not be finite."""
+    """The epochs with a value in a column, and these values, which need not be finite."""
     return [(row["epoch"], row[key]) for row in history if row.get(key) is not None]
 
 
 def duration(history: History) -> str:
-    """A sentence on the number of epochs and the time that they took."""
+    """A sentence with the number of epochs and the training time."""
     seconds = sum(value for _, value in values(history, "seconds") if math.isfinite(value))
-    return f"Epochs: {len(history)}, in {timedelta(seconds=round(seconds))} (hours, minutes, seconds)."
+    return f"Epochs: {len(history)}. Training time (h:mm:ss): {timedelta(seconds=round(seconds))}."
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; a title that starts with a space is of a column of numbers."""
+    """A Markdown table. A title that starts with a space marks a right-aligned column of numbers."""
     rules = ["---:" if title.startswith(" ") else "---" for title in columns]
     lines = [[title.strip() for title in columns], rules, *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def one_line(name: str) -> str:
-    """A name as one line of text that any file can hold."""
-    # Folders' names may hold bytes that are no UTF-8, which Python keeps as surrogates that no file takes.
+    """A name as one line of text that can be written to any file."""
+    # Folder names can contain bytes that are not UTF-8. Python represents them as surrogates, which cannot be encoded.
     return " ".join(name.encode(errors="replace").decode().split())
 
 
 def escape(name: str) -> str:
-    """A name as one line of Markdown that shows it as it is."""
+    """A name as one line of Markdown, escaped so that it is displayed literally."""
     return re.sub(r"([\\`*_\[\]<>|~&$#:@])", r"\\\1", one_line(name))
 
 
 def model_card(
     task: str, model: str, architecture: str, origin: str, run: Mapping[str, Any], scores: Mapping[str, Scores]
 ) -> str:
-    """Writes the model card of a task that has none of its own.
+    """Writes the default model card.
 
     Args:
         task: The task's name.
-        model: The network's name.
+        model: The model's name.
         architecture: Its architecture.
-        origin: Where its weights started, in words.
+        origin: Its initial weights, as text.
         run: The content of `recipe.json`.
         scores: Scores by split.
 
@@ -373,9 +368,9 @@ def model_card(
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# {model}",
-        f"`{architecture}` trained with mnv2zoo on `{dataset}` for the task `{task}`, from {origin}.",
-        table(["images", " number", *(f" {name}" for name in names)], rows),
+        f"`{architecture}`, trained with mnv2zoo on `{dataset}` for the task `{task}`. Initial weights: {origin}.",
+        table(["split", " images", *(f" {name}" for name in names)], rows),
         f"## Use\n\n```sh\nmnv2zoo predict --model THIS_FOLDER --task {task} photo.jpg\n```",
-        f"## Training\n\n{table(['value', ''], used)}",
+        f"## Training\n\n{table(['field', 'value'], used)}",
     ]
     return "\n\n".join(parts) + "\n"

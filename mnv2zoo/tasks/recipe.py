@@ -1,7 +1,7 @@
-"""Everything that can be chosen about a training, in one frozen value.
+"""The recipe of a training run: all hyperparameters in one frozen dataclass.
 
-The command line's options are made from its fields, and a run folder records all of them. Nothing here
-needs torch.
+Each field becomes an option of `mnv2zoo finetune`, and `recipe.json` in the run folder records them all. This module
+does not import torch.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 
 from msgspec import Meta
 
-from mnv2zoo.errors import RecipeError, UnknownArgumentError, nearest
+from mnv2zoo.errors import RecipeError, UnknownArgumentError, nearest, unknown
 from mnv2zoo.system.validation import alternatives, choices_of, fits
 
 if TYPE_CHECKING:
     from mnv2zoo.data.layout import Layout
 
-MODEL = "mnv2zoo_100"  # the network that is trained if none is named
+MODEL = "mnv2zoo_100"  # the default model
 
 
-# Bounds are part of a field's type. Those of colors only keep NaN and infinity out.
+# Bounds are part of a field's type. The bounds of colors only exclude NaN and infinity.
 Share = Annotated[float, Meta(ge=0, le=1)]
 Alpha = Annotated[float, Meta(ge=0, le=100)]
 Side = Annotated[int, Meta(ge=32, le=4096)]
 Finite = Annotated[float, Meta(ge=-1e300, le=1e300)]
-# Of a square, or height and width. msgspec crashes on a union with `tuple[Side, Side]`.
+# The side of a square, or height and width. msgspec crashes on a union with `tuple[Side, Side]`.
 Size = Side | Annotated[tuple[Side, ...], Meta(min_length=2, max_length=2)]
 Color = Annotated[tuple[Finite, ...], Meta(min_length=1, max_length=8)]
 Factor = Annotated[float, Meta(ge=0.05, le=20)]
 
-# Fields of one kind of task, for the others to ignore.
+# Fields that only some tasks use; the other tasks ignore them.
 OF_CLASSIFIERS = ("teacher", "mixup", "cutmix", "smoothing", "loss", "focal_gamma", "augment_on", "calibrate")
-OF_FITTING = ("resize", "in_chans")  # of tasks that classify whole images
-OF_CLASSES = ("class_weights",)  # of classifiers and segmenters
-OF_HEADS = ("head", "backbone_lr", "scale_jitter", "rotate")  # of detectors and segmenters
+OF_FITTING = ("resize", "in_chans")  # for tasks that classify whole images
+OF_CLASSES = ("class_weights",)  # for classifiers and segmenters
+OF_HEADS = ("head", "backbone_lr", "scale_jitter", "rotate")  # for detectors and segmenters
 OF_MULTILABEL = ("label_separator",)
 OF_DETECTORS = (
     "anchor_size",
@@ -59,13 +59,13 @@ def _choice(default: Any, meaning: str) -> Any:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. Names of optimizers, schedules and augmentations are timm's.
+    """Hyperparameters of a training run. Optimizers, schedules and augmentation policies have timm's names.
 
-    The defaults suit a few thousand photos and a network that was trained on ImageNet. Each field tells what it
-    means in its metadata, which `mnv2zoo finetune --help` and the documentation's table of the fields show.
+    The defaults suit a few thousand photos and a model pretrained on ImageNet. The description of each field is in its
+    metadata, and appears in `mnv2zoo finetune --help` and in the table below.
 
     Raises:
-        RecipeError: If a value is of the wrong kind or out of bounds.
+        RecipeError: If a value has the wrong type or is out of bounds.
 
     Examples:
         >>> from mnv2zoo.training import Recipe
@@ -76,262 +76,283 @@ class Recipe:
         mnv2zoo.errors.RecipeError: ...
     """
 
-    # What is trained, from where.
-    train: str = _choice("all", "what to train: `all`, `head`, or from a bottleneck on, such as `Bottleneck_12`")
+    # Model and starting weights.
+    train: str = _choice(
+        "all", "Layers to train: `all`, `head`, or a bottleneck and everything after it, such as `Bottleneck_12`"
+    )
     init: str = _choice(
         "pretrained",
-        "where to start: `pretrained` (the model's own weights), `random`, a name in the zoo, or a checkpoint file",
+        "Initial weights: `pretrained` (the model's own weights), `random`, a model name from the zoo, or a checkpoint "
+        "file",
     )
     pad_type: Literal["symmetric", "same"] | None = _choice(
-        None, "padding of the convolutions: `symmetric`, or `same` for weights that TensorFlow trained"
+        None, "Padding of the convolutions: `symmetric`, or `same` for weights trained in TensorFlow"
     )
     classifier: Literal["linear", "conv", "conv_bn", "conv_bn_act"] | None = _choice(
-        None, "kind of classifier: `linear`, `conv`, `conv_bn` or `conv_bn_act`"
+        None, "Type of classifier: `linear`, `conv`, `conv_bn` or `conv_bn_act`"
     )
     keep_statistics: bool = _choice(
-        False, "leave the mean and variance of batch norms as they are; for batches that are small or look alike"
+        False,
+        "Freeze the running mean and variance of batch norms. Use it with small batches or images that look alike",
     )
     loss_before_act: bool = _choice(
-        True, "train on the classifier's output before its last activation, where there is one"
+        True, "Compute the loss before the final activation of the classifier, if it has one"
     )
 
     # The head of a detector or a segmenter.
     head: str | None = _choice(
         None,
-        "head: `ssdlite`, `retinanet` or `fasterrcnn` to detect; `lraspp`, `deeplabv3` or `smp:NAME`, such as "
-        "`smp:Unet`, to segment",
+        "Head: `ssdlite`, `retinanet` or `fasterrcnn` for detection; `lraspp`, `deeplabv3` or `smp:NAME`, such as "
+        "`smp:Unet`, for segmentation",
     )
     stride: Annotated[int, Meta(ge=4, le=16)] | None = _choice(
-        None, "detectors: stride of the finest feature map, `4`, `8` or `16`; by default the head's own"
+        None, "Detection: stride of the finest feature map, `4`, `8` or `16`. By default, depends on the head"
     )
     fpn_channels: Annotated[int, Meta(ge=16, le=512)] | None = _choice(
-        None, "detectors: channels of the feature pyramid of `retinanet` and `fasterrcnn` [default: 256]"
+        None, "Detection: channels of the feature pyramid of `retinanet` and `fasterrcnn`. By default 256"
     )
     anchor_size: Annotated[float, Meta(ge=2, le=2048)] | None = _choice(
-        None, "detectors: side of the smallest anchors in pixels; by default the head's own"
+        None, "Detection: side of the smallest anchors in pixels. By default, depends on the head"
     )
-    score_threshold: Share = _choice(0.01, "detectors: lowest score of a box")
-    nms_threshold: Share = _choice(0.5, "detectors: overlap (IoU) from which the lower of two boxes is dropped")
-    max_detections: Annotated[int, Meta(ge=1, le=10_000)] = _choice(100, "detectors: most boxes per image")
+    score_threshold: Share = _choice(0.01, "Detection: minimum score of a predicted box")
+    nms_threshold: Share = _choice(0.5, "Detection: IoU threshold of non-maximum suppression")
+    max_detections: Annotated[int, Meta(ge=1, le=10_000)] = _choice(
+        100, "Detection: maximum number of predicted boxes per image"
+    )
     output_stride: Annotated[int, Meta(ge=8, le=16)] | None = _choice(
-        None, "segmenters: stride of the backbone's last feature map, `8` or `16` [default: 16]"
+        None, "Segmentation: stride of the backbone's last feature map, `8` or `16`. By default 16"
     )
 
-    # Whom to learn from, beside the labels.
+    # Knowledge distillation.
     teacher: str | None = _choice(
-        None, "a network of the same classes whose answers are learnt too: a name in the zoo, or a run folder"
+        None,
+        "Teacher for knowledge distillation: a model with the same classes, as a model name from the zoo or a run "
+        "folder",
     )
-    teacher_weight: Share = _choice(0.9, "part of the loss that tells the distance from the teacher's answers")
+    teacher_weight: Share = _choice(0.9, "Weight of the distillation loss; the loss on the labels gets the rest")
     temperature: Annotated[float, Meta(ge=0.1, le=100)] = _choice(
-        2.0, "what divides the logits before the two are compared; more makes softer answers"
+        2.0, "Softmax temperature for distillation; higher is softer"
     )
 
-    # How long, and how fast.
-    epochs: Annotated[int, Meta(ge=1, le=100_000)] = _choice(30, "times that every training image is seen")
+    # Optimization.
+    epochs: Annotated[int, Meta(ge=1, le=100_000)] = _choice(30, "Number of epochs")
     # A batch norm cannot train on one image.
-    batch_size: Annotated[int, Meta(ge=2, le=1_000_000)] = _choice(32, "images a step, over all processes")
+    batch_size: Annotated[int, Meta(ge=2, le=1_000_000)] = _choice(32, "Images per batch, over all processes")
     accumulate: Annotated[int, Meta(ge=1, le=100_000)] = _choice(
-        1, "batches whose gradients are summed before each step, for the effect of a batch that does not fit in memory"
+        1, "Gradient accumulation: number of batches per optimizer step"
     )
-    opt: str = _choice("sgd", "optimizer, by timm's name")
+    opt: str = _choice("sgd", "Optimizer, as timm names it, such as `adamw`")
     lr: Annotated[float, Meta(ge=1e-12, le=1e6)] | None = _choice(
-        None, "peak learning rate; by default 0.02 for 32 images per step, in proportion"
+        None, "Peak learning rate. By default 0.02 x (images per optimizer step) / 32"
     )
-    momentum: Annotated[float, Meta(ge=0, le=0.9999)] = _choice(0.9, "momentum, for optimizers that have one")
-    weight_decay: Annotated[float, Meta(ge=0, le=10)] = _choice(1e-4, "weight decay; biases and norms have none")
+    momentum: Annotated[float, Meta(ge=0, le=0.9999)] = _choice(0.9, "Momentum, for optimizers that have one")
+    weight_decay: Annotated[float, Meta(ge=0, le=10)] = _choice(
+        1e-4, "Weight decay; not applied to biases and normalization layers"
+    )
     backbone_lr: Annotated[float, Meta(ge=0, le=10)] = _choice(
-        1.0, "detectors and segmenters: factor on the learning rate of the backbone"
+        1.0, "Detection and segmentation: multiplier for the learning rate of the backbone"
     )
     layer_decay: Annotated[float, Meta(ge=0.01, le=1)] | None = _choice(
-        None, "factor on the learning rate from each layer to the one before it"
+        None, "Layer-wise learning rate decay: multiplier from each layer to the one before it"
     )
-    clip_grad: Annotated[float, Meta(ge=1e-6, le=1e9)] | None = _choice(None, "highest norm of the gradient")
+    clip_grad: Annotated[float, Meta(ge=1e-6, le=1e9)] | None = _choice(None, "Clip the gradient to this norm")
     # Those that are a function of the step alone.
-    sched: Literal["cosine", "poly", "tanh"] = _choice(
-        "cosine", "schedule of the learning rate: `cosine`, `poly` or `tanh`"
-    )
-    warmup_epochs: Annotated[float, Meta(ge=0, le=100_000)] = _choice(1.0, "epochs in which the learning rate rises")
-    min_lr: Share = _choice(0.0, "lowest learning rate, as a part of the highest")
+    sched: Literal["cosine", "poly", "tanh"] = _choice("cosine", "Learning rate schedule: `cosine`, `poly` or `tanh`")
+    warmup_epochs: Annotated[float, Meta(ge=0, le=100_000)] = _choice(1.0, "Number of warmup epochs")
+    min_lr: Share = _choice(0.0, "Minimum learning rate, as a fraction of the peak")
     ema_decay: Annotated[float, Meta(ge=0, le=0.99999)] = _choice(
-        0.0, "decay of the moving average of the weights, which is what is kept; 0 for none"
+        0.0, "Decay of the moving average of the weights (EMA), which is then evaluated and saved; 0 turns it off"
     )
     keep: Literal["best", "last"] = _choice(
-        "best", "weights to keep: of the `best` epoch on the validation images, or of the `last`"
+        "best", "Weights to save: those of the `best` epoch on the validation images, or of the `last`"
     )
     monitor: str | None = _choice(
-        None, "validation metric that chooses the best epoch, such as `f1_macro` or `loss`; by default the task's own"
+        None,
+        "Validation metric that decides the best epoch, such as `f1_macro` or `loss`. By default, depends on the task",
     )
     patience: Annotated[int, Meta(ge=0, le=100_000)] = _choice(
-        0, "epochs without a better value of that metric after which training stops; 0 for all epochs"
+        0, "Early stopping: stop after this many epochs without improvement of the metric; 0 turns it off"
     )
 
-    # What is seen.
+    # Preprocessing and augmentation.
     resize: Literal["crop", "squash", "letterbox"] | None = _choice(
         None,
-        "how images are fitted: `crop` cuts the middle, `squash` resizes to the input size whatever the aspect, "
-        "`letterbox` keeps the aspect and pads with the mean color; by default as the weights",
+        "How images are resized to the input size: `crop` takes the center, `squash` ignores the aspect ratio, "
+        "`letterbox` preserves it and pads with the mean color. By default, as for the initial weights",
     )
     input_size: Size | None = _choice(
         None,
-        "size of the images in training, in pixels: a side, or height x width such as `160x320`; by default that of "
-        "the weights",
+        "Image size for training in pixels: one side, or HxW such as `160x320`. By default, as for the initial weights",
     )
     start_input_size: Side | None = _choice(
         None,
-        "shorter side of the images in the first quarter of the epochs, from which it grows by the quarter; saves "
-        "time. Segmenters crop to it, so that objects keep their size",
+        "Progressive resizing: train on images with this shorter side at first, and increase it after each quarter of "
+        "the epochs. Shortens training. Segmentation crops to this size instead of resizing",
     )
     test_input_size: Size | None = _choice(
-        None, "size of the images otherwise, a side or height x width; by default that of training"
+        None, "Image size for validation and prediction: one side, or HxW. By default, as for training"
     )
     in_chans: Annotated[int, Meta(ge=1, le=8)] | None = _choice(
         None,
-        "channels of the images, 1 to 8: 1 for gray; others from .npy files, TIFF or RGBA; by default those of the "
-        "model",
+        "Number of image channels, 1 to 8: 1 for grayscale; more than 3 from .npy, TIFF or RGBA files. By default, as "
+        "for the model",
     )
     crop_pct: Annotated[float, Meta(ge=0.1, le=1)] | None = _choice(
         None,
-        "part of the image's side that is looked at, except in training; by default that of the weights, and 1 where "
-        "resizing changes to `squash` or `letterbox`",
+        "Center-crop ratio for validation and prediction. By default, as for the initial weights; 1 if you change the "
+        "resizing to `squash` or `letterbox`",
     )
-    interpolation: Literal["bilinear", "bicubic"] | None = _choice(None, "interpolation: `bilinear` or `bicubic`")
+    interpolation: Literal["bilinear", "bicubic"] | None = _choice(None, "Interpolation: `bilinear` or `bicubic`")
     mean: Color | None = _choice(
         None,
-        "mean of the channels, from 0 to 1; with other channels than 3, as a list in a recipe file or Python; by "
-        "default that of the weights, averaged for 1 channel and repeated in turn for more",
+        "Mean per channel, from 0 to 1. For other than 3 channels, give it in a recipe file or in Python. By default, "
+        "as for the initial weights: averaged for 1 channel, repeated in turn for more than 3",
     )
-    std: Color | None = _choice(None, "standard deviation of the channels, as for the mean")
+    std: Color | None = _choice(None, "Standard deviation per channel; same rules as for the mean")
     scale: Annotated[float, Meta(ge=0.01, le=1)] = _choice(
-        0.35, "smallest part of an image's area that is cut out in training"
+        0.35, "Random resized crop: minimum fraction of the image area"
     )
     scale_jitter: tuple[Factor, Factor] | None = _choice(
-        None, "detectors and segmenters: range of the factor by which training images are resized, such as 0.5 2"
+        None, "Detection and segmentation: range of the random scale of training images, such as 0.5 2"
     )
-    iou_crop: Share = _choice(0.0, "detectors: how often SSD's crop around objects is applied in training")
-    rotate: Share = _choice(0.0, "detectors and segmenters: how often images are turned by 90 degrees in training")
-    hflip: Share = _choice(0.5, "how often images are mirrored in training")
-    vflip: Share = _choice(0.0, "how often they are turned upside down")
-    color_jitter: Share = _choice(0.2, "how far brightness, contrast and saturation of gray and RGB images are changed")
-    auto_augment: str | None = _choice(None, "automatic augmentation as timm names it, such as `rand-m7-mstd0.5-inc1`")
-    reprob: Share = _choice(0.0, "how often a rectangle is erased")
+    iou_crop: Share = _choice(0.0, "Detection: probability of SSD's random IoU crop")
+    rotate: Share = _choice(0.0, "Detection and segmentation: probability of a random rotation in steps of 90 degrees")
+    hflip: Share = _choice(0.5, "Probability of a horizontal flip")
+    vflip: Share = _choice(0.0, "Probability of a vertical flip")
+    color_jitter: Share = _choice(
+        0.2, "Strength of random brightness, contrast and saturation, for grayscale and RGB images"
+    )
+    auto_augment: str | None = _choice(
+        None, "AutoAugment or RandAugment policy, as timm names it, such as `rand-m7-mstd0.5-inc1`"
+    )
+    reprob: Share = _choice(0.0, "Probability of random erasing")
     augment_on: Literal["workers", "device"] = _choice(
         "workers",
-        "where images are flipped, changed in color and erased: by the `workers` that read them, or on the `device`, a "
-        "batch at a time",
+        "Where to flip images, change their colors and erase rectangles: in the `workers` that load them, or in whole "
+        "batches on the `device`",
     )
-    mixup: Alpha = _choice(0.0, "alpha of mixup; 0 for none")
-    cutmix: Alpha = _choice(0.0, "alpha of cutmix; 0 for none")
-    smoothing: Annotated[float, Meta(ge=0, le=0.9)] = _choice(0.1, "label smoothing")
+    mixup: Alpha = _choice(0.0, "Mixup alpha; 0 turns it off")
+    cutmix: Alpha = _choice(0.0, "CutMix alpha; 0 turns it off")
+    smoothing: Annotated[float, Meta(ge=0, le=0.9)] = _choice(0.1, "Label smoothing")
     loss: Literal["ce", "bce", "focal", "asymmetric"] = _choice(
         "ce",
-        "loss: `ce` for cross-entropy, `bce` for binary cross-entropy per class, `focal` for focal loss; for several "
-        "labels per image `bce`, `focal` or `asymmetric`",
+        "Loss: `ce` for cross-entropy, `bce` for binary cross-entropy, `focal` for focal loss. Multi-label tasks take "
+        "`bce`, `focal` or `asymmetric`",
     )
     focal_gamma: Annotated[float, Meta(ge=0, le=20)] = _choice(
-        2.0, "focusing parameter of the focal loss; the higher, the less easy images count"
+        2.0, "Focusing parameter (gamma) of the focal loss; higher puts less weight on easy images"
     )
     class_weights: str | None = _choice(
         None,
-        "weights of the classes in the loss: `balanced` for rare classes to count as much as others, or a .json or "
-        ".csv file with a number per class",
+        "Class weights in the loss: `balanced` (inversely proportional to the class frequency), or a .json or .csv "
+        "file with one number per class",
     )
     region_loss: Literal["dice", "lovasz"] | None = _choice(
-        None, "segmenters: loss to add to the cross-entropy, `dice` or `lovasz`"
+        None, "Segmentation: loss to add to the cross-entropy, `dice` or `lovasz`"
     )
     calibrate: bool = _choice(
-        True, "fit a temperature on 30 or more validation images, which makes scores as high as the network is right"
+        True,
+        "Fit a softmax temperature on the validation images, so that scores match the accuracy. Needs at least 30 "
+        "images",
     )
-    drop_rate: Annotated[float, Meta(ge=0, le=0.99)] = _choice(0.0, "dropout before the classifier")
-    drop_path_rate: Annotated[float, Meta(ge=0, le=0.99)] = _choice(0.0, "stochastic depth")
+    drop_rate: Annotated[float, Meta(ge=0, le=0.99)] = _choice(0.0, "Dropout before the classifier")
+    drop_path_rate: Annotated[float, Meta(ge=0, le=0.99)] = _choice(0.0, "Stochastic depth rate")
 
-    # On which images, and how computed.
+    # Data and splits.
     layout: Literal["classes", "splits"] | None = _choice(
-        None, "`classes` if each folder is a class, `splits` if the folders are splits; by default what they look like"
+        None,
+        "What the subfolders of the data are: `classes`, or `splits` such as train and val. By default, detected",
     )
-    train_dir: str | None = _choice(None, "folder of the training images, within the data or anywhere")
-    val_dir: str | None = _choice(None, "folder of the validation images, within the data or anywhere")
-    test_dir: str | None = _choice(None, "folder of the test images, within the data or anywhere")
+    train_dir: str | None = _choice(None, "Folder of training images, absolute or inside the data")
+    val_dir: str | None = _choice(None, "Folder of validation images, absolute or inside the data")
+    test_dir: str | None = _choice(None, "Folder of test images, absolute or inside the data")
     val_fraction: Annotated[float, Meta(ge=0, le=0.9)] = _choice(
-        0.1, "part of each class to validate on, where the data has no such split; 0 to train on all and keep the last"
+        0.1,
+        "Fraction of each class to hold out for validation, if the data has no validation split. 0 trains on all "
+        "images and saves the last epoch",
     )
     split_file: str | None = _choice(
         None,
-        "list of the images with their splits: a .csv, .tsv or .json file with columns `image` and `split`, or the "
+        "File that assigns images to splits: a .csv, .tsv or .json file with columns `image` and `split`, or the "
         "`split.json` of another run",
     )
     group_by: str | None = _choice(
         None,
-        "keep images of a group in one split: a column of that list, or a pattern with one group that is searched for "
-        "in their paths, such as `plant(\\d+)`",
+        "Keep related images in the same split: a column of the split file, or a regular expression with one group "
+        "that is searched for in image paths, such as `plant(\\d+)`",
     )
     folds: Annotated[int, Meta(ge=0, le=1000)] = _choice(
-        0, "cross-validation: train as many runs, each validated on another fold of the images; 0 for one run"
+        0, "Cross-validation: number of folds, each of which trains one run; 0 trains a single run"
     )
     fold: Annotated[int, Meta(ge=0, le=1000)] = _choice(
-        0, "with `folds`: the number of the one fold to hold out, from 1; 0 for all, one after the other"
+        0, "Cross-validation: train only this fold, counted from 1; 0 trains all folds in turn"
     )
-    ignore_index: Annotated[int, Meta(ge=0, le=255)] = _choice(
-        255, "segmenters: number in the masks of pixels that belong to no class"
-    )
+    ignore_index: Annotated[int, Meta(ge=0, le=255)] = _choice(255, "Segmentation: mask value of pixels to ignore")
     label_separator: str | None = _choice(
-        None, "several labels per image: what separates labels in a CSV file; by default a vertical bar, `;` or `,`"
+        None, "Multi-label: separator of labels in a CSV file. By default a vertical bar, `;` or `,`"
     )
-    skip_bad_images: bool = _choice(False, "leave out images that cannot be read, instead of stopping before training")
+    skip_bad_images: bool = _choice(False, "Skip unreadable images instead of stopping before training")
     sampler: Literal["shuffle", "balanced"] = _choice(
-        "shuffle", "training images of an epoch: `shuffle` for each once, `balanced` for each class equally often"
+        "shuffle",
+        "How each epoch samples training images: `shuffle` takes each image once, `balanced` draws every class equally "
+        "often",
     )
-    cache_features: bool = _choice(True, "with `head`: run the images through the network once, without augmentation")
-    seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = _choice(0, "seed of everything random")
+    cache_features: bool = _choice(
+        True, "If only the head is trained: compute the backbone's features once, without augmentation"
+    )
+    seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = _choice(0, "Random seed")
     precision: Literal["fp32", "bf16", "fp16"] = _choice(
-        "fp32", "precision: `fp32`, or autocast to `bf16` or, with a scaled loss, to `fp16`, which needs a GPU"
+        "fp32", "Precision: `fp32`, or mixed precision with `bf16` or `fp16`. `fp16` needs a GPU"
     )
-    channels_last: bool = _choice(True, "keep channels last in memory, which is faster on most machines")
+    channels_last: bool = _choice(True, "Use the channels-last memory format, which is faster on most machines")
     deterministic: bool = _choice(
-        False, "compute the same bits in every run on a GPU too, with algorithms that are slower"
+        False, "Use deterministic algorithms, for bit-for-bit reproducible training on a GPU; slower"
     )
     compile: bool = _choice(
-        False, "compile the training step with `torch.compile`, which takes about a minute and saves time on a GPU"
+        False, "Compile the training step with torch.compile: takes about a minute and speeds up training on a GPU"
     )
-    workers: Annotated[int, Meta(ge=0, le=256)] = _choice(2, "processes that read images ahead")
+    workers: Annotated[int, Meta(ge=0, le=256)] = _choice(2, "Number of data loading processes")
     cache_images: Literal["ram", "disk", "off"] | None = _choice(
         None,
-        "where smaller copies of large photos are kept, so that no later epoch decodes them: in memory (`ram`), on "
-        "`disk` in MNV2ZOO_HOME, or nowhere (`off`); by default on disk, up to 10 GiB and a fifth of what is free",
+        "Where to cache downscaled copies of large photos, so that later epochs load faster: in memory (`ram`), on "
+        "`disk` in MNV2ZOO_HOME, or `off`. By default on disk, using up to 10 GiB and a fifth of the free space",
     )
     checkpoint_steps: Annotated[int, Meta(ge=0, le=10**9)] = _choice(
-        0, "steps between checkpoints within an epoch; 0 for one an epoch"
+        0, "Optimizer steps between checkpoints within an epoch; 0 saves one checkpoint per epoch"
     )
 
     def __post_init__(self) -> None:
         for name, value in list(vars(self).items()):
             given, value = value, normal(name, value)
-            if name == "pad_type" and value == "":  # timm's word, which older runs wrote down
+            if name == "pad_type" and value == "":  # timm's name, which older runs recorded
                 value = "symmetric"
             if not fits(value, KINDS[name]):
                 raise _bad(name, SIZE if name in SIZES else _expected(KINDS[name], value), given)
             object.__setattr__(self, name, value)
         if self.label_separator is not None and not self.label_separator:
-            raise _bad("label_separator", "a character or more", self.label_separator)
+            raise _bad("label_separator", "at least one character", self.label_separator)
         if self.std is not None and min(self.std) <= 0:
-            raise _bad("std", "numbers above 0", self.std)
+            raise _bad("std", "numbers greater than 0", self.std)
         if self.scale_jitter is not None and self.scale_jitter[0] > self.scale_jitter[1]:
-            raise _bad("scale_jitter", "the lower factor first", self.scale_jitter)
+            raise _bad("scale_jitter", "two factors, the lower one first", self.scale_jitter)
         if self.keep_statistics and self.init == "random":
-            raise _bad("keep_statistics", "false with random weights, whose batch norms have seen no image", True)
+            raise _bad("keep_statistics", "false with random weights, whose batch norms have no statistics yet", True)
         if self.teacher is not None and self.train == "head" and self.cache_features:
-            raise _bad("teacher", "no teacher with cached features: it has to see the images", self.teacher)
+            raise _bad("teacher", "no teacher with cached features, because the teacher needs the images", self.teacher)
         if self.mixes and self.train == "head" and self.cache_features:
             name = "mixup" if self.mixup else "cutmix"
-            raise _bad(name, "0 with cached features, which are no images to mix", getattr(self, name))
+            raise _bad(name, "0 with cached features, because there are no images to mix", getattr(self, name))
         if self.augment_on == "device" and self.auto_augment is not None:
-            raise _bad("augment_on", "workers with auto_augment, which takes one image at a time", self.augment_on)
+            raise _bad("augment_on", "workers with auto_augment, which processes one image at a time", self.augment_on)
         self._check_splits()
         if self.mixes and self.batch_size % 2:
-            raise _bad("batch_size", "an even number, because mixup and cutmix make pairs", self.batch_size)
+            raise _bad(
+                "batch_size", "an even number, because mixup and cutmix pair the images of a batch", self.batch_size
+            )
 
     def _check_splits(self) -> None:
         if self.folds == 1:
-            raise _bad("folds", "2 or more, or 0 for one run", self.folds)
+            raise _bad("folds", "2 or more, or 0 for a single run", self.folds)
         if self.fold > self.folds:
             raise _bad("fold", f"a number from 1 to {self.folds}" if self.folds else "0 without folds", self.fold)
         if self.group_by is not None and "(" in self.group_by:
@@ -344,43 +365,40 @@ class Recipe:
 
     @property
     def mixes(self) -> bool:
-        """Whether images are mixed, which gives soft targets."""
+        """Whether mixup or cutmix is on, which produces soft targets."""
         return bool(self.mixup or self.cutmix)
 
     def images(self) -> Layout:
-        """How the images are laid out, where their folders do not tell."""
-        from mnv2zoo.data.layout import LAYOUT_FIELDS, Layout  # with Pillow, which `--help` does without
+        """The data layout options of the recipe."""
+        from mnv2zoo.data.layout import LAYOUT_FIELDS, Layout  # imports Pillow, which `--help` does not need
 
         return Layout(**{name: getattr(self, name) for name in LAYOUT_FIELDS} | {"in_chans": self.in_chans or 3})
 
     def to_json(self) -> dict[str, Any]:
-        """All fields.
-
-        Returns:
-            Their values by name, for `json.dumps`.
-        """
+        """Returns all fields by name, as `json.dumps` takes them."""
         return asdict(self)
 
 
-# The type of each field, with its bounds and choices, and the same without bounds, in which choices are strings.
+# The type of each field with its bounds, and the choices of the fields that have a fixed set of them.
 KINDS: dict[str, Any] = get_type_hints(Recipe, include_extras=True)
 CHOICES = {name: choices for name, kind in KINDS.items() if (choices := choices_of(kind))}
 
 
-# Fields that are a side or a height and a width, and what to say is expected.
+# Image size fields, and their description in errors.
 SIZES = ("input_size", "test_input_size")
-SIZE = "pixels from 32 to 4096: a side such as 224, or height x width such as 160x320"
+SIZE = "pixels from 32 to 4096: one side such as 224, or HxW such as 160x320"
 
 
 def normal(name: str, value: Any) -> Any:
-    """A value of a field in the one form that a recipe has it in.
+    """Normalizes the value of a field.
 
     Args:
         name: The field.
-        value: The value. Lists are as JSON and TOML have tuples. A size may be written as text, such as `160x320`.
+        value: The value. Lists become tuples, because JSON and TOML have no tuples. A size may be a string such as
+            `160x320`.
 
     Returns:
-        The value; what fits no form stays as it is.
+        The normalized value. A value in an unknown form is returned unchanged.
     """
     if name in SIZES and isinstance(value, str) and re.fullmatch(r"\d{1,5}(x\d{1,5})?", value, re.ASCII):
         value = [int(side) for side in value.split("x")]
@@ -394,7 +412,7 @@ def normal(name: str, value: Any) -> Any:
 
 def _bad(name: str, expected: object, found: object) -> RecipeError:
     return RecipeError(
-        f"bad value for {name} in the recipe",
+        f"the recipe field {name} has an invalid value",
         expected=expected,
         found=repr(found),
         where=name,
@@ -403,13 +421,13 @@ def _bad(name: str, expected: object, found: object) -> RecipeError:
 
 
 def _expected(kind: Any, value: object) -> str:
-    """What to say is expected in place of a value that does not fit a type."""
+    """Describes a type, for the `expected` of an error."""
     if choices := choices_of(kind):
         return " or ".join(choices)
     words = []
     for one in alternatives(kind):
         plain, *metas = get_args(one) if get_origin(one) is Annotated else (one,)
-        if metas and fits(value, plain) and value == value:  # NaN is no number
+        if metas and fits(value, plain) and value == value:  # not for NaN
             return f"a number from {metas[0].ge} to {metas[0].le}"
         words.append("null" if plain is type(None) else getattr(plain, "__name__", str(plain)))
     return " or ".join(words)
@@ -419,94 +437,104 @@ FIELDS = tuple(f.name for f in fields(Recipe))
 
 
 def make(**values: Any) -> Recipe:
-    """Makes a recipe.
+    """Creates a recipe.
 
     Args:
-        **values: Fields of `Recipe`; the others have their defaults.
+        **values: Fields of `Recipe`. Fields that you leave out have their defaults.
 
     Returns:
         The recipe.
 
     Raises:
-        UnknownArgumentError: If there is no such field; the message names the nearest.
-        RecipeError: If a value is of the wrong kind or out of bounds.
+        UnknownArgumentError: If a field is unknown. The message suggests the closest name.
+        RecipeError: If a value has the wrong type or is out of bounds.
     """
     check_names(values)
     return Recipe(**values)
 
 
 def check_names(values: Iterable[str]) -> None:
-    """Checks names of fields.
+    """Checks that all names are fields of `Recipe`.
 
     Args:
         values: The names.
 
     Raises:
-        UnknownArgumentError: If there is no such field; the message names the nearest.
+        UnknownArgumentError: If a field is unknown. The message suggests the closest name.
     """
     for name in values:
         if name not in FIELDS:
             raise UnknownArgumentError(
-                "no such value in a recipe",
+                unknown("recipe field", name, FIELDS),
                 expected=nearest(name, FIELDS, 2),
                 found=repr(name),
-                fix="`mnv2zoo finetune --help` lists them.",
+                fix="See `mnv2zoo finetune --help` for all fields.",
             )
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Reads values of a recipe from a TOML or JSON file.
+    """Reads the values of a recipe from a TOML or JSON file.
 
     Args:
         path: The file, such as the `recipe.json` of an earlier run.
 
     Returns:
-        The values, unchecked.
+        The values, not yet checked.
 
     Raises:
-        RecipeError: If it is no such file.
+        RecipeError: If the file cannot be read as TOML or JSON.
     """
     try:
         text = path.read_text(encoding="utf-8")
         document = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (OSError, ValueError) as error:
         raise RecipeError(
-            "cannot read the recipe", expected="a TOML or JSON file", found=f"{error}".rstrip("."), where=path
+            "the recipe file cannot be read",
+            expected="a TOML or JSON file",
+            found=f"{error}".rstrip("."),
+            where=path,
+            fix="Check the path and the syntax of the file.",
         ) from error
     values = document.get("recipe", document) if isinstance(document, dict) else None
     if not isinstance(values, dict):
-        raise RecipeError("cannot read the recipe", expected="values by name", found=type(values).__name__, where=path)
+        raise RecipeError(
+            "the recipe file does not contain a recipe",
+            expected="an object from field names to values",
+            found=type(values).__name__,
+            where=path,
+            fix="Write one field per line, such as `epochs = 10`.",
+        )
     return values
 
 
-# Fields that do not decide what a run ends with, and so may be others when it is resumed.
+# Fields that do not affect the result, so you can change them when you resume a run.
 FREE = ("workers", "cache_images", "checkpoint_steps", "compile")
-# Fields that may name a file or a folder.
+# Fields that can be the path of a file or folder.
 PLACES = ("init", "teacher", "class_weights")
 
 
 def resumed(recorded: dict[str, Any], given: dict[str, Any]) -> Recipe:
-    """The recipe of an interrupted run.
+    """Returns the recipe of a run that is resumed.
 
     Args:
-        recorded: The recipe that the run wrote down. Fields that it lacks have their defaults.
-        given: Values that were given now.
+        recorded: The recipe that the run recorded. Missing fields have their defaults.
+        given: Values passed for this call.
 
     Returns:
-        The run's recipe, with what was given now where that does not decide the result.
+        The run's recipe, updated with the given values that do not affect the result.
 
     Raises:
-        UnknownArgumentError: If there is no such field.
-        RecipeError: If a value given now contradicts the run, or the recorded recipe is damaged.
+        UnknownArgumentError: If a field is unknown.
+        RecipeError: If a given value contradicts the run, or the recorded recipe is damaged.
     """
     check_names(given)
-    unknown = sorted(recorded.keys() - {*FIELDS})
-    if unknown:
+    others = sorted(recorded.keys() - {*FIELDS})
+    if others:
         raise RecipeError(
-            "the run was made by another version of mnv2zoo",
-            expected="a recipe of this version",
-            found=f"{unknown[0]!r} in it",
-            fix="Resume it with the version in its recipe.json, or start a new run with another --out.",
+            "the run was created by another version of mnv2zoo",
+            expected="a recipe with the fields of this version",
+            found=f"the unknown field {others[0]!r}",
+            fix="Resume the run with the mnv2zoo version in its recipe.json, or start a new run with another --out.",
         )
     recipe = make(**recorded)
     now: dict[str, Any] = {}
@@ -521,18 +549,18 @@ def resumed(recorded: dict[str, Any], given: dict[str, Any]) -> Recipe:
 
 
 def contradiction(name: str, recorded: object, given: object) -> RecipeError:
-    """The error for a value that is not that of the run that is resumed."""
+    """Returns the error for a value that differs from that of the resumed run."""
     return RecipeError(
-        f"--{name.replace('_', '-')} contradicts the run that is resumed",
+        f"--{name.replace('_', '-')} {given} contradicts the run that is resumed",
         expected=repr(recorded),
         found=repr(given),
         where=name,
-        fix="Leave it out to resume, or start a new run with another --out.",
+        fix="Leave the option out to resume, or start a new run with another --out.",
     )
 
 
 def may_have_moved(given: object, recorded: object) -> bool:
-    """Whether two names are those of files or folders; whether they hold the same is seen where they are read."""
+    """Whether a path may have moved: both values are paths. The content is compared when it is read."""
     return (
         isinstance(given, str) and isinstance(recorded, str) and Path(given).exists() and Path(recorded).is_absolute()
     )

@@ -1,6 +1,6 @@
-"""Training: the trainer, and everything that belongs to a run alone.
+"""Fine-tuning: the trainer and the run folder.
 
-Needs the extra `train`: `pip install -e ".[train]"` in a checkout.
+Requires the `train` extra: `pip install -e ".[train]"` in a checkout.
 """
 
 from __future__ import annotations
@@ -62,47 +62,49 @@ def finetune(
     log: Log | None = None,
     **recipe: Any,
 ) -> FinetuneResult | FoldsResult:
-    """Trains a network on a folder of photos.
-
-    By default it learns to classify them; another `task` may learn something else.
+    """Fine-tunes a model on your images.
 
     Args:
-        data: A folder with one subfolder per class; one with subfolders `train` and, if there are, `val` and `test`,
-            each with one subfolder per class; a tar file of either; a folder with one tar file per split; or timm's
-            name for a dataset, such as `torch/cifar10`. Where the folders may be read either way, pass
-            `layout="classes"`, or name the splits with `train_dir`, `val_dir` and `test_dir`. For several labels per
-            image: a CSV file with the columns `image` and `labels`, a folder with one, or what
-            `mnv2zoo.data.multilabel.read` takes else.
-        model: A name of the zoo, or a folder or `hf-hub:` repository with `config.json`, such as the run
-            folder of an earlier training; by default `mnv2zoo_100`.
-        out: The run folder, which is made outside the data. Afterwards `timm.create_model(f"local-dir:{out}",
-            pretrained=True)` gives the trained network.
-        task: What to learn: `classify`, `multilabel`, `detect`, `segment`, or a task of your own, as an instance of a
-            subclass of `mnv2zoo.tasks.Task`, the class itself, or its name `module:Class`. By default `multilabel`
-            where a CSV file lists images with labels, and `classify` otherwise.
-        resume: Resume an interrupted run in that folder. Everything that decides its result comes from its
-            `recipe.json`; an argument that contradicts it is an error. `workers`, `checkpoint_steps`, the device and
-            the place of the images may change. Pass a task of your own again. Without a run in the folder a new one
-            starts.
-        device: Where to train, such as `cpu`, `cuda:1`, `mps` or `xpu`; by default the accelerator if there is one. A
-            run resumes on any device. With several processes, name the kind alone, such as `cuda`: each process takes
-            one device.
-        log: The output; lines on stdout by default, or a progress bar on a terminal.
+        data: Your images, in one of these layouts for classification:
+
+            - a folder with one subfolder per class
+            - a folder with subfolders `train` and optionally `val` and `test`, each with one subfolder per class
+            - a tar file of either, or a folder with one tar file per split
+            - a timm dataset name, such as `torch/cifar10`
+
+            If the folders are ambiguous, pass `layout="classes"`, or name the splits with `train_dir`, `val_dir` and
+            `test_dir`. For `multilabel`: a CSV file with the columns `image` and `labels`, a folder that contains one,
+            or another layout that `mnv2zoo.data.multilabel.read` accepts.
+        model: A model name from the zoo, or a folder or `hf-hub:` repository with `config.json`, such as an earlier
+            run folder. By default `mnv2zoo_100`.
+        out: The run folder, which must be outside the data. After training, load the model with
+            `timm.create_model(f"local-dir:{out}", pretrained=True)`.
+        task: The task: `classify`, `multilabel`, `detect`, `segment`, or your own, as a subclass of
+            `mnv2zoo.tasks.Task`, an instance of it, or its name `module:Class`. By default `multilabel` if the data is
+            a CSV file of labels, else `classify`.
+        resume: Resume an interrupted run in the run folder. The recipe comes from its `recipe.json`, and an argument
+            that contradicts it raises an error. You can change `workers`, `cache_images`, `checkpoint_steps`,
+            `compile`, the device and the location of the images. Pass your own task again. If the folder contains no
+            run, a new one starts.
+        device: The device, such as `cpu`, `cuda:1`, `mps` or `xpu`. By default the accelerator if there is one, else
+            the CPU. A run can be resumed on another device. With several processes, pass the type alone, such as
+            `cuda`: each process takes one device.
+        log: Where to print. By default, lines on stdout, or a progress bar on a terminal.
         **recipe: Fields of `Recipe`.
 
     Returns:
-        The trained network with its metrics. With `folds`, a `FoldsResult` with the metrics of each fold, their means
-        and standard deviations; the run of each fold is a folder `fold-1` and so on in `out`.
+        The trained model with its metrics. With `folds`, a `FoldsResult` with the metrics of each fold, and their means
+        and standard deviations. The run folder of each fold is a subfolder of `out`: `fold-1`, `fold-2` and so on.
 
     Raises:
-        UnknownArgumentError: If a field is none of the recipe's; the message names the nearest.
-        RecipeError: If a value is of the wrong kind, out of bounds, or does not suit the network or the task.
-        TaskError: If there is no such task.
-        DeviceError: If the device cannot be used; the message names those that can.
-        DataError: If the images are not laid out, or not readable, as they must be.
-        WeightsError: If weights to start from cannot be found, fetched or verified.
-        RunError: If the run folder cannot be used or written, or the loss is no longer finite.
-        WorkerError: If worker processes would run your script again. On macOS and Windows, and for a GPU, put the call
+        UnknownArgumentError: If a recipe field is unknown. The message suggests the closest name.
+        RecipeError: If a value has the wrong type, is out of bounds, or does not suit the model or the task.
+        TaskError: If the task is unknown.
+        DeviceError: If the device cannot be used. The message lists the usable ones.
+        DataError: If the images are not in a supported layout, or cannot be read.
+        WeightsError: If the initial weights cannot be found, downloaded or verified.
+        RunError: If the run folder cannot be used or written, or the loss becomes infinite or NaN.
+        WorkerError: If worker processes would run your script again. On macOS and Windows, and with a GPU, put the call
             under `if __name__ == "__main__":`.
         MissingExtraError: If the extra `train` is not installed.
 
@@ -117,7 +119,7 @@ def finetune(
     processes.check_is_no_worker()
     recipes.check_names(recipe)
     if not resume:
-        recipes.make(**recipe)  # bad values are reported before the imports, which take seconds
+        recipes.make(**recipe)  # report invalid values before the imports, which take seconds
     with needs_train_extra():
         if task is not None:
             task = find_task(task)

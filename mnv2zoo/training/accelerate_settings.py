@@ -1,7 +1,7 @@
-"""Hugging Face Accelerate, and which of its environment variables a training accepts.
+"""Sets up Hugging Face Accelerate, and checks its environment variables.
 
-Accelerate reads `ACCELERATE_*` variables wherever it likes, and some of them change what is computed although the
-training loop takes no part in it. Each one is honored whole or refused by name.
+Accelerate reads `ACCELERATE_*` variables in many places, and some of them change the computation without the training
+loop's knowledge. Each variable is either fully supported or rejected by name.
 """
 
 from __future__ import annotations
@@ -21,40 +21,40 @@ from mnv2zoo.tasks.recipe import Recipe
 _OFF = ("", "0", "no", "false", "off", "none", "n", "f")
 # Variables that turn on an engine or a feature that the training loop does not support.
 _UNSUPPORTED = ("DYNAMO_BACKEND", "DOWNCAST_BF16", "GRADIENT_CLIPPING", "FP8_BACKEND")
-_USE_CPU = "ACCELERATE_USE_CPU"  # the one `ACCELERATE_USE_...` that only chooses the device
+_USE_CPU = "ACCELERATE_USE_CPU"  # the only `ACCELERATE_USE_...` that just chooses the device
 _DEVICE = "ACCELERATE_TORCH_DEVICE"
 # Launchers set one of these: torchrun and `accelerate launch`, and those of MPI.
 _PROCESSES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 def check_environment(recipe: Recipe) -> None:
-    """Refuses variables of Accelerate that ask for another training than the recipe does.
+    """Rejects Accelerate variables that contradict the recipe.
 
-    `accelerate launch` sets several of them to "off" values, or to those of its own configuration file.
+    `accelerate launch` sets several of them to "off" values, or to values from its own configuration file.
 
     Args:
         recipe: The recipe.
 
     Raises:
-        RecipeError: If there is one; the message names it.
+        RecipeError: If a variable contradicts the recipe. The message names it.
     """
     for variable, value in sorted(os.environ.items()):
         name, off = variable.removeprefix("ACCELERATE_"), value.strip().lower() in _OFF
         if name == variable or off:
             continue
         if name == "GRADIENT_ACCUMULATION_STEPS" and value.strip() != "1":
-            fix = f"Unset {variable}, and set the images per step with --batch-size."
-            raise _refused(variable, value, "1: a training does not accumulate gradients", fix)
+            fix = f"Unset {variable}, and pass --accumulate instead."
+            raise _refused(variable, value, "1, because the recipe's accumulate sets gradient accumulation", fix)
         if name == "MIXED_PRECISION" and value.strip().lower() != recipe.precision:
             fix = f"Pass --precision {value.strip().lower()}, or unset {variable}."
             raise _refused(variable, value, f"the recipe's precision, {recipe.precision}", fix)
         if name in _UNSUPPORTED or (name.startswith("USE_") and variable != _USE_CPU):
-            raise _refused(variable, value, "an Accelerate feature that a training supports", f"Unset {variable}.")
+            raise _refused(variable, value, "no value, because training does not support it", f"Unset {variable}.")
 
 
 def _refused(variable: str, value: str, expected: str, fix: str) -> RecipeError:
     return RecipeError(
-        f"the environment variable {variable} asks for another training",
+        f"the environment variable {variable} conflicts with the recipe",
         expected=expected,
         found=repr(value),
         where=variable,
@@ -63,19 +63,19 @@ def _refused(variable: str, value: str, expected: str, fix: str) -> RecipeError:
 
 
 def start(recipe: Recipe, device: str | None = None) -> Accelerator:
-    """Finds the device and the other processes.
+    """Creates the `Accelerator` for the device and processes.
 
     Args:
         recipe: The recipe.
-        device: The device, such as `cuda:1`. Several processes take one each, so they are given its kind alone. By
-            default the one that Accelerate's variables name, or the accelerator if there is one, or the CPU.
+        device: The device, such as `cuda:1`. With several processes, its type alone, because each process takes one
+            device. By default the device in Accelerate's variables, else the accelerator if there is one, else the CPU.
 
     Returns:
-        Accelerate's front end.
+        The accelerator.
 
     Raises:
-        RecipeError: If the environment asks for another training, or the batch does not suit the processes, or the
-            precision does not suit the device.
+        RecipeError: If an environment variable contradicts the recipe, the batch size cannot be divided among the
+            processes, or the device does not support the precision.
         DeviceError: If the device cannot be used, or not by several processes.
         RunError: If Accelerate cannot start.
     """
@@ -90,7 +90,7 @@ def start(recipe: Recipe, device: str | None = None) -> Accelerator:
     try:
         with _variable(_DEVICE, None if chosen is None or several else str(chosen)):
             accelerator = Accelerator(
-                cpu=on_cpu,  # said aloud, else Accelerate knows no processes on CPUs
+                cpu=on_cpu,  # explicit, because Accelerate otherwise ignores processes on CPUs
                 mixed_precision="no" if recipe.precision == "fp32" else recipe.precision,
                 dataloader_config=DataLoaderConfiguration(split_batches=True, use_seedable_sampler=False),
                 step_scheduler_with_optimizer=False,
@@ -110,8 +110,8 @@ def start(recipe: Recipe, device: str | None = None) -> Accelerator:
 
 
 def pins(device: torch.device) -> bool:
-    """Whether batches reach a device faster from pinned memory, which PyTorch does not have for every device."""
-    if device.type in ("cpu", "mps"):  # for MPS, PyTorch's loader warns that it pins nothing
+    """Whether to use pinned memory for transfers to a device. PyTorch does not support it for all devices."""
+    if device.type in ("cpu", "mps"):  # for MPS, PyTorch's loader would warn that it does not pin
         return False
     try:
         return torch.empty(1).pin_memory().is_pinned()
@@ -121,7 +121,7 @@ def pins(device: torch.device) -> bool:
 
 @contextlib.contextmanager
 def current(device: torch.device) -> Iterator[None]:
-    """Makes a device the one that its kind means by default, such as `cuda`, until the end of the `with` statement."""
+    """Makes a device the default of its type, such as `cuda`, within the `with` statement."""
     choose = getattr(torch.get_device_module(device), "device", None) if device.index is not None else None
     with contextlib.nullcontext() if choose is None else choose(device):
         yield
@@ -129,14 +129,14 @@ def current(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def algorithms(recipe: Recipe, sizes_differ: bool) -> Iterator[None]:
-    """Chooses the algorithms of GPUs until the end of the `with` statement.
+    """Chooses deterministic or the fastest GPU algorithms within the `with` statement.
 
-    Deterministic ones are asked for as https://pytorch.org/docs/stable/notes/randomness.html says. Otherwise cuDNN
-    measures which are the fastest for each shape of a batch, as in timm's `train.py`.
+    Deterministic algorithms are enabled as https://pytorch.org/docs/stable/notes/randomness.html describes. Otherwise
+    cuDNN benchmarks algorithms for each batch shape, as in timm's `train.py`.
 
     Args:
         recipe: The recipe.
-        sizes_differ: Whether batches differ in shape, so that measuring would not end.
+        sizes_differ: Whether batches differ in shape, in which case cuDNN would benchmark again and again.
     """
     was = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     with _variable("CUBLAS_WORKSPACE_CONFIG", ":4096:8" if recipe.deterministic else None):
@@ -151,7 +151,7 @@ def algorithms(recipe: Recipe, sizes_differ: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _variable(name: str, value: str | None) -> Iterator[None]:
-    """Sets an environment variable until the end of the `with` statement; None leaves it as it is."""
+    """Sets an environment variable within the `with` statement; None leaves it unchanged."""
     before = os.environ.get(name)
     if value is not None:
         os.environ[name] = value
@@ -166,8 +166,8 @@ def _variable(name: str, value: str | None) -> Iterator[None]:
 
 def _not_for_several(kind: str, device: str | None) -> DeviceError:
     return DeviceError(
-        "several processes cannot train on that device",
-        expected=f"{kind}, of which each process takes one",
+        f"several processes cannot train on the device {device}",
+        expected=f"{kind}, from which each process takes one device",
         found=device,
         where="device",
         fix=f"Pass --device {kind}, or leave it out.",
@@ -177,30 +177,30 @@ def _not_for_several(kind: str, device: str | None) -> DeviceError:
 def _check_precision(recipe: Recipe, device: torch.device) -> None:
     if recipe.precision == "fp16" and device.type == "cpu":
         raise RecipeError(
-            "fp16 is for GPUs",
+            "the precision fp16 needs a GPU",
             expected="fp32 or bf16 on a CPU",
             found="fp16",
             where="precision",
-            fix="Pass --precision bf16, or a --device.",
+            fix="Pass --precision bf16, or choose a GPU with --device.",
         )
 
 
 def _check_batch(recipe: Recipe, processes: int) -> None:
-    """Refuses a batch that the processes cannot share."""
+    """Rejects a batch size that the processes cannot share."""
     each, rest = divmod(recipe.batch_size, processes)
     if rest or each < 2:
         raise RecipeError(
-            "the batch does not divide among the processes",
-            expected=f"a multiple of the {processes} processes, with two images or more for each",
+            f"a batch of {recipe.batch_size} images cannot be divided among {processes} processes",
+            expected=f"a multiple of {processes}, with at least two images per process",
             found=recipe.batch_size,
             where="batch_size",
             fix="Choose another --batch-size.",
         )
     if recipe.mixes and each % 2:
         raise RecipeError(
-            "mixup and cutmix pair the images that each process gets",
-            expected=f"an even number for each of the {processes} processes",
-            found=f"{each} each, of a batch of {recipe.batch_size}",
+            "mixup and cutmix need an even number of images per process, because they pair images",
+            expected=f"an even number of images for each of the {processes} processes",
+            found=f"{each} images per process, from a batch of {recipe.batch_size}",
             where="batch_size",
-            fix=f"Choose a --batch-size that {2 * processes} divides.",
+            fix=f"Choose a --batch-size that is a multiple of {2 * processes}.",
         )

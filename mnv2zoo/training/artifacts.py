@@ -1,4 +1,4 @@
-"""The documents that a run leaves behind."""
+"""The documents that a run writes."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def describe_run(
     data: Data,
     found: int,
 ) -> dict[str, Any]:
-    """Everything that decides the result of a run, with defaults and the weights' own values filled in.
+    """Records everything that affects the result of a run, with all default values filled in.
 
     Args:
         place: The data.
-        model_name: The network.
+        model_name: The model.
         recipe: The recipe.
-        lr: The highest learning rate.
-        start: The network and its weights.
-        task: The task, set up.
-        data: The images in their splits.
-        found: Number of images in the data, including those that are left out.
+        lr: The peak learning rate.
+        start: The model and its initial weights.
+        task: The task, after `setup`.
+        data: The images by split.
+        found: Number of images in the data, including those that were left out.
 
     Returns:
-        The run's `recipe.json`.
+        The content of the run's `recipe.json`.
     """
     test = start.test_preprocessing
     modes = {mode: name for name, mode in CROP_MODES.items()}
@@ -70,7 +70,7 @@ def describe_run(
 
 
 def _size(preprocessing: Mapping[str, Any], task: Task, given: int | tuple[int, ...] | None) -> int | list[int]:
-    """The size that a recipe would give: both sides, or one where a task finds the other by itself."""
+    """The size as a recipe has it: height and width, or one side if the task computes the other."""
     _, height, width = preprocessing["input_size"]
     if height == width or (set(OF_FITTING) <= set(task.ignores) and not isinstance(given, tuple)):
         return min(height, width)
@@ -78,7 +78,7 @@ def _size(preprocessing: Mapping[str, Any], task: Task, given: int | tuple[int, 
 
 
 def images_fingerprint(data: Data) -> str:
-    """A hash of the names, classes and sizes of the images, by which moved data are known."""
+    """Hashes the names, classes and sizes of the images, to recognize data that was moved."""
     digest = hashlib.sha256()
     for split, samples in sorted(data.splits.items()):
         for sample in samples:
@@ -90,12 +90,12 @@ def images_fingerprint(data: Data) -> str:
 
 
 def preprocessing_of(start: Start) -> dict[str, Any]:
-    """The preprocessing of a trained network for its `config.json`, as timm names it."""
+    """The preprocessing of a trained model for its `config.json`, with timm's names."""
     train, test = start.preprocessing, start.test_preprocessing
     size = {"test_input_size": test["input_size"]} if test["input_size"] != train["input_size"] else {}
     return {**train, **size, "crop_pct": test["crop_pct"]}
 
 
 def write_results(folder: RunFolder, epoch: int, scores: Mapping[str, Scores]) -> None:
-    """Writes the scores of the kept weights."""
+    """Writes `results.json`, the metrics of the saved weights."""
     folder.write_json(RESULTS, {"epoch": epoch} | {split: own.to_json() for split, own in scores.items()})

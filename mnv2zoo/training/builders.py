@@ -1,4 +1,4 @@
-"""The optimizer and the schedules that a recipe describes."""
+"""Creates the optimizer and the learning rate schedule of a recipe."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from mnv2zoo.tasks.recipe import Recipe
 
 
 def check(recipe: Recipe) -> None:
-    """Tries what only timm can judge, on a made image and a tiny network, before anything is read or written.
+    """Tries the optimizer and the augmentation on a generated image and a tiny model, before training starts.
 
     Args:
         recipe: The recipe.
 
     Raises:
-        RecipeError: If timm does not know an optimizer or an augmentation, or if one does not work.
+        RecipeError: If timm does not know the optimizer or the augmentation policy, or if one of them fails.
     """
     augmentation.check(recipe)
     name = recipe.opt.lower().removeprefix("lookahead_")
@@ -32,10 +32,10 @@ def check(recipe: Recipe) -> None:
         near = difflib.get_close_matches(name, known, 3)
         raise RecipeError(
             f"timm has no optimizer {recipe.opt!r}",
-            expected=" or ".join(near) or "a name of timm, such as sgd or adamw",
+            expected=" or ".join(near) or "a timm optimizer, such as sgd or adamw",
             found=repr(recipe.opt),
             where="opt",
-            fix="Correct --opt.",
+            fix="Correct --opt. `timm.optim.list_optimizers()` lists all names.",
         )
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     try:
@@ -44,10 +44,10 @@ def check(recipe: Recipe) -> None:
             net(torch.rand(2, 3, 8, 8)).square().sum().backward()
             optimizer.step()
             optimizer.zero_grad()
-    except Exception as error:  # of many libraries: one is not installed, a closure is asked for, ...
+    except Exception as error:  # from many libraries: a package is missing, the optimizer needs a closure, ...
         raise RecipeError(
             f"the optimizer {recipe.opt!r} does not work with this recipe",
-            expected="an optimizer that steps on gradients alone",
+            expected="an optimizer that needs only gradients",
             found=f"{type(error).__name__}: {' '.join(str(error).split())}"[:300].rstrip("."),
             where="opt",
             fix="Choose another --opt, such as sgd or adamw.",
@@ -61,19 +61,19 @@ def make_optimizer(
     layer_decay: float | None = None,
     backbone: nn.Module | None = None,
 ) -> Any:
-    """Creates the optimizer of a network's parameters.
+    """Creates the optimizer.
 
     Args:
-        trainee: The network.
+        trainee: The module to train.
         recipe: The recipe.
-        lr: The highest learning rate.
-        layer_decay: Factor on the learning rate from each layer to the one before it.
-        backbone: The part whose learning rate the recipe's `backbone_lr` scales.
+        lr: The peak learning rate.
+        layer_decay: Multiplier for the learning rate from each layer to the one before it.
+        backbone: The part whose learning rate is scaled by the recipe's `backbone_lr`.
 
     Returns:
         The optimizer.
     """
-    # Nesterov's momentum of zero is none, which PyTorch wants to be told.
+    # PyTorch rejects Nesterov momentum of 0, so turn it off explicitly.
     info = get_optimizer_info(recipe.opt.lower().removeprefix("lookahead_"))
     plain: dict[str, Any] = {"nesterov": False} if not recipe.momentum and (info.defaults or {}).get("nesterov") else {}
     return create_optimizer_v2(
@@ -89,7 +89,7 @@ def make_optimizer(
 
 
 def _groups(trainee: nn.Module, backbone: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Parameters by whether they are of the backbone and whether they decay; timm's schedules read `lr_scale`."""
+    """Groups parameters by backbone or head, and by weight decay or none. timm's schedules read `lr_scale`."""
     own = {id(p) for p in backbone.parameters()}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for p in trainee.parameters():
@@ -106,13 +106,13 @@ def _groups(trainee: nn.Module, backbone: nn.Module, recipe: Recipe) -> list[dic
 
 
 def make_scheduler(optimizer: Any, recipe: Recipe, lr: float, steps: int) -> Any:
-    """The schedule of the learning rate, by the step.
+    """Creates the learning rate schedule, which is updated at every step.
 
     Args:
         optimizer: The optimizer.
         recipe: The recipe.
-        lr: The highest learning rate.
-        steps: Steps of an epoch.
+        lr: The peak learning rate.
+        steps: Steps per epoch.
 
     Returns:
         The schedule.
@@ -121,7 +121,7 @@ def make_scheduler(optimizer: Any, recipe: Recipe, lr: float, steps: int) -> Any
         optimizer,
         sched=recipe.sched,
         num_epochs=recipe.epochs,
-        warmup_epochs=min(recipe.warmup_epochs, recipe.epochs / 2),  # type: ignore[arg-type]  # a part of one will do
+        warmup_epochs=min(recipe.warmup_epochs, recipe.epochs / 2),  # type: ignore[arg-type]  # fractions work too
         warmup_lr=0.01 * lr,
         min_lr=recipe.min_lr * lr,
         step_on_epochs=False,
@@ -131,25 +131,25 @@ def make_scheduler(optimizer: Any, recipe: Recipe, lr: float, steps: int) -> Any
 
 
 def learning_rate(recipe: Recipe) -> float:
-    """The recipe's highest learning rate, or the default one for its batch."""
+    """The recipe's peak learning rate, or the default for its batch size."""
     if recipe.lr is not None:
         return recipe.lr
     return 0.02 * recipe.batch_size * recipe.accumulate / 32
 
 
 def side_of_epoch(recipe: Recipe, epoch: int, full: int) -> int:
-    """Side of the training images in an epoch, in pixels.
+    """Side of the training images in an epoch, in pixels, for progressive resizing.
 
-    Four steps of growth are those of EfficientNetV2's progressive learning (Tan and Le 2021,
+    The four stages are those of EfficientNetV2's progressive learning (Tan and Le 2021,
     https://arxiv.org/abs/2104.00298, section 4.2).
 
     Args:
-        recipe: Says where it begins.
+        recipe: The recipe, whose `start_input_size` is the first side.
         epoch: The epoch, from 0.
-        full: The side at which it ends.
+        full: The final side.
 
     Returns:
-        A multiple of 8 on the way, and the full side in the last quarter and the last epoch.
+        The full side in the last quarter of the epochs and in the last epoch, and a multiple of 8 before.
     """
     quarter = 4 * epoch // recipe.epochs
     if recipe.start_input_size is None or quarter == 3 or epoch == recipe.epochs - 1:

@@ -1,4 +1,4 @@
-"""Training the head alone, on features that are computed once."""
+"""Caches the features of the frozen backbone, to train the head alone."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from mnv2zoo.training.progress import Log
 def cache_features(
     accelerator: Accelerator, task: Task, backbone: nn.Module, photos: Dataset[Any], recipe: Recipe, log: Log
 ) -> Features:
-    """Computes the features of every image, once and without augmentation.
+    """Computes the features of every image once, without augmentation.
 
     Args:
         accelerator: The device and the processes.
         task: The task.
-        backbone: The part of the network in front of the head.
+        backbone: The part of the model before the head.
         photos: The images and their targets.
         recipe: The recipe.
         log: The log.
@@ -46,11 +46,11 @@ def cache_features(
 
 
 class Features(Dataset[tuple[Tensor, Any]]):
-    """Cached features; takes the keys of `Batches`, whose seeds decide nothing here.
+    """A dataset of cached features. It accepts the keys of `Batches`, and ignores their seeds.
 
     Args:
-        batches: Features (N, ...) and targets, of which every tensor has N rows.
-        device: Where to keep them.
+        batches: Features (N, ...) and targets, in which every tensor has N rows.
+        device: The device to store them on.
     """
 
     def __init__(self, batches: list[tuple[Tensor, Any]], device: torch.device | str = "cpu") -> None:
@@ -66,13 +66,13 @@ class Features(Dataset[tuple[Tensor, Any]]):
         return map_tensors(operator.itemgetter(0), self.__getitems__([key]))
 
     def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> tuple[Tensor, Any]:
-        """The same of a whole batch at once, which PyTorch's loaders ask for."""
+        """The features and targets of a whole batch; PyTorch's loaders call this method if it exists."""
         indices = [key[0] if isinstance(key, tuple) else key for key in keys]
         index = torch.tensor(indices, device=self.features.device)
         return self.features[index], map_tensors(operator.itemgetter(index), self.targets)
 
     def take(self, indices: Sequence[int]) -> Features:
-        """The features and the targets of some of the images."""
+        """A dataset with a subset of the images."""
         index = torch.tensor(indices, device=self.features.device)
         taken = copy.copy(self)
         taken.features, taken.targets = self.features[index], map_tensors(operator.itemgetter(index), self.targets)
@@ -80,7 +80,7 @@ class Features(Dataset[tuple[Tensor, Any]]):
 
     @staticmethod
     def collate(batch: tuple[Tensor, Any]) -> tuple[Tensor, Any]:
-        """A batch as `__getitems__` gives it."""
+        """Returns a batch as `__getitems__` created it."""
         return batch
 
 

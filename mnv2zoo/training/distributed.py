@@ -1,4 +1,4 @@
-"""What several processes do together: one acts for all, or each takes a part of a dataset."""
+"""Helpers for training with several processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
-    """Does something in the main process alone; all processes get its result, or raise its error."""
+    """Runs a function in the main process only. All processes return its result or raise its error."""
     outcome: list[Any] = [None, None]
     if accelerator.is_main_process:
         try:
@@ -34,15 +34,15 @@ def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
 
 
 def of_worker(error: ZooError) -> ZooError:
-    """An error as it was raised.
+    """Recovers the original error of a worker process.
 
-    PyTorch raises an error of a worker process anew, with the text of the whole traceback as its one argument.
+    PyTorch re-raises an error of a worker process with the text of the whole traceback as its only argument.
 
     Args:
         error: The error.
 
     Returns:
-        It; of one of a worker, the error that was raised there.
+        The error as the worker raised it. Other errors are returned unchanged.
     """
     name = type(error).__name__
     traceback, mark, text = str(error.problem).rpartition(f".{name}: ")
@@ -54,13 +54,13 @@ def of_worker(error: ZooError) -> ZooError:
 
 
 def synchronize_norms(model: nn.Module) -> None:
-    """Lets batch norms in training mode share the statistics of all processes' batches.
+    """Synchronizes the batch statistics of batch norms over all processes.
 
-    `timm.layers.convert_sync_batchnorm` puts other modules in their place, which modules that refer to them, such as
-    those that stay frozen, would not know of. Here they stay, and so does the state dict.
+    `timm.layers.convert_sync_batchnorm` creates new modules, so existing references to the old ones, such as the list
+    of frozen modules, would be outdated. This function keeps the modules and the state dict.
 
     Args:
-        model: The network, on a GPU. It is changed in place.
+        model: The model on a GPU. It is changed in place.
     """
     for module in model.modules():
         kind = _SYNCHRONIZED.get(type(module))
@@ -84,23 +84,23 @@ def run_network(
     update: Callable[[Any, Any], Any],
     advance: Callable[[int], None] = lambda images: None,
 ) -> None:
-    """Runs a dataset through a network in evaluation mode.
+    """Runs a model in evaluation mode on a dataset.
 
     Args:
         accelerator: The device and the processes.
         task: The task.
-        net: The network.
-        loader: Batches, prepared by the accelerator.
-        update: Takes the outputs and the targets of each batch, those of all processes, on the CPU and in the order of
+        net: The model.
+        loader: A data loader, prepared by the accelerator.
+        update: Called with the outputs and targets of each batch from all processes, on the CPU and in the order of
             the dataset.
-        advance: Takes the number of images that are done.
+        advance: Called with the number of images of each batch.
     """
     net.eval()
     with torch.inference_mode(), accelerator.autocast():
         for inputs, targets in loader:
             batch = task.condense(in_single_precision(net(channels_last(inputs))), targets)
             if task.gather_objects:
-                # A list with an item per image, of which the images of the processes come one after the other.
+                # A list with one item per image, first the images of the first process, then those of the next.
                 pairs = accelerator.gather_for_metrics(list(zip(*to_cpu(batch), strict=True)), use_gather_object=True)
                 outputs, targets = map(list, zip(*pairs, strict=True))
                 images = len(pairs)
@@ -112,9 +112,9 @@ def run_network(
 
 
 def _own(tensor: Tensor) -> Tensor:
-    """A tensor on the CPU in memory of this process.
+    """Copies a tensor to CPU memory of this process.
 
-    What a worker reads comes in shared memory, and each piece holds a file descriptor for as long as it is kept.
+    Workers send tensors in shared memory, and each of them would keep a file descriptor open.
     """
     tensor = tensor.cpu()
     return tensor.clone() if tensor.is_shared() else tensor

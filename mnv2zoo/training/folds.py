@@ -1,8 +1,8 @@
-"""Cross-validation: a run per fold, and one report with the mean and the standard deviation of each metric.
+"""Cross-validation: one run per fold, and a report with the mean and standard deviation of each metric.
 
 | file | content |
 | --- | --- |
-| `fold-1`, `fold-2` and so on | the run of each fold; `split.json` in each names the images of all folds |
+| `fold-1`, `fold-2` and so on | the run of each fold; its `split.json` lists the images of all folds |
 | `folds.json` | the metrics of each finished fold, their means and standard deviations |
 | `README.md` | the same as a table |
 """
@@ -37,9 +37,9 @@ class FoldsResult:
     """The outcome of a cross-validation.
 
     Attributes:
-        run: The folder that holds the run of each fold.
-        epochs: For each fold the epoch, from 1, that its weights are of.
-        scores: For each of `val` and `test`, as far as the data has these, the metrics of each fold.
+        run: The folder that contains the run of each fold.
+        epochs: For each fold, the epoch of its saved weights, from 1.
+        scores: The metrics of each fold by split, for `val` and, if the data has such images, `test`.
     """
 
     run: Path
@@ -61,7 +61,7 @@ class FoldsResult:
 
     @property
     def std(self) -> dict[str, dict[str, float]]:
-        """The sample standard deviation of each metric over the folds, by split; 0 for a metric of one fold alone."""
+        """The sample standard deviation of each metric over the folds, by split; 0 for a single fold."""
         return {
             split: {name: statistics.stdev(found) if found[1:] else 0.0 for name, found in _by_metric(own).items()}
             for split, own in self.scores.items()
@@ -78,7 +78,7 @@ class FoldsResult:
 
 
 def _by_metric(folds: tuple[Metrics, ...]) -> dict[str, list[float]]:
-    """The values of each metric; some folds may lack one."""
+    """The values of each metric. A fold may lack some metrics."""
     names = dict.fromkeys(name for own in folds for name in own)
     return {name: [own[name] for own in folds if name in own] for name in names}
 
@@ -88,19 +88,19 @@ def _rounded(metrics: Metrics) -> dict[str, float]:
 
 
 def count(out: str | Path, given: Mapping[str, Any], resumes: bool) -> int:
-    """Finds out whether a training is a cross-validation.
+    """Returns the number of folds of a cross-validation.
 
     Args:
-        out: The folder to write to.
-        given: Fields of `Recipe` that are given.
-        resumes: Whether to resume what is in the folder.
+        out: The output folder.
+        given: The given fields of `Recipe`.
+        resumes: Whether to resume a cross-validation in the folder.
 
     Returns:
         The number of folds; 0 for a single run.
 
     Raises:
-        RunError: If the folder does not suit a cross-validation.
-        RecipeError: If the folds that are resumed are others.
+        RunError: If the folder cannot be used for a cross-validation.
+        RecipeError: If the number of folds differs from that of the resumed cross-validation.
     """
     folder = Path(out)
     wanted = given.get("folds", 0) if not given.get("fold") else 0
@@ -113,7 +113,8 @@ def count(out: str | Path, given: Mapping[str, Any], resumes: bool) -> int:
     if wanted and not vacant(folder) and not (resumes and there == {_folder(folder, 1).name}):
         again = FOLDS in there or _folder(folder, 1).name in there
         raise RunError(
-            "there is a cross-validation in the folder already" if again else "the folder must be new or empty",
+            "the folder already contains a cross-validation" if again else "the output folder is not empty",
+            expected="a new or empty folder",
             found=f"{min(there)!r} in it" if there else "a file",
             where=folder,
             fix=("Resume it with --resume, or choose" if again else "Choose") + " another folder with --out.",
@@ -132,19 +133,19 @@ def run(
     log: Log | None = None,
     device: str | None = None,
 ) -> FoldsResult:
-    """Trains a run per fold, one after the other; see `mnv2zoo.finetune`.
+    """Trains one run per fold; see `mnv2zoo.finetune`.
 
-    The first fold divides the images; the others take its folds from its `split.json`. A fold that `folds.json` lists
-    is finished, and is not touched again.
+    The first fold divides the images; the other folds use its `split.json`. Folds that `folds.json` lists are finished
+    and are not trained again.
 
     Args:
         place: The data.
-        model_name: The network; None for the default, or for the one of the folds that are resumed.
-        out: The folder to write to.
-        given: Fields of `Recipe` that are not to have their defaults.
+        model_name: The model; None for the default, or for the model of the resumed folds.
+        out: The output folder.
+        given: The given fields of `Recipe`.
         folds: The number of folds.
-        task: The task; None for classification, or for the one of the folds that are resumed.
-        resumes: Resume the folds in the folder, if there are any.
+        task: The task; None for classification, or for the task of the resumed folds.
+        resumes: Whether to resume the folds in the folder, if there are any.
         log: The log.
         device: The device; by default the accelerator if there is one.
 
@@ -162,7 +163,7 @@ def run(
     for fold in range(1, folds + 1):
         own = _folder(folder, fold)
         if fold <= len(rows):
-            log.say(f"fold {fold} of {folds}: finished, and kept")
+            log.say(f"fold {fold} of {folds}: already finished")
         else:
             log.say(f"fold {fold} of {folds}: {own}")
             values = {**(given if (own / RECIPE).is_file() else shared), "folds": folds, "fold": fold}
@@ -174,8 +175,8 @@ def run(
     result = _result(folder, rows)
     metric = shared.get("monitor") or find_task(task, begun.get("task")).metric
     for split, mean in result.mean.items():
-        log.say(f"{split}: {metric} {mean[metric]:.4g} ± {result.std[split][metric]:.2g}, of {folds} folds")
-    log.say(f"all metrics are in {folder / 'README.md'} and {folder / FOLDS}")
+        log.say(f"{split}: {metric} {mean[metric]:.4g} ± {result.std[split][metric]:.2g} over {folds} folds")
+    log.say(f"all metrics: {folder / 'README.md'} and {folder / FOLDS}")
     return result
 
 
@@ -184,13 +185,13 @@ def _folder(out: Path, fold: int) -> Path:
 
 
 def _shared(begun: Mapping[str, Any], given: Mapping[str, Any], model_name: str | None) -> tuple[dict[str, Any], str]:
-    """The recipe and the network of the folds that have not begun, which are those of the first fold."""
+    """The recipe and the model of the remaining folds, which are those of the first fold."""
     recipe, model = resume.resumed(dict(begun), given, model_name)
     return recipe.to_json(), model
 
 
 def _row(done: FinetuneResult) -> dict[str, Any]:
-    """The metrics of a fold, rounded as `folds.json` has them, so that resumed folds have the same mean."""
+    """The metrics of a fold, rounded as in `folds.json`, so that resumed folds give the same mean."""
     return {"epoch": done.epoch} | {split: _rounded(scores.metrics()) for split, scores in done.scores.items()}
 
 
@@ -203,11 +204,11 @@ def _finished(out: Path) -> list[dict[str, Any]]:
         return [{key: row[key] for key in row if key != "run"} for row in document["folds"]]
     except (KeyError, TypeError) as error:
         raise RunError(
-            "cannot read the metrics of the folds",
-            expected="the metrics of each fold",
+            "the metrics of the folds cannot be read",
+            expected="a JSON document with the metrics of each fold",
             found="another JSON document",
             where=out / FOLDS,
-            fix="Restore the file, or remove it to evaluate the folds again.",
+            fix="Restore the file, or delete it to evaluate the folds again.",
         ) from error
 
 
@@ -218,7 +219,7 @@ def _result(out: Path, rows: list[dict[str, Any]]) -> FoldsResult:
 
 
 def _write(out: Path, result: FoldsResult, folds: int, active: bool) -> None:
-    """Writes what is known after a fold: the page and, last, `folds.json`."""
+    """Writes the metrics of the finished folds: first the page, then `folds.json`."""
     if not active:
         return
     done = len(result.epochs)

@@ -1,4 +1,4 @@
-"""Loaders of batches, and the worker processes that read images ahead for them."""
+"""Data loaders and their worker processes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from mnv2zoo.models import pretrained
 from mnv2zoo.system import posix, processes
 from mnv2zoo.training import accelerate_settings
 
-# What a server imports once, before workers fork from it.
+# Modules that the fork server imports once, before workers fork from it.
 _PRELOADED = ("mnv2zoo.data.datasets", "mnv2zoo.tasks")
 
 
 def start_method(device: torch.device) -> str:
-    """Chooses how workers start: forked only if neither this training nor an earlier one uses a GPU.
+    """Chooses how workers start. They fork only if neither this run nor an earlier one in the process uses a GPU.
 
     Args:
-        device: The device of the training.
+        device: The training device.
 
     Returns:
         `fork`, `forkserver` or `spawn`.
@@ -32,18 +32,18 @@ def start_method(device: torch.device) -> str:
 def train_loader(
     dataset: Dataset[Any], batches: Batches, collate: Any, workers: int, device: torch.device, pins: bool
 ) -> DataLoader[Any]:
-    """Batches to train on.
+    """Creates the data loader for training.
 
     Args:
         dataset: Images or features.
-        batches: Which of them belong to each batch.
-        collate: Makes a batch of samples; None for PyTorch's own function.
-        workers: Processes that read ahead.
-        device: The device of the training.
-        pins: Whether batches are to come in pinned memory, if the device has any.
+        batches: The batch sampler.
+        collate: Combines samples into a batch; None for PyTorch's default.
+        workers: Number of worker processes.
+        device: The training device.
+        pins: Whether to use pinned memory, if the device supports it.
 
     Returns:
-        The loader, whose workers stay from epoch to epoch.
+        The loader. Its workers persist over epochs.
     """
     return DataLoader(
         dataset,
@@ -58,15 +58,15 @@ def train_loader(
 def eval_loader(
     dataset: Dataset[Any], batch_size: int, collate: Any, workers: int, device: torch.device, repeated: bool = False
 ) -> DataLoader[Any]:
-    """Batches to evaluate on, in the order of the dataset.
+    """Creates a data loader for evaluation, in the order of the dataset.
 
     Args:
         dataset: Images or features.
-        batch_size: Samples in a batch.
-        collate: Makes a batch of samples; None for PyTorch's own function.
-        workers: Processes that read ahead.
-        device: The device of the training.
-        repeated: Whether they are read once per epoch. Workers that are slow to start then stay.
+        batch_size: Samples per batch.
+        collate: Combines samples into a batch; None for PyTorch's default.
+        workers: Number of worker processes.
+        device: The training device.
+        repeated: Whether the loader is used once per epoch. Workers that are slow to start then persist.
 
     Returns:
         The loader.
@@ -77,7 +77,7 @@ def eval_loader(
 
 
 def _processes(workers: int, device: torch.device) -> dict[str, Any]:
-    """The arguments of a loader that are about its workers."""
+    """The worker arguments of a data loader."""
     if not workers:
         return {"num_workers": 0}
     method = start_method(device)
@@ -88,10 +88,10 @@ def _processes(workers: int, device: torch.device) -> dict[str, Any]:
 
 
 def _begin(worker: int, gives_way: bool) -> None:
-    """Prepares a worker process.
+    """Initializes a worker process.
 
-    On the CPU it runs in what the training leaves of the processor: a step's threads wait for each other many times, so
-    one that is interrupted keeps all waiting.
+    When training on the CPU, workers get a lower priority. The threads of a training step synchronize often, so
+    interrupting one of them would delay all.
     """
     processes.end_with_parent()
     if gives_way:

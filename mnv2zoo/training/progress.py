@@ -1,4 +1,4 @@
-"""The output of a training while it runs: lines, a progress bar and TensorBoard."""
+"""Training output: log lines, a progress bar and TensorBoard."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ LINE_EVERY = 30.0  # seconds between lines within an epoch, where there is no pr
 
 
 class Log:
-    """Lines for people, a progress bar on a terminal, and TensorBoard's scalars.
+    """Prints log lines, draws a progress bar on a terminal, and writes TensorBoard scalars.
 
     Args:
-        stream: Where lines go, `sys.stdout` by default. The bar is drawn there too, if it is a terminal.
+        stream: The output stream, by default `sys.stdout`. If it is a terminal, the progress bar is drawn there too.
 
     Attributes:
-        active: Whether this process is the one that tells.
+        active: Whether this process is the one that prints.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -40,7 +40,7 @@ class Log:
 
     @property
     def _live(self) -> bool:
-        # Derived, because who is active is known only once the processes know of each other.
+        # A property, because `active` is only set once the processes are connected.
         return self.active and self._console.is_terminal
 
     def say(self, line: str) -> None:
@@ -51,11 +51,11 @@ class Log:
                 self._console.file.flush()
 
     def stage(self, title: str, total: int) -> Stage:
-        """Begins a stretch of work.
+        """Starts a stage of work with a progress bar.
 
         Args:
-            title: What is done.
-            total: Images to do.
+            title: The title of the stage.
+            total: Total number of images.
 
         Returns:
             A context manager with a method `advance`.
@@ -63,7 +63,7 @@ class Log:
         return Stage(self, title, total)
 
     def open_tensorboard(self, folder: Path, done_epochs: int) -> None:
-        """Writes TensorBoard's files to a folder; rows of epochs after those done are replaced."""
+        """Opens TensorBoard's files in a folder. Entries of epochs after the finished ones are replaced."""
         if self.active:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -73,9 +73,9 @@ class Log:
         """Reports an epoch.
 
         Args:
-            row: Its row of the history.
-            epochs: The number of epochs in all.
-            validation: The metrics of the validation, each in a few words.
+            row: The row of the epoch in the history.
+            epochs: Total number of epochs.
+            validation: The validation metrics as text.
         """
         words = [f"epoch {row['epoch']}/{epochs}", f"loss {row['train_loss']:.4f}", *validation]
         words += [f"lr {row['lr']:.3g}", f"{row['images_per_second']:.0f} images/s", f"{row['seconds']:.1f} s"]
@@ -91,13 +91,13 @@ class Log:
             self._writer.add_figure(name, figure, epoch)
 
     def close(self) -> None:
-        """Ends TensorBoard's files."""
+        """Closes TensorBoard's files."""
         if self._writer is not None:
             self._writer.close()
 
 
 class Stage:
-    """A stretch of work whose progress is shown; see `Log.stage`."""
+    """A stage of work with a progress bar; see `Log.stage`."""
 
     def __init__(self, log: Log, title: str, total: int) -> None:
         self._log, self._title, self._total, self._done = log, title, total, 0
@@ -110,7 +110,7 @@ class Stage:
         return self
 
     def advance(self, images: int) -> None:
-        """Tells of images done."""
+        """Advances the progress by a number of images."""
         self._done += images
         now = time.monotonic()
         speed = self._done / max(now - self._began, 1e-9)

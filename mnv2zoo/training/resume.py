@@ -1,4 +1,4 @@
-"""A run that is resumed: its recipe, and the checks that it starts from the same data and weights as before."""
+"""Resumes a run: merges its recipe, and checks that its data and initial weights have not changed."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from mnv2zoo.tasks.class_weights import BALANCED
 from mnv2zoo.tasks.lookup import same
 from mnv2zoo.tasks.recipe import Recipe
 
-FILES = ("init", "class_weights")  # fields that may name a file; others may name a folder
+FILES = ("init", "class_weights")  # fields that can be the path of a file; others can only be that of a folder
 
 
 def resumed(recorded: dict[str, Any], given: Mapping[str, Any], model: str | None) -> tuple[Recipe, str]:
-    """What a run that is resumed was told to do.
+    """Returns the recipe and the model of a resumed run.
 
     Args:
-        recorded: Its `recipe.json`.
-        given: Fields of `Recipe` that were given now.
-        model: The network that was given now, if any.
+        recorded: The run's `recipe.json`.
+        given: Fields of `Recipe` passed for this call.
+        model: The model passed for this call, if any.
 
     Returns:
-        The recipe, and the network's name.
+        The recipe and the name of the model.
 
     Raises:
-        RecipeError: If what is given now contradicts the run.
-        UnknownArgumentError: If there is no such field.
+        RecipeError: If a given value contradicts the run.
+        UnknownArgumentError: If a field is unknown.
     """
     places = recorded.get("places", {})
     own = {name: place for name, place in places.items() if name in recipes.PLACES}
@@ -50,14 +50,14 @@ def resumed(recorded: dict[str, Any], given: Mapping[str, Any], model: str | Non
 
 
 def places(model: str, recipe: Recipe) -> dict[str, str]:
-    """Where the files and folders are that a run starts from, for a run that is resumed from elsewhere.
+    """Records the absolute paths of a run's input files and folders, so that it can be resumed from another directory.
 
     Args:
-        model: The network's name.
+        model: The name of the model.
         recipe: The recipe.
 
     Returns:
-        Absolute paths by `model` and the recipe's fields, of those that are a file or a folder.
+        The absolute paths of `model` and of those recipe fields that are a file or folder, by name.
     """
     found = {}
     for name, value in (("model", model), *((name, getattr(recipe, name) or "") for name in recipes.PLACES)):
@@ -68,19 +68,19 @@ def places(model: str, recipe: Recipe) -> dict[str, str]:
 
 
 def find_run_task(recorded: Mapping[str, Any], task: str | Task | type[Task] | None, where: Path) -> Task:
-    """Finds the task of a run that is resumed.
+    """Finds the task of a resumed run.
 
     Args:
-        recorded: Its `recipe.json`. Runs from before tasks were recorded are classification.
-        task: The task that was given now, if any. A run for a task that is not built in needs it.
+        recorded: The run's `recipe.json`. If it records no task, the task is classification.
+        task: The task passed for this call, if any. Required if the run's task is not built in.
         where: The run folder.
 
     Returns:
         The task.
 
     Raises:
-        TaskError: If there is no such task, or the run's task is not built in and none was given.
-        RecipeError: If the given task is not the run's.
+        TaskError: If the task is unknown, or the run's task is not built in and `task` is None.
+        RecipeError: If the given task differs from the run's.
     """
     was = str(recorded.get("task", DEFAULT))
     found = find_task(task, was, where)
@@ -89,23 +89,23 @@ def find_run_task(recorded: Mapping[str, Any], task: str | Task | type[Task] | N
     return found
 
 
-# The records that must not have changed when a run is resumed: key, problem and fix.
+# The records that must not change before a run is resumed: key, problem and fix.
 _UNCHANGED = {
-    "images": ("images of the run have changed since it began", "Restore the images"),
-    "start": ("the weights that the run started from have changed", "Restore the file or folder given by --init"),
-    "teacher": ("the teacher has changed since the run began", "Restore the teacher"),
-    "class_weights": ("the weights of the classes have changed since the run began", "Restore the file"),
-    "processes": ("the run began with another number of processes", "Start as many processes as before"),
+    "images": ("the images of the run have changed since it started", "Restore the images"),
+    "start": ("the initial weights of the run have changed", "Restore the file or folder given by --init"),
+    "teacher": ("the teacher has changed since the run started", "Restore the teacher"),
+    "class_weights": ("the class weights have changed since the run started", "Restore the file"),
+    "processes": ("the run was started with another number of processes", "Use as many processes as before"),
 }
 
 
 def check_unchanged(recorded: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> None:
-    """Refuses to resume a run from something else than it started from.
+    """Checks that the images, the initial weights and the processes of a resumed run have not changed.
 
     Args:
-        recorded: The run's `recipe.json`. What an earlier version did not record is not compared.
-        now: What `describe_run` gives now.
-        where: The file.
+        recorded: The run's `recipe.json`. Facts that an earlier version did not record are not compared.
+        now: The current facts, from `describe_run`.
+        where: The path of `recipe.json`.
 
     Raises:
         RunError: If something differs.
@@ -120,12 +120,12 @@ def check_unchanged(recorded: Mapping[str, Any], now: Mapping[str, Any], where: 
 
 
 def check_classes(recorded: Mapping[str, Any], data: Data, place: str | Path) -> None:
-    """Refuses to resume a run whose data have got or lost a class, which would number the others anew.
+    """Checks that the classes of the data have not changed, because that would renumber them.
 
     Args:
         recorded: The run's `recipe.json`.
-        data: The data as they are found now.
-        place: Where they are.
+        data: The current data.
+        place: The location of the data.
 
     Raises:
         DataError: If the classes differ.
@@ -137,13 +137,13 @@ def check_classes(recorded: Mapping[str, Any], data: Data, place: str | Path) ->
         f"{verb} {', '.join(names[:5])}"
         for verb, names in (
             ("added:", [name for name in now if name not in was]),
-            ("gone:", [name for name in was if name not in now]),
+            ("missing:", [name for name in was if name not in now]),
         )
         if names
     ]
     raise DataError(
-        "the classes of the data have changed since the run began",
-        expected=f"its {len(was)} classes",
+        "the classes of the data have changed since the run started",
+        expected=f"the {len(was)} classes of the run",
         found="; ".join(changes) or "another order",
         where=place,
         fix="Restore the folders as they were, or start a new run with another --out.",
@@ -151,12 +151,12 @@ def check_classes(recorded: Mapping[str, Any], data: Data, place: str | Path) ->
 
 
 def with_note_of_added(recorded: Mapping[str, Any], data: Data, found: int) -> Data:
-    """Adds a note on images that were added since a run began: it goes on without them.
+    """Adds a note about images that were added since the run started. The run resumes without them.
 
     Args:
         recorded: The run's `recipe.json`.
         data: The images of the run.
-        found: How many images there are now.
+        found: The current number of images.
 
     Returns:
         The data.
@@ -164,5 +164,5 @@ def with_note_of_added(recorded: Mapping[str, Any], data: Data, found: int) -> D
     added = found - recorded.get("images", {}).get("found", found)
     if added <= 0:
         return data
-    note = f"{added} images were added since the run began, and are left out: a run keeps the images it began with"
+    note = f"{added} images were added since the run started; they are ignored, because a run keeps its first images"
     return dataclasses.replace(data, notes=(*data.notes, note))

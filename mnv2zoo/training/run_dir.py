@@ -1,14 +1,14 @@
-"""The run folder, in which every file is either complete or absent.
+"""The run folder. Every file in it is either complete or absent.
 
 | file | content |
 | --- | --- |
-| `model.safetensors`, `config.json`, `labels.txt` | the trained network, as timm's `local-dir:` reads it |
-| `README.md` | its model card |
-| `recipe.json` | the task and every value that was used |
-| `split.json` | every image that was used, by split, with the hash of its bytes |
-| `metrics.jsonl`, `results.json` | a row per epoch; the metrics at the end |
-| `report/`, `tensorboard/` | curves and whatever else the task reports |
-| `checkpoints/last.pt` | the state that `--resume` continues from |
+| `model.safetensors`, `config.json`, `labels.txt` | the trained model, which timm loads as `local-dir:` |
+| `README.md` | the model card |
+| `recipe.json` | the task and all recipe values |
+| `split.json` | the images of each split, with the hash of each file |
+| `metrics.jsonl`, `results.json` | one row per epoch; the final metrics |
+| `report/`, `tensorboard/` | training curves and other reports of the task |
+| `checkpoints/last.pt` | the state from which `--resume` continues |
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from mnv2zoo.model_dir.records import RECIPE, SPLIT
 from mnv2zoo.system.files import locked, missing, remove_empty, whole_file
 
 CHECKPOINT = "checkpoints/last.pt"
-# What a training leaves that was killed before its first checkpoint; hidden files are the lock and half files.
+# The files of a run that was killed before its first checkpoint. Hidden files are the lock and partial files.
 _OF_A_START = (RECIPE, SPLIT, "tensorboard", "checkpoints")
 
 
 class RunFolder:
-    """A run's folder.
+    """A run folder.
 
-    Nothing is made or changed before `begin` or `lock`, so that everything else can be checked first.
+    Nothing is created or changed before `begin` or `lock`, so that everything else can be checked first.
 
     Args:
-        path: The folder; it need not exist.
+        path: The folder, which need not exist.
 
     Attributes:
         path: The folder.
@@ -53,18 +53,18 @@ class RunFolder:
         self._fresh = False
 
     def inspect(self, resume: bool) -> dict[str, Any] | None:
-        """Finds out whether there is a run to resume, and changes nothing.
+        """Checks whether the folder contains a run to resume. Changes nothing.
 
-        A run that was killed before its first checkpoint has nothing to lose: it is started again.
+        A run that was killed before its first checkpoint is started again, because it has nothing to lose.
 
         Args:
-            resume: Whether there may be a run in it.
+            resume: Whether the folder may contain a run.
 
         Returns:
-            What the run's `recipe.json` records; None where a new run starts.
+            The content of the run's `recipe.json`; None if a new run starts.
 
         Raises:
-            RunError: If the folder cannot hold this run, or holds one that cannot be resumed.
+            RunError: If the folder cannot be used for this run, or contains a run that cannot be resumed.
         """
         names = self._names()
         if RECIPE not in names:
@@ -78,40 +78,42 @@ class RunFolder:
                 raise RunError(
                     "the run has no checkpoint to resume from",
                     expected=CHECKPOINT,
-                    found="none",
+                    found="no such file",
                     where=self.path,
-                    fix=f"Start a new run from its weights: --model {self.path} and another --out.",
+                    fix=f"Start a new run from its weights with --model {self.path} and another --out.",
                 )
             return self._recorded()
         if other or has_checkpoint:
             raise RunError(
-                "there is a run in the folder already",
+                "the folder already contains a run",
                 where=self.path,
                 fix="Resume it with --resume, or choose another folder with --out.",
             )
         try:
             self._recorded()
         except RunError as error:
-            raise self._not_empty(f"{RECIPE!r}, which is not that of a run") from error
+            raise self._not_empty(f"{RECIPE!r}, which does not belong to a run") from error
         return None
 
     def _not_empty(self, found: str) -> RunError:
         return RunError(
-            "the run folder must be new or empty",
+            "the run folder is not empty",
+            expected="a new or empty folder",
             found=found,
             where=self.path,
             fix="Choose another folder with --out.",
         )
 
     def _names(self) -> set[str]:
-        """Names of what is in the folder and not hidden."""
+        """The names of the files in the folder, without hidden ones."""
         if not self.path.exists():
             parent = next(parent for parent in self.path.absolute().parents if parent.exists())
             if parent.is_dir() and os.access(parent, os.W_OK):
                 return set()
             found = "a read-only folder" if parent.is_dir() else "a file"
             raise RunError(
-                "cannot make the run folder",
+                "the run folder cannot be created",
+                expected="a writable parent folder",
                 found=f"{found}, {parent}",
                 where=self.path,
                 fix="Choose another folder with --out.",
@@ -124,8 +126,8 @@ class RunFolder:
         document = self.read_json(RECIPE)
         if not isinstance(document, dict) or not {"recipe", "versions"} <= document.keys():
             raise RunError(
-                "cannot read the run's recipe",
-                expected="the values of a run",
+                "the recipe of the run cannot be read",
+                expected="the recipe and versions of a run",
                 found="another JSON document",
                 where=self.path / RECIPE,
                 fix="Restore the file, or start a new run with another --out.",
@@ -133,13 +135,13 @@ class RunFolder:
         return document
 
     def outside(self, place: str | Path) -> None:
-        """Refuses a run folder among the images: its pictures would be taken for photos of a class.
+        """Checks that the run folder is outside the data, because its plots would be read as training images.
 
         Args:
             place: The data.
 
         Raises:
-            DataError: If the run folder is within the data.
+            DataError: If the run folder is inside the data.
         """
         root = Path(place)
         if root.is_dir() and self.path.resolve().is_relative_to(root.resolve()):
@@ -152,20 +154,20 @@ class RunFolder:
             )
 
     def begin(self, documents: Mapping[str, Any]) -> None:
-        """Makes the folder of a new run, and locks it.
+        """Creates the folder of a new run, and locks it.
 
         Args:
-            documents: JSON documents to write into it, by name; the recipe comes last, and marks the run.
+            documents: JSON documents to write, by name. The recipe comes last, because it marks the folder as a run.
 
         Raises:
-            RunError: If it cannot be made or written, or if another process came first.
+            RunError: If the folder cannot be created or written, or another process created it first.
         """
         made = missing(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(
-                "cannot write the run folder",
+                "the run folder cannot be written",
                 found=error.strerror,
                 where=self.path,
                 fix="Choose another folder with --out.",
@@ -177,29 +179,29 @@ class RunFolder:
             self.write_json(name, document)
 
     def lock(self) -> None:
-        """Keeps other processes out.
+        """Locks the folder against other processes.
 
         Raises:
-            RunError: If another process is at work in the folder, or if it cannot be written.
+            RunError: If another process uses the folder, or it cannot be written.
         """
         try:
             self._lock.enter_context(locked(self.path / ".lock", seconds=0))
         except TimeoutError as error:
             raise RunError(
-                "another process is at work in the run folder",
+                "another process is using the run folder",
                 where=self.path,
-                fix="Wait until it ends, or choose another folder with --out.",
+                fix="Wait until it has finished, or choose another folder with --out.",
             ) from error
         except OSError as error:
             raise RunError(
-                "cannot write the run folder",
+                "the run folder cannot be written",
                 found=error.strerror,
                 where=self.path,
                 fix="Make it writable, or choose another folder with --out.",
             ) from error
 
     def discard(self) -> None:
-        """Removes a new run that failed before its first checkpoint, so that the corrected command finds no trace."""
+        """Removes a new run that failed before its first checkpoint, so that you can run the corrected command."""
         if not self._fresh or (self.path / CHECKPOINT).exists():
             return
         for name in _OF_A_START:
@@ -208,26 +210,26 @@ class RunFolder:
             else:
                 (self.path / name).unlink(missing_ok=True)
         self.close()
-        with contextlib.suppress(OSError):  # on Windows the lock's file may still be open elsewhere
+        with contextlib.suppress(OSError):  # on Windows, the lock file may still be open elsewhere
             (self.path / ".lock").unlink(missing_ok=True)
         remove_empty(self._made)
 
     def close(self) -> None:
-        """Lets others work in the folder."""
+        """Unlocks the folder."""
         self._lock.close()
 
     def write(self, name: str, data: bytes | str) -> Path:
-        """Writes a file, whole or not at all.
+        """Writes a file atomically.
 
         Args:
-            name: Its path in the folder.
-            data: Its content.
+            name: The path of the file in the folder.
+            data: The content.
 
         Returns:
             The file.
 
         Raises:
-            RunError: If it cannot be written; what was there before stays.
+            RunError: If the file cannot be written. An existing file is then unchanged.
         """
         file = self.path / name
         try:
@@ -236,10 +238,10 @@ class RunFolder:
                 open_file.write(data.encode() if isinstance(data, str) else data)
         except OSError as error:
             raise RunError(
-                "cannot write to the run folder",
+                "a file in the run folder cannot be written",
                 found=error.strerror or str(error),
                 where=file,
-                fix="What was there before is whole. Make room or choose another disk, and go on with --resume.",
+                fix="Free some disk space, then continue with --resume. The existing files are intact.",
             ) from error
         return file
 
@@ -248,14 +250,14 @@ class RunFolder:
         return self.write(name, json.dumps(document, indent=2) + "\n")
 
     def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
-        """Writes JSON documents, a line each, as `write` does."""
+        """Writes JSON documents, one per line, as `write` does."""
         return self.write(name, "".join(json.dumps(row) + "\n" for row in rows))
 
     def read_json(self, name: str) -> Any:
-        """Reads a JSON document of the folder.
+        """Reads a JSON document from the folder.
 
         Raises:
-            RunError: If it is not there or no JSON.
+            RunError: If the file is missing or not JSON.
         """
         return records.read_json(self.path, name)
 
@@ -266,9 +268,9 @@ class RunFolder:
             state: Tensors, numbers and containers of them.
 
         Raises:
-            RunError: If it cannot be written; the one before stays.
+            RunError: If it cannot be written. The previous checkpoint is then unchanged.
         """
-        # Serialised in memory first, since torch.save hides why a disk refuses to take more.
+        # Serialized in memory first, because torch.save hides the cause of a write error.
         buffer = io.BytesIO()
         torch.save(state, buffer)
         self.write(CHECKPOINT, buffer.getvalue())
@@ -277,23 +279,23 @@ class RunFolder:
         """Reads the checkpoint.
 
         Returns:
-            What was saved last; None if nothing was.
+            The last saved state; None if there is no checkpoint.
 
         Raises:
-            RunError: If it cannot be read.
+            RunError: If the checkpoint cannot be read.
         """
         file = self.path / CHECKPOINT
         if not file.exists():
             return None
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever an altered file causes
+        except Exception as error:  # an altered file can cause any error
             raise self.bad_checkpoint(error) from error
 
     def bad_checkpoint(self, error: Exception) -> RunError:
-        """The error for a checkpoint that cannot be read or does not belong to the run."""
+        """Returns the error for a checkpoint that cannot be read or does not belong to the run."""
         return RunError(
-            "cannot read the checkpoint",
+            "the checkpoint cannot be read",
             found=first_line(error),
             where=self.path / CHECKPOINT,
             fix="Restore the file, or start a new run with another --out.",

@@ -1,8 +1,8 @@
-"""Training, in the order in which things happen. Whatever is trained is a `Task`.
+"""The trainer. It trains any `Task`, and its methods stand in the order in which they run.
 
-Devices and processes are Hugging Face Accelerate's; optimizers, schedules, augmentation and the moving average are
-timm's. Every random choice depends on the seed, the epoch and the step alone, so that an interrupted run ends with the
-same weights as an uninterrupted one.
+Hugging Face Accelerate handles devices and processes. Optimizers, schedules, augmentation and EMA come from timm. Every
+random choice depends only on the seed, the epoch and the step, so a resumed run ends with the same weights as an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -60,15 +60,15 @@ from mnv2zoo.training.run_dir import RunFolder
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """The outcome of a training.
+    """The result of a training run.
 
     Attributes:
-        run: The run folder, which `timm.create_model("local-dir:...")` and `mnv2zoo predict` read.
-        model: The network with the weights that were kept, in evaluation mode.
-        class_names: Names of its classes in class order; none where a task has no classes.
-        epoch: The epoch, from 1, that the weights are of.
+        run: The run folder. Load it with `timm.create_model("local-dir:...")` or `mnv2zoo predict --model`.
+        model: The model with the saved weights, in evaluation mode.
+        class_names: The class names in class order; empty for a task without classes.
+        epoch: The epoch of the saved weights, from 1.
         history: A row of metrics per epoch.
-        scores: Metrics of the kept weights by `val` and `test`, as far as the data has these.
+        scores: The metrics of the saved weights by split, for `val` and `test` if the data has such images.
     """
 
     run: Path
@@ -94,24 +94,24 @@ def run(
     device: str | None = None,
     shared: Shared | None = None,
 ) -> FinetuneResult:
-    """Trains a network; see `mnv2zoo.finetune`.
+    """Trains a model; see `mnv2zoo.finetune`.
 
-    Everything that can be checked is checked before the run folder is created, and a start that fails removes whatever
-    it created. A resumed run takes everything that decides its result from its `recipe.json`.
+    Everything that can be checked is checked before the run folder is created. A run that fails before its first
+    checkpoint removes the files it created. A resumed run takes its recipe from its `recipe.json`.
 
     Args:
         place: The data.
-        model_name: The network; None for the default, or for the one of the run that is resumed.
+        model_name: The model; None for the default, or for the model of the resumed run.
         out: The run folder.
-        given: Fields of `Recipe` that are not to have their defaults.
-        task: The task; None for the one that the data is for, or for the one of the run that is resumed.
-        resumes: Resume the run in the folder, if there is one.
+        given: The given fields of `Recipe`.
+        task: The task; None for the default task of the data, or for the task of the resumed run.
+        resumes: Whether to resume the run in the folder, if there is one.
         log: The log.
         device: The device; by default the accelerator if there is one.
-        shared: What the folds of a cross-validation share; the first fills it.
+        shared: State that the folds of a cross-validation share. The first fold fills it.
 
     Returns:
-        The outcome.
+        The result.
     """
     folder = RunFolder(Path(out))
     recorded = folder.inspect(resumes)
@@ -146,11 +146,11 @@ def run(
 
 @dataclass
 class Shared:
-    """What the runs of a cross-validation share.
+    """State that the runs of a cross-validation share.
 
     Attributes:
-        split: The `split.json` of the first fold, whose folds and test images are those of all.
-        features: With the head alone, the features of the images of all folds, in the folds' order.
+        split: The `split.json` of the first fold. All folds use its folds and test images.
+        features: If only the head is trained, the features of the images of all folds, in the order of the folds.
     """
 
     split: Mapping[str, Any] | None = None
@@ -159,40 +159,40 @@ class Shared:
 
 @dataclass
 class Progress:
-    """The progress of a training; the checkpoint holds all of it."""
+    """The progress of a run. The checkpoint contains all of it."""
 
     epoch: int = 0  # epochs done
     step: int = 0  # steps done in the epoch after those
     loss_sum: float = 0.0  # over these steps
     best_epoch: int = 0
     best_metric: float | None = None  # of that epoch
-    best: dict[str, Tensor] = field(default_factory=dict)  # the weights to keep
+    best: dict[str, Tensor] = field(default_factory=dict)  # the weights to save
     history: list[dict[str, Any]] = field(default_factory=list)  # a row per epoch
 
     @classmethod
     def load(cls, checkpoint: Mapping[str, Any]) -> Progress:
-        """Takes the progress from a checkpoint, in which earlier versions called the metric `best_top1`."""
+        """Loads the progress from a checkpoint. Earlier versions named the metric `best_top1`."""
         renamed = {"best_metric": checkpoint["best_top1"]} if "best_top1" in checkpoint else {}
         return cls(**{name: {**checkpoint, **renamed}[name] for name in cls.__annotations__})
 
 
 class Trainer:
-    """Trains a network, by methods in the order in which they run.
+    """Trains a model. The methods stand in the order in which they run.
 
     Args:
         accelerator: The device and the other processes.
         task: The task.
         place: The data.
-        model_name: The network.
+        model_name: The model.
         folder: The run folder.
         recipe: The recipe.
         log: The log.
-        recorded: The `recipe.json` of a run that is resumed; None for a new one.
-        shared: What the folds of a cross-validation share.
+        recorded: The `recipe.json` of a resumed run; None for a new run.
+        shared: State that the folds of a cross-validation share.
     """
 
-    reader: Smaller | None  # how training images are read; None for all of their pixels
-    copies: Copies | None  # where copies of them are kept
+    reader: Smaller | None  # how training images are downscaled when read; None for full size
+    copies: Copies | None  # the cache of downscaled training images
     data: Data
     folds: list[list[str]]  # names of the images of each fold, where there are folds
     start: Start
@@ -216,7 +216,7 @@ class Trainer:
         self.folder, self.recipe, self.log, self.recorded = folder, recipe, log, recorded
         self.shared = shared or Shared()
         self.progress = Progress()
-        self.losses: list[Tensor] = []  # of the steps whose losses are not in the sum of the progress yet
+        self.losses: list[Tensor] = []  # losses that have not been added to the progress yet
 
     def run(self) -> FinetuneResult:
         """Trains."""
@@ -235,7 +235,7 @@ class Trainer:
                 self.copies.close()
 
     def train(self) -> FinetuneResult:
-        """Takes the steps that remain, and writes what comes of them."""
+        """Runs the remaining steps, and writes the results."""
         try:
             self.begin()
             self.setup_batches()
@@ -252,7 +252,7 @@ class Trainer:
         return self.finish()
 
     def setup_reader(self, target: Description, source: Description | Path | None) -> None:
-        """Finds how training images are read. The default transforms alone can do with less than all pixels."""
+        """Chooses how training images are read. Only the default transforms work with downscaled images."""
         self.reader, self.copies = None, None
         if type(self.task).transforms is Task.transforms:
             self.reader = augmentation.reader(self.recipe, preprocessing_of(target, source, self.recipe, test=False))
@@ -266,13 +266,17 @@ class Trainer:
         self.log.say(self.task.found(self.data))
 
     def _find_data(self) -> tuple[Data, int, list[list[str]]]:
-        """Finds the images, checks them and splits them; a resumed run gets the split that it recorded."""
+        """Finds, checks and splits the images. A resumed run uses its recorded split."""
         self.folder.outside(self.place)
         recipe = self.recipe
         data = self.task.find_data(self.place, self.layout)
         if "train" not in data.splits:
             raise DataError(
-                "no images to train on", expected="a folder named train", found=", ".join(data.splits), where=self.place
+                "the data contains no training images",
+                expected="a folder named train",
+                found=", ".join(data.splits),
+                where=self.place,
+                fix="Name the folder of the training images with --train-dir.",
             )
         found = sum(map(len, data.splits.values()))
         if self.recorded is not None:
@@ -294,21 +298,21 @@ class Trainer:
         return splits.with_notes_of_learned(data, known, weights), found, folds
 
     def _copies(self, data: Data) -> Copies | None:
-        """Where copies of the training images are kept; nowhere if they are read once."""
+        """Opens the cache of downscaled training images; None if each image is read only once."""
         recipe = self.recipe
         once = recipe.train == "head" and recipe.cache_features
         reader = None if once else self.reader
         return Copies.open(recipe.cache_images, environment.home(), reader, len(data.splits["train"]))
 
     def _held_out(self, data: Data, listed: SplitFile | None, known: frozenset[str]) -> tuple[Data, list[list[str]]]:
-        """Takes validation images from the data, or one of its folds, which come with it."""
+        """Holds out validation images or a fold. Returns the data and the folds, if there are any."""
         recipe = self.recipe
         if self.shared.split is not None:
             folds, tests = self.shared.split["folds"], self.shared.split.get("test", [])
             added = sum(map(len, data.splits.values())) - len(tests) - sum(map(len, folds))
             data = data_splits.restrict(data, {"train": [name for own in folds for name in own], "test": tests})
             if added > 0:
-                note = f"{added} images were added since the first fold, and are left out"
+                note = f"{added} images were added since the first fold; they are ignored"
                 data = dataclasses.replace(data, notes=(*data.notes, note))
             return data_splits.of_fold(data, folds, recipe.fold), folds
         groups = None if recipe.group_by is None else split_file.group_names(data, recipe.group_by, listed)
@@ -320,7 +324,7 @@ class Trainer:
         return data_splits.with_validation(data, recipe.val_fraction, recipe.seed, known), []
 
     def setup_model(self, target: Description, source: Description | Path | None) -> None:
-        """Builds the network, freezes the part that is not trained, and moves it to the device."""
+        """Builds the model, freezes the part that is not trained, and moves it to the device."""
         recipe, device = self.recipe, self.accelerator.device
         self.start = self.task.build_model(target, source, recipe, self.data)
         self.architecture = target.config.name
@@ -332,9 +336,9 @@ class Trainer:
             self.model.to(memory_format=torch.channels_last)
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         self.log.say(
-            f"{self.model_name} from {self.start.origin}: training {trained / 1e6:.2f} M of its parameters on {device}"
+            f"training {trained / 1e6:.2f} M parameters of {self.model_name} from {self.start.origin} on {device}"
         )
-        # The network whose steps are taken: all of it, or the head on features that are computed once.
+        # The module to train: the whole model, or the head on cached features.
         self.trainee: nn.Module = self.model
         self.backbone: nn.Module | None = None
         parts = self.task.split_head(self.model) if recipe.train == "head" and recipe.cache_features else None
@@ -343,7 +347,7 @@ class Trainer:
         self.task.setup(recipe, self.data, self.start, device)
 
     def setup_optimizer(self) -> None:
-        """Creates the optimizer, the schedule and the moving average."""
+        """Creates the optimizer, the learning rate schedule and the EMA."""
         recipe = self.recipe
         samples = self.data.splits["train"]
         balanced = recipe.sampler == "balanced"
@@ -356,11 +360,11 @@ class Trainer:
         self.updates = math.ceil(self.batches.steps / recipe.accumulate)  # per epoch
         self.scheduler = builders.make_scheduler(self.optimizer, recipe, self.lr, self.updates)
         self.ema = ModelEmaV3(self.trainee, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
-        # The weights that are evaluated: the moving average, where there is one.
+        # The weights to evaluate: the EMA if there is one.
         self.kept = self.trainee if self.ema is None else self.ema.module
 
     def setup_run(self) -> None:
-        """Describes a new run; makes sure that a resumed run starts from the same data and weights as before."""
+        """Describes the run, and checks that the data and initial weights of a resumed run have not changed."""
         self.description = artifacts.describe_run(
             self.place, self.model_name, self.recipe, self.lr, self.start, self.task, self.data, self.found
         ) | {"processes": self.accelerator.num_processes}
@@ -386,7 +390,7 @@ class Trainer:
         self.log.say(f"resuming after epoch {self.progress.epoch}, step {self.progress.step}")
 
     def begin(self) -> None:
-        """Creates the folder of a new run, now that everything is built."""
+        """Creates the folder of a new run, after everything has been built."""
         if self.recorded is None:
             on_main(
                 self.accelerator,
@@ -395,7 +399,7 @@ class Trainer:
         self.log.open_tensorboard(self.folder.path / "tensorboard", self.progress.epoch)
 
     def setup_batches(self) -> None:
-        """Creates the loaders; with the head alone, features take the place of images."""
+        """Creates the data loaders, with cached features in place of images if only the head is trained."""
         recipe, task = self.recipe, self.task
         datasets: dict[str, Dataset[Any]] = {split: self._evaluated(split) for split in self.data.splits}
         workers, collate = recipe.workers, task.collate
@@ -412,12 +416,12 @@ class Trainer:
                 )
         device = self.accelerator.device
         loader = train_loader(datasets["train"], self.batches, collate, workers, device, pins=self.backbone is None)
-        # Accelerate would move the optimizer's counters of steps to the device too, where each read waits for it.
+        # Not the optimizer: Accelerate would move its step counters to the device, and each read would synchronize.
         self.net, self.optimizer, self.loader = self.accelerator.prepare(
             self.trainee, self.optimizer, loader, device_placement=[True, False, True]
         )
         if recipe.compile:
-            # In place, so that the names of tensors stay as they are.
+            # In place, so that the names in the state dict do not change.
             for part in [self.trainee] if self.backbone is not None else task.compiled_parts(self.model):
                 part.compile()
         self.val_loader = None
@@ -428,8 +432,8 @@ class Trainer:
     def _features_of_fold(self) -> dict[str, Dataset[Any]]:
         """The features of the fold's images.
 
-        Those of all folds are computed at once and in one order, so that a fold has the same bits whichever folds were
-        trained before it.
+        The features of all folds are computed together and in one order, so that the result of a fold does not depend
+        on which folds were trained before it.
         """
         known = {sample.name: sample for split in ("train", "val") for sample in self.data.splits[split]}
         names = [name for fold in self.folds for name in fold]
@@ -445,11 +449,12 @@ class Trainer:
         return {split: self.shared.features.take(indices) for split, indices in splits.items()}
 
     def _evaluated(self, split: str) -> Photos:
-        """The images of a split without augmentation."""
-        return Photos(self.data.splits[split], transforms=self.task.transforms(self.start.test_preprocessing))
+        """A dataset of a split without augmentation."""
+        transforms = self.task.transforms(self.start.test_preprocessing)
+        return Photos(self.data.splits[split], transforms=transforms, copies=self.copies if split == "val" else None)
 
     def train_epoch(self) -> None:
-        """Takes the remaining steps of an epoch."""
+        """Runs the remaining steps of an epoch."""
         recipe, progress, batches = self.recipe, self.progress, self.batches
         batches.epoch, batches.first = progress.epoch, progress.step
         set_training(self.net, self.frozen)
@@ -473,7 +478,7 @@ class Trainer:
         self.seconds = time.monotonic() - began
 
     def explained(self, error: Exception, inputs: Any, targets: Any) -> RunError | None:
-        """Says what to do about an error of a step; where memory does not suffice, names the batch that fits."""
+        """Explains an error in a step. If memory ran out, suggests a batch size that fits."""
         recipe, processes = self.recipe, self.accelerator.num_processes
         where = f"epoch {self.progress.epoch + 1}, step {self.progress.step + 1}, on {self.accelerator.device}"
         if not pretrained.is_out_of_memory(error):
@@ -489,14 +494,14 @@ class Trainer:
         return failures.out_of_memory(error, recipe, processes, where, passes if processes == 1 else None)
 
     def add_losses(self) -> None:
-        """Adds the losses of the latest steps to their sum, for which the device has to finish these steps."""
+        """Adds the losses of the latest steps to their sum. This waits for the device."""
         if self.losses:
             for loss in self.accelerator.reduce(torch.stack(self.losses), "mean").cpu().tolist():
                 self.progress.loss_sum += loss
             self.losses.clear()
 
     def step(self, inputs: Any, targets: Any) -> Tensor:
-        """Adds the gradient of a batch, and updates the weights where its group is complete; returns the loss."""
+        """Accumulates the gradient of a batch, and updates the weights after the last batch of a group."""
         recipe, progress, accelerator = self.recipe, self.progress, self.accelerator
         seed_everything(derive_seed(recipe.seed, progress.epoch, progress.step, accelerator.process_index, 1))
         if self.backbone is None:
@@ -519,7 +524,7 @@ class Trainer:
         return loss
 
     def update(self, number: int) -> None:
-        """Updates the weights by the gradient, for the time of that number, from 0."""
+        """Runs the optimizer step with this number, counted from 0."""
         recipe, accelerator = self.recipe, self.accelerator
         self.scheduler.step_update(number)
         if recipe.clip_grad is not None:
@@ -534,10 +539,11 @@ class Trainer:
         loss = self.progress.loss_sum / self.batches.steps
         if not math.isfinite(loss):
             raise RunError(
-                "the loss is no longer finite",
+                "the training loss is not finite",
+                expected="a finite loss",
                 found=loss,
                 where=f"epoch {self.progress.epoch + 1}",
-                fix="Begin a new run with a lower --lr, or with --clip-grad.",
+                fix="Start a new run with a lower --lr, or with --clip-grad.",
             )
         if self.val_loader is None:
             return None
@@ -547,12 +553,12 @@ class Trainer:
         return metric.compute()
 
     def evaluating(self) -> contextlib.AbstractContextManager[Any]:
-        """Runs compiled parts as they are, since compiling them once more takes longer than an evaluation."""
+        """Runs compiled parts in eager mode, because compiling them for evaluation takes longer than it saves."""
         plain = getattr(torch.compiler, "set_stance", None) if self.recipe.compile else None  # since PyTorch 2.6
         return contextlib.nullcontext() if plain is None else plain("force_eager")
 
     def end_epoch(self, scores: Scores | None) -> None:
-        """Adds the epoch to the history, keeps its weights if they are the best, and saves a checkpoint."""
+        """Adds the epoch to the history, stores its weights if they are the best, and saves a checkpoint."""
         progress = self.progress
         row: dict[str, Any] = {"epoch": progress.epoch + 1, "train_loss": progress.loss_sum / self.batches.steps}
         row |= {"lr": max(group["lr"] for group in self.optimizer.param_groups)}
@@ -575,11 +581,11 @@ class Trainer:
 
     @property
     def monitor(self) -> str:
-        """The metric that chooses the best epoch."""
+        """The metric that decides the best epoch."""
         return self.recipe.monitor or self.task.metric
 
     def has_stopped(self) -> bool:
-        """Whether the metric has not improved for as many epochs as the recipe's patience."""
+        """Whether the metric has not improved for `patience` epochs."""
         patience, best, stale = self.recipe.patience, None, 0
         for row in self.progress.history:
             value = row.get(f"val_{self.monitor}")
@@ -604,10 +610,10 @@ class Trainer:
         on_main(self.accelerator, lambda: self.folder.save_checkpoint(to_cpu(state)))
 
     def finish(self) -> FinetuneResult:
-        """Evaluates the kept weights, and writes the network, its card, its scores and its report."""
+        """Evaluates the best weights, and writes the model, its card, its metrics and its report."""
         accelerator, progress, data = self.accelerator, self.progress, self.data
         accelerator.unwrap_model(self.net, keep_fp32_wrapper=False)
-        # Those of the main process, since each process has statistics of its own batches.
+        # From the main process, because batch statistics differ between processes.
         self.trainee.load_state_dict(on_main(accelerator, lambda: progress.best))
         self.model.eval()
         metrics: dict[str, Metric] = {}
@@ -632,7 +638,7 @@ class Trainer:
             self.log.say(f"stopped after epoch {progress.epoch}: {stale}")
         for name, own in scores.items():
             self.log.say(f"{name}: {own.summary()}")
-        self.log.say(f"weights of epoch {progress.best_epoch} are in {self.folder.path}")
+        self.log.say(f"saved the weights of epoch {progress.best_epoch} to {self.folder.path}")
         return FinetuneResult(
             self.folder.path, self.model, data.class_names, progress.best_epoch, list(progress.history), scores
         )

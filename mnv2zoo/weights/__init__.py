@@ -1,4 +1,4 @@
-"""Verified weights: `entries`, `entry`, `fetch` and `load`, and what they raise."""
+"""Verified weights: `entries`, `entry`, `fetch` and `load`, and the errors that they raise."""
 
 from mnv2zoo.errors import (
     IntegrityError,

@@ -1,6 +1,6 @@
-"""A plain file server: where it has a file, and how the file is fetched from it.
+"""Downloads weights from a plain file server.
 
-Any server will do, since only files whose SHA-256 is known are asked for: what it sends must match.
+Any server works: it is only used for files whose SHA-256 is known, and what it sends must match.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from mnv2zoo.weights.hub import Hub, HubFile
 from mnv2zoo.weights.trust import Record
 
 FIELDS = ("repo_id", "filename", "revision", "sha256")
-NAMES_A_FILE = {"filename", "sha256"}  # one of them must be in the address, else all files had the same
+NAMES_A_FILE = {"filename", "sha256"}  # the URL must contain one of them, or it would be the same for all files
 
 
 def download(file: HubFile, pin: Record, revision: str | None, hub: Hub, force: bool = False) -> Path:
-    """Fetches a file of a known hash: from the plain file server that has it, else from the Hub.
+    """Downloads a file with a known hash from the plain file server, or from the Hub if the server lacks it.
 
     Args:
         file: The file.
-        pin: Its hash, and its size and commit as far as they are known.
-        revision: The revision to ask the Hub for; None for `main`.
+        pin: Its hash, and its size and commit if known.
+        revision: Revision to request from the Hub. None means `main`.
         hub: The Hub and its cache.
-        force: Fetch it even if it is in the cache.
+        force: Download the file even if it is in the cache.
 
     Returns:
-        Its path in the cache.
+        The path in the cache.
 
     Raises:
-        IntegrityError: If the file server sends another file.
-        WeightsError: If `MNV2ZOO_WEIGHTS_URL` is no address of files.
-        WeightsUnavailableError: If the file cannot be fetched, or not in time.
+        IntegrityError: If the file server sends a different file.
+        WeightsError: If `MNV2ZOO_WEIGHTS_URL` is not a valid URL template.
+        WeightsUnavailableError: If the file cannot be downloaded within the time limit.
     """
     template = environment.weights_url()
     if template is None:
@@ -47,7 +47,7 @@ def download(file: HubFile, pin: Record, revision: str | None, hub: Hub, force: 
     if path is not None:
         return path
     missing = f"{without_secrets(url.partition('?')[0])} does not exist (404)"
-    warnings.warn(f"{file.name}: {missing}, so the Hub is asked", stacklevel=2)
+    warnings.warn(f"{file.name}: {missing}, so it is downloaded from the Hub", stacklevel=2)
     try:
         return hub.download(file, revision, force)
     except WeightsUnavailableError as error:
@@ -57,18 +57,18 @@ def download(file: HubFile, pin: Record, revision: str | None, hub: Hub, force: 
 
 
 def address(template: str, file: HubFile, pin: Record) -> str:
-    """Fills in the address of a file.
+    """Builds the URL of a file from a template.
 
     Args:
-        template: What `MNV2ZOO_WEIGHTS_URL` holds.
+        template: The value of `MNV2ZOO_WEIGHTS_URL`.
         file: The file.
-        pin: Its hash, and its commit if it is known.
+        pin: Its hash, and its commit if known.
 
     Returns:
-        The address, with a file's own characters percent-encoded.
+        The URL, with special characters in names percent-encoded.
 
     Raises:
-        WeightsError: If the template is no `http` or `https` address, has other fields than it may, or is the same for
+        WeightsError: If the template is not an `http` or `https` URL, has an unknown field, or gives the same URL for
             every file.
     """
     try:
@@ -78,7 +78,7 @@ def address(template: str, file: HubFile, pin: Record) -> str:
     if unknown := sorted(fields - {*FIELDS}):
         _refuse(template, f"the unknown field {{{unknown[0]}}}")
     if not fields & NAMES_A_FILE:
-        _refuse(template, "the same address for every file")
+        _refuse(template, "the same URL for every file")
     known = {
         "repo_id": file.repo_id,
         "filename": file.filename,
@@ -89,7 +89,7 @@ def address(template: str, file: HubFile, pin: Record) -> str:
     try:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            _refuse(template, "no http or https address")
+            _refuse(template, "another kind of URL")
     except ValueError as error:
         _refuse(template, str(error))
     return url
@@ -97,10 +97,10 @@ def address(template: str, file: HubFile, pin: Record) -> str:
 
 def _refuse(template: str, found: str) -> NoReturn:
     raise WeightsError(
-        f"cannot use the address {without_secrets(template.partition('?')[0])!r}",
-        expected=f"an http or https address with {{filename}} or {{sha256}}, of the fields "
+        f"cannot use the URL {without_secrets(template.partition('?')[0])!r}",
+        expected=f"an http or https URL with {{filename}} or {{sha256}} and only the fields "
         f"{', '.join(f'{{{field}}}' for field in FIELDS)}",
         found=found,
         where=environment.WEIGHTS_URL.name,
-        fix="Set it to an address such as https://files.example/{repo_id}/{filename}, or unset it.",
+        fix="Set it to a URL such as https://files.example/{repo_id}/{filename}, or unset it.",
     )

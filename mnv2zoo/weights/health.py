@@ -1,4 +1,4 @@
-"""Checks of what downloads need: the way to the Hub, the folders that are written, and the index."""
+"""Checks for `mnv2zoo doctor`: the connection to the Hub, writable folders, and the index."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from mnv2zoo.weights import file_server, index, store, trust
 from mnv2zoo.weights.hub import Hub, HubFile
 from mnv2zoo.weights.trust import Record
 
-SECONDS = 15  # to wait for the Hub
-SPACE_BYTES = 2**28  # enough for some sets of weights, which have 7 to 25 MB each
+SECONDS = 15  # timeout for the Hub
+SPACE_BYTES = 2**28  # enough for several sets of weights of 7 to 25 MB each
 
 
 def findings() -> Iterator[Finding]:
     """Runs all checks.
 
     Yields:
-        What each found.
+        One finding per check.
     """
     yield from hub()
     yield proxy()
@@ -50,10 +50,10 @@ def findings() -> Iterator[Finding]:
 
 
 def hub() -> Iterator[Finding]:
-    """Whether the Hub can be asked, and what it says of the token."""
+    """Checks that the Hub can be reached and accepts the token."""
     endpoint, has_token = constants.ENDPOINT, bool(huggingface_hub.get_token())
     if constants.HF_HUB_OFFLINE:
-        yield Finding("Hub", NOTE, "not asked, because HF_HUB_OFFLINE is set", "Unset it to download weights.")
+        yield Finding("Hub", NOTE, "not checked, because HF_HUB_OFFLINE is set", "Unset it to download weights.")
         return
     reached = Hub().reach(f"{endpoint}/api/whoami-v2", SECONDS, send_token=True)
     if isinstance(reached, int) and reached >= 500:
@@ -66,37 +66,37 @@ def hub() -> Iterator[Finding]:
     if not has_token:
         yield Finding("token", OK, "none, which public weights do not need")
     elif reached in (401, 403):
-        yield Finding("token", BROKEN, f"not valid: the Hub answers {reached}", FIXES["token"])
+        yield Finding("token", BROKEN, f"not valid: the Hub returned {reached}", FIXES["token"])
     elif reached == 200:
         yield Finding("token", OK, "valid")
     else:
-        yield Finding("token", NOTE, f"not checked: the Hub answers {reached} when asked for its user")
+        yield Finding("token", NOTE, f"not checked: the Hub returned {reached} for its user")
 
 
 def proxy() -> Finding:
-    """Which proxy the Hub is asked through."""
+    """Reports the proxy for the Hub."""
     parts = urlsplit(constants.ENDPOINT)
     proxies = urllib.request.getproxies()
     found = proxies.get(parts.scheme) or proxies.get("all")
     if not found:
         return Finding("proxy", OK, "none")
     if urllib.request.proxy_bypass(parts.netloc):
-        return Finding("proxy", OK, f"none for {parts.hostname}, by NO_PROXY")
+        return Finding("proxy", OK, f"none for {parts.hostname}, because of NO_PROXY")
     return Finding("proxy", OK, without_secrets(found))
 
 
 def certificates() -> Finding:
-    """Which certificates are trusted."""
+    """Reports which certificates are trusted."""
     for name, is_right in (("SSL_CERT_FILE", Path.is_file), ("SSL_CERT_DIR", Path.is_dir)):
         if value := os.environ.get(name):
             if is_right(Path(value)):
                 return Finding("certificates", OK, f"{name}={value}")
-            return Finding("certificates", BROKEN, f"{name}={value}, which is not there", f"Correct or unset {name}.")
-    return Finding("certificates", OK, "the default ones")
+            return Finding("certificates", BROKEN, f"{name}={value}, which does not exist", f"Correct or unset {name}.")
+    return Finding("certificates", OK, "the default certificates")
 
 
 def plain_server(template: str) -> Finding:
-    """Whether a plain file server answers, and has the first pinned weights of the shipped index."""
+    """Checks that a plain file server responds and has the first pinned weights of the bundled index."""
     name = "file server"
     try:
         entry = next(e for e in index.read_unsigned(index.shipped_path()).values() if e.repo_id and e.sha256)
@@ -105,7 +105,7 @@ def plain_server(template: str) -> Finding:
     except WeightsError as error:
         return Finding(name, BROKEN, error.summary, error.fix)
     if constants.HF_HUB_OFFLINE:
-        return Finding(name, NOTE, "not asked, because HF_HUB_OFFLINE is set", "Unset it to download weights.")
+        return Finding(name, NOTE, "not checked, because HF_HUB_OFFLINE is set", "Unset it to download weights.")
     shown = without_secrets(url.partition("?")[0])
     reached = Hub().reach(url, SECONDS, send_token=False)
     if isinstance(reached, Failure):
@@ -120,21 +120,21 @@ def plain_server(template: str) -> Finding:
 
 
 def timeout() -> Finding:
-    """How long a download may take."""
+    """Reports the time limit of downloads."""
     seconds, name = environment.download_timeout(), environment.DOWNLOAD_TIMEOUT.name
     if 0 < seconds < math.inf:
-        return Finding("time limit", OK, f"{seconds:g} s for each download")
+        return Finding("time limit", OK, f"{seconds:g} s per download")
     return Finding("time limit", BROKEN, f"{name}={os.environ.get(name)}", FIXES["setting"])
 
 
 def folder(check: str, path: Path, variable: str, needed: int = SPACE_BYTES) -> Iterator[Finding]:
-    """Whether files can be written into a folder, and whether there is space for them.
+    """Checks that a folder is writable and that there is enough free space.
 
     Args:
-        check: What to call the folder.
-        path: The folder. If it does not exist, the nearest folder above it is checked.
+        check: Name of the folder in the report.
+        path: The folder. If it does not exist, its nearest existing parent is checked.
         variable: The variable that sets it.
-        needed: Bytes that should be free.
+        needed: Required free space in bytes.
     """
     if environment.is_homeless(path):
         yield Finding(check, BROKEN, f"{path}, and this user has no home folder", f"Set {variable} to a folder.")
@@ -145,7 +145,7 @@ def folder(check: str, path: Path, variable: str, needed: int = SPACE_BYTES) -> 
             pass
         free = shutil.disk_usage(place).free
     except OSError as error:
-        fix = f"Let this user write to it, or set {variable} to another folder."
+        fix = f"Make it writable for this user, or set {variable} to another folder."
         yield Finding(check, BROKEN, f"cannot write to {place}: {error.strerror or error}", fix)
         return
     yield Finding(check, OK, f"{path} is writable")
@@ -157,7 +157,7 @@ def folder(check: str, path: Path, variable: str, needed: int = SPACE_BYTES) -> 
 
 
 def first_use() -> Finding:
-    """Whether the record of first use can be read."""
+    """Checks that the record of first use can be read."""
     try:
         return Finding("record of first use", OK, f"{len(trust.records())} entries")
     except WeightsError as error:
@@ -165,7 +165,7 @@ def first_use() -> Finding:
 
 
 def mirror_folder(path: Path) -> Finding:
-    """Whether a mirror is a folder."""
+    """Checks that the mirror is a folder."""
     if path.is_dir():
         return Finding("mirror", OK, str(path))
     fix = f"Correct or unset {environment.WEIGHTS_DIR.name}."
@@ -173,7 +173,7 @@ def mirror_folder(path: Path) -> Finding:
 
 
 def index_file(path: Path) -> Finding:
-    """Whether an index is valid, and signed if that is demanded."""
+    """Checks that an index is valid, and signed if that is required."""
     name = "index" if path == index.shipped_path() else "further index"
     try:
         entries = index.read(path)
@@ -186,7 +186,7 @@ def index_file(path: Path) -> Finding:
 
 
 def bundled() -> Finding:
-    """Whether the weights in the package are intact."""
+    """Checks that the weights in the package are intact."""
     name, checked = "bundled weights", 0
     try:
         for entry in index.read_unsigned(index.shipped_path()).values():

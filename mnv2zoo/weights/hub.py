@@ -1,12 +1,12 @@
-"""The Hub, asked with a deadline.
+"""Downloads from the Hub within a time limit.
 
-The Hub's client has none: its time-outs are those of single reads, which a byte a second never trips, it
-waits as long as a `Retry-After` says, and a lock or a look-up of a name has no time-out at all. So each
-question is put by a process of its own (`hub_process.py`), which is ended when its time is up. That
-process also refuses answers that would make the client write outside its cache, or without end.
+The Hub client has no overall time limit. Its timeouts apply to single reads, so a slow trickle of bytes never trips
+them. It waits as long as a `Retry-After` header says, and locks and name lookups have no timeout at all. Therefore each
+request runs in its own process (`hub_process.py`), which is ended when the time is up. That process also rejects
+responses that would make the client write outside its cache, or without limit.
 
-Where no process of this Python can be started, as in a frozen program, or where the program has set a client
-factory that another process would not have, a thread puts the question.
+A thread makes the request instead if no Python process can be started, as in a frozen program, or if the program has
+set its own client factory, which another process would not have.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from mnv2zoo.system.hub_failures import LOCAL, Failure, explain, without_secrets
 from mnv2zoo.weights import hub_private, hub_process, schema, trust
 from mnv2zoo.weights.trust import Record
 
-SPARE_BYTES = 2**26  # what the client may write beside a file whose size is known
-TIDYING_SECONDS = 5  # for the process to remove what it has half written, when its time is up
-MEMORY_BYTES = 2**32  # far more than the client needs; an error of endless text would take all that there is
-MISSING = ("file", "repository", "revision")  # kinds of failures that a 404 can be
-MAX_SECONDS = 10**7  # some months; timers take no more
+SPARE_BYTES = 2**26  # what the client may write besides a file of known size
+TIDYING_SECONDS = 5  # for the process to remove partial files when its time is up
+MEMORY_BYTES = 2**32  # far more than the client needs; stops an endless error message from filling the memory
+MISSING = ("file", "repository", "revision")  # kinds of failure that a 404 can mean
+MAX_SECONDS = 10**7  # about four months; timers accept no more
 
-# Our packages are there without what they import, which would take seconds. What fails here is done without a process.
+# Stub modules stand in for our packages, whose imports take seconds. If this fails, the request runs in a thread.
 PROGRAM = """
 import json, sys, types
 sys.excepthook = lambda *_: None
@@ -59,12 +59,12 @@ class HubFile:
     """A file on the Hub, and what is known of its content.
 
     Attributes:
-        name: What the user called it, for messages.
+        name: The name that the user gave, for messages.
         repo_id: Its repository.
-        filename: Its path there.
-        revision: A commit, branch or tag; None for `main`.
-        sha256: Its hash, if an index tells.
-        size: Its size in bytes, if an index tells.
+        filename: Its path in the repository.
+        revision: A commit, branch or tag. None means `main`.
+        sha256: Its SHA-256, if an index lists it.
+        size: Its size in bytes, if an index lists it.
     """
 
     name: str
@@ -76,54 +76,54 @@ class HubFile:
 
     @classmethod
     def of_hub_id(cls, hub_id: str, name: str = "", filename: str | None = None) -> HubFile:
-        """Reads timm's way to name a repository.
+        """Parses timm's notation for a repository.
 
         Args:
             hub_id: `owner/name`, or `owner/name@revision`.
-            name: What the user called it; `hf-hub:` and the above by default.
-            filename: Its path in the repository, `model.safetensors` by default.
+            name: The name that the user gave, for messages. Default: `hf-hub:` plus `hub_id`.
+            filename: The path in the repository. Default: `model.safetensors`.
 
         Returns:
-            The file, of whose content nothing is known.
+            The file, without hash and size.
         """
         repo_id, _, revision = hub_id.partition("@")
         return cls(name or f"hf-hub:{hub_id}", repo_id, filename or "model.safetensors", revision or None)
 
     @property
     def location(self) -> str:
-        """The same string that `WeightsEntry.location` is."""
+        """A unique string for the file, as in `WeightsEntry.location`."""
         return schema.hub_location(self.repo_id, self.revision, self.filename)
 
     @property
     def pin(self) -> Record | None:
-        """What an index says that the content must match; None if it says nothing."""
+        """What the content must match according to an index, or None if no index lists the file."""
         return None if self.sha256 is None else Record(self.revision, self.sha256, self.size or 0)
 
 
 @dataclass
 class Hub:
-    """The Hub and its cache, for as long as `MNV2ZOO_DOWNLOAD_TIMEOUT` says from the first question on.
+    """The Hub and its cache. `MNV2ZOO_DOWNLOAD_TIMEOUT` starts with the first request.
 
     Attributes:
-        cache_dir: The cache; the client's own default if None.
-        deadline: When the time is up, by `time.monotonic`; None before the first question.
+        cache_dir: The cache. None uses the client's default.
+        deadline: When the time is up, by `time.monotonic`. None before the first request.
     """
 
     cache_dir: str | Path | None = None
     deadline: float | None = field(default=None, init=False)
 
     def cached(self, file: HubFile, revision: str | None) -> Path | None:
-        """Looks into the cache, asking nothing.
+        """Looks up a file in the cache without network access.
 
         Args:
             file: The file.
-            revision: The revision wanted; None for `main`.
+            revision: The revision. None means `main`.
 
         Returns:
-            Its path, None if it is not there.
+            The path, or None if the file is not in the cache.
 
         Raises:
-            WeightsUnavailableError: If the cache cannot be read, or the file has no proper name.
+            WeightsUnavailableError: If the cache cannot be read, or the file name is invalid.
         """
         try:
             found = huggingface_hub.try_to_load_from_cache(file.repo_id, file.filename, self._cache(), revision)
@@ -132,18 +132,18 @@ class Hub:
         return Path(found) if isinstance(found, str) else None
 
     def download(self, file: HubFile, revision: str | None, force: bool = False) -> Path:
-        """Fetches a file into the cache; offline, takes what is there. What it holds is for the caller to verify.
+        """Downloads a file to the cache, or uses the cached one when offline. The caller must verify its content.
 
         Args:
             file: The file.
-            revision: The revision wanted; None for `main`.
-            force: Fetch it even if it is in the cache.
+            revision: The revision. None means `main`.
+            force: Download the file even if it is in the cache.
 
         Returns:
-            Its path.
+            The path in the cache.
 
         Raises:
-            WeightsUnavailableError: If it cannot be fetched, or not in time.
+            WeightsUnavailableError: If the file cannot be downloaded within the time limit.
         """
         if constants.HF_HUB_OFFLINE and not force and (path := self.cached(file, revision)):
             return path
@@ -152,22 +152,22 @@ class Hub:
         return Path(answer["path"])
 
     def fetch_plain(self, file: HubFile, pin: Record, url: str, force: bool = False) -> Path | None:
-        """Fetches a file of a known hash from a plain file server into the cache.
+        """Downloads a file with a known hash from a plain file server to the cache.
 
-        It lies there as the Hub's client puts it, in the snapshot of its commit, or of its hash if no commit is known.
+        It is stored where the Hub client would put it: under its commit, or under its hash if the commit is unknown.
 
         Args:
             file: The file.
-            pin: Its hash, and its size and commit as far as they are known.
-            url: Its address on the server.
-            force: Fetch it even if it is in the cache.
+            pin: Its hash, and its size and commit if known.
+            url: Its URL on the server.
+            force: Download the file even if it is in the cache.
 
         Returns:
-            Its path, None if the server has no such file.
+            The path in the cache, or None if the server does not have the file.
 
         Raises:
-            IntegrityError: If the server sends another file.
-            WeightsUnavailableError: If it cannot be fetched, or not in time.
+            IntegrityError: If the server sends a different file.
+            WeightsUnavailableError: If the file cannot be downloaded within the time limit.
         """
         cache, shown = self._writable_cache(file), without_secrets(url.partition("?")[0])
         repository = repo_folder_name(repo_id=file.repo_id, repo_type="model")
@@ -183,7 +183,7 @@ class Hub:
         )
         if "wrong" in answer:
             problem, expected, found = answer["wrong"]
-            fix = "Check MNV2ZOO_WEIGHTS_URL, and the file on the server. Nothing was kept."
+            fix = "Check MNV2ZOO_WEIGHTS_URL, and the file on the server. The download was discarded."
             raise IntegrityError(problem, expected=expected, found=found, where=shown, fix=fix)
         if "error" in answer:
             failure = Failure(**answer["error"])
@@ -193,40 +193,40 @@ class Hub:
         return Path(answer["path"])
 
     def describe(self, file: HubFile) -> Record:
-        """Asks for a file's commit, SHA-256 and size.
+        """Requests a file's commit, SHA-256 and size.
 
         Args:
             file: The file.
 
         Returns:
-            What the Hub says.
+            The Hub's metadata of the file.
 
         Raises:
-            IntegrityError: If it gives no such things.
-            WeightsUnavailableError: If it cannot be asked, or does not answer in time.
+            IntegrityError: If the metadata is incomplete.
+            WeightsUnavailableError: If the Hub does not respond within the time limit.
         """
         answer = self._ask(file, "describe", file.revision)
         record = Record(answer["commit"], answer["etag"] or "", answer["size"] or 0)
         if record.commit is None or not trust.sound(record):
             raise IntegrityError(
-                "the Hub does not vouch for the file",
+                f"the Hub has no SHA-256 for {file.name}",
                 expected="a commit, a SHA-256 and a size",
                 found="commit {commit!r}, etag {etag!r}, size {size!r}".format(**answer),
                 where=file.location,
-                fix="Weights must be stored with LFS or Xet, which record a SHA-256.",
+                fix="Store the weights with LFS or Xet, which record a SHA-256.",
             )
         return record
 
     def reach(self, url: str, seconds: float, send_token: bool) -> int | Failure:
-        """Asks for an address once, to see whether there is a way to it.
+        """Requests a URL once, to check the connection.
 
         Args:
-            url: The address.
-            seconds: How long to wait.
-            send_token: Whether to send the Hub's token, if there is one.
+            url: The URL.
+            seconds: Timeout.
+            send_token: Whether to send the Hub token, if there is one.
 
         Returns:
-            The status code, or why there was no answer.
+            The status code, or the reason why there was no response.
         """
         self.deadline = time.monotonic() + seconds
         nothing = HubFile("the address", "", "")
@@ -241,7 +241,7 @@ class Hub:
         return answer
 
     def _answer(self, file: HubFile, do: str, **arguments: Any) -> dict[str, Any]:
-        """Puts a question; an answer may be an `error`."""
+        """Makes a request. The result may be an `error`."""
         if constants.HF_HUB_OFFLINE:
             return {"error": {"kind": "offline", "found": "OfflineModeIsEnabled: HF_HUB_OFFLINE is set"}}
         job = {
@@ -255,7 +255,7 @@ class Hub:
         answer = python and _ask_in_a_process(python, job)
         answer = answer or hub_process.answer_here(job)
         if "late" in answer:
-            found = f"no answer in the time of {environment.DOWNLOAD_TIMEOUT.name}"
+            found = f"no response within {environment.DOWNLOAD_TIMEOUT.name}"
             return {"error": {"kind": "late", "found": found}}
         return answer
 
@@ -272,7 +272,7 @@ class Hub:
     def _unavailable(
         self, file: HubFile, failure: Failure, error: Exception | None = None, url: str | None = None
     ) -> NoReturn:
-        # Whatever the client raises, a plain ValueError or OSError included, means that there is no file.
+        # Anything that the client raises, even a plain ValueError or OSError, means that there is no file.
         fix = failure.fix(file.repo_id, constants.ENDPOINT, self._cache(), plain=url is not None)
         if failure.kind not in LOCAL and file.filename.endswith(".safetensors"):
             fix += f" Or put a copy at {mirror_hint(file)} and set MNV2ZOO_WEIGHTS_DIR."
@@ -285,7 +285,7 @@ class Hub:
         ) from error
 
     def seconds_left(self, file: HubFile) -> float:
-        """How much time is left for a file; the first call starts the clock.
+        """Returns the time left for a file. The first call starts the clock.
 
         Args:
             file: The file, for messages.
@@ -294,7 +294,7 @@ class Hub:
             Seconds, above 0.
 
         Raises:
-            WeightsUnavailableError: If `MNV2ZOO_DOWNLOAD_TIMEOUT` is not a number of seconds above 0.
+            WeightsUnavailableError: If `MNV2ZOO_DOWNLOAD_TIMEOUT` is not a positive number.
         """
         if self.deadline is None:
             seconds = environment.download_timeout()
@@ -306,32 +306,32 @@ class Hub:
 
 
 def snapshot(file: HubFile, pin: Record) -> str:
-    """Names the cache's folder of a snapshot that a file of known hash belongs to.
+    """Returns the name of the cache folder for a snapshot that contains a file with a known hash.
 
     Args:
         file: The file.
-        pin: What is known of it.
+        pin: Its hash, and its commit if known.
 
     Returns:
-        Its commit; its hash if no commit is known, as for a file that only a plain server has.
+        The commit, or the hash if the commit is unknown, as for a file that only a plain server has.
     """
     return pin.commit or file.revision or pin.sha256
 
 
 def mirror_hint(file: HubFile) -> str:
-    """Where a file would have to be in a mirror.
+    """Returns where a file would have to be in a mirror.
 
     Args:
         file: The file.
 
     Returns:
-        Its path, for messages.
+        The path, for messages.
     """
     return f"$MNV2ZOO_WEIGHTS_DIR/{file.repo_id}/{file.filename}"
 
 
 def _ask_in_a_process(python: str, job: dict[str, Any]) -> dict[str, Any] | None:
-    """Lets a process of its own put a question; None if none can be started, or it is another Python."""
+    """Makes a request in a separate process. None if no process can be started, or its Python differs."""
     package = Path(__file__).parent.parent
     packages = {"mnv2zoo": [str(package)], "mnv2zoo.weights": [str(package / "weights")]}
     told = {**job, "sys_path": sys.path, "packages": packages, "version": sys.version}
@@ -347,8 +347,6 @@ def _ask_in_a_process(python: str, job: dict[str, Any]) -> dict[str, Any] | None
         return {"late": True}
     except (OSError, ValueError):
         return None
-    if not answer and done.returncode < 0:  # killed, such as for memory
-        return {
-            "error": {"kind": "unknown", "found": f"the process that downloads was ended by signal {-done.returncode}"}
-        }
+    if not answer and done.returncode < 0:  # killed, for example by the memory limit
+        return {"error": {"kind": "unknown", "found": f"the download process was ended by signal {-done.returncode}"}}
     return answer or None

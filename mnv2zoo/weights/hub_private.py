@@ -1,6 +1,6 @@
-"""What the Hub's client keeps private and is used: the factory of its HTTP clients, which it lets programs only set.
+"""Private names of the Hub client: the factory of its HTTP clients, which its public API can only set.
 
-Without these names, as in a release that renames them, a program's own factory is not noticed.
+If a release renames them, a program's own factory is not detected.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ def _module() -> Any:
 
 
 def has_own_factory() -> bool:
-    """Whether the program has set a client factory, for proxies or certificates of its own."""
+    """Checks whether the program has set its own client factory, for example for proxies or certificates."""
     factory = getattr(_module(), FACTORY, None)
     return getattr(factory, "watched", factory) is not getattr(_module(), DEFAULT, None)
 
 
 def watch_clients(watch: Callable[[Any], Any]) -> None:
-    """Lets a function see every client that the Hub's client uses from now on, the present one included.
+    """Passes every client that the Hub client uses from now on to a function, including the current one.
 
-    The factory is not set by `set_client_factory`, which would close the client that other threads may be using.
+    `set_client_factory` is not used, because it would close a client that other threads may be using.
 
     Args:
-        watch: Changes a client, and returns it. It may see one more than once.
+        watch: Modifies a client and returns it. It may be called more than once with the same client.
     """
     module = _module()
     factory = getattr(module, FACTORY, None)

@@ -1,8 +1,8 @@
-"""The question to the Hub: put by a process of its own, which `mnv2zoo.weights.hub` starts and ends in time.
+"""Requests to the Hub, made in a separate process that `mnv2zoo.weights.hub` starts and ends in time.
 
-That process imports only modules of the package that need the standard library and filelock: all of it would take
-seconds. Its standard output is one JSON object with what the Hub answered or with why it did not. Where no process can
-be had, `answer` is called in this one.
+That process imports only those modules of the package that need just the standard library and filelock, because
+importing all of it would take seconds. It prints one JSON object with the Hub's response or the reason for the failure.
+If no process can be started, `answer` runs in the calling process.
 """
 
 from __future__ import annotations
@@ -28,41 +28,41 @@ from mnv2zoo.system import posix
 from mnv2zoo.system.files import locked, whole_file
 from mnv2zoo.system.hub_failures import TRIES, UnsoundAnswerError, explain
 
-# The client makes paths of these headers and accepts any: `../..` and absolute ones too.
+# The client builds paths from these headers and accepts any value, even `../..` or an absolute path.
 ETAG = r'(W/)?"?\w[\w.-]*"?'
 SAFE = {"x-repo-commit": r"[0-9a-f]{40}", "x-linked-etag": ETAG, "etag": ETAG}
 
-PAUSES = (1, 2)  # seconds before a question is put again, where the client gave up at once
-PATIENCE = 10  # seconds from the start on, after which it has tried long enough by itself
-TIDYING_SECONDS = 2  # for a thread whose time is up to remove what it has half written
-THREAD = "mnv2zoo download"  # the name of a thread that puts a question
-PAGE_BYTES = 2**20  # the most that is read of an answer other than the file
+PAUSES = (1, 2)  # seconds before each retry, if the client gave up at once
+PATIENCE = 10  # seconds after which there are no more retries
+TIDYING_SECONDS = 2  # for a thread to remove partial files when its time is up
+THREAD = "mnv2zoo download"  # name of the thread that makes a request
+PAGE_BYTES = 2**20  # maximum size of a response other than the file
 
 
 class OutOfTime(BaseException):
-    """The time is up; no `except Exception` of the client may swallow it, and each `finally` still tidies up."""
+    """The time is up. A BaseException, so that the client's `except Exception` cannot swallow it."""
 
 
 class WrongContentError(Exception):
-    """A plain file server sent another file than the one whose hash is known."""
+    """A plain file server sent content that does not match the known hash."""
 
 
 class HopelessError(Exception):
-    """A connection that fails the same way however often it is tried; the client does not know this class."""
+    """A connection that would fail again on every retry. The client does not know this class, so it gives up."""
 
 
 @dataclass
 class Question:
-    """One question, while it is put.
+    """The state of one request.
 
     Attributes:
         deadline: When the time is up, by `time.monotonic`.
-        most: Bytes of the file that are read at most, with every repetition.
-        file_bytes: Bytes that one answer with the file may have.
-        plain: Whether to fetch over HTTP alone. Xet goes past the client, and so past its bounds.
+        most: Maximum number of bytes of the file that are read, retries included.
+        file_bytes: Maximum size of a single response with the file.
+        plain: Whether to download over plain HTTP. Xet bypasses the client, and so its bounds.
         tokens: Secrets that were sent.
         failures: Connections that failed.
-        sockets: Connections that were opened for it.
+        sockets: Connections that were opened.
     """
 
     deadline: float
@@ -75,41 +75,41 @@ class Question:
 
     @property
     def seconds_left(self) -> float:
-        """The time until the deadline; negative after it."""
+        """Time until the deadline. Negative afterwards."""
         return self.deadline - time.monotonic()
 
     def before(self, request: Any) -> None:
-        """Prepares a request, if there is time for it."""
+        """Prepares an HTTP request, if there is time left."""
         self.require_time()
-        request.headers["Accept-Encoding"] = "identity"  # what is packed could unpack to any size
+        request.headers["Accept-Encoding"] = "identity"  # compressed content could unpack to any size
         self.tokens.update(request.headers.get("authorization", "").split()[1:])
-        # No single step may take longer than the time that is left. A trickle of bytes does all the same; see `cut`.
-        most = max(0.0, self.seconds_left) + 0.5  # later than what the time limit itself ends
+        # No single step may take longer than the time that is left. A trickle of bytes can; see `cut`.
+        most = max(0.0, self.seconds_left) + 0.5  # later than the time limit itself
         limits = request.extensions.get("timeout") or {}
         steps = ("connect", "read", "write", "pool")
         request.extensions["timeout"] = {step: min(limits.get(step) or most, most) for step in steps}
         request.extensions["trace"] = self._note
 
     def _note(self, event: str, about: dict[str, Any]) -> None:
-        """Notes the connections that the HTTP library opens; it calls this for each of its steps."""
+        """Records the connections that the HTTP library opens. It calls this for each of its steps."""
         if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
             self.sockets.append(about["return_value"].get_extra_info("socket"))
 
     def cut(self) -> None:
-        """Ends what the connections still wait for, from another thread."""
+        """Shuts down all connections from another thread, so that pending reads end."""
         for connection in self.sockets:
             with contextlib.suppress(OSError, AttributeError):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def require_time(self) -> None:
-        """Raises `OutOfTime` when the time is up."""
+        """Raises `OutOfTime` if the time is up."""
         if time.monotonic() > self.deadline:
             raise OutOfTime
 
     def after(self, response: Any) -> None:
-        """Checks an answer before its body is read, and bounds the body."""
+        """Checks a response before its body is read, and limits the body."""
         check(response)
-        for header in ("retry-after", "ratelimit"):  # the client would sleep for as long as they say
+        for header in ("retry-after", "ratelimit"):  # the client would sleep as long as they say
             waits = map(int, re.findall(r"\d{1,9}", response.headers.get(header, "")))
             if max(waits, default=0) > self.seconds_left:
                 del response.headers[header]
@@ -119,15 +119,15 @@ class Question:
         response.stream = _bounded(response.stream, self, response.status_code < 300)
 
     def count(self, part: int, body: int, of_file: bool) -> None:
-        """Counts a part of a body, and the body up to and with it."""
+        """Counts bytes of a body. `body` is the size of the body so far."""
         self.require_time()
         if of_file:
             self.most -= part
         if self.most < 0 or body > (self.file_bytes if of_file else PAGE_BYTES):
-            raise UnsoundAnswerError("the answer is longer than it may be")
+            raise UnsoundAnswerError("the response is longer than allowed")
 
     def failed(self, error: Exception) -> None:
-        """Ends what would be tried in vain."""
+        """Stops retries that are bound to fail."""
         self.failures += 1
         if self.failures >= TRIES.get(explain(error).kind, sys.maxsize):
             raise HopelessError from error
@@ -137,7 +137,7 @@ _QUESTION: ContextVar[Question | None] = ContextVar("question", default=None)
 
 
 def _bounded(stream: Any, question: Question, of_file: bool) -> Any:
-    # The HTTP library wants a stream of its own class.
+    # The HTTP library requires a stream of its own class.
     base = next(kind for kind in type(stream).__mro__ if kind.__name__ == "SyncByteStream")
 
     class Bounded(base):  # type: ignore[valid-type,misc]
@@ -155,10 +155,10 @@ def _bounded(stream: Any, question: Question, of_file: bool) -> Any:
 
 
 def watch(client: Any) -> Any:
-    """Lets a client keep the bounds of the question that is put with it, if there is one.
+    """Makes a client respect the limits of the request that is made with it, if there is one.
 
     Args:
-        client: An HTTP client, which other threads may use for questions of their own.
+        client: An HTTP client, which other threads may also use for their requests.
 
     Returns:
         The client.
@@ -192,28 +192,28 @@ def watch(client: Any) -> Any:
 
 
 def check(response: Any) -> None:
-    """Refuses an answer before its body is read.
+    """Rejects a response before its body is read.
 
     Args:
-        response: The answer, of httpx.
+        response: The response, from httpx.
 
     Raises:
-        UnsoundAnswerError: If a header is not what the client takes it for.
+        UnsoundAnswerError: If a header has an invalid value.
     """
     for name, pattern in SAFE.items() if "x-repo-commit" in response.headers else ():
         value = response.headers.get(name)
         if value is not None and not re.fullmatch(pattern, value, re.ASCII):
             raise UnsoundAnswerError(f"the header {name} is {value[:80]!r}")
     encoding = response.headers.get("content-encoding", "identity")
-    if encoding != "identity":  # nothing was asked for that a small answer could blow up from
+    if encoding != "identity":  # we requested no compression, which could unpack to any size
         raise UnsoundAnswerError(f"the body is encoded as {encoding[:80]!r}")
 
 
 def answer(job: dict[str, Any], plain: bool = False) -> dict[str, Any]:
-    """Puts a question to the Hub.
+    """Makes a request to the Hub.
 
     Args:
-        job: What to do, as `mnv2zoo.weights.hub` writes it.
+        job: The request, as `mnv2zoo.weights.hub` builds it.
         plain: As in `Question`.
 
     Returns:
@@ -223,7 +223,7 @@ def answer(job: dict[str, Any], plain: bool = False) -> dict[str, Any]:
 
 
 def _question(job: dict[str, Any], plain: bool) -> Question:
-    # A download that goes on from where it was cut may fetch some bytes again.
+    # A resumed download may fetch some bytes twice.
     return Question(time.monotonic() + job["seconds"], 4 * job["file_bytes"], job["file_bytes"], plain)
 
 
@@ -240,7 +240,7 @@ def _put(question: Question, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
-    """Puts a question to the Hub, again where the trouble may be over in a moment.
+    """Makes a request to the Hub, with retries after temporary failures.
 
     Args:
         job: As in `answer`.
@@ -260,13 +260,13 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def passing(error: BaseException | None) -> bool:
-    """Whether an error may be over in a moment.
+    """Checks whether a failure may be temporary.
 
     Args:
-        error: What the client raised, which may hide the reason in its causes.
+        error: The client's error. The reason may be among its causes.
 
     Returns:
-        Whether the way was broken, or the Hub busy or ill.
+        True if the connection broke, or the Hub is busy or failing.
     """
     while error is not None:
         if isinstance(error, HopelessError):
@@ -280,13 +280,13 @@ def passing(error: BaseException | None) -> bool:
 
 
 def ask(job: dict[str, Any]) -> dict[str, Any]:
-    """Puts a question to the Hub once.
+    """Makes a request to the Hub once.
 
     Args:
-        job: What to do.
+        job: As in `answer`.
 
     Returns:
-        As `work` does.
+        As in `work`.
     """
     import huggingface_hub
 
@@ -313,12 +313,12 @@ def ask(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def fetch(job: dict[str, Any]) -> dict[str, Any]:
-    """Fetches a file of a known hash from a plain file server, which need not send any header of the Hub's.
+    """Downloads a file with a known hash from a plain file server, which need not send the Hub's headers.
 
-    The file appears in its place when its hash is right. One process at a time writes there.
+    The file is moved into place once its hash matches. A lock lets only one process write at a time.
 
     Args:
-        job: `url`, `path` and `lock` in place of a repository's names, and `sha256` and `size`, which is 0 if unknown.
+        job: `url`, `path` and `lock` instead of repository names, and `sha256` and `size`, which is 0 if unknown.
 
     Returns:
         The path of the file, or what is `wrong` with what the server sent.
@@ -332,7 +332,7 @@ def fetch(job: dict[str, Any]) -> dict[str, Any]:
     seconds = job["seconds"] if question is None else question.deadline - time.monotonic()
     try:
         with locked(lock, max(0.0, seconds)):
-            if not job["force"] and path.is_file():  # another process was here first
+            if not job["force"] and path.is_file():  # another process downloaded it
                 return {"path": str(path)}
             _clear(path)
             with whole_file(path) as file:
@@ -347,7 +347,7 @@ def fetch(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _clear(path: Path) -> None:
-    """Removes what is no plain file: nothing may be written through a link that somebody put there."""
+    """Removes anything but a plain file, so that nothing is written through a link that somebody put there."""
     if path.is_dir() and not path.is_symlink():
         path.rmdir()
     elif path.is_symlink() or not path.is_file():
@@ -365,15 +365,15 @@ def _require_right(file: Path, sha256: str, size: int) -> None:
 
 
 def answer_here(job: dict[str, Any]) -> dict[str, Any]:
-    """Puts a question to the Hub from this process, with the client that the program uses.
+    """Makes a request to the Hub from this process, with the program's own client.
 
-    A thread puts it, which is left alone when the time is up: it ends at its next step.
+    A thread makes the request. When the time is up it is abandoned and ends at its next step.
 
     Args:
         job: As in `answer`.
 
     Returns:
-        As `answer` does.
+        As in `answer`.
     """
     import huggingface_hub
 
@@ -388,13 +388,13 @@ def answer_here(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _answer_in_a_thread(job: dict[str, Any], plain: bool) -> dict[str, Any]:
-    """Puts a question from a thread, and waits for it a little longer, once the time is up, so that it tidies up."""
+    """Makes a request in a thread. When the time is up, waits a little longer for the thread to tidy up."""
     answers: list[dict[str, Any]] = []
     question = _question(job, plain)
     thread = threading.Thread(target=lambda: answers.append(_put(question, job)), daemon=True, name=THREAD)
     try:
         thread.start()
-    except RuntimeError:  # no more threads here
+    except RuntimeError:  # no more threads available
         return _put(question, job)
     thread.join(job["seconds"])
     late = not answers
@@ -405,19 +405,19 @@ def _answer_in_a_thread(job: dict[str, Any], plain: bool) -> dict[str, Any]:
 
 
 def _not_of_a_question(record: logging.LogRecord) -> bool:
-    """Keeps the client's lines about its repetitions, which may hold secrets, out of the program's log."""
+    """Keeps the client's retry messages, which may contain secrets, out of the program's log."""
     return _QUESTION.get() is None
 
 
 def _watched_client() -> Any:
     import huggingface_hub
 
-    client_class = type(huggingface_hub.get_session())  # of httpx or of its successor, which the Hub's client decides
+    client_class = type(huggingface_hub.get_session())  # of httpx or its successor, as the Hub client decides
     return lambda: watch(client_class(follow_redirects=True, timeout=30))
 
 
 def _silence() -> None:
-    """Lets nothing but the answer and progress bars leave this process: all else could hold a secret."""
+    """Lets only the result and progress bars leave this process: all other output could contain a secret."""
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     for owner, hook in ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook")):
@@ -429,7 +429,7 @@ def _out_of_time() -> None:
 
 
 def main(job: dict[str, Any]) -> None:
-    """Does what is to do and writes what came of it.
+    """Runs a request and prints its result.
 
     Args:
         job: As in `answer`.
@@ -437,7 +437,7 @@ def main(job: dict[str, Any]) -> None:
     _silence()
     output = os.dup(1)
     with contextlib.suppress(OSError):  # no stderr
-        os.dup2(2, 1)  # what a library prints is no answer
+        os.dup2(2, 1)  # keep what libraries print out of the result
     try:
         plain = not posix.limit_resources(job["file_bytes"], job["memory_bytes"])
         call_off = posix.alarm(job["seconds"], _out_of_time)
@@ -451,9 +451,9 @@ def main(job: dict[str, Any]) -> None:
                 call_off()
     except OutOfTime:
         found = {"late": True}
-    except KeyboardInterrupt:  # which the process that waits gets too
+    except KeyboardInterrupt:  # the waiting process gets it too
         sys.exit(1)
     except Exception as error:
         found = {"error": asdict(explain(error))}
-    with contextlib.suppress(BrokenPipeError):  # whoever asked was killed
+    with contextlib.suppress(BrokenPipeError):  # the waiting process was killed
         os.write(output, json.dumps(found).encode())

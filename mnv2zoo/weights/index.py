@@ -1,7 +1,7 @@
-"""The index of weights: its schema, the rules it must keep, and the one merged copy in use.
+"""The index of weights: reading and signing index files, and the merged index in use.
 
-`weights_index.json` at the top of the repository (inside the package, once installed) is the one list
-of weights. `MNV2ZOO_WEIGHTS_INDEX` lays a further one over it.
+`weights_index.json` at the top of the repository (inside the package, once installed) is the bundled index.
+`MNV2ZOO_WEIGHTS_INDEX` names another one, which is merged over it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from mnv2zoo.weights.schema import MAX_BYTES, WeightsEntry, check_together, pars
 
 
 def read(path: Path) -> dict[str, WeightsEntry]:
-    """Reads and validates an index file, and its signature where `MNV2ZOO_INDEX_PUBKEY` demands one.
+    """Reads and validates an index file, and checks its signature if `MNV2ZOO_INDEX_PUBKEY` is set.
 
-    The bytes whose signature is checked are the bytes that are parsed.
+    The signature is checked on the same in-memory bytes that are then parsed.
 
     Args:
         path: The file.
@@ -27,8 +27,8 @@ def read(path: Path) -> dict[str, WeightsEntry]:
         The entries by name, in the order of the file.
 
     Raises:
-        WeightsIndexError: If it cannot be read, is not valid, or is not signed as is demanded.
-        MissingExtraError: If a signature is demanded and the extra `signing` is not installed.
+        WeightsIndexError: If the file cannot be read, is invalid, or lacks a required valid signature.
+        MissingExtraError: If a signature is required and the extra `signing` is not installed.
     """
     data = _data(path)
     if key := environment.index_pubkey():
@@ -37,7 +37,7 @@ def read(path: Path) -> dict[str, WeightsEntry]:
 
 
 def read_unsigned(path: Path) -> dict[str, WeightsEntry]:
-    """Reads and validates an index file whatever its signature, for a maintainer who is about to sign it.
+    """Reads and validates an index file without checking its signature, for a maintainer who will sign it.
 
     Args:
         path: The file.
@@ -46,24 +46,24 @@ def read_unsigned(path: Path) -> dict[str, WeightsEntry]:
         The entries by name, in the order of the file.
 
     Raises:
-        WeightsIndexError: If it cannot be read or is not valid.
+        WeightsIndexError: If the file cannot be read or is invalid.
     """
     return parse(_decoded(_data(path), path), path)
 
 
 def sign(path: Path, key: Path, ask_password: Callable[[], str]) -> Path:
-    """Signs an index file that is valid, in the bytes that were validated.
+    """Validates an index file and signs the same bytes.
 
     Args:
         path: The file.
         key: PEM file of an Ed25519 private key.
-        ask_password: Gives the key's password; called only if it has one.
+        ask_password: Returns the key's password. Only called if the key has one.
 
     Returns:
-        Where the signature was put: beside the file.
+        The signature file, next to the index.
 
     Raises:
-        WeightsIndexError: If the file cannot be read or is not valid.
+        WeightsIndexError: If the index cannot be read or is invalid.
         WeightsError: If the key cannot be used.
         MissingExtraError: If the extra `signing` is not installed.
         OSError: If the key cannot be read, or the signature cannot be written.
@@ -81,7 +81,11 @@ def _data(path: Path) -> bytes:
         raise _unreadable(path, error) from error
     if len(data) > MAX_BYTES:
         raise WeightsIndexError(
-            "index of weights too large", expected=f"at most {MAX_BYTES} bytes", found="more", where=path
+            "the index of weights is too large",
+            expected=f"at most {MAX_BYTES} bytes",
+            found="a larger file",
+            where=path,
+            fix="Split the index, or unset MNV2ZOO_WEIGHTS_INDEX.",
         )
     return data
 
@@ -104,7 +108,7 @@ def _unreadable(path: Path, error: Exception) -> WeightsIndexError:
 
 
 def shipped_path() -> Path:
-    """The shipped index: inside an installed package, or at the top of a checkout."""
+    """Returns the bundled index: inside an installed package, or at the top of a checkout."""
     package = Path(__file__).parent.parent
     installed = package / "weights_index.json"
     return installed if installed.is_file() else package.parent / "weights_index.json"
@@ -113,11 +117,11 @@ def shipped_path() -> Path:
 class Index:
     """The merged entries in use.
 
-    A bad file does not raise here but at the first use, so that the package can still be imported and
-    its user told what to do.
+    An invalid file raises an error on first use rather than here, so that the package can still be imported and the
+    user sees the error.
 
     Args:
-        paths: Index files; entries of a later one win and come first.
+        paths: Index files. Entries of a later file take precedence and come first.
     """
 
     def __init__(self, *paths: Path) -> None:
@@ -126,36 +130,36 @@ class Index:
         try:
             for path in paths:
                 further = read(path)
-                # A dict union keeps the left side's order and the right side's values.
+                # A dict union takes its order from the left side and its values from the right.
                 self._entries = further | self._entries | further
                 check_together(self._entries, path)
         except (WeightsIndexError, MissingExtraError) as error:
             self._error = error
 
     def entries(self) -> dict[str, WeightsEntry]:
-        """The entries by name; the first of an architecture is its default.
+        """The entries by name. The first of an architecture is its default.
 
         Raises:
-            WeightsIndexError: If a file was bad.
-            MissingExtraError: If signatures are demanded and the extra `signing` is not installed.
+            WeightsIndexError: If a file is invalid.
+            MissingExtraError: If signatures are required and the extra `signing` is not installed.
         """
         if self._error is not None:
             raise self._error.with_traceback(None)
         return dict(self._entries)
 
     def readable(self) -> dict[str, WeightsEntry]:
-        """The entries of the files before the first bad one."""
+        """The entries of all files before the first invalid one."""
         return dict(self._entries)
 
 
-INDEX: Index | None = None  # the entries in use, once they have been asked for
+INDEX: Index | None = None  # the entries in use, once they have been read
 
 
 def in_use() -> Index:
-    """The shipped index with that of `MNV2ZOO_WEIGHTS_INDEX` over it.
+    """Returns the bundled index with that of `MNV2ZOO_WEIGHTS_INDEX` merged over it.
 
-    The environment is read at the first call, which `models/registry` makes when the package is imported: timm needs
-    the tags then.
+    The environment is read on the first call, which `models/registry` makes when the package is imported, because timm
+    needs the tags then.
     """
     global INDEX
     if INDEX is None:
@@ -164,9 +168,9 @@ def in_use() -> Index:
     return INDEX
 
 
-# The weights to begin with, and what for. A test makes sure that each is pinned.
+# The weights to start with, and their uses. A test checks that each is pinned.
 RECOMMENDED = {
-    "mnv2zoo_100.ra_in1k": "the paper's network at width 1.0: the usual choice, on phones and CPUs",
+    "mnv2zoo_100.ra_in1k": "the paper's model at width 1.0: the usual choice, on phones and CPUs",
     "mnv2zoo_140.ra_in1k": "higher accuracy, at twice the MACs",
     "mnv2zoo_100_c20.cifar100_coarse": "a small demo that comes with the package and needs no download",
 }
@@ -176,10 +180,10 @@ def entries() -> dict[str, WeightsEntry]:
     """Lists all weights.
 
     Returns:
-        The entries by `architecture.tag`; the first of an architecture is its default.
+        The entries by `architecture.tag`. The first of an architecture is its default.
 
     Raises:
-        WeightsIndexError: If an index file is bad.
+        WeightsIndexError: If an index file is invalid.
 
     Examples:
         >>> import mnv2zoo
@@ -196,43 +200,43 @@ def entries_of(architecture_name: str) -> list[WeightsEntry]:
         architecture_name: The architecture.
 
     Returns:
-        Its entries, the default first.
+        The entries, default first.
 
     Raises:
-        WeightsIndexError: If an index file is bad.
+        WeightsIndexError: If an index file is invalid.
     """
     return [entry for entry in entries().values() if entry.architecture == architecture_name]
 
 
 def entry_at(repo_id: str, revision: str | None = None) -> WeightsEntry | None:
-    """Looks up the weights in a repository on the Hub.
+    """Looks up the weights in a Hub repository.
 
     Args:
         repo_id: The repository.
-        revision: The commit, branch or tag that is wanted; None for whichever the index lists.
+        revision: A commit, branch or tag. None matches any revision in the index.
 
     Returns:
-        Their entry; None if no index lists them at that revision.
+        The entry, or None if no index lists the weights at that revision.
 
     Raises:
-        WeightsIndexError: If an index file is bad.
+        WeightsIndexError: If an index file is invalid.
     """
     own = (entry for entry in entries().values() if entry.repo_id == repo_id)
     return next((entry for entry in own if revision is None or revision == entry.revision), None)
 
 
 def entry(name: str) -> WeightsEntry:
-    """Looks up weights.
+    """Looks up weights by name.
 
     Args:
-        name: `architecture.tag`, or an architecture, whose default weights are meant. timm's name will do too.
+        name: `architecture.tag`, or an architecture, for its default weights. timm's name works too.
 
     Returns:
         The entry.
 
     Raises:
-        UnknownModelError: If there is none; the message names those that are nearest.
-        WeightsIndexError: If an index file is bad.
+        UnknownModelError: If no weights have that name. The message suggests the closest names.
+        WeightsIndexError: If an index file is invalid.
 
     Examples:
         >>> import mnv2zoo
@@ -248,8 +252,8 @@ def entry(name: str) -> WeightsEntry:
     if siblings and "." not in name:
         return siblings[0]
     raise UnknownModelError(
-        "no such weights",
+        f"unknown weights {name!r}"[:200],
         expected=" or ".join([sibling.name for sibling in siblings] or known),
         found=repr(name),
-        fix="List them with `mnv2zoo list`." if siblings else f"No weights are known for {config.name} yet.",
+        fix="Run `mnv2zoo list` to see all weights." if siblings else f"{config.name} has no weights yet.",
     )

@@ -1,4 +1,4 @@
-"""Pinning: revision, hash and size of weights, as the Hub has them, and an index file that is filled with them."""
+"""Pins weights: gets their revision, hash and size from the Hub and writes them to an index file."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ PIN_FIELDS = ("revision", "sha256", "size")
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one entry.
+    """The result for one entry.
 
     Attributes:
-        entry: The entry, with all that is known now.
+        entry: The entry, with its pin if there is one.
         status: `pinned` (just now), `already pinned`, or `failed`.
         error: Why it failed.
     """
@@ -33,22 +33,22 @@ class Row:
 
 
 def pin_all(path: Path, cache_dir: str | Path | None = None) -> Iterator[Row]:
-    """Pins every entry of an index file, and writes each pin into the file before it goes on.
+    """Pins every entry of an index file and saves each pin before continuing.
 
-    An entry that is pinned already is compared with what the Hub has at its revision, and never changed. Whatever was
-    cut short is done again by the next call, which downloads only what is still missing. The signature of the file is
-    not checked, since the first pin makes it out of date.
+    Entries that are already pinned are compared with the Hub at their revision and never changed. To resume after an
+    interruption, call it again: only missing files are downloaded. The signature of the file is not checked, because
+    the first pin invalidates it.
 
     Args:
         path: The index file.
-        cache_dir: The Hub's cache; its own default if None.
+        cache_dir: The Hub cache. None uses the default.
 
     Yields:
-        A row for each entry on the Hub, in the order of the file.
+        One row per entry on the Hub, in file order.
 
     Raises:
-        WeightsIndexError: If the file is not a valid index, or somebody else changed the entry in the meantime.
-        OSError: If it cannot be written.
+        WeightsIndexError: If the index is invalid, or another process changed the entry in the meantime.
+        OSError: If the file cannot be written.
     """
     for entry in index.read_unsigned(path).values():
         if entry.bundled is not None:
@@ -69,17 +69,17 @@ def _pin(entry: WeightsEntry, cache_dir: str | Path | None) -> WeightsEntry:
     known = store.ask(entry, cache_dir)
     if entry.sha256 not in (None, known.sha256) or entry.size not in (None, known.size):
         raise IntegrityError(
-            f"{entry.name} is pinned to another file than the Hub has",
+            f"the pin of {entry.name} does not match the file on the Hub",
             expected=f"sha256 {entry.sha256}, {entry.size} bytes",
             found=f"sha256 {known.sha256}, {known.size} bytes",
             where=entry.location,
-            fix="The pin was left as it is. If the change is intended, set revision, sha256 and size to null first.",
+            fix="The pin is unchanged. If you expect the new file, first set revision, sha256 and size to null.",
         )
     return entry if known == entry else store.pin(entry, cache_dir)
 
 
 def _write(path: Path, entry: WeightsEntry, pinned: WeightsEntry) -> None:
-    """Fills in one entry's pin, and leaves every other character of the file alone."""
+    """Fills in one entry's pin without changing any other character of the file."""
     text = path.read_text(encoding="utf-8")
     values = {field: getattr(pinned, field) for field in PIN_FIELDS}
     changed = fill(text, entry.name, values)
@@ -87,9 +87,9 @@ def _write(path: Path, entry: WeightsEntry, pinned: WeightsEntry) -> None:
     same = all(before.get(field) == getattr(entry, field) for field in PIN_FIELDS)
     if not same or after != before | values:
         raise WeightsIndexError(
-            "the index was changed while it was being pinned",
-            expected=f"the entry {entry.name} as it was read",
-            found="another one",
+            f"the entry {entry.name} changed while the index was being pinned",
+            expected="the entry as it was read",
+            found="a different entry",
             where=path,
             fix="Run the command again.",
         )
@@ -103,10 +103,10 @@ def fill(text: str, name: str, values: dict[str, Any]) -> str:
     Args:
         text: JSON.
         name: The entry.
-        values: Texts, numbers or None by field. The entry has these fields already.
+        values: Strings, numbers or None by field. The entry must already have these fields.
 
     Returns:
-        The text, in which only these values differ.
+        The text. Only these values differ.
     """
     key = re.search(re.escape(json.dumps(name)) + r"\s*:\s*(?=\{)", text)
     if key is None:

@@ -1,4 +1,4 @@
-"""What an index of weights says: its entries, and the rules that each must keep."""
+"""The schema of an index of weights: its entries and the rules that they must follow."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from mnv2zoo.errors import WeightsIndexError
 from mnv2zoo.system.validation import Breach, bounded, breaches, description, fits, list_of, nullable, one_of, text
 
 SCHEMA_VERSION = 1
-MAX_BYTES = 16 * 2**20  # a bound for the parser's memory; the shipped index is a few kilobytes
+MAX_BYTES = 16 * 2**20  # limits the parser's memory; the bundled index is a few kilobytes
 LABEL_SETS = ("imagenet-1k",)
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
-TAG = text(r"\w[\w.-]*", "architecture.tag, the tag of letters, digits and _.-")
+TAG = text(r"\w[\w.-]*", "architecture.tag, with a tag of letters, digits and _.-")
 LOCATION_FIELDS = ("repo_id", "revision", "filename")
-DESCRIPTIVE_FIELDS = ("metrics", "origin", "description")  # may be left out; null then
-TEMPERATURES = 0.05, 20.0  # the lowest and the highest
+DESCRIPTIVE_FIELDS = ("metrics", "origin", "description")  # optional; null if left out
+TEMPERATURES = 0.05, 20.0  # minimum and maximum
 FIELDS = (
     *LOCATION_FIELDS,
     "bundled",
@@ -47,32 +47,31 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class WeightsEntry:
-    """One set of weights, as the index tells of it; what is unknown is None.
+    """One set of weights in an index. Unknown values are None.
 
     Attributes:
         name: `architecture.tag`.
         repo_id: Repository on the Hub.
         revision: Commit of that repository.
         filename: Safetensors file in that repository.
-        bundled: Safetensors file that ships beside the index, in place of the three above.
+        bundled: Safetensors file next to the index, instead of the three fields above.
         sha256: SHA-256 of the file, in hexadecimal.
-        size: Its size in bytes.
-        layout: Whose parameter names the file uses; see `mnv2zoo.convert`.
-        num_classes: Classes of the classifier.
-        input_size: Channels, height and width that it was evaluated at.
-        crop_pct: Share of the resized image's side that the centre crop keeps.
-        interpolation: Filter that resizes.
-        mean: Mean of each channel, of values in 0 to 1.
+        size: Size of the file in bytes.
+        layout: Layout of the parameter names in the file; see `mnv2zoo.convert`.
+        num_classes: Number of classes.
+        input_size: Channels, height and width at evaluation.
+        crop_pct: Center-crop ratio: side of the crop divided by that of the resized image.
+        interpolation: Filter for resizing.
+        mean: Mean of each channel, for values from 0 to 1.
         std: Standard deviation of each channel.
-        own_label_names: Names of the classes in class order, where the entry has its own.
-        labels: Name of a known label set, or None where `label_names` are the entry's own.
-        license: License of the weights, as SPDX names it where it can.
-        temperature: Number that divides a classifier's logits before the softmax, so that scores are as high as the
-            network is right.
-        metrics: Figures in percent, such as `top1`.
-        origin: Address of those who made the weights.
-        description: What they are.
-        folder: Folder of the index file that lists it.
+        own_label_names: Class names in class order, if the entry lists them itself.
+        labels: Name of a known label set, or None if the entry lists its own names.
+        license: License of the weights, as an SPDX identifier if there is one.
+        temperature: Softmax temperature, which calibrates a classifier's scores.
+        metrics: Metrics in percent, such as `top1`.
+        origin: URL of the authors of the weights.
+        description: A description of the weights.
+        folder: Folder of the index file that contains the entry.
     """
 
     name: str
@@ -105,51 +104,51 @@ class WeightsEntry:
 
     @property
     def tag(self) -> str:
-        """The part of the name behind the first dot."""
+        """The part of the name after the first dot."""
         return self.name.partition(".")[2]
 
     @property
     def pinned(self) -> bool:
-        """Whether the index knows the file's hash."""
+        """Whether the index has the file's hash."""
         return self.sha256 is not None
 
     @property
     def trust(self) -> str:
-        """How the file is verified: `pinned`, by the index's hash, or `first use`, by what the Hub served then.
+        """How the file is verified: `pinned` (by the index's hash) or `first use` (by the hash on first download).
 
-        These are the words for it everywhere: in the tables of the documentation and of the command line.
+        The tables of the documentation and of the command line use the same words.
         """
         return "pinned" if self.pinned else "first use"
 
     @property
     def location(self) -> str:
-        """Where the file is, in one string that no other entry has."""
+        """A unique string for the location of the file."""
         return self.bundled or hub_location(self.repo_id, self.revision, self.filename)
 
     def to_json(self) -> dict[str, Any]:
-        """The entry as an index file has it.
+        """Returns the entry as stored in an index file.
 
         Returns:
             Its fields by name, ready for `json.dumps`.
         """
         left_out = [*LOCATION_FIELDS] if self.bundled is not None else ["bundled"]
         left_out.append("labels" if self.own_label_names is not None else "label_names")
-        left_out += ["temperature"] if self.temperature is None else []  # which earlier versions do not know
+        left_out += ["temperature"] if self.temperature is None else []  # earlier versions do not know this field
         values = {field: getattr(self, field) for field in FIELDS if field not in left_out}
         return {field: list(value) if isinstance(value, tuple) else value for field, value in values.items()}
 
     def transforms(self, training: bool = False, **options: Any) -> Callable[..., Any]:
-        """Makes the preprocessing that the weights want, as `mnv2zoo.transforms` does for a name.
+        """Builds the preprocessing for the weights, as `mnv2zoo.transforms` does for a name.
 
         Args:
-            training: Make the augmentation for training instead.
-            **options: Arguments of `timm.data.create_transform` that replace its own.
+            training: Build the training augmentation instead.
+            **options: Arguments for `timm.data.create_transform` that override the defaults.
 
         Returns:
             A function from a PIL image of any mode to a float tensor (channels, height, width).
 
         Raises:
-            DataError: If the weights are for images that are neither gray nor RGB.
+            DataError: If the weights take images that are neither gray nor RGB.
 
         Examples:
             >>> import mnv2zoo
@@ -164,7 +163,7 @@ class WeightsEntry:
 
     @cached_property
     def label_names(self) -> tuple[str, ...]:
-        """Names of the classes in class order; their numbers where the names are unknown."""
+        """Class names in class order, or class numbers if the names are unknown."""
         if self.own_label_names is not None:
             return self.own_label_names
         if self.labels is None:
@@ -176,12 +175,12 @@ class WeightsEntry:
 
 
 def hub_location(repo_id: str | None, revision: str | None, filename: str | None) -> str:
-    """One string for a file on the Hub, by which first uses are recorded.
+    """Returns a string for a file on the Hub, under which its first use is recorded.
 
     Args:
         repo_id: Its repository.
-        revision: A commit, branch or tag; None for `main`.
-        filename: Its path there.
+        revision: A commit, branch or tag. None means `main`.
+        filename: Its path in the repository.
 
     Returns:
         `owner/name@revision/filename`.
@@ -189,22 +188,22 @@ def hub_location(repo_id: str | None, revision: str | None, filename: str | None
     return f"{repo_id}@{revision or 'main'}/{filename}"
 
 
-# What each field may hold, on its own. The descriptions are what errors say was expected.
+# The valid values of each field. Errors quote the descriptions after "expected".
 KINDS: dict[str, Any] = {
     "repo_id": text(r"\w[\w.-]*/\w[\w.-]*", "owner/name"),
-    "revision": nullable(text(r"[0-9a-f]{40}", "40 lower-case hexadecimal digits")),
-    # Each part of the path has a name, which is neither "." nor "..".
+    "revision": nullable(text(r"[0-9a-f]{40}", "40 lowercase hexadecimal digits")),
+    # No part of the path may be "." or "..".
     "filename": text(r"(?:(?!\.\.?/)[\w.-]+/)*[\w.-]*\.safetensors", "the relative path of a .safetensors file"),
     "bundled": text(r"\w[\w.-]*\.safetensors", "the plain name of a .safetensors file"),
-    "sha256": nullable(text(r"[0-9a-f]{64}", "64 lower-case hexadecimal digits")),
+    "sha256": nullable(text(r"[0-9a-f]{64}", "64 lowercase hexadecimal digits")),
     "size": nullable(bounded(int, 1, 2**40, "a positive number of bytes")),
     "layout": one_of(LAYOUTS),
     "num_classes": bounded(int, 1, 10**6, "a positive number"),
     "input_size": list_of(bounded(int, 1, 65536), 3, 3, "[channels, height, width]"),
     "crop_pct": bounded(float, 0.01, 1, "a number from 0.01 to 1"),
     "interpolation": one_of(INTERPOLATIONS),
-    "mean": list_of(bounded(float, -1e6, 1e6), text="a number for each channel"),
-    "std": list_of(bounded(float, 1e-9, 1e6), text="a number for each channel, above 0"),
+    "mean": list_of(bounded(float, -1e6, 1e6), text="one number per channel"),
+    "std": list_of(bounded(float, 1e-9, 1e6), text="one number per channel, above 0"),
     "label_names": nullable(list_of(str, text="a list of names"), "a list of names"),
     "labels": nullable(one_of(LABEL_SETS), " or ".join(LABEL_SETS)),
     "license": text(".*", "the name of a license"),
@@ -214,13 +213,13 @@ KINDS: dict[str, Any] = {
     "description": nullable(str, "one line of text or null"),
 }
 
-# The rules. Each is a statement about one entry's raw fields, or about all entries together, and yields
-# (field, expected, found) for whatever breaks it.
+# The rules. Each checks one entry's raw fields, or all entries together, and yields (field, expected, found) for each
+# violation.
 Rule = Callable[[str, Mapping[str, Any]], Iterator[Breach]]
 
 
 def fields_are_known(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
-    """An entry has the schema's fields and no others."""
+    """An entry has all fields of the schema and no others."""
     for field in raw:
         if field not in FIELDS:
             near = difflib.get_close_matches(field, FIELDS, n=1)
@@ -231,11 +230,11 @@ def fields_are_known(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
         needed = [f for f in needed if f not in LOCATION_FIELDS]
     for field in needed:
         if field not in raw:
-            yield field, "the field, null where the value is unknown", "no such field"
+            yield field, "the field, null if its value is unknown", "no such field"
 
 
 def key_names_an_architecture(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
-    """A key is `architecture.tag` and its architecture exists."""
+    """The key is `architecture.tag` and the architecture exists."""
     name, _, tag = key.partition(".")
     if name not in architecture.CONFIGS:
         near = difflib.get_close_matches(name, architecture.CONFIGS, n=1)
@@ -245,7 +244,7 @@ def key_names_an_architecture(key: str, raw: Mapping[str, Any]) -> Iterator[Brea
 
 
 def location_is_one_file(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
-    """A location is a file in a Hub repository, or a bundled file, and stays inside its folder."""
+    """The location is a file in a Hub repository, or a bundled file, and stays inside its folder."""
     if raw.get("bundled") is None:
         yield from breaches(raw, KINDS, "repo_id", "filename")
         return
@@ -255,29 +254,29 @@ def location_is_one_file(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
 
 
 def revision_is_a_commit(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
-    """A revision is 40 hexadecimal digits, or unknown."""
+    """The revision is 40 hexadecimal digits, or unknown."""
     yield from breaches(raw, KINDS, "revision")
 
 
 def hash_is_a_sha256(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
-    """A hash is 64 hexadecimal digits, or unknown; a bundled file's is known."""
+    """The hash is 64 hexadecimal digits, or unknown. For a bundled file it is known."""
     if raw.get("sha256") is None and raw.get("bundled") is not None:
         yield "sha256", "the hash of the bundled file", "null"
     yield from breaches(raw, KINDS, "sha256")
 
 
 def size_is_a_byte_count(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
-    """A size is a positive number of bytes, or unknown."""
+    """The size is a positive number of bytes, or unknown."""
     yield from breaches(raw, KINDS, "size")
 
 
 def layout_is_known(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
-    """A layout is one that can be converted."""
+    """The layout can be converted."""
     yield from breaches(raw, KINDS, "layout")
 
 
 def preprocessing_is_complete(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
-    """Preprocessing is given in full and within its bounds."""
+    """The preprocessing is complete and within its bounds."""
     broken = {}
     for field, expected, found in breaches(raw, KINDS, "input_size", "crop_pct", "interpolation", "mean", "std"):
         broken[field] = found
@@ -288,7 +287,7 @@ def preprocessing_is_complete(key: str, raw: Mapping[str, Any]) -> Iterator[Brea
 
 
 def classes_are_named(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
-    """The classes are counted, and named by `labels` (a known set) or by `label_names`, or their names are unknown."""
+    """The number of classes is given. Their names come from `labels` or `label_names`, or are unknown."""
     count, names, labels = raw.get("num_classes"), raw.get("label_names"), raw.get("labels")
     yield from breaches(raw, KINDS, "num_classes")
     if names is not None and labels is not None:
@@ -296,7 +295,7 @@ def classes_are_named(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
     elif labels is not None:
         yield from breaches(raw, KINDS, "labels")
         if count != 1000:
-            yield "num_classes", "1000, as many as imagenet-1k has", repr(count)
+            yield "num_classes", "1000, the number of classes in imagenet-1k", repr(count)
     elif names is not None:
         if not fits(names, KINDS["label_names"]) or not all(map(_one_line, names)):
             yield "label_names", description(KINDS["label_names"]), repr(names)[:80]
@@ -305,17 +304,17 @@ def classes_are_named(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
 
 
 def license_is_named(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
-    """A license is named."""
+    """The license is given."""
     yield from _lines_of_text(raw, "license")
 
 
 def temperature_is_in_bounds(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
-    """A temperature is a number from 0.05 to 20, or unknown."""
+    """The temperature is a number from 0.05 to 20, or unknown."""
     yield from breaches(raw, KINDS, "temperature")
 
 
 def metrics_are_percents(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
-    """Metrics are percents by name, or unknown."""
+    """The metrics are percentages by name, or unknown."""
     yield from breaches(raw, KINDS, "metrics")
 
 
@@ -353,13 +352,13 @@ RULES: tuple[Rule, ...] = (
 
 
 def no_two_share_a_file(entries: Iterable[WeightsEntry]) -> Iterator[tuple[WeightsEntry, WeightsEntry, str]]:
-    """No two entries share a location or a hash.
+    """No two entries have the same location or hash.
 
     Args:
         entries: All entries in use.
 
     Yields:
-        Two entries and the field they share.
+        Two entries and the field that they share.
     """
     for field in ("location", "sha256"):
         seen: dict[object, WeightsEntry] = {}
@@ -375,13 +374,13 @@ def parse(text: str, path: Path) -> dict[str, WeightsEntry]:
 
     Args:
         text: JSON.
-        path: The file it came from. Bundled weights are in the same folder, and errors name the file.
+        path: The file. Bundled weights are in its folder, and errors name it.
 
     Returns:
         The entries by name, in the order of the file.
 
     Raises:
-        WeightsIndexError: If it is not JSON of the schema, or an entry breaks a rule.
+        WeightsIndexError: If the text is not valid JSON, or breaks a rule of the schema.
     """
     weights = _weights(_document(text, path), path)
     for key, raw in weights.items():
@@ -396,7 +395,7 @@ def parse(text: str, path: Path) -> dict[str, WeightsEntry]:
 
 
 def _document(text: str, path: Path) -> Any:
-    """Parses JSON in which each key comes once and each number is finite."""
+    """Parses JSON, rejecting repeated keys and non-finite numbers."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -425,12 +424,12 @@ def _weights(document: Any, path: Path) -> dict[str, Any]:
     if version != SCHEMA_VERSION or isinstance(version, bool):
         raise _bad(path, f"schema_version {SCHEMA_VERSION}", repr(version)[:80])
     if not isinstance(weights, dict):
-        raise _bad(path, "weights by name", type(weights).__name__)
+        raise _bad(path, "entries by name", type(weights).__name__)
     return weights
 
 
 def _entry(key: str, raw: dict[str, Any], folder: Path) -> WeightsEntry:
-    """Makes an entry of fields that the rules have checked."""
+    """Builds an entry from fields that passed the rules."""
     return WeightsEntry(
         name=key,
         own_label_names=None if raw.get("label_names") is None else tuple(raw["label_names"]),
@@ -449,29 +448,29 @@ _PLAIN_FIELDS = tuple(f for f in FIELDS if f not in ("label_names", "labels", "i
 
 def _bad(path: Path, expected: object, found: object, where: str = "") -> WeightsIndexError:
     return WeightsIndexError(
-        "bad index of weights",
+        "the index of weights is invalid",
         expected=expected,
         found=found,
         where=f"{path}, {where}" if where else path,
-        fix="Correct the file, or unset MNV2ZOO_WEIGHTS_INDEX if it is yours.",
+        fix="Correct the file, or unset MNV2ZOO_WEIGHTS_INDEX if the file is yours.",
     )
 
 
 def check_together(entries: Mapping[str, WeightsEntry], path: Path) -> None:
-    """Refuses entries that share a file.
+    """Rejects entries that share a file.
 
     Args:
         entries: All entries in use.
         path: The index file that was read last, for the error.
 
     Raises:
-        WeightsIndexError: If two of them do.
+        WeightsIndexError: If two entries share a file.
     """
     for one, other, field in no_two_share_a_file(entries.values()):
         raise WeightsIndexError(
-            "two entries for one file",
-            expected=f"a {field} of its own for each entry",
-            found=f"{one.name} and {other.name} with {getattr(one, field)}",
+            f"the entries {one.name} and {other.name} have the same {field}",
+            expected=f"a different {field} in each entry",
+            found=getattr(one, field),
             where=path,
             fix="Correct or remove one of the two.",
         )

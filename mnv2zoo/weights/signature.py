@@ -1,6 +1,6 @@
-"""Signatures of index files: Ed25519, 64 bytes beside the file, as `openssl pkeyutl -rawin` makes them too.
+"""Signatures of index files: Ed25519, 64 bytes in a file next to the index, compatible with `openssl pkeyutl -rawin`.
 
-What is verified are bytes that have been read already, not a path, so that the same bytes can be parsed.
+Functions verify bytes that are already in memory rather than a path, so that the same bytes can be parsed.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from mnv2zoo.system.files import whole_file
 from mnv2zoo.system.installation import install_command
 
 SIGNATURE_BYTES = 64
-MAX_KEY_BYTES = 2**16  # a PEM file of an Ed25519 key has some hundred
+MAX_KEY_BYTES = 2**16  # a PEM file of an Ed25519 key has a few hundred
 PUBLIC_KEY = "a PEM file with an Ed25519 public key"
 PRIVATE_KEY = "a PEM file with an Ed25519 private key"
 
 
 def path_of(index: Path) -> Path:
-    """Where the signature of an index file is.
+    """Returns the path of an index file's signature.
 
     Args:
         index: The index file.
 
     Returns:
-        The file beside it whose name ends in `.sig`; it need not exist.
+        The file next to it, with `.sig` added to its name. It may not exist.
     """
     return index.with_name(f"{index.name}.sig")
 
 
 def check(data: bytes, index: Path, key: Path) -> None:
-    """Checks that an index was signed with the key that belongs to a public one.
+    """Checks that an index was signed by the private key of a public key.
 
     Args:
         data: The bytes of the index.
-        index: The file they were read from; the signature lies beside it.
+        index: The file they were read from. The signature is next to it.
         key: PEM file of the public key.
 
     Raises:
-        WeightsIndexError: If the signature or the key is not there, malformed, or does not match.
+        WeightsIndexError: If the signature or the key is missing or malformed, or the signature does not match.
         MissingExtraError: If the extra `signing` is not installed.
     """
     serialization = _serialization()
@@ -56,13 +56,13 @@ def check(data: bytes, index: Path, key: Path) -> None:
         public = serialization.load_pem_public_key(_read(key, MAX_KEY_BYTES))
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
         found = f"{type(error).__name__}: {error}"
-        raise bad("cannot read the key that indexes are checked with", PUBLIC_KEY, found, key, fix) from error
+        raise bad("cannot read the public key in MNV2ZOO_INDEX_PUBKEY", PUBLIC_KEY, found, key, fix) from error
     if not isinstance(public, Ed25519PublicKey):
-        raise bad("cannot use the key that indexes are checked with", PUBLIC_KEY, type(public).__name__, key, fix)
+        raise bad("the key in MNV2ZOO_INDEX_PUBKEY is of another kind", PUBLIC_KEY, type(public).__name__, key, fix)
 
     file = path_of(index)
-    expected = f"a signature of {SIGNATURE_BYTES} bytes by the key of {key}"
-    fix = "Get the index and its signature anew from their maintainer, and make sure that the key is theirs."
+    expected = f"a {SIGNATURE_BYTES}-byte signature by the key {key}"
+    fix = "Get the index and its signature again from their maintainer, and make sure that the key is theirs."
     try:
         signature = _read(file, SIGNATURE_BYTES)
     except (OSError, ValueError) as error:
@@ -71,8 +71,8 @@ def check(data: bytes, index: Path, key: Path) -> None:
     try:
         public.verify(signature, data)
     except InvalidSignature as error:
-        found = f"{len(signature)} bytes that are no signature of {index} by that key"
-        raise bad("the index of weights is not what its maintainer signed", expected, found, file, fix) from error
+        found = f"{len(signature)} bytes that are not a signature of {index} by that key"
+        raise bad("the signature does not match the index of weights", expected, found, file, fix) from error
 
 
 def sign(data: bytes, index: Path, key: Path, ask_password: Callable[[], str]) -> Path:
@@ -82,10 +82,10 @@ def sign(data: bytes, index: Path, key: Path, ask_password: Callable[[], str]) -
         data: The bytes of the index.
         index: The file they were read from.
         key: PEM file of the private key.
-        ask_password: Gives the key's password; called only if it has one.
+        ask_password: Returns the key's password. Only called if the key has one.
 
     Returns:
-        Where the signature was put.
+        The signature file.
 
     Raises:
         WeightsError: If the key cannot be used.
@@ -107,7 +107,7 @@ def _private_key(path: Path, ask_password: Callable[[], str]) -> Any:
         data = _read(path, MAX_KEY_BYTES)
         try:
             private = serialization.load_pem_private_key(data, None)
-        except TypeError:  # the class for a key that has a password
+        except TypeError:  # raised for a key that has a password
             private = serialization.load_pem_private_key(data, ask_password().encode())
     except (TypeError, ValueError, UnsupportedAlgorithm) as error:
         raise _unusable(path, f"{type(error).__name__}: {error}") from error
@@ -117,7 +117,7 @@ def _private_key(path: Path, ask_password: Callable[[], str]) -> Any:
 
 
 def _unusable(path: Path, found: str) -> WeightsError:
-    fix = "Make one with `openssl genpkey -algorithm ed25519 -out key.pem`."
+    fix = "Create one with `openssl genpkey -algorithm ed25519 -out key.pem`."
     return WeightsError("cannot sign with this key", expected=PRIVATE_KEY, found=found, where=path, fix=fix)
 
 
@@ -134,6 +134,9 @@ def _serialization() -> ModuleType:
         from cryptography.hazmat.primitives import serialization
     except ImportError as error:
         raise MissingExtraError(
-            "signatures of indexes need cryptography", found=error, fix=f"Run: {install_command('signing')}"
+            "signatures of indexes need the package cryptography",
+            expected="the extra `signing`",
+            found=error,
+            fix=f"Run: {install_command('signing')}",
         ) from error
     return serialization

@@ -1,8 +1,7 @@
-"""From an index entry to verified bytes, and from those to a state dict.
+"""Finds, downloads and verifies weights, and parses the verified bytes to a state dict.
 
-The bytes that are hashed are the bytes that are parsed: a file is read once, and nothing is reopened.
-A file is looked for in this order: beside the index (bundled), in the mirror, in the Hub's cache, on the plain file
-server, on the Hub.
+Each file is read once. Its hash is checked, and the same in-memory bytes are then parsed. A file is searched in this
+order: next to the index (bundled), in the mirror, in the Hub cache, on the plain file server, on the Hub.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verified:
-    """A file's bytes, which matched what is known of them.
+    """The verified bytes of a file.
 
     Attributes:
-        path: Where they were read.
+        path: The file that they were read from.
         data: The bytes.
-        sha256: Their hash.
+        sha256: Their SHA-256.
     """
 
     path: Path
@@ -46,21 +45,21 @@ class Verified:
 
 
 def fetch(name: str, cache_dir: str | Path | None = None) -> Path:
-    """Fetches weights if need be and verifies them.
+    """Downloads weights if necessary, and verifies them.
 
     Args:
-        name: `architecture.tag`, or an architecture, whose default weights are meant.
-        cache_dir: The Hub's cache; its own default if None.
+        name: `architecture.tag`, or an architecture, for its default weights.
+        cache_dir: The Hub cache. None uses the default.
 
     Returns:
-        The local file, which held the right bytes just now.
+        The local file, which has just been verified.
 
     Raises:
-        IntegrityError: If its bytes are not those that were pinned or first used.
+        IntegrityError: If the bytes do not match the pinned hash or the one recorded on first use.
         UnpinnedWeightsError: If no hash is known and `MNV2ZOO_REQUIRE_PINNED` is set.
-        WeightsUnavailableError: If it cannot be fetched.
-        UnknownModelError: If there are no such weights.
-        WeightsIndexError: If an index file is bad.
+        WeightsUnavailableError: If the file cannot be downloaded.
+        UnknownModelError: If no weights have that name.
+        WeightsIndexError: If an index file is invalid.
 
     Examples:
         >>> import mnv2zoo
@@ -71,22 +70,22 @@ def fetch(name: str, cache_dir: str | Path | None = None) -> Path:
 
 
 def load(name: str, cache_dir: str | Path | None = None) -> dict[str, Tensor]:
-    """Fetches weights if need be, verifies them and parses the verified bytes.
+    """Downloads weights if necessary, verifies them and parses the verified bytes.
 
     Args:
-        name: `architecture.tag`, or an architecture, whose default weights are meant.
-        cache_dir: The Hub's cache; its own default if None.
+        name: `architecture.tag`, or an architecture, for its default weights.
+        cache_dir: The Hub cache. None uses the default.
 
     Returns:
         The state dict in the native layout, on the CPU.
 
     Raises:
-        IntegrityError: If the bytes are not those that were pinned or first used.
+        IntegrityError: If the bytes do not match the pinned hash or the one recorded on first use.
         UnpinnedWeightsError: If no hash is known and `MNV2ZOO_REQUIRE_PINNED` is set.
-        WeightsUnavailableError: If the file cannot be fetched.
-        ConversionError: If the tensors do not fit the entry's layout.
-        UnknownModelError: If there are no such weights.
-        WeightsIndexError: If an index file is bad.
+        WeightsUnavailableError: If the file cannot be downloaded.
+        ConversionError: If the tensors do not match the entry's layout.
+        UnknownModelError: If no weights have that name.
+        WeightsIndexError: If an index file is invalid.
 
     Examples:
         >>> import mnv2zoo
@@ -98,19 +97,19 @@ def load(name: str, cache_dir: str | Path | None = None) -> dict[str, Tensor]:
 
 
 def tensors(file: Verified, model_name: str, layout: str | None) -> dict[str, Tensor]:
-    """Parses verified bytes.
+    """Parses verified bytes to a state dict.
 
     Args:
         file: The bytes.
-        model_name: The architecture they are for, with or without a tag.
-        layout: Their layout; recognised if None.
+        model_name: The architecture, with or without a tag.
+        layout: The layout of the parameter names. None detects it.
 
     Returns:
         The state dict in the native layout.
 
     Raises:
-        IntegrityError: If the bytes are no safetensors file.
-        ConversionError: If the tensors do not fit the layout.
+        IntegrityError: If the bytes are not a safetensors file.
+        ConversionError: If the tensors do not match the layout.
     """
     state_dict = _parsed(file)
     return state_dict if layout == "timm" else convert.to_native(state_dict, model_name, layout)
@@ -123,32 +122,32 @@ def _parsed(file: Verified) -> dict[str, Tensor]:
         return safetensors.torch.load(file.data)
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise IntegrityError(
-            "not a safetensors file",
+            f"{file.path.name} is not a safetensors file",
             expected="tensors in the safetensors format",
             found=f"{type(error).__name__}: {error}",
             where=file.path,
-            fix="Ask whoever published the file for a valid one.",
+            fix="Ask the publisher of the file for a valid one.",
         ) from error
 
 
 def verified(
     source: WeightsEntry | HubFile, cache_dir: str | Path | None = None, meanwhile: Callable[[], object] | None = None
 ) -> Verified:
-    """Finds a file, fetches it if need be, and verifies its bytes.
+    """Finds a file, downloads it if necessary, and verifies its bytes.
 
     Args:
-        source: An index entry, or a file on the Hub that no index lists.
-        cache_dir: The Hub's cache; its own default if None.
-        meanwhile: What to do while the bytes are hashed, such as building the network that they are for. It may be
-            called more than once.
+        source: An index entry, or a Hub file that is not in the index.
+        cache_dir: The Hub cache. None uses the default.
+        meanwhile: Called while the bytes are hashed, for example to build the model. It may be called more than
+            once.
 
     Returns:
-        The bytes that matched.
+        The verified bytes.
 
     Raises:
-        IntegrityError: If they match neither in the cache nor after one more download.
+        IntegrityError: If the bytes match neither in the cache nor after one more download.
         UnpinnedWeightsError: If no hash is known and `MNV2ZOO_REQUIRE_PINNED` is set.
-        WeightsUnavailableError: If the file cannot be fetched.
+        WeightsUnavailableError: If the file cannot be downloaded.
     """
     if isinstance(source, WeightsEntry):
         if source.bundled is not None:
@@ -168,13 +167,13 @@ def _hub_file(entry: WeightsEntry) -> HubFile:
 
 
 def bundled_path(entry: WeightsEntry) -> Path:
-    """The file of a bundled entry: in the package for the shipped index, else beside the index.
+    """Returns the file of a bundled entry: in the package for the bundled index, otherwise next to the index.
 
     Args:
         entry: An entry with `bundled` set.
 
     Returns:
-        Its path.
+        The path.
     """
     assert entry.bundled is not None
     shipped = entry.folder == index.shipped_path().parent
@@ -182,9 +181,9 @@ def bundled_path(entry: WeightsEntry) -> Path:
 
 
 def _pinned(file: HubFile, pin: Record, hub: Hub, meanwhile: Callable[[], object] | None) -> Verified:
-    """Verifies a file whose hash is known, from wherever it is."""
+    """Verifies a file with a known hash, from any source."""
     for path in _in_mirror(file, pin.sha256)[:1]:
-        return _read(path, pin.sha256, pin.size, "Correct the mirror that MNV2ZOO_WEIGHTS_DIR names.", meanwhile)
+        return _read(path, pin.sha256, pin.size, "Correct the mirror in MNV2ZOO_WEIGHTS_DIR.", meanwhile)
     revision = pin.commit or file.revision
     path = _cached(file, pin, hub) or file_server.download(file, pin, revision, hub)
     try:
@@ -194,45 +193,45 @@ def _pinned(file: HubFile, pin: Record, hub: Hub, meanwhile: Callable[[], object
 
 
 def _cached(file: HubFile, pin: Record | None, hub: Hub) -> Path | None:
-    """Looks into the cache, where a plain file server's file of no known commit lies under its hash."""
+    """Looks up a file in the cache. A file from a plain server, of unknown commit, is stored there by its hash."""
     path = hub.cached(file, pin.commit if pin else file.revision)
     return path or (hub.cached(file, snapshot(file, pin)) if pin else None)
 
 
 def _replace(file: HubFile, pin: Record, revision: str | None, hub: Hub, error: IntegrityError) -> Verified:
-    """Downloads a file anew, once, because the local copy is bad."""
+    """Downloads a file once more because the local copy is corrupt."""
     fix = (
-        "It was downloaded anew and is still bad: do not use it. The repository, a proxy on the way or the index "
-        f"is wrong; a good copy can be put at {mirror_hint(file)}."
+        "Do not use this file: it was downloaded again and still does not match. The repository, a proxy or the index "
+        f"is wrong. If you have a good copy, put it at {mirror_hint(file)}."
     )
     try:
-        # Without force the client would link the same bad blob again.
+        # Without force, the client would link the same corrupt blob again.
         path = file_server.download(file, pin, revision, hub, force=True)
         try:
             return _read(path, pin.sha256, pin.size, fix)
         except IntegrityError:
-            # The client replaces its blob, but not what somebody put in the place of its link to the blob.
+            # The client replaces its blob, but not what somebody put in place of its link to the blob.
             path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
             path = file_server.download(file, pin, revision, hub)
     except (WeightsError, OSError) as unavailable:
         reason = unavailable.found if isinstance(unavailable, WeightsError) else unavailable
-        error.fix = f"A good copy could not be fetched ({reason}). Go online and load it again, or delete it."
+        error.fix = f"The file could not be downloaded again ({reason}). Go online and load it again, or delete it."
         raise error from unavailable
     return _read(path, pin.sha256, pin.size, fix)
 
 
 def _first_used(file: HubFile, hub: Hub, meanwhile: Callable[[], object] | None) -> Verified:
-    """Verifies a file whose hash no index has for its location, against the record of its first use.
+    """Verifies a file that is not pinned at its location against the record of its first use.
 
-    At the first use, that is the Hub's word, or a mirror's file where the Hub cannot be asked. It is
-    recorded always: bytes that some index entry vouches for today may be others at this location tomorrow.
+    On first use, the hash comes from the Hub, or from a mirror's file if the Hub cannot be reached. It is always
+    recorded, even if another index entry has it, because the file at this location may change later.
     """
     record = trust.records().get(file.location)
     if record is not None:
         _require_listed(file, record)
         return _pinned(file, record, hub, meanwhile)
     if file.location in {entry.location for entry in index.entries().values()}:
-        _require_listed(file, None)  # the Hub need not be asked about an entry that says itself that it has no hash
+        _require_listed(file, None)  # the entry itself has no hash, so there is no need to contact the Hub
     try:
         record = hub.describe(file)
     except WeightsUnavailableError as error:
@@ -240,11 +239,11 @@ def _first_used(file: HubFile, hub: Hub, meanwhile: Callable[[], object] | None)
         if not in_mirror:
             _require_no_file_server(file, error)
             raise
-        found = _read(in_mirror[0], None, None, "Correct the mirror that MNV2ZOO_WEIGHTS_DIR names.")
+        found = _read(in_mirror[0], None, None, "Correct the mirror in MNV2ZOO_WEIGHTS_DIR.")
         record = Record(None, found.sha256, len(found.data))
         _require_listed(file, record)
-        _parsed(found)  # what is no safetensors file is not trusted either
-        witness = f"the mirror ({found.path}), because the Hub could not be asked"
+        _parsed(found)  # do not trust a file that is not safetensors
+        witness = f"the mirror ({found.path}), because the Hub could not be reached"
     else:
         _require_listed(file, record)
         found = _pinned(file, record, hub, meanwhile)
@@ -252,7 +251,7 @@ def _first_used(file: HubFile, hub: Hub, meanwhile: Callable[[], object] | None)
     if trust.remember(file.location, record, min(trust.LOCK_SECONDS, hub.seconds_left(file))) and not _listed(record):
         warnings.warn(
             f"{file.name}: no index pins these weights, so they are trusted on first use: sha256 {record.sha256} from "
-            f"{witness}. Every later load must match (recorded in {trust.path()}).",
+            f"{witness}. Later loads must match it (recorded in {trust.path()}).",
             stacklevel=2,
         )
     return found
@@ -263,26 +262,27 @@ def _listed(record: Record) -> bool:
 
 
 def _require_listed(file: HubFile, record: Record | None) -> None:
-    """Refuses a file whose hash no index has, not even under another location, where that is demanded."""
+    """Rejects a file whose hash no index has, at any location, if `MNV2ZOO_REQUIRE_PINNED` is set."""
     if environment.require_pinned() and (record is None or not _listed(record)):
         raise UnpinnedWeightsError(
             f"{file.name} has no pinned hash",
             expected="a SHA-256 in an index",
             found="none" if record is None else f"sha256 {record.sha256}, which no index lists",
             where=file.location,
-            fix=f"Pin them (`mnv2zoo weights pin {file.name}` prints the entry), or unset MNV2ZOO_REQUIRE_PINNED.",
+            fix=f"Pin the weights (`mnv2zoo weights pin {file.name}` prints the entry), or unset "
+            "MNV2ZOO_REQUIRE_PINNED.",
         )
 
 
 def _require_no_file_server(file: HubFile, error: WeightsUnavailableError) -> None:
-    """Says why a plain file server is of no use for a file whose hash nobody knows."""
+    """Explains why a plain file server cannot be used for a file without a known hash."""
     if environment.weights_url() is not None:
         raise UnpinnedWeightsError(
-            f"{file.name} has no pinned hash, and a plain file server is trusted with pinned weights only",
-            expected="a SHA-256 in an index, or a Hub that gives one",
+            f"{file.name} has no pinned hash, so it cannot be downloaded from a plain file server",
+            expected="a SHA-256 in an index or from the Hub",
             found=error.found,
             where=file.location,
-            fix=f"Pin them where the Hub can be asked (`mnv2zoo weights pin {file.name}` prints the entry).",
+            fix=f"Pin the weights where the Hub can be reached (`mnv2zoo weights pin {file.name}` prints the entry).",
         ) from error
 
 
@@ -292,11 +292,11 @@ def _in_mirror(file: HubFile, sha256: str | None) -> list[Path]:
         return []
     if environment.is_homeless(mirror):
         raise WeightsError(
-            "the mirror is in a home folder that does not exist",
-            expected="a folder",
+            f"the mirror {str(mirror)!r} is in a home folder that does not exist",
+            expected="an existing home folder",
             found=str(mirror),
             where=environment.WEIGHTS_DIR.name,
-            fix="Give its whole path.",
+            fix="Set an absolute path.",
         )
     places = [mirror / file.repo_id / file.filename]
     if sha256 is not None:
@@ -307,17 +307,17 @@ def _in_mirror(file: HubFile, sha256: str | None) -> list[Path]:
 def _read(
     path: Path, sha256: str | None, size: int | None, fix: str, meanwhile: Callable[[], object] | None = None
 ) -> Verified:
-    """Reads a file once and verifies what was read.
+    """Reads a file once and verifies the bytes.
 
     Args:
         path: The file.
-        sha256: The hash it must have, if one is known.
-        size: The size it must have in bytes, if one is known.
-        fix: What to do if it is not right.
-        meanwhile: What to do while the bytes are hashed.
+        sha256: The hash that it must have, if known.
+        size: The size in bytes that it must have, if known.
+        fix: The fix for the error.
+        meanwhile: Called while the bytes are hashed.
 
     Raises:
-        IntegrityError: If it is no regular file, cannot be read, or has another size or hash.
+        IntegrityError: If the path is not a regular file, cannot be read, or has another size or hash.
     """
 
     def bad(problem: str, expected: object, found: object) -> NoReturn:
@@ -328,16 +328,16 @@ def _read(
         with posix.open_regular(path) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                bad("not a regular file", "a file", stat.filemode(status.st_mode))
+                bad("not a regular file", "a regular file", stat.filemode(status.st_mode))
             if size and status.st_size != size:
                 bad("wrong size", f"{size} bytes", f"{status.st_size} bytes")
             if status.st_size > limit:
-                bad("file too large", f"at most {limit} bytes", f"{status.st_size} bytes")
+                bad("the file is too large", f"at most {limit} bytes", f"{status.st_size} bytes")
             data = read_all(file, status.st_size)
     except OSError as error:
         raise IntegrityError(
-            "cannot read the file",
-            expected="a file that can be read",
+            f"cannot read {path.name}",
+            expected="a readable file",
             found=f"{type(error).__name__}: {error.strerror or error}",
             where=path,
             fix=fix,
@@ -349,7 +349,7 @@ def _read(
 
 
 def _hash(data: bytes, meanwhile: Callable[[], object] | None) -> str:
-    """Hashes bytes, on another core than the one that does something else meanwhile: hashing releases the GIL."""
+    """Hashes bytes in another thread while `meanwhile` runs. Hashing releases the GIL."""
     if meanwhile is None:
         return hashlib.sha256(data).hexdigest()
     with ThreadPoolExecutor(1) as pool:
@@ -359,7 +359,7 @@ def _hash(data: bytes, meanwhile: Callable[[], object] | None) -> str:
 
 
 def _known_record(entry: WeightsEntry) -> Record | None:
-    """What the file of an entry must match: the index's pin, or what is written down from its first use."""
+    """Returns what an entry's file must match: the index's pin, or the record of its first use."""
     if entry.bundled is not None:
         assert entry.sha256 is not None
         return Record(None, entry.sha256, entry.size or 0)
@@ -367,14 +367,14 @@ def _known_record(entry: WeightsEntry) -> Record | None:
 
 
 def local_file(entry: WeightsEntry, cache_dir: str | Path | None = None) -> Path | None:
-    """Where an entry's file is on this machine, without fetching or verifying it.
+    """Finds an entry's file on this machine, without downloading or verifying it.
 
     Args:
         entry: An entry.
-        cache_dir: The Hub's cache; its own default if None.
+        cache_dir: The Hub cache. None uses the default.
 
     Returns:
-        The path, or None if there is none yet.
+        The path, or None if there is no local file.
     """
     if entry.bundled is not None:
         return bundled_path(entry)
@@ -384,17 +384,17 @@ def local_file(entry: WeightsEntry, cache_dir: str | Path | None = None) -> Path
 
 
 def verify_local(entry: WeightsEntry, cache_dir: str | Path | None = None) -> Path | None:
-    """Verifies the copy on this machine, fetching nothing.
+    """Verifies the local copy of an entry's file without downloading anything.
 
     Args:
         entry: An entry.
-        cache_dir: The Hub's cache; its own default if None.
+        cache_dir: The Hub cache. None uses the default.
 
     Returns:
-        The verified file; None if there is none, or nothing yet that it must match.
+        The verified file, or None if there is no local file or no known hash.
 
     Raises:
-        IntegrityError: If its bytes are not those that were pinned or first used.
+        IntegrityError: If the bytes do not match the pinned hash or the one recorded on first use.
     """
     path, record = local_file(entry, cache_dir), _known_record(entry)
     if path is None or record is None:
@@ -403,18 +403,18 @@ def verify_local(entry: WeightsEntry, cache_dir: str | Path | None = None) -> Pa
 
 
 def ask(entry: WeightsEntry, cache_dir: str | Path | None = None) -> WeightsEntry:
-    """Asks the Hub what an entry needs to be pinned, downloading nothing.
+    """Gets the data for pinning an entry from the Hub, without downloading the file.
 
     Args:
-        entry: An entry of the Hub.
-        cache_dir: The Hub's cache; its own default if None.
+        entry: An entry with a file on the Hub.
+        cache_dir: The Hub cache. None uses the default.
 
     Returns:
         The entry with revision, hash and size.
 
     Raises:
-        IntegrityError: If the Hub gives no SHA-256, or another one than at the first use.
-        WeightsUnavailableError: If it cannot be asked.
+        IntegrityError: If the Hub has no SHA-256, or a different one than on first use.
+        WeightsUnavailableError: If the Hub cannot be reached.
     """
     file = _hub_file(entry)
     record = Hub(cache_dir).describe(file)
@@ -425,18 +425,18 @@ def ask(entry: WeightsEntry, cache_dir: str | Path | None = None) -> WeightsEntr
 
 
 def pin(entry: WeightsEntry, cache_dir: str | Path | None = None) -> WeightsEntry:
-    """Finds out what an entry needs to be pinned, and verifies it on a download.
+    """Gets the data for pinning an entry, downloads its file and verifies it.
 
     Args:
-        entry: An entry of the Hub.
-        cache_dir: The Hub's cache; its own default if None.
+        entry: An entry with a file on the Hub.
+        cache_dir: The Hub cache. None uses the default.
 
     Returns:
         The entry with revision, hash and size.
 
     Raises:
-        IntegrityError: If the Hub gives no SHA-256, bytes that do not match it, or others than at their first use.
-        WeightsUnavailableError: If it cannot be asked.
+        IntegrityError: If the Hub has no SHA-256, or the file matches neither it nor the first use.
+        WeightsUnavailableError: If the file cannot be downloaded.
     """
     if entry.bundled is not None:
         return entry
@@ -446,18 +446,18 @@ def pin(entry: WeightsEntry, cache_dir: str | Path | None = None) -> WeightsEntr
 
 
 def mirror(name: str, directory: Path, cache_dir: str | Path | None = None) -> Path:
-    """Puts a verified copy into a mirror folder.
+    """Copies verified weights to a mirror folder.
 
     Args:
-        name: `architecture.tag`, or an architecture, whose default weights are meant.
-        directory: The mirror, which `MNV2ZOO_WEIGHTS_DIR` can name later.
-        cache_dir: The Hub's cache; its own default if None.
+        name: `architecture.tag`, or an architecture, for its default weights.
+        directory: The mirror, for use as `MNV2ZOO_WEIGHTS_DIR`.
+        cache_dir: The Hub cache. None uses the default.
 
     Returns:
         The copy.
 
     Raises:
-        WeightsError: As `fetch` does.
+        WeightsError: As for `fetch`.
         OSError: If the folder cannot be written.
     """
     entry = index.entry(name)

@@ -1,7 +1,7 @@
-"""Trust on first use: the record of what the Hub served when weights without a known hash came first.
+"""Trust on first use: records the hash of unpinned weights when they are first downloaded.
 
-As ssh does with host keys: the first use asks the Hub and writes down what it got, every later one
-must match. The record is one JSON file under `MNV2ZOO_HOME`.
+As with ssh host keys, the first use asks the Hub and records the result, and every later use must match it. The
+record is one JSON file in `MNV2ZOO_HOME`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ LOCK_SECONDS = 10  # the record is locked for milliseconds at a time
 
 @dataclass(frozen=True)
 class Record:
-    """What was found at the first use of a location.
+    """What was found on the first use of a location.
 
     Attributes:
-        commit: Commit of the repository, None if the file came from a mirror with no Hub in reach.
+        commit: Commit of the repository. None if the file came from a mirror and the Hub could not be reached.
         sha256: SHA-256 of the file.
         size: Its size in bytes.
     """
@@ -36,7 +36,7 @@ class Record:
 
 
 def path() -> Path:
-    """The file that holds the record; it need not exist.
+    """Returns the file of the record, which may not exist.
 
     Raises:
         WeightsError: If the user has no home folder and `MNV2ZOO_HOME` is not set.
@@ -44,10 +44,10 @@ def path() -> Path:
     home = environment.home()
     if environment.is_homeless(home):
         raise WeightsError(
-            "there is no folder for the record of first use",
+            "no folder for the record of first use",
             expected=f"a home folder, or a folder in {environment.HOME.name}",
             found=f"{home}, and this user has no home folder",
-            fix=f"Set {environment.HOME.name} to a folder that can be written.",
+            fix=f"Set {environment.HOME.name} to a writable folder.",
         )
     return home / "first_use.json"
 
@@ -56,58 +56,58 @@ def records() -> dict[str, Record]:
     """Reads the record.
 
     Returns:
-        What was found, by location.
+        One entry per location.
 
     Raises:
-        WeightsError: If the file is damaged.
+        WeightsError: If the file is corrupt or cannot be read.
     """
     file = path()
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
         found = {location: Record(**fields) for location, fields in document["first_use"].items()}
         if not all(sound(record) for record in found.values()):
-            raise ValueError("a record with a commit, hash or size that is none")
+            raise ValueError("an entry with an invalid commit, hash or size")
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise _unusable(file, "read", error) from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise WeightsError(
-            "cannot read the record of first use",
-            expected="the JSON file that this package wrote",
+            "the record of first use is corrupt",
+            expected="the JSON file that mnv2zoo wrote",
             found=f"{type(error).__name__}: {error}"[:200],
             where=file,
-            fix="Restore it from a backup, or delete it to trust what the Hub serves at the next use.",
+            fix="Restore it from a backup, or delete it to trust the Hub on the next use.",
         ) from error
     return found
 
 
 def sound(record: Record) -> bool:
-    """Whether a record's commit, hash and size look like such.
+    """Checks whether a record's commit, hash and size are well-formed.
 
     Args:
         record: A record from a file or from the Hub.
 
     Returns:
-        Whether the commit is 40 hexadecimal digits or None, the hash is 64, and the size is positive.
+        True if the commit is 40 hexadecimal digits or None, the hash is 64, and the size is positive.
     """
     commit_ok = record.commit is None or re.fullmatch(r"[0-9a-f]{40}", record.commit) is not None
     return commit_ok and re.fullmatch(r"[0-9a-f]{64}", record.sha256) is not None and record.size > 0
 
 
 def remember(location: str, record: Record, seconds: float = LOCK_SECONDS) -> bool:
-    """Writes down what was found at a location.
+    """Records what was found at a location.
 
     Args:
         location: The location.
         record: What was found there.
-        seconds: How long to wait for another process that writes to the record.
+        seconds: How long to wait for another process that is writing to the record.
 
     Returns:
-        Whether it is new; False if another process wrote down the same in the meantime.
+        True if the entry is new, False if another process recorded the same in the meantime.
 
     Raises:
-        IntegrityError: If something else is written down for the location.
+        IntegrityError: If something else is recorded for the location.
         WeightsError: If the record cannot be read or written.
     """
     with _changing(seconds) as known:
@@ -119,11 +119,11 @@ def remember(location: str, record: Record, seconds: float = LOCK_SECONDS) -> bo
 
 
 def require_same(location: str, known: Record, found: Record) -> None:
-    """Refuses weights that are not those of their first use.
+    """Rejects weights that differ from those of their first use.
 
     Args:
         location: The location.
-        known: What was found at the first use.
+        known: The record of the first use.
         found: What was found now.
 
     Raises:
@@ -131,22 +131,22 @@ def require_same(location: str, known: Record, found: Record) -> None:
     """
     if known.sha256 != found.sha256:
         raise IntegrityError(
-            "these weights are not those of the first use",
+            f"{location} has changed since its first use",
             expected=f"sha256 {known.sha256}",
             found=f"sha256 {found.sha256}",
             where=location,
-            fix="If the change is intended, run `mnv2zoo weights forget NAME` and load them again.",
+            fix="If you expect the change, run `mnv2zoo weights forget NAME` and load the weights again.",
         )
 
 
 def forget(location: str) -> bool:
-    """Drops what is written down for a location.
+    """Removes the record of a location.
 
     Args:
         location: The location.
 
     Returns:
-        Whether there was anything.
+        Whether there was one.
 
     Raises:
         WeightsError: If the record cannot be read or written.
@@ -159,7 +159,7 @@ def forget(location: str) -> bool:
 
 @contextlib.contextmanager
 def _changing(seconds: float = LOCK_SECONDS) -> Iterator[dict[str, Record]]:
-    """Gives the record for changing, and writes it atomically and under a lock."""
+    """Yields the record for changes, and writes it atomically under a lock."""
     file = path()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -172,10 +172,10 @@ def _changing(seconds: float = LOCK_SECONDS) -> Iterator[dict[str, Record]]:
     except TimeoutError as error:
         raise WeightsError(
             "the record of first use is locked",
-            expected="a lock that is held for a moment",
+            expected="a lock held only briefly",
             found=error.strerror,
             where=error.filename,
-            fix="End the process that holds this lock, or set MNV2ZOO_HOME to another folder.",
+            fix="End the process that holds the lock, or set MNV2ZOO_HOME to another folder.",
         ) from error
     except OSError as error:
         raise _unusable(file, "write", error) from error
@@ -184,10 +184,10 @@ def _changing(seconds: float = LOCK_SECONDS) -> Iterator[dict[str, Record]]:
 def _unusable(file: Path, do: str, error: OSError) -> WeightsError:
     return WeightsError(
         f"cannot {do} the record of first use",
-        expected=f"a folder that this user can {do}",
+        expected=f"permission to {do} it",
         found=f"{type(error).__name__}: {error.strerror or error}",
         where=file,
-        fix="Correct the permissions of that folder, or set MNV2ZOO_HOME to another one.",
+        fix="Correct the folder's permissions, or set MNV2ZOO_HOME to another folder.",
     )
 
 

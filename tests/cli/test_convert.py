@@ -64,7 +64,7 @@ def test_the_command_reports_what_it_took_and_what_it_left_out(tmp_path, run):
     torch.save({"state_dict": held, "epoch": 3}, tmp_path / "last.ckpt")
     done = run("weights", "convert", tmp_path / "last.ckpt", "--out", tmp_path / "out")
     assert (done.status, done.err) == (0, "")
-    assert "mnv2zoo_035 from the layout openmmlab, padding symmetrically\n" in done.out
+    assert "mnv2zoo_035 from the layout openmmlab, padded symmetrically\n" in done.out
     assert "weights: took 314 tensors in state_dict under 'model.', left out loss.weight\n" in done.out
     told = json.loads(run("weights", "convert", tmp_path / "last.ckpt", "--out", tmp_path / "other", "--json").out)
     assert (told["taken"], told["prefix"], told["left_out"]) == ("state_dict", "model.", ["loss.weight"])

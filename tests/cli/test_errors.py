@@ -25,18 +25,18 @@ from mnv2zoo.models import zoo
         (
             PermissionError(13, "Permission denied", "a.json"),
             1,
-            "error: Permission denied\n  where: a.json\n  fix: Check who may read and write it.",
+            "error: Permission denied\n  where: a.json\n  fix: Check the permissions of the file or folder.",
         ),
         (OSError("no disk"), 1, "error: no disk"),
         (
             KeyError("k"),
             1,
-            "error: unexpected KeyError: 'k'\n  fix: Run the command again with --debug to see where it comes from.",
+            "error: unexpected KeyError: 'k'\n  fix: Run the command again with --debug to see the traceback.",
         ),
         (
             MemoryError(),
             1,
-            "error: unexpected MemoryError\n  fix: Run the command again with --debug to see where it comes from.",
+            "error: unexpected MemoryError\n  fix: Run the command again with --debug to see the traceback.",
         ),
         (typer.Abort(), 1, "error: aborted"),
     ],
@@ -63,8 +63,8 @@ def test_debug_adds_the_traceback(run, monkeypatch):
     [
         (errno.ENOENT, "Check the path."),
         (errno.ENOSPC, "Free some disk space."),
-        (errno.EROFS, "Choose a place that can be written."),
-        (errno.EMFILE, "Raise the limit on open files, such as with `ulimit -n 4096`."),
+        (errno.EROFS, "Choose a writable folder."),
+        (errno.EMFILE, "Raise the limit on open files, for example with `ulimit -n 4096`."),
     ],
 )
 def test_an_error_of_the_operating_system_names_both_files_and_a_fix(capsys, number, fix):

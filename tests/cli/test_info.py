@@ -76,7 +76,7 @@ def test_info_of_a_run_without_weights_says_so(run, trained, tmp_path):
     (tmp_path / "run/model.safetensors").write_bytes(b"not weights")
     done = run("info", str(tmp_path / "run"))
     assert done.status == 1
-    assert "cannot read the weights of the folder" in done.err
+    assert "the weights in the folder cannot be read" in done.err
 
 
 def test_a_loss_is_no_percentage():

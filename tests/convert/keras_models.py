@@ -67,8 +67,8 @@ def hidden(features):
     return layers.Dense(4)(layers.Dense(8, activation="relu")(pooled))
 
 
-def randomised(model):
-    """Gives every variable values that a mistake would show in, as `networks.randomised` does."""
+def randomized(model):
+    """Gives every variable values that a mistake would show in, as `networks.randomized` does."""
     for variable in model.weights:
         shape = variable.shape
         if variable.name == "kernel":
@@ -101,7 +101,7 @@ WAYS = {
 
 
 def make(name, model, ways=WAYS, **kwargs):
-    randomised(model)
+    randomized(model)
     answer(name, model, **kwargs)
     for way in ways:
         WAYS[way](model, str(FOLDER / f"{name}{way}"))
@@ -116,7 +116,7 @@ make("functional", model, high=256)
 make("sequential", sequential())
 make("extended", extended())
 make("unit", rescaled(scale=1 / 255), [".keras", ".h5"], high=256)
-make("coloured", rescaled(scale=[0.02, 0.01, 0.03], offset=[-2.0, -1.0, -3.0]), [".keras"], high=256)
+make("colored", rescaled(scale=[0.02, 0.01, 0.03], offset=[-2.0, -1.0, -3.0]), [".keras"], high=256)
 make("even", classifier((64, 96)), [".keras"], size=(64, 96))
 make("any_size", model := network((None, None), include_top=False, pooling="avg"), [".keras"], size=(64, 96))
 answer("any_size-odd", model)

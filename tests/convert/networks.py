@@ -27,9 +27,9 @@ CASES = [pytest.param(layout, name, id=f"{layout}-{name}") for layout, names in 
 def ours(name: str, layout: str = "timm", **kwargs) -> nn.Module:
     """A network in the native layout: timm's own where timm has it, and padded as the layout's are."""
     if name in C20:
-        return randomised(timm.create_model(name, **kwargs), seed=1)
+        return randomized(timm.create_model(name, **kwargs), seed=1)
     pad_type = LAYOUTS[layout].pad_type
-    return randomised(timm.create_model(name.replace("mnv2zoo", "mobilenetv2"), pad_type=pad_type, **kwargs), seed=1)
+    return randomized(timm.create_model(name.replace("mnv2zoo", "mobilenetv2"), pad_type=pad_type, **kwargs), seed=1)
 
 
 def theirs(layout: str, name: str, num_classes: int | None = None, **kwargs) -> nn.Module:
@@ -53,10 +53,10 @@ def theirs(layout: str, name: str, num_classes: int | None = None, **kwargs) -> 
         net = Flat(classes, config.width, head_in_features=layout == "tonylins")
     else:
         net = TutorialNet(classes, config.width)
-    return randomised(net, seed=2)
+    return randomized(net, seed=2)
 
 
-def randomised(net: nn.Module, seed: int) -> nn.Module:
+def randomized(net: nn.Module, seed: int) -> nn.Module:
     """Gives every tensor values that a mistake would show in.
 
     Variances nearer to zero would make the network chaotic: the last bit of one layer grows past any tolerance.

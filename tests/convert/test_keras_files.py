@@ -22,7 +22,7 @@ from mnv2zoo import architecture, convert
 from mnv2zoo.convert.layouts import native
 from mnv2zoo.errors import ConversionError, MissingExtraError, RunError
 from mnv2zoo.model_dir import from_checkpoint
-from tests.convert.networks import PAPER, ours, randomised
+from tests.convert.networks import PAPER, ours, randomized
 
 h5py = pytest.importorskip("h5py")
 pytestmark = [
@@ -111,7 +111,7 @@ def test_a_network_as_a_layer_behind_preprocessing_gives_keras_answer(models, tm
     assert_same(loaded(tmp_path / "out")((images / 255 - 0.5) / 0.5), answer)
 
 
-@pytest.mark.parametrize("file", ["unit.keras", "unit.h5", "coloured.keras"])
+@pytest.mark.parametrize("file", ["unit.keras", "unit.h5", "colored.keras"])
 @torch.no_grad()
 def test_images_rescaled_otherwise_are_normalised_likewise(models, tmp_path, file):
     images, answer = case(models, file.partition(".")[0])
@@ -177,7 +177,7 @@ def test_weights_as_keras_gives_them_in_python_convert(models):
 
 
 def test_there_and_back_changes_nothing_but_the_last_bit():
-    before = randomised(timm.create_model(NAME, pad_type="same"), seed=3).state_dict()
+    before = randomized(timm.create_model(NAME, pad_type="same"), seed=3).state_dict()
     there = convert.from_native(before, NAME, "keras")
     after = convert.to_native(there, NAME)
     assert after.keys() == {key for key in before if not key.endswith(native.COUNTER)}

@@ -71,9 +71,9 @@ def test_the_tutorials_state_dict_has_327_entries():
 @pytest.mark.parametrize(("layout", "name"), CASES)
 def test_a_layout_is_recognised_and_may_be_named(layout, name):
     tensors = theirs(layout, name).state_dict()
-    recognised, named = to_native(tensors, name), to_native(tensors, name, layout)
-    assert recognised.keys() == named.keys()
-    assert all(torch.equal(value, named[key]) for key, value in recognised.items())
+    recognized, named = to_native(tensors, name), to_native(tensors, name, layout)
+    assert recognized.keys() == named.keys()
+    assert all(torch.equal(value, named[key]) for key, value in recognized.items())
 
 
 def test_every_other_pair_of_layout_and_network_is_refused():

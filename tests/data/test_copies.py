@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from timm.data.transforms import RandomResizedCropAndInterpolation
 
@@ -13,10 +14,20 @@ import mnv2zoo
 from mnv2zoo import environment
 from mnv2zoo.data import copies, decode
 from mnv2zoo.data.copies import Copies, Smaller
+from mnv2zoo.data.transforms import image_transform
 from mnv2zoo.errors import DataError
+from mnv2zoo.tasks.classify import Classify
 from tests.photos import QUICK, encoded
 from tests.training.runs import MODEL, equal, interrupted_after
 
+PREPROCESSING = {
+    "input_size": (3, 64, 64),
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+    "interpolation": "bicubic",
+    "crop_pct": 0.875,
+    "crop_mode": "center",
+}
 SQUARE = Smaller(224, 224, 0.35, (3 / 4, 4 / 3), "bicubic")
 SMALL = Smaller(32, 32, 0.35, (3 / 4, 4 / 3))
 
@@ -109,6 +120,37 @@ def test_a_copy_has_the_pixels_of_the_photo_that_was_read(kept):
     assert copy.info["full_size"] == (1200, 900)
 
 
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("size", [(400, 300), (300, 401), (131, 500)])
+@pytest.mark.parametrize("input_size", [(3, 64, 64), (3, 48, 96)])
+def test_a_fitted_copy_gives_the_tensor_that_the_photo_gives(crop_mode, size, input_size, tmp_path):
+    config = {**PREPROCESSING, "crop_mode": crop_mode, "input_size": input_size}
+    file, plain = jpeg(large(*size)), image_transform(config)
+    transform = Classify().transforms(config)
+    held, key = Copies.open(None, tmp_path, transform.reader, 1), key_of(file.getvalue())
+    image, _ = transform.reader.read(file, "photo")
+    held.keep(key, transform.reader, image)
+    copy = held.load(key, transform.reader)
+    assert copy.size == input_size[:0:-1]
+    wanted = plain(decode.read(file))
+    for found in (image, copy, decode.read(file)):
+        assert torch.equal(transform(found, 1)[0], wanted)
+
+
+def test_a_copy_that_was_fitted_otherwise_is_not_taken_for_the_photo(tmp_path):
+    file = jpeg(large(400, 300))
+    small, other = (Classify().transforms({**PREPROCESSING, "crop_pct": part}) for part in (0.5, 0.875))
+    image, _ = small.reader.read(file, "photo")
+    assert not torch.equal(small(image, 0)[0], other(image, 0)[0])
+    assert torch.equal(other(image, 0)[0], image_transform(PREPROCESSING)(image))
+
+
+def test_photos_of_less_than_four_times_the_input_are_not_copied(tmp_path):
+    reader = Classify().transforms(PREPROCESSING).reader
+    image, _ = reader.read(jpeg(large(127, 128)), "photo")
+    assert image.size == (127, 128)
+
+
 def test_a_copy_is_for_one_way_of_reading(kept):
     held, key, _ = kept
     assert held.load(key, Smaller(48, 48, 0.35, (3 / 4, 4 / 3))) is None
@@ -196,7 +238,8 @@ def test_a_run_has_the_same_bits_whether_copies_are_kept_or_not(photos, tmp_path
     mnv2zoo.finetune(photos, MODEL, tmp_path / "disk", **values)
     assert equal(tmp_path / "off", tmp_path / "ram")
     assert equal(tmp_path / "off", tmp_path / "disk")
-    assert len(set(images.iterdir()) - before) == 12
+    made = [file.name for file in set(images.iterdir()) - before]
+    assert (len(made), sum("fitted" in name for name in made)) == (14, 2)  # two of the photos are for validation
 
     with interrupted_after(monkeypatch, 1, 0):
         mnv2zoo.finetune(photos, MODEL, tmp_path / "stopped", cache_images="off", **values)

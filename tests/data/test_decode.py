@@ -115,7 +115,7 @@ def test_other_ranges_are_stretched_only_where_they_exceed_the_usual_one(tmp_pat
 
 @pytest.mark.parametrize("ending", ["gif", "png", "webp", "tif"])
 def test_an_animation_gives_its_first_frame(tmp_path, ending):
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     frames[0].save(tmp_path / f"a.{ending}", save_all=True, append_images=frames[1:])
     assert np.abs(pixels(tmp_path / f"a.{ending}")[0, 0] - [255, 0, 0]).max() < 8
 

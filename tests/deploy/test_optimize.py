@@ -1,4 +1,4 @@
-"""Optimised networks compute what the originals compute, on every engine."""
+"""Optimized networks compute what the originals compute, on every engine."""
 
 import multiprocessing
 import os
@@ -357,7 +357,7 @@ def test_a_second_device_computes_what_the_cpu_computes(tiny, tmp_path):
 def test_a_device_that_is_not_there_is_an_error(small, x, device):
     with pytest.raises(DeviceError) as error:
         deploy.optimize(small, x, "torch", device=device)
-    assert error.value.problem == f"Cannot use the device {device!r}"
+    assert error.value.problem == f"cannot use the device {device!r}"
 
 
 @pytest.mark.parametrize(

@@ -216,17 +216,17 @@ def test_the_switch_makes_page_and_drawings_dark(new_page: Any, address: str) ->
     page = new_page(address, **VIEWS["light"])
     page.goto(f"{address}models/mnv2zoo_100.html")
 
-    def colours() -> tuple[str, ...]:
+    def colors() -> tuple[str, ...]:
         return tuple(
             page.locator(selector).first.evaluate(f"element => getComputedStyle(element).{style}")
             for selector, style in (("body", "backgroundColor"), (".drawing text", "fill"), (".drawing .box", "fill"))
         )
 
-    light = colours()
+    light = colors()
     page.locator("label[title='Dark']").click()
     page.wait_for_function("document.body.dataset.mdColorScheme === 'slate'")
-    page.wait_for_timeout(500)  # colours fade
-    dark = colours()
+    page.wait_for_timeout(500)  # colors fade
+    dark = colors()
     assert not set(light) & set(dark)
     page.goto(f"{address}zoo.html")
     assert page.evaluate("document.body.dataset.mdColorScheme") == "slate", "the choice is kept"

@@ -111,14 +111,14 @@ def test_what_is_gathered_where_there_is_a_network_works_where_there_is_none(
 
 
 def test_weights_of_ones_own_get_a_name(checkout: Path, hub: HubServer, tmp_path: Path) -> None:
-    told = shell("docs/adding.md", "Weights of your own", checkout, hub_env(hub, tmp_path))
+    told = shell("docs/adding.md", "Name your own weights", checkout, hub_env(hub, tmp_path))
     assert hub.requests == []
     assert told.count("photos/red/") == 8
     assert "blue" in told
 
 
 def test_a_network_and_its_weights_join_the_zoo(checkout: Path, hub: HubServer, tmp_path: Path) -> None:
-    page, title = "docs/adding.md", "A network for the zoo"
+    page, title = "docs/adding.md", "Add a model to the zoo"
     configs = checkout / "mnv2zoo/architecture.py"
     before = configs.read_text(encoding="utf-8")
     place = '        _paper("mnv2zoo_140"'
@@ -134,9 +134,9 @@ def test_a_network_and_its_weights_join_the_zoo(checkout: Path, hub: HubServer, 
     data = as_bytes(MobileNetV2(config).state_dict())
     hub.add("you/flowers", "model.safetensors", data)
     raw = json.loads((checkout / "weights_index.json").read_text())["weights"]
-    added = json.loads("{" + block(page, "Weights for the zoo", "json") + "}")
+    added = json.loads("{" + block(page, "Add weights to the zoo", "json") + "}")
     write_index(checkout, raw | added)
-    shell(page, "Weights for the zoo", checkout, hub_env(hub, tmp_path))
+    shell(page, "Add weights to the zoo", checkout, hub_env(hub, tmp_path))
     pinned = json.loads((checkout / "entry.json").read_text())
     assert pinned.keys() == added.keys()
     write_index(checkout, raw | pinned)

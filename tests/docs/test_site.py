@@ -196,7 +196,7 @@ def test_every_generated_part_is_on_a_page(scripts: Any) -> None:
 def test_accuracy_against_time_is_drawn_once_it_is_measured(
     scripts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["catalogue"], "ROOT", tmp_path)
+    monkeypatch.setattr(sys.modules["catalog"], "ROOT", tmp_path)
     assert "latency" not in scripts.PARTS["costs"]()
     assert "latency.svg" not in scripts.model_pages.all_drawings()
     times = {"eager": {"median_ms": 17.25}, "torch": {"median_ms": 8.5}}

@@ -65,7 +65,7 @@ def test_what_the_engine_does_not_know_is_one_error(tiny, photos):
 def test_an_engine_on_a_device_that_is_not_there_is_an_error(tiny, photos):
     with pytest.raises(DeviceError) as error:
         list(mnv2zoo.predict(photos, tiny, engine="torch", device="cuda:99"))
-    assert error.value.problem == "Cannot use the device 'cuda:99'"
+    assert error.value.problem == "cannot use the device 'cuda:99'"
 
 
 def test_the_preprocessing_is_known_before_the_network_is(tiny):

@@ -21,7 +21,7 @@ def test_another_number_of_classes_gets_a_new_classifier_and_the_same_features(p
     features.load_state_dict({k: v for k, v in published[name].items() if not k.startswith("classifier")})
     assert torch.equal(net.forward_features(IMAGES), features.forward_features(IMAGES))
     weight = net.get_classifier().state_dict()
-    # Initialised, not left as it was allocated: within the bounds of its initialisation, and not constant.
+    # Initialized, not left as it was allocated: within the bounds of its initialization, and not constant.
     tensor = next(iter(weight.values()))
     assert tensor.shape[0] == 7
     assert 0 < tensor.std() < 1

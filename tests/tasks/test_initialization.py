@@ -53,12 +53,12 @@ def test_a_checkpoint_of_something_else_is_an_error(tmp_path):
     safetensors.torch.save_file({"other": torch.ones(2)}, tmp_path / "other.safetensors")
     with pytest.raises(ConversionError):
         build("mnv2zoo_100", init=str(tmp_path / "other.safetensors"))
-    with pytest.raises(UnknownModelError, match=r"(?s)no such weights to start from.*'nowhere.pth'"):
+    with pytest.raises(UnknownModelError, match=r"(?s)unknown initial weights.*'nowhere.pth'"):
         build("mnv2zoo_100", init="nowhere.pth")
 
 
 def test_weights_of_another_architecture_are_an_error(tmp_path):
-    with pytest.raises(RecipeError, match=r"(?s)weights of another architecture.*mnv2zoo_140"):
+    with pytest.raises(RecipeError, match=r"(?s)belong to another architecture.*mnv2zoo_140"):
         build("mnv2zoo_100", init="mnv2zoo_140")
 
 

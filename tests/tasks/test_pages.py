@@ -36,7 +36,7 @@ def test_a_name_is_one_line_that_any_file_can_hold():
 
 def test_values_and_durations_leave_out_what_is_not_there():
     assert pages.values(HISTORY, "val_loss") == [(1, 0.6)]
-    assert pages.duration(HISTORY) == "Epochs: 2, in 0:01:01 (hours, minutes, seconds)."
+    assert pages.duration(HISTORY) == "Epochs: 2. Training time (h:mm:ss): 0:01:01."
 
 
 def test_a_report_has_its_metrics_and_a_panel_for_each(tmp_path):

@@ -44,7 +44,8 @@ def test_numbers_may_be_written_without_a_point():
 def test_every_value_has_a_meaning_and_a_kind():
     for field in Recipe.__dataclass_fields__.values():
         assert len(field.metadata["meaning"]) > 10, field.name
-        assert field.metadata["meaning"][0].islower() or field.metadata["meaning"].startswith("`"), field.name
+        assert field.metadata["meaning"][0].isupper(), field.name  # help shows it as it stands
+        assert not field.metadata["meaning"].endswith("."), field.name  # help adds the period
 
 
 def test_a_recipe_is_read_back_from_json_and_toml(tmp_path):
@@ -62,7 +63,7 @@ def test_a_file_that_is_no_recipe_is_an_error(tmp_path, text):
     (tmp_path / "recipe.toml").write_bytes(text.encode("latin-1"))
     with pytest.raises(RecipeError, match="a TOML or JSON file"):
         recipe.read(tmp_path / "recipe.toml")
-    with pytest.raises(RecipeError, match="cannot read the recipe"):
+    with pytest.raises(RecipeError, match="the recipe file cannot be read"):
         recipe.read(tmp_path / "none.json")
 
 

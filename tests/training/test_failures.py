@@ -47,7 +47,7 @@ class Tiny(Classify):
 def test_out_of_memory_names_the_batch_that_fits_and_leaves_no_new_run(photos, tmp_path):
     with pytest.raises(RunError) as error:
         mnv2zoo.finetune(photos, MODEL, tmp_path / "run", task=Small, device="cpu", **STEP)
-    assert error.value.problem == "out of memory"
+    assert error.value.problem == "the device is out of memory"
     assert error.value.expected == "--batch-size 4: 4 images fit in memory"
     assert error.value.found == "CUDA out of memory. Tried to allocate 2.00 GiB."
     assert error.value.where == "epoch 1, step 1, on cpu"
@@ -88,7 +88,7 @@ def test_the_checkpoint_of_a_run_that_ran_out_of_memory_is_resumed(photos, tmp_p
 def test_memory_that_holds_no_two_images_asks_for_smaller_ones(photos, tmp_path):
     with pytest.raises(RunError) as error:
         mnv2zoo.finetune(photos, MODEL, tmp_path / "run", task=Tiny, **STEP)
-    assert error.value.problem == "out of memory even for two images"
+    assert error.value.problem == "the device is out of memory, even for two images"
     assert "--input-size" in error.value.fix
 
 
@@ -119,5 +119,5 @@ def test_a_compiler_that_is_missing_is_named():
     from torch._inductor.exc import InvalidCxxCompiler
 
     found = failures.explained(InvalidCxxCompiler(), Recipe(compile=True), "epoch 1")
-    assert found.problem == "torch.compile cannot compile the network"
+    assert found.problem == "torch.compile failed to compile the model"
     assert failures.explained(InvalidCxxCompiler(), Recipe(), "epoch 1") is None

@@ -120,7 +120,7 @@ def test_images_that_were_added_between_folds_are_left_out(whole, tmp_path, monk
         mnv2zoo.finetune(photos, MODEL, tmp_path / "run", **HEAD)
     fill(photos, 1, first=20)
     mnv2zoo.finetune(photos, out=tmp_path / "run", resume=True)
-    assert "3 images were added since the first fold, and are left out" in capsys.readouterr().out
+    assert "3 images were added since the first fold; they are ignored" in capsys.readouterr().out
     for fold in ("fold-2", "fold-3"):
         assert read(tmp_path / "run" / fold / "split.json") == read(expected / fold / "split.json")
 
@@ -139,7 +139,7 @@ def test_what_contradicts_the_folds_is_refused_before_anything_is_written(whole,
     assert content(run) == before
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").touch()
-    with pytest.raises(RunError, match="must be new or empty"):
+    with pytest.raises(RunError, match="a new or empty folder"):
         mnv2zoo.finetune(photos, MODEL, tmp_path / "other", **HEAD)
 
 

@@ -71,11 +71,11 @@ def test_start_weights_that_were_replaced_in_the_meantime_are_refused(photos, tm
     run = stopped(str(start), init="pretrained", train="head")
     before = content(run)
     save_run(start, seed=1)
-    with pytest.raises(RunError, match="started from have changed") as error:
+    with pytest.raises(RunError, match="initial weights of the run have changed") as error:
         mnv2zoo.finetune(photos, out=run, resume=True)
     assert error.value.fix
     save_run(start, pad_type="same")  # the same tensors, used otherwise
-    with pytest.raises(RunError, match="started from have changed"):
+    with pytest.raises(RunError, match="initial weights of the run have changed"):
         mnv2zoo.finetune(photos, out=run, resume=True)
     assert content(run) == before
 
@@ -87,7 +87,7 @@ def test_a_replaced_init_file_and_a_replaced_teacher_are_refused(photos, tmp_pat
     run = stopped(init=str(start), teacher=str(teacher))
     before, original = content(run), start.read_bytes()
     start.write_bytes((save_run(tmp_path / "b", seed=1) / "model.safetensors").read_bytes())
-    with pytest.raises(RunError, match="started from have changed"):
+    with pytest.raises(RunError, match="initial weights of the run have changed"):
         mnv2zoo.finetune(photos, out=run, resume=True)
     start.write_bytes(original)
     save_run(teacher, seed=4)
@@ -174,7 +174,7 @@ def test_changes_of_the_data_in_mid_run_are_one_clear_line(photos, stopped):
     photo("red", 99).save(photos / "red" / "99.png")
     done = cli("finetune", str(photos), "--out", str(run), "--resume")
     assert done.returncode == 0, done.stderr
-    assert [line for line in done.stdout.splitlines() if "1 images were added since the run began" in line]
+    assert [line for line in done.stdout.splitlines() if "1 images were added since the run started" in line]
     assert not any(
         "99.png" in name for names in json.loads((run / "split.json").read_text()).values() for name in names
     )

@@ -18,7 +18,7 @@ resource = pytest.importorskip("resource", reason="needs limits that Windows doe
 def test_a_folder_with_a_run_is_not_overwritten(trained, photos):
     _, run, _ = trained
     before = {file: file.stat().st_mtime_ns for file in run.rglob("*") if file.is_file() and file.name != ".lock"}
-    with pytest.raises(RunError, match=r"(?s)a run in the folder already.*--resume"):
+    with pytest.raises(RunError, match=r"(?s)already contains a run.*--resume"):
         mnv2zoo.finetune(photos, MODEL, run, **QUICK)
     with pytest.raises(RunError, match="new or empty"):
         mnv2zoo.finetune(photos, MODEL, photos, **QUICK)
@@ -38,7 +38,7 @@ def test_a_full_disk_is_one_block_and_the_checkpoint_stays(photos, tmp_path):
     done = process(*words(photos, run), "--resume", preexec_fn=small_files)
     assert done.returncode == 1
     assert re.fullmatch(BLOCK, done.stderr[done.stderr.index("error: ") :])
-    assert "cannot write to the run folder" in done.stderr
+    assert "a file in the run folder cannot be written" in done.stderr
     assert "--resume" in done.stderr
     assert (run / "checkpoints" / "last.pt").read_bytes() == checkpoint
     assert process(*words(photos, run), "--resume").returncode == 0
@@ -67,7 +67,7 @@ def test_a_finished_run_without_its_checkpoint_is_not_started_again(photos, tmp_
     with pytest.raises(RunError, match="no checkpoint") as error:
         mnv2zoo.finetune(photos, out=run, resume=True)
     assert "--model" in error.value.fix
-    with pytest.raises(RunError, match="a run in the folder"):
+    with pytest.raises(RunError, match="already contains a run"):
         mnv2zoo.finetune(photos, MODEL, run, **ONE)
     assert content(run) == before
 
@@ -79,7 +79,7 @@ def test_a_checkpoint_of_another_network_is_an_error(photos, tmp_path, stopped):
     checkpoint["trainee"].pop("conv_stem.weight")
     torch.save(checkpoint, run / "checkpoints/last.pt")
     before = content(run)
-    with pytest.raises(RunError, match="cannot read the checkpoint"):
+    with pytest.raises(RunError, match="the checkpoint cannot be read"):
         mnv2zoo.finetune(photos, out=run, resume=True)
     assert content(run) == before
 

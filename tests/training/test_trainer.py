@@ -68,7 +68,7 @@ def test_frozen_statistics_stay(photos, tmp_path):
 
 
 def test_a_loss_that_is_no_number_is_an_error(photos, tmp_path):
-    with pytest.raises(RunError, match=r"(?s)no longer finite.*--lr"):
+    with pytest.raises(RunError, match=r"(?s)loss is not finite.*--lr"):
         mnv2zoo.finetune(photos, MODEL, tmp_path / "run", **{**QUICK, "lr": 1e6, "epochs": 5})
 
 

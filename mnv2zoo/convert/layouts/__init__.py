@@ -1,4 +1,4 @@
-"""Other libraries' names for the tensors of a network, one module per layout."""
+"""Layouts: the tensor names of other libraries, one module per layout."""
 
 from mnv2zoo.convert.layouts import d_li14, keras, openmmlab, seed, timm, tonylins, torchvision, transformers
 from mnv2zoo.convert.layouts.base import Layout

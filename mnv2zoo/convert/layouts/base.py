@@ -1,4 +1,4 @@
-"""What a layout is: another library's names for the tensors of a network, and its changes of value."""
+"""The description of a layout: a library's names for a model's tensors, and its changes of values."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ def _as_they_are(tensors: Tensors, config: Config) -> Tensors:
 
 @dataclass(frozen=True)
 class Layout:
-    """One library's way of keeping a network's tensors.
+    """How a library stores a model's tensors.
 
     Attributes:
-        name: What `to_native` and `from_native` call it.
-        names: Its key for every native key of a network, in the order the layers run.
-        lacks: What a network has that the library cannot express; nothing where it can.
-        to_native: Changes of value on the way in. Takes and gives native names, and leaves its
-            arguments alone.
-        from_native: The same on the way out.
-        prefix: What a bare backbone's keys lack of the full network's.
-        notes: What someone who converts has to know, as a sentence.
-        pad_type: The padding that the library's networks are trained with, as `MobileNetV2` names it.
-        preprocessing: What its networks expect of images where that is not timm's default (ImageNet's
-            mean and standard deviation, bicubic), as timm names it.
+        name: The layout's name for `to_native` and `from_native`.
+        names: Function that returns the layout's key for every native key of an architecture, in execution order.
+        lacks: Function that lists the properties of an architecture that the library cannot express.
+        to_native: Conversion of values to the native layout. It takes and returns tensors under native names, and
+            does not modify its arguments.
+        from_native: Conversion of values from the native layout.
+        prefix: Prefix that the keys of the full model have and those of a bare backbone lack.
+        notes: What users must know about the conversion, as a sentence.
+        pad_type: The padding that the library's models are trained with, as for `MobileNetV2`.
+        preprocessing: Preprocessing of its models in timm's terms, if it differs from timm's default (ImageNet's
+            mean and standard deviation, bicubic).
     """
 
     name: str
@@ -45,13 +45,13 @@ class Layout:
 
 
 def by_module(modules: Callable[[Config], Iterable[str]]) -> Callable[[Config], dict[str, str]]:
-    """Makes the `names` of a layout that differs from the native one in its modules' names only.
+    """Builds `names` for a layout that differs from the native one only in its module names.
 
     Args:
         modules: The library's module names in the order of `native.modules`.
 
     Returns:
-        The function from a network to the layout's keys by native key.
+        A function from an architecture to the layout's keys by native key.
     """
 
     def names(config: Config) -> dict[str, str]:
@@ -63,33 +63,33 @@ def by_module(modules: Callable[[Config], Iterable[str]]) -> Callable[[Config], 
 
 
 def beyond_the_paper(config: Config) -> list[str]:
-    """Lists what a network has that the paper's form of MobileNetV2 has not.
+    """Lists the properties of an architecture that differ from the paper's MobileNetV2.
 
     Args:
-        config: The network.
+        config: The architecture.
 
     Returns:
-        A phrase for each; none for the paper's own networks, whatever their width and depth.
+        One phrase per property. Empty for the paper's architecture at any width and depth.
     """
     phrases = {
-        "an expansion in its first bottleneck": config.expand_first,
-        "biases in stem and head": config.conv_bias,
-        f"{config.activation} as activation": config.activation != "relu6",
-        f"a classifier of form {config.classifier}": config.classifier != "linear",
-        "a stem or head of its own": (config.stem, config.head) != (32, 1280),
+        "an expansion in the first bottleneck": config.expand_first,
+        "biases in the stem and head": config.conv_bias,
+        f"{config.activation} activations": config.activation != "relu6",
+        f"a classifier of the form {config.classifier}": config.classifier != "linear",
+        "a different stem or head": (config.stem, config.head) != (32, 1280),
     }
     return [phrase for phrase, present in phrases.items() if present]
 
 
 def beyond_a_width(config: Config) -> list[str]:
-    """Lists what a network has that a width multiplier of the paper's network cannot express.
+    """Lists the properties of an architecture that a width multiplier of the paper's model cannot express.
 
     Args:
-        config: The network.
+        config: The architecture.
 
     Returns:
-        A phrase for each; none for the paper's own networks of any width.
+        One phrase per property. Empty for the paper's architecture at any width.
     """
-    other = ["stages that are not the paper's"] * (config.stages != PAPER_STAGES)
-    fixed = ["a stem and head that keep their width"] * config.fix_stem_head
+    other = ["stages other than the paper's"] * (config.stages != PAPER_STAGES)
+    fixed = ["a stem and head of fixed width"] * config.fix_stem_head
     return other + fixed + beyond_the_paper(config)

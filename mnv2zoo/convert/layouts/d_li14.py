@@ -1,7 +1,7 @@
 """The layout of `d-li14/mobilenetv2.pytorch`, which publishes ImageNet weights for several widths and image sizes.
 
-The bottlenecks have the names of `tonylins`, and the head is a module of its own, `conv`. The padding and the epsilon
-are PyTorch's own, as in torchvision.
+The bottlenecks have the same names as in `tonylins`, and the head is a separate module, `conv`. Padding and epsilon are
+PyTorch's defaults, as in torchvision.
 
 Source: https://github.com/d-li14/mobilenetv2.pytorch/blob/master/models/imagenet/mobilenetv2.py
 """
@@ -16,10 +16,10 @@ from mnv2zoo.convert.layouts.base import Layout, beyond_a_width, by_module
 
 
 def modules(config: Config) -> Iterator[str]:
-    """Names the modules in the order they run.
+    """Yields the module names in execution order.
 
     Args:
-        config: The network.
+        config: The architecture.
 
     Yields:
         A module's name.

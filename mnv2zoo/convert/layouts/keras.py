@@ -1,15 +1,15 @@
-"""Keras' layout: `keras.applications.MobileNetV2`, alone or within a model of one's own.
+"""The layout of Keras: `keras.applications.MobileNetV2`, alone or within another model.
 
-A key is the layer's name and the variable's, as in `Conv1/kernel`, `block_1_expand_BN/moving_variance`
-and `predictions/bias`. Keys as Keras itself makes them are brought to that form: those of nested models
-(`mobilenetv2_1.00_224/Conv1/kernel`, and what `variable.path` says) and those of Keras 2
-(`Conv1/Conv1/kernel:0`, `depthwise_kernel`). `convert.read` gives them for all files of Keras.
+A key is the name of the layer and of the variable, such as `Conv1/kernel`, `block_1_expand_BN/moving_variance` and
+`predictions/bias`. Keys as Keras writes them are converted to that form: those of nested models
+(`mobilenetv2_1.00_224/Conv1/kernel`, and `variable.path`) and those of Keras 2
+(`Conv1/Conv1/kernel:0`, `depthwise_kernel`). `convert.read` returns them for all Keras files.
 
-Read `convert/tf.py` on padding, epsilon and normalisation. `alpha` is the zoo's width, and widens the
-head too where it is above 1. The score before the softmax comes out, whatever the last activation is.
+See `convert/layouts/tensorflow.py` for padding, epsilon and normalization. `alpha` is the width here, and also widens
+the head if it is above 1. The output is the logits, whatever the last activation in Keras is.
 
-A dense layer of one's own behind global average pooling becomes the classifier. Any other layer that
-has weights is refused, since the network has no place for it; `without_head` leaves it out.
+A custom dense layer after global average pooling becomes the classifier. Any other custom layer with weights raises an
+error, because the model has no place for it. `without_head` leaves such layers out.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ CLASSIFIER, HEAD = "predictions", "Conv_1/kernel"
 NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 OTHER = {"weight": "kernel", "bias": "bias"}
 KERAS_2 = {"depthwise_kernel": "kernel"}
-RANDOM_STATE = "seed_generator_state"  # of dropout and of augmentation, which only train
+RANDOM_STATE = "seed_generator_state"  # of dropout and augmentation, which only affect training
 
 
 def modules(config: Config) -> Iterator[str]:
-    """Names Keras' layers with weights in the order they run.
+    """Yields the names of Keras layers with weights in execution order.
 
     Args:
-        config: The network.
+        config: The architecture.
 
     Yields:
         A layer's name.
@@ -51,13 +51,13 @@ def modules(config: Config) -> Iterator[str]:
 
 
 def names(config: Config) -> dict[str, str]:
-    """Gives Keras' key for every native key but the counters of batches, which Keras has none of.
+    """Returns Keras' key for every native key, except batch counters, which Keras does not have.
 
     Args:
-        config: The network.
+        config: The architecture.
 
     Returns:
-        Keras' keys by native key, in the order the layers run.
+        Keras' keys by native key, in execution order.
     """
     renamed = dict(zip(native.modules(config), modules(config), strict=True))
     keys: dict[str, str] = {}
@@ -74,58 +74,58 @@ LAYERS = tuple(modules(Config("any width", PAPER_STAGES)))
 
 
 def recognises(keys: Iterable[str]) -> bool:
-    """Tells Keras' keys from all others, which have dots where these have slashes."""
+    """Checks whether keys are Keras' keys, which contain slashes where others have dots."""
     return any("/" in key for key in keys)
 
 
 def flat(tensors: Mapping[str, Tensor]) -> Tensors:
-    """Brings keys to the form `layer/variable`, and leaves out the states of random numbers.
+    """Converts keys to the form `layer/variable`, and drops random states.
 
     Args:
-        tensors: Weights under Keras' keys.
+        tensors: Weights by Keras' keys.
 
     Returns:
-        The same under such keys, those of layers outside the network too.
+        The weights by converted keys, including layers outside the model.
 
     Raises:
-        ConversionError: If two tensors have the same place.
+        ConversionError: If two tensors get the same key.
     """
     flat: Tensors = {}
     for key, value in tensors.items():
         *groups, variable = key.removesuffix(":0").split("/")
         if variable == RANDOM_STATE:
             continue
-        # Groups may be models, layers and scopes; only the names within the network are known.
+        # Groups may be models, layers or scopes. Only the layer names within the model are known.
         layer = next((group for group in groups if group in LAYERS), groups[-1] if groups else variable)
         name = f"{layer}/{KERAS_2.get(variable, variable)}"
         if name in flat:
             raise ConversionError(
-                "two tensors have the same place",
-                expected="the weights of one network",
-                found="two layers of one name",
+                f"two tensors have the same name {key!r}",
+                expected="the weights of one model",
+                found="two layers with the same name",
                 where=key,
-                fix="Give the weights of one of the models alone: in Keras, `model.get_layer(name).save_weights(...)`.",
+                fix="Pass the weights of one model only. In Keras: `model.get_layer(name).save_weights(...)`.",
             )
         flat[name] = value
     return flat
 
 
 def tidy(tensors: Mapping[str, Tensor]) -> Tensors:
-    """Brings keys to the layout's form, and a dense layer of one's own to the classifier's place.
+    """Converts keys to the layout's form, and renames a custom dense layer to the classifier.
 
     Args:
-        tensors: Weights under Keras' keys.
+        tensors: Weights by Keras' keys.
 
     Returns:
-        The same under the layout's keys.
+        The weights by the layout's keys.
 
     Raises:
-        ConversionError: If two tensors have the same place, or a layer has none.
+        ConversionError: If two tensors get the same key, or the model has no place for a layer.
     """
     tidied = flat(tensors)
     own = {key: value for key, value in tidied.items() if _layer(key) not in LAYERS}
     if not own or HEAD not in tidied:
-        return tidied  # another network, which the comparison of keys tells of
+        return tidied  # another architecture; comparing keys will report it
     layer, features = _layer(next(iter(own))), tidied[HEAD].shape[-1]
     kernel, bias = own.pop(f"{layer}/kernel", None), own.pop(f"{layer}/bias", None)
     fits = kernel is not None and kernel.ndim == 2 and kernel.shape[0] == features
@@ -137,16 +137,16 @@ def tidy(tensors: Mapping[str, Tensor]) -> Tensors:
 
 
 def without_head(tensors: Mapping[str, Tensor]) -> Tensors:
-    """Leaves out the classifier, and whatever layers of one's own there are.
+    """Drops the classifier and all custom layers.
 
     Args:
-        tensors: Weights under Keras' keys.
+        tensors: Weights by Keras' keys.
 
     Returns:
-        Those of the backbone under the layout's keys.
+        The backbone's weights by the layout's keys.
 
     Raises:
-        ConversionError: If two tensors have the same place.
+        ConversionError: If two tensors get the same key.
     """
     return {key: value for key, value in flat(tensors).items() if _layer(key) in LAYERS and _layer(key) != CLASSIFIER}
 
@@ -158,20 +158,20 @@ def _layer(key: str) -> str:
 def _refuse_head(tidied: Tensors, features: int) -> NoReturn:
     shown = [f"{key} {tuple(value.shape)}" for key, value in tidied.items() if _layer(key) not in LAYERS]
     raise ConversionError(
-        "the network has no place for the model's own layers",
-        expected=f"one dense layer with a kernel ({features}, classes) behind global average pooling, or none",
+        "the Keras model has layers that a MobileNetV2 cannot have",
+        expected=f"one dense layer with a kernel ({features}, classes) after global average pooling, or none",
         found=", ".join(shown[:4]) + (f" and {len(shown) - 4} more" if shown[4:] else ""),
-        fix="Leave them out to have the backbone alone: `mnv2zoo weights convert FILE --backbone`, or "
+        fix="Convert only the backbone: `mnv2zoo weights convert FILE --backbone`, or "
         "`mnv2zoo.convert.layouts.keras.without_head(tensors)`.",
     )
 
 
 def to_native(tensors: Tensors, config: Config) -> Tensors:
-    """Turns kernels to PyTorch's order of axes and carries epsilon into the running variances.
+    """Transposes kernels to PyTorch's axis order and folds the epsilon difference into the running variances.
 
     Args:
         tensors: State dict with native names and Keras' values.
-        config: The network.
+        config: The architecture.
 
     Returns:
         The state dict with native values.
@@ -179,7 +179,7 @@ def to_native(tensors: Tensors, config: Config) -> Tensors:
     changed = dict(tensors)
     for key, value in tensors.items():
         if value.ndim == 4:
-            # Height and width come first; a depthwise kernel has its channels before its one filter each.
+            # Keras' axes: height, width, input channels, filters. In a depthwise kernel, channels and one filter each.
             axes = (2, 3, 0, 1) if key.endswith("conv_dw.weight") else (3, 2, 0, 1)
             changed[key] = value.permute(axes).contiguous()
         elif value.ndim == 2:
@@ -188,11 +188,11 @@ def to_native(tensors: Tensors, config: Config) -> Tensors:
 
 
 def from_native(tensors: Tensors, config: Config) -> Tensors:
-    """Turns kernels to Keras' order of axes and takes the difference of the epsilons out.
+    """Transposes kernels to Keras' axis order and removes the epsilon difference from the running variances.
 
     Args:
         tensors: State dict with native names and values.
-        config: The network.
+        config: The architecture.
 
     Returns:
         The tensors that Keras has, with native names and Keras' values.
@@ -216,8 +216,8 @@ LAYOUT = Layout(
     lacks=beyond_a_width,
     to_native=to_native,
     from_native=from_native,
-    notes="Keras' networks pad as TensorFlow does and take images from -1 to 1: create the zoo's with "
-    "pad_type='same' for these weights, and normalise images by mean 0.5 and standard deviation 0.5.",
+    notes="Keras models use TensorFlow's padding and take images from -1 to 1. Create the model with pad_type='same' "
+    "for these weights, and normalize images with mean 0.5 and standard deviation 0.5.",
     pad_type=tensorflow.PAD_TYPE,
     preprocessing=tensorflow.PREPROCESSING,
 )

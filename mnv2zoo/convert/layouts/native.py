@@ -1,7 +1,7 @@
-"""The native layout: what every tensor of a network is called and how it is shaped.
+"""The native layout: the name and shape of every tensor of a model.
 
-The names are timm's own for MobileNetV2. A 20-class network has the same names where it has the same
-layer, and `classifier_bn` for the batch norm after its classifier.
+The names are those of timm's MobileNetV2. The 20-class models use the same names where they have the same layers,
+and `classifier_bn` for the batch norm after the classifier.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ COUNTER = "num_batches_tracked"
 
 
 def modules(config: Config) -> Iterator[str]:
-    """Names the layers that hold tensors, in the order they run.
+    """Yields the names of the layers with tensors in execution order.
 
-    Each convolution is followed by its batch norm. The other layouts list their own names in this
-    order, so that two lists side by side are a conversion.
+    Each convolution is followed by its batch norm. The other layouts list their names in the same order, so pairing
+    two lists gives a conversion.
 
     Args:
-        config: The network.
+        config: The architecture.
 
     Yields:
         A module's name.
@@ -42,15 +42,15 @@ def modules(config: Config) -> Iterator[str]:
 
 
 def shapes(config: Config, num_classes: int | None = None, in_chans: int = 3) -> dict[str, tuple[int, ...]]:
-    """Gives the shape of every tensor of a network.
+    """Returns the shape of every tensor of a model.
 
     Args:
-        config: The network.
-        num_classes: Classes of the classifier; the config's own by default, 0 for no classifier.
+        config: The architecture.
+        num_classes: Number of classes. None uses the config's, and 0 leaves out the classifier.
         in_chans: Channels of the input image.
 
     Returns:
-        Shapes by key, in the order the layers run.
+        Shapes by key, in execution order.
     """
     names = modules(config)
     laid: dict[str, tuple[int, ...]] = {}

@@ -1,7 +1,7 @@
-"""OpenMMLab's layout: the `MobileNetV2` of mmpretrain, which mmclassification had before.
+"""The layout of OpenMMLab: `MobileNetV2` in mmpretrain, formerly mmclassification.
 
-Each convolution is a `ConvModule`, with its batch norm beside it. A classifier keeps the network in `backbone` and the
-linear layer in `head.fc`. `widen_factor` is the zoo's width. The padding and the epsilon are PyTorch's own.
+Each convolution is a `ConvModule` together with its batch norm. A classifier has the model in `backbone` and the linear
+layer in `head.fc`. `widen_factor` is the width here. Padding and epsilon are PyTorch's defaults.
 
 Source: https://github.com/open-mmlab/mmpretrain/blob/main/mmpretrain/models/backbones/mobilenet_v2.py
 """
@@ -17,10 +17,10 @@ BACKBONE = "backbone."
 
 
 def modules(config: Config) -> Iterator[str]:
-    """Names OpenMMLab's modules in the order they run.
+    """Yields OpenMMLab's module names in execution order.
 
     Args:
-        config: The network.
+        config: The architecture.
 
     Yields:
         A module's name.

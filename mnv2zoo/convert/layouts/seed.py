@@ -1,7 +1,6 @@
-"""The tutorial's layout, which the 20-class networks were first saved in.
+"""The layout of the tutorial in which the 20-class models were first saved.
 
-Its network is built of `nn.Sequential`s, with an activation between a batch norm and the next
-convolution, hence the gaps in the numbers.
+The tutorial's model is built from `nn.Sequential`s that include activations, so numbers are skipped.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ from mnv2zoo.convert.layouts.base import Layout, by_module
 
 
 def modules(config: Config) -> Iterator[str]:
-    """Names the tutorial's modules in the order they run.
+    """Yields the tutorial's module names in execution order.
 
     Args:
-        config: The network.
+        config: The architecture.
 
     Yields:
         A module's name.
@@ -28,19 +27,19 @@ def modules(config: Config) -> Iterator[str]:
 
 
 def lacks(config: Config) -> list[str]:
-    """Lists in what a network differs from the tutorial's form.
+    """Lists the properties of an architecture that differ from the tutorial's.
 
     Args:
-        config: The network.
+        config: The architecture.
 
     Returns:
-        A phrase for each.
+        One phrase per property.
     """
     phrases = {
-        "no expansion in its first bottleneck": not config.expand_first,
-        "no biases in stem and head": not config.conv_bias,
-        f"{config.activation} as activation": config.activation != "relu",
-        f"a classifier of form {config.classifier}": config.classifier != "conv_bn_act",
+        "no expansion in the first bottleneck": not config.expand_first,
+        "no biases in the stem and head": not config.conv_bias,
+        f"{config.activation} activations": config.activation != "relu",
+        f"a classifier of the form {config.classifier}": config.classifier != "conv_bn_act",
     }
     return [phrase for phrase, present in phrases.items() if present]
 

@@ -1,12 +1,12 @@
-"""What the layouts of networks that come from TensorFlow have in common.
+"""What the layouts of models from TensorFlow have in common.
 
-Three things of these networks are not in their state dicts:
+Three properties of these models are not in their state dicts:
 
-- Padding. They pad as TensorFlow does, so a network that takes their weights has to be created with
+- Padding. They use TensorFlow's padding, so create the model for their weights with
   `pad_type="same"`.
-- Epsilon. Their batch norms add 1e-3 to the variance, ours 1e-5. The running variances carry the
-  difference, so that the outputs are the same in eval mode.
-- Normalisation. They were trained on images from -1 to 1: mean 0.5 and standard deviation 0.5 of
+- Epsilon. Their batch norms add 1e-3 to the variance, ours 1e-5. Conversion adds the difference to the running
+  variances, so outputs in eval mode are the same.
+- Normalization. They were trained on images from -1 to 1: mean 0.5 and standard deviation 0.5 of
   images from 0 to 1.
 """
 
@@ -25,15 +25,15 @@ PREPROCESSING: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)
 
 
 def carry_epsilon(tensors: Tensors) -> Tensors:
-    """Carries the difference of the epsilons into the running variances.
+    """Folds the epsilon difference into the running variances.
 
     Args:
-        tensors: State dict with native names; it is not changed.
+        tensors: State dict with native names. It is not modified.
 
     Returns:
         The state dict for batch norms with the native epsilon.
     """
-    # The same rounding both ways in any dtype: a variance of zero comes back as zero.
+    # Rounds the same way in both directions for any dtype, so a variance of zero comes back as zero.
     return tensors | {
         key: value + value.new_tensor(EPSILON - NATIVE_EPSILON)
         for key, value in tensors.items()
@@ -42,11 +42,11 @@ def carry_epsilon(tensors: Tensors) -> Tensors:
 
 
 def take_epsilon_out(tensors: Tensors, library: str) -> Tensors:
-    """Takes the difference of the epsilons out of the running variances.
+    """Removes the epsilon difference from the running variances.
 
     Args:
-        tensors: State dict with native names; it is not changed.
-        library: Whose batch norms they are for.
+        tensors: State dict with native names. It is not modified.
+        library: Name of the target library, for the error.
 
     Returns:
         The state dict for batch norms with the epsilon of `EPSILON`.
@@ -63,9 +63,9 @@ def take_epsilon_out(tensors: Tensors, library: str) -> Tensors:
     if variances[worst].min() < 0:
         raise ConversionError(
             f"a running variance is too small for the epsilon of {library}'s batch norms",
-            expected=f"at least {EPSILON - NATIVE_EPSILON:.3g}",
+            expected=f"a variance of at least {EPSILON - NATIVE_EPSILON:.3g}",
             found=f"{float(tensors[worst].min()):.3g}",
             where=worst,
-            fix="Keep this network in a layout with the same epsilon, timm or torchvision.",
+            fix="Use a layout with the same epsilon, such as timm or torchvision.",
         )
     return tensors | variances

@@ -1,4 +1,4 @@
-"""timm's layout, which is the native one: any `mobilenetv2_*` checkpoint, and any of the zoo's."""
+"""The layout of timm, which is the native one: any `mobilenetv2_*` checkpoint, and all of this package's."""
 
 from mnv2zoo.convert.layouts import native
 from mnv2zoo.convert.layouts.base import Layout

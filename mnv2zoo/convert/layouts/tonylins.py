@@ -1,8 +1,8 @@
-"""The layout of `tonylins/pytorch-mobilenet-v2`, a widely copied implementation in one file.
+"""The layout of `tonylins/pytorch-mobilenet-v2`, a widely copied single-file implementation.
 
-All layers of a bottleneck are in one `nn.Sequential`, activations included, hence the gaps in the numbers. The padding
-and the epsilon are PyTorch's own, as in torchvision. Only width 1.0 is the zoo's network: at other widths, that
-repository scales neither the stem nor the first bottleneck.
+All layers of a bottleneck are in one `nn.Sequential`, including activations, so numbers are skipped. Padding and
+epsilon are PyTorch's defaults, as in torchvision. Only width 1.0 matches this package: at other widths, that repository
+scales neither the stem nor the first bottleneck.
 
 Source: https://github.com/tonylins/pytorch-mobilenet-v2/blob/master/MobileNetV2.py
 """
@@ -18,10 +18,10 @@ EXPANDED, UNEXPANDED = ("0", "1", "3", "4", "6", "7"), ("0", "1", "3", "4")
 
 
 def body(config: Config) -> Iterator[str]:
-    """Names the modules of stem and bottlenecks in the order they run.
+    """Yields the module names of the stem and bottlenecks in execution order.
 
     Args:
-        config: The network.
+        config: The architecture.
 
     Yields:
         A module's name.
@@ -32,10 +32,10 @@ def body(config: Config) -> Iterator[str]:
 
 
 def modules(config: Config) -> Iterator[str]:
-    """Names all modules in the order they run.
+    """Yields all module names in execution order.
 
     Args:
-        config: The network.
+        config: The architecture.
 
     Yields:
         A module's name.
@@ -46,13 +46,13 @@ def modules(config: Config) -> Iterator[str]:
 
 
 def lacks(config: Config) -> list[str]:
-    """Lists what a network has that this repository cannot express.
+    """Lists the properties of an architecture that this repository cannot express.
 
     Args:
-        config: The network.
+        config: The architecture.
 
     Returns:
-        A phrase for each.
+        One phrase per property.
     """
     return beyond_the_paper(config) + [f"width {config.width:g}"] * (config.width != 1)
 

@@ -1,7 +1,7 @@
-"""torchvision's layout: `torchvision.models.mobilenet_v2`.
+"""The layout of torchvision: `torchvision.models.mobilenet_v2`.
 
-Networks that keep stem and head at any width come from its `inverted_residual_setting`, given the
-rounded channels at `width_mult=1.0`; the others from `width_mult`.
+torchvision builds architectures with a fixed stem and head from `inverted_residual_setting` with rounded channels at
+`width_mult=1.0`, and the others from `width_mult`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from mnv2zoo.convert.layouts.base import Layout, beyond_the_paper, by_module
 
 
 def modules(config: Config) -> Iterator[str]:
-    """Names torchvision's modules in the order they run.
+    """Yields torchvision's module names in execution order.
 
     Args:
-        config: The network.
+        config: The architecture.
 
     Yields:
         A module's name.

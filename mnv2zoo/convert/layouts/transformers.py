@@ -1,13 +1,12 @@
-"""transformers' layout: `MobileNetV2ForImageClassification`, and the bare `MobileNetV2Model`.
+"""The layout of transformers: `MobileNetV2ForImageClassification` and the bare `MobileNetV2Model`.
 
-Read `convert/tf.py` on padding, epsilon and normalisation. The other way, `MobileNetV2Config` needs
-`tf_padding=False` for a network that was trained with the zoo's default, symmetric padding.
+See `convert/layouts/tensorflow.py` for padding, epsilon and normalization. In the other direction, set
+`tf_padding=False` in `MobileNetV2Config` for weights trained with this package's default, symmetric padding.
 
-Networks trained on ImageNet have 1001 classes there, and class 0, the background, means none of the
-others. It is dropped on the way in and not invented on the way out: `MobileNetV2Config` needs
-`num_labels` equal to the rows of the classifier.
-
-`MobileNetV2Config(depth_multiplier=...)` takes the zoo's width.
+Models trained on ImageNet have 1001 classes in transformers. Class 0, the background, is dropped when converting to
+the native layout and not added when converting back: set `num_labels` in `MobileNetV2Config` to the number of
+rows of the classifier.
+`MobileNetV2Config(depth_multiplier=...)` is the width here.
 """
 
 from __future__ import annotations
@@ -24,17 +23,17 @@ IMAGENET_CLASSES = 1000
 
 
 def modules(config: Config) -> Iterator[str]:
-    """Names transformers' modules in the order they run.
+    """Yields transformers' module names in execution order.
 
     Args:
-        config: The network.
+        config: The architecture.
 
     Yields:
         A module's name.
     """
     layers = ["conv_stem.first_conv"]
     for b in bottlenecks(config):
-        # The first bottleneck is part of their stem, and `layer` starts after it.
+        # In transformers the first bottleneck belongs to the stem, and `layer` starts after it.
         block = "conv_stem" if b.number == 1 else f"layer.{b.number - 2}"
         names = ("expand_1x1", "conv_3x3", "reduce_1x1") if b.expand else ("conv_3x3", "reduce_1x1")
         layers += (f"{block}.{name}" for name in names)
@@ -45,14 +44,14 @@ def modules(config: Config) -> Iterator[str]:
 
 
 def to_native(tensors: Tensors, config: Config) -> Tensors:
-    """Carries epsilon into the running variances and drops ImageNet's background class.
+    """Folds the epsilon difference into the running variances and drops ImageNet's background class.
 
-    The background class is there when the classifier has 1001 rows and the network was published
-    with 1000 classes.
+    The background class is present if the classifier has 1001 rows and the architecture was published with 1000
+    classes.
 
     Args:
         tensors: State dict with native names and transformers' values.
-        config: The network.
+        config: The architecture.
 
     Returns:
         The state dict with native values.
@@ -66,11 +65,11 @@ def to_native(tensors: Tensors, config: Config) -> Tensors:
 
 
 def from_native(tensors: Tensors, config: Config) -> Tensors:
-    """Takes the difference of the epsilons out of the running variances.
+    """Removes the epsilon difference from the running variances.
 
     Args:
         tensors: State dict with native names and values.
-        config: The network.
+        config: The architecture.
 
     Returns:
         The state dict with native names and transformers' values.
@@ -88,8 +87,8 @@ LAYOUT = Layout(
     to_native=to_native,
     from_native=from_native,
     prefix=BACKBONE,
-    notes="transformers' networks pad as TensorFlow does: create the zoo's with pad_type='same' for these weights, "
-    "or theirs with tf_padding=False for weights trained without it.",
+    notes="transformers models use TensorFlow's padding. Create the model with pad_type='same' for these weights, or "
+    "the transformers model with tf_padding=False for weights trained without it.",
     pad_type=tensorflow.PAD_TYPE,
     preprocessing=tensorflow.PREPROCESSING,
 )

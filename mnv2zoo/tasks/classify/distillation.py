@@ -1,4 +1,4 @@
-"""A teacher, whose answers a network learns beside the labels."""
+"""Knowledge distillation from a teacher model."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from mnv2zoo.tasks.recipe import Recipe
 
 
 class Teacher(nn.Module):
-    """A trained network, and how far the answers of another are from its own.
+    """A teacher model, and the distillation loss of a student's outputs.
 
-    It sees the very images that are trained on, as they were cut out and mixed (Beyer et al. 2021,
-    https://arxiv.org/abs/2106.05237, section 3), resized so that the shorter side is that of its own input, and
-    normalised as its weights want it.
+    The teacher sees the same crops and mixes of images as the student (Beyer et al. 2021,
+    https://arxiv.org/abs/2106.05237, section 3). They are resized to the teacher's input size and normalized for its
+    weights.
 
     Args:
-        name: A name of the zoo, or a run folder.
-        class_names: The classes that are trained, in class order. The teacher's must be the same, in any order.
-        recipe: Tells the temperature.
-        preprocessing: That of the images that are trained on.
+        name: A model name from the zoo, or a run folder.
+        class_names: The classes of the student, in class order. The teacher must have the same ones, in any order.
+        recipe: The recipe, with the temperature.
+        preprocessing: The preprocessing of the student's images.
 
     Attributes:
         fingerprint: A hash of its weights and classes.
 
     Raises:
-        RecipeError: If its classes are others.
-        UnknownModelError: If there is none of that name.
-        WeightsError: If its weights cannot be found, fetched or verified.
+        RecipeError: If its classes differ from the student's.
+        UnknownModelError: If the model is unknown.
+        WeightsError: If its weights cannot be found, downloaded or verified.
     """
 
     order: Tensor
@@ -52,7 +52,7 @@ class Teacher(nn.Module):
         others = sorted(set(labels) ^ set(class_names))
         if others:
             raise RecipeError(
-                "a teacher of other classes",
+                "the classes of the teacher differ from those of the data",
                 expected=f"the {len(class_names)} classes of the data",
                 found=f"{len(labels)} classes; {others[0]!r} is in only one of the two",
                 where=name,
@@ -68,17 +68,18 @@ class Teacher(nn.Module):
             self.register_buffer(key, torch.tensor(preprocessing[key]).view(1, -1, 1, 1))
 
     def forward(self, images: Tensor, outputs: Tensor) -> Tensor:
-        """The loss of a network's answers against the teacher's.
+        """Computes the distillation loss.
 
-        Hinton et al. 2015 (https://arxiv.org/abs/1503.02531, section 2), up to a constant: the divergence of the
-        two at a temperature, times its square, so that gradients are as large as those of the labels.
+        It is the KL divergence of the softmax outputs at the temperature, times the square of the temperature, so that
+        its gradients have the same scale as those of the labels (Hinton et al. 2015, https://arxiv.org/abs/1503.02531,
+        section 2).
 
         Args:
-            images: Images (N, 3, H, W) as the network got them.
-            outputs: Its logits (N, classes).
+            images: The student's input images (N, 3, H, W).
+            outputs: The student's logits (N, classes).
 
         Returns:
-            The loss, the mean over the images.
+            The mean loss over the images.
         """
         with torch.no_grad():
             images = self.teacher.normalize_input(images, self.mean, self.std)

@@ -1,4 +1,4 @@
-"""What a classifier's answer rests on, and labels that are probably wrong, by pytorch-grad-cam and cleanlab."""
+"""Heat maps of a classifier's predictions (pytorch-grad-cam), and probable label errors (cleanlab)."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ def installed() -> bool:
 
 
 def require() -> None:
-    """Refuses to explain without the extra.
+    """Requires the extra `explain`.
 
     Raises:
         MissingExtraError: If it is not installed.
     """
     if not installed():
         raise MissingExtraError(
-            "heat maps need pytorch-grad-cam",
+            "heat maps require the extra packages of `explain`",
             expected="the packages grad-cam and cleanlab",
-            found=", ".join(f"no {name}" for name in PACKAGES if importlib.util.find_spec(name) is None),
+            found=", ".join(f"no module {name}" for name in PACKAGES if importlib.util.find_spec(name) is None),
             fix=f"Run: {install_command('explain')}",
         )
 
 
 def heat_maps(model: nn.Module, images: Tensor, classes: Sequence[int] | None) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Finds the parts of images that speak for a class, by Grad-CAM.
+    """Computes Grad-CAM heat maps, which show the parts of images that support a class.
 
     Grad-CAM (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391) weights the channels of the last feature map by
-    their gradients of the class's logit.
+    the gradients of the class's logit.
 
     Args:
-        model: A classifier of the zoo, or another network of timm whose last map comes from `bn2`. It is used in
-            evaluation mode, and gets its own mode back.
+        model: A classifier of the zoo, or another timm model whose last feature map comes from `bn2`. It runs in
+            evaluation mode, and its mode is restored afterwards.
         images: Normalized images (N, C, H, W) on the model's device.
-        classes: A class per image; None for that of the highest logit.
+        classes: One class per image; None for the class with the highest logit.
 
     Returns:
-        Values (N, H, W) from 0 to 1, where 1 is the part of an image that speaks most for its class.
+        Values (N, H, W) from 0 to 1. Higher values support the class more.
     """
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -63,7 +63,7 @@ def heat_maps(model: nn.Module, images: Tensor, classes: Sequence[int] | None) -
     try:
         model.eval()
         with torch.enable_grad(), GradCAM(model, [last]) as cam:
-            # Gradients reach the map through the image where all weights are frozen.
+            # The image requires gradients, so that they reach the feature map even if all weights are frozen.
             maps: np.ndarray[Any, np.dtype[np.float32]] = cam(images.detach().clone().requires_grad_(), targets)
     finally:
         for module, own in training.items():
@@ -79,17 +79,17 @@ def explain(
     images: Sequence[Any],
     classes: Sequence[int | None],
 ) -> list[Image.Image]:
-    """Lays heat maps over images as the network sees them.
+    """Overlays heat maps on preprocessed images.
 
     Args:
         model: As for `heat_maps`.
         transform: Its preprocessing, from an image to a normalized tensor (C, H, W).
-        preprocessing: The `mean` and `std` of it.
-        images: Images of any size, as `decode.read` gives them.
-        classes: A class per image; None for that of the highest logit.
+        preprocessing: Its `mean` and `std`.
+        images: Images of any size, as `decode.read` returns them.
+        classes: One class per image; None for the class with the highest logit.
 
     Returns:
-        RGB pictures of W x H pixels: the part that speaks most for the class is red, what says nothing of it blue.
+        RGB images of W x H pixels. Red parts support the class most, blue parts do not.
     """
     from pytorch_grad_cam.utils.image import show_cam_on_image
 
@@ -99,7 +99,7 @@ def explain(
         seen = transform(image)
         (heat,) = heat_maps(model, seen[None].to(device), None if number is None else [number])
         mean, std = (torch.tensor(preprocessing[key]).view(-1, 1, 1) for key in ("mean", "std"))
-        channels = (seen * std + mean)[: 3 if len(seen) >= 3 else 1]  # the others have no color
+        channels = (seen * std + mean)[: 3 if len(seen) >= 3 else 1]  # other channels have no color
         colors = channels.clamp(0, 1).expand(3, -1, -1).movedim(0, -1)
         drawn.append(Image.fromarray(show_cam_on_image(colors.float().numpy(), heat, use_rgb=True)))
     return drawn
@@ -111,16 +111,16 @@ def of_mistakes(
     mistakes: Sequence[Mistake],
     read: Callable[[int], Any],
 ) -> list[Image.Image]:
-    """Draws what wrong answers rest on, for a report.
+    """Draws heat maps of wrong predictions for a report.
 
     Args:
         model: As for `heat_maps`.
-        preprocessing: Its preprocessing as timm names it.
-        mistakes: The wrong answers.
-        read: Reads the image of a mistake, by its index.
+        preprocessing: Its preprocessing, with timm's names.
+        mistakes: The wrong predictions.
+        read: Reads the image of a mistake by its index.
 
     Returns:
-        A picture per mistake, as `explain` draws it.
+        One image per mistake, from `explain`.
     """
     images = [read(mistake.index) for mistake in mistakes]
     transform = transforms.image_transform(preprocessing)
@@ -128,18 +128,18 @@ def of_mistakes(
 
 
 def doubtful_labels(logits: Tensor, targets: Tensor, count: int = 25) -> list[Mistake]:
-    """Finds images whose label is probably wrong, by confident learning.
+    """Finds probable label errors by confident learning.
 
-    Confident learning (Northcutt et al. 2021, https://arxiv.org/abs/1911.00068, section 3) compares each probability
-    with the mean one of the images that have that label. The network must not have been trained on these images.
+    Confident learning (Northcutt et al. 2021, https://arxiv.org/abs/1911.00068, section 3) compares the probability of
+    a class with its mean over the images with that label. The model must not have been trained on these images.
 
     Args:
-        logits: The network's outputs (N, C).
+        logits: The outputs of the model (N, C).
         targets: The labels (N,), from 0 to C - 1.
-        count: How many to give at most.
+        count: Maximum number of images to return.
 
     Returns:
-        The images, the most doubtful first: `predicted` is the class that the network gives, `score` its probability.
+        The images, the most doubtful first. `predicted` is the predicted class and `score` its probability.
     """
     from cleanlab.filter import find_label_issues
 

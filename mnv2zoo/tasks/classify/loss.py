@@ -1,4 +1,4 @@
-"""The loss of a classifier, and the mixing of its images."""
+"""The loss of a classifier, and mixup."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mnv2zoo.tasks.recipe import Recipe
 
 
 def make_mixup(recipe: Recipe, num_classes: int) -> Mixup | None:
-    """Creates the mixing of a batch's images, mixup or cutmix; None if the recipe has neither."""
+    """Creates mixup or CutMix; None if the recipe has neither."""
     if not recipe.mixes:
         return None
     return Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.smoothing, num_classes=num_classes)
@@ -25,12 +25,12 @@ def make_criterion(recipe: Recipe, weights: Sequence[float] | None = None) -> nn
 
     Args:
         recipe: The recipe.
-        weights: A weight per class; None for equal ones.
+        weights: One weight per class; None for equal weights.
 
     Returns:
-        The loss, from logits (N, C) and classes (N,) or, of mixed images, (N, C) to a scalar.
+        A function from logits (N, C) and classes (N,), or soft targets (N, C) of mixed images, to a scalar.
     """
-    smoothing = 0.0 if recipe.mixes else recipe.smoothing  # mixed targets are smooth
+    smoothing = 0.0 if recipe.mixes else recipe.smoothing  # the targets of mixed images are already smoothed
     by_class = None if weights is None else torch.tensor(weights)
     if recipe.loss == "ce" and weights is None:
         return SoftTargetCrossEntropy() if recipe.mixes else nn.CrossEntropyLoss(label_smoothing=smoothing)
@@ -40,15 +40,16 @@ def make_criterion(recipe: Recipe, weights: Sequence[float] | None = None) -> nn
 
 
 class CrossEntropy(nn.Module):
-    """Cross-entropy, the mean of the images, with weights of classes and focus on hard images.
+    """Cross-entropy with class weights and focal loss, averaged over the images.
 
-    The mean counts each image once, whatever the weights, so that batches can be averaged. The focal loss is that of
-    Lin et al. 2017 (https://arxiv.org/abs/1708.02002, equation 4), with the softmax's probability of the true class.
+    The average divides by the number of images and not by the sum of the weights, so that batches can be averaged. The
+    focal loss follows Lin et al. 2017 (https://arxiv.org/abs/1708.02002, equation 4), with the softmax probability of
+    the true class.
 
     Args:
         smoothing: Label smoothing.
-        weights: A weight per class (C,).
-        gamma: Focusing parameter; 0 for none.
+        weights: One weight per class (C,).
+        gamma: Focusing parameter; 0 turns off the focal loss.
     """
 
     weights: Tensor | None
@@ -59,10 +60,10 @@ class CrossEntropy(nn.Module):
         self.register_buffer("weights", weights)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """From logits (N, C) and classes (N,) or probabilities (N, C) to a scalar."""
+        """Computes the loss of logits (N, C) and classes (N,) or probabilities (N, C)."""
         weights = None if self.weights is None else self.weights.to(logits.dtype)
         losses = F.cross_entropy(logits, targets, weights, reduction="none", label_smoothing=self.smoothing)
         if self.gamma:
-            truth = -F.cross_entropy(logits, targets, reduction="none")  # of mixed images, a mean of logarithms
+            truth = -F.cross_entropy(logits, targets, reduction="none")  # for mixed images, a mean of log probabilities
             losses = losses * (1 - truth.exp()) ** self.gamma
         return losses.mean()

@@ -1,14 +1,14 @@
-"""How well a network classifies: from its logits to figures, and to the mistakes it was surest of."""
+"""Metrics of a classifier, and its most confident mistakes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torchmetrics.functional import classification as metrics
 
 from mnv2zoo.errors import DataError, RunError
@@ -16,6 +16,8 @@ from mnv2zoo.tasks import base
 from mnv2zoo.tasks.classify.task import METRICS
 
 CALIBRATION_BINS = 15  # as in Guo et al.
+CHUNK = 2**22  # scores that are in double precision at once: 32 MB
+RANKED = 10**8  # largest number of scores, images times classes, of which each class's images are ranked
 
 
 @dataclass(frozen=True)
@@ -24,31 +26,29 @@ class Scores(base.Scores):
 
     Attributes:
         images: Number of images, at least one.
-        loss: Mean cross-entropy, natural logarithm.
-        top1: Images whose class got the highest logit, in percent.
-        top5: Images whose class is among the five highest logits, in percent; with fewer than five
-            classes that is all of them.
-        calibration_error: Expected calibration error, in percent: how far, on average, the probability
-            that the network gives to its prediction is from the share of predictions that are right.
-            Both are compared in 15 bins of equal width, which count by their images (Guo et al. 2017,
-            "On Calibration of Modern Neural Networks", https://arxiv.org/abs/1706.04599, eq. 3).
-        f1_macro: F1 score in percent, the mean of the classes. Classes that no image has and none was taken for are
-            left out of all means, as in scikit-learn.
-        f1_weighted: F1 score in percent, the mean of the images' classes.
-        precision_macro: Precision in percent, the mean of the classes; 0 for a class that no image was taken for.
-        balanced_accuracy: Recall in percent, the mean of the classes that have images.
-        roc_auc: Area under the ROC curve of each class against all others, in percent, the mean of the classes that
-            have images; None where all images are of one class.
-        average_precision: Area under the precision-recall curve in percent, the mean of the classes that have images.
-        class_metrics: `precision`, `recall`, `f1` and `average_precision` of the C classes in percent; None where a
-            class has no images.
+        loss: Mean cross-entropy (natural logarithm).
+        top1: Top-1 accuracy in percent.
+        top5: Top-5 accuracy in percent. With fewer than five classes, it is 100.
+        calibration_error: Expected calibration error in percent: the mean difference between the probability of the
+            predicted class and the accuracy, over 15 bins of equal width, weighted by their number of images (Guo et
+            al. 2017, "On Calibration of Modern Neural Networks", https://arxiv.org/abs/1706.04599, eq. 3).
+        f1_macro: F1 score in percent, averaged over the classes. As in scikit-learn, averages leave out classes that
+            occur neither in the labels nor in the predictions.
+        f1_weighted: F1 score in percent, averaged over the classes and weighted by their number of images.
+        precision_macro: Precision in percent, averaged over the classes; 0 for a class without predictions.
+        balanced_accuracy: Recall in percent, averaged over the classes with images.
+        roc_auc: Area under the one-vs-rest ROC curve in percent, averaged over the classes with images; None if all
+            images belong to one class.
+        average_precision: Area under the precision-recall curve in percent, averaged over the classes with images.
+            This and `roc_auc` rank the images of every class. Both are None for more than `RANKED` scores.
+        class_metrics: `precision`, `recall`, `f1` and `average_precision` of the C classes in percent; None for a class
+            without images.
         label_names: Names of the C classes.
-        confusion: C rows of C counts of images: rows are the truth, columns the prediction.
-        temperature: The number that logits were divided by before the softmax; None for none. All but the classes
-            with the highest logits depends on it.
-        calibration_error_before: The calibration error without it; None for none.
-        measured: Which images these are, in words such as `37 val images that the run held out`; empty where nobody
-            had to choose.
+        confusions: The number of images by true and predicted class, for the pairs that occur.
+        temperature: The softmax temperature; None for no temperature. It affects the loss, the calibration error and
+            the metrics that rank images by probability.
+        calibration_error_before: The calibration error without the temperature; None for no temperature.
+        measured: A description of the measured images, such as `37 val images that the run held out`. May be empty.
     """
 
     loss: float
@@ -60,24 +60,38 @@ class Scores(base.Scores):
     precision_macro: float
     balanced_accuracy: float
     roc_auc: float | None
-    average_precision: float
+    average_precision: float | None
     class_metrics: Mapping[str, tuple[float | None, ...]]
     label_names: tuple[str, ...]
-    confusion: tuple[tuple[int, ...], ...]
+    confusions: Mapping[tuple[int, int], int]
     temperature: float | None = None
     calibration_error_before: float | None = None
 
     @property
+    def confusion(self) -> tuple[tuple[int, ...], ...]:
+        """The confusion matrix: C rows of C image counts. Rows are true classes, columns are predicted classes."""
+        classes = range(len(self.label_names))
+        return tuple(tuple(self.confusions.get((truth, found), 0) for found in classes) for truth in classes)
+
+    @property
     def per_class(self) -> list[dict[str, Any]]:
-        """For each class its number, label, images, top-1 and `class_metrics`, which are None without images."""
+        """The number, label, images, top-1 and `class_metrics` of each class; None for metrics without images."""
+        images: Counter[int] = Counter()
+        for (truth, _), count in self.confusions.items():
+            images[truth] += count
         return [
-            {"class": number, "label": label, "images": sum(row), "top1": _percent(row[number], sum(row))}
-            | {name: values[number] for name, values in self.class_metrics.items()}
-            for number, (label, row) in enumerate(zip(self.label_names, self.confusion, strict=True))
+            {
+                "class": number,
+                "label": label,
+                "images": images[number],
+                "top1": _percent(self.confusions.get((number, number), 0), images[number]),
+                **{name: values[number] for name, values in self.class_metrics.items()},
+            }
+            for number, label in enumerate(self.label_names)
         ]
 
     def metrics(self) -> dict[str, float]:
-        """The metrics that the history of a training records."""
+        """The metrics to record in the training history."""
         return {name: value for name in METRICS if (value := getattr(self, name)) is not None}
 
     def to_json(self) -> dict[str, Any]:
@@ -105,14 +119,14 @@ class Scores(base.Scores):
         return f"top-1 {self.top1:.2f} %, top-5 {self.top5:.2f} %{calibration}, of {self.images} images"
 
     def _error(self) -> str:
-        """The calibration error in words."""
+        """The calibration error as text."""
         text = f"{self.calibration_error:.2f} %"
         if self.temperature is None:
             return text
         return f"{text} ({self.calibration_error_before:.2f} % without the temperature {self.temperature:.4g})"
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """The classes that have images, as `mnv2zoo evaluate` prints them."""
+        """The classes with images, as `mnv2zoo evaluate` prints them."""
         names = ("precision", "recall", "f1")
         rows = [
             [row["label"], str(row["images"]), *(f"{row[name]:.2f}" for name in names)]
@@ -150,31 +164,34 @@ class Accuracy(base.Metric):
         """Computes the metrics of all batches.
 
         Raises:
-            DataError: If an image is of a class that the network does not have.
+            DataError: If an image belongs to a class that the model lacks.
             RunError: If a logit is not finite.
         """
         return score(*self.outputs(), self._label_names, self.temperature)
 
     def outputs(self) -> tuple[Tensor, Tensor]:
         """The logits (N, C) and classes (N,) of all batches."""
-        return torch.cat(self._logits), torch.cat(self._targets)
+        self._logits, self._targets = [torch.cat(self._logits)], [torch.cat(self._targets)]
+        return self._logits[0], self._targets[0]
 
     def by_image(self) -> Iterator[tuple[int, int, list[float]]]:
-        """The class of each image, the predicted class, and the probabilities of all classes."""
-        for logits, targets in zip(self._logits, self._targets, strict=True):
+        """The true class, the predicted class and the probabilities of all classes of each image."""
+        rows = max(CHUNK // len(self._label_names), 1)
+        for logits, targets in zip(*(values.split(rows) for values in self.outputs()), strict=True):
             scores = self._calibrated(logits).softmax(1)
             yield from zip(targets.tolist(), logits.argmax(1).tolist(), scores.tolist(), strict=True)
 
     def worst_mistakes(self) -> list[Mistake]:
-        """The wrong predictions of highest probability; see the function of that name."""
-        logits, targets = self.outputs()
-        return worst_mistakes(self._calibrated(logits), targets)
+        """The most confident wrong predictions; see the function `worst_mistakes`."""
+        return worst_mistakes(*self.outputs(), temperature=self.temperature)
 
     def doubtful_labels(self) -> list[Mistake]:
-        """Images whose label is probably wrong; see `explanation.doubtful_labels`."""
+        """Probable label errors; see `explanation.doubtful_labels`. Empty for more than `RANKED` scores."""
         from mnv2zoo.tasks.classify import explanation
 
         logits, targets = self.outputs()
+        if logits.numel() > RANKED:
+            return []
         return explanation.doubtful_labels(self._calibrated(logits), targets)
 
     def _calibrated(self, logits: Tensor) -> Tensor:
@@ -184,7 +201,7 @@ class Accuracy(base.Metric):
 
 @dataclass(frozen=True)
 class Mistake:
-    """An image that was taken for something else.
+    """A misclassified image.
 
     Attributes:
         index: Its place among the images that were scored.
@@ -222,125 +239,165 @@ def score(logits: Tensor, targets: Tensor, label_names: Sequence[str], temperatu
         )
     if len(label_names) != logits.shape[1]:
         raise ValueError(f"expected a label for each of {logits.shape[1]} classes, found {len(label_names)}")
-    images, classes = logits.shape
-    logits = _checked(logits, targets)
-    before = None if temperature is None else _calibration_error(logits.softmax(1), targets)
-    logits = logits / (temperature or 1)
-    probabilities = logits.softmax(1)
-    confusion = metrics.multiclass_confusion_matrix(logits, targets, classes)
-    averages = metrics.multiclass_f1_score, metrics.multiclass_precision
-    f1_macro, precision_macro = (average(logits, targets, classes, average="macro") for average in averages)
-    f1_weighted = metrics.multiclass_f1_score(logits, targets, classes, average="weighted")
-    by_class = _class_metrics(logits, probabilities, targets)
-    best = logits.argsort(descending=True, stable=True)[:, :5]  # of equals the first, as argmax has it
+    _check(logits, targets)
+    outcome = _outcome(logits, targets, temperature)
+    support, taken = (torch.bincount(of, minlength=len(label_names)) for of in (targets, outcome.predicted))
+    by_class = _by_class(outcome.predicted, targets, support, taken)
+    ranked = _ranked(logits, targets, outcome, temperature) if logits.numel() <= RANKED else {}
+    present, seen = support > 0, support + taken > 0
     return Scores(
-        images=images,
-        loss=functional.cross_entropy(logits, targets).item(),
-        top1=100 * confusion.trace().item() / images,
-        top5=100 * (best == targets[:, None]).sum().item() / images,
-        calibration_error=_calibration_error(probabilities, targets),
-        f1_macro=100 * f1_macro.item(),
-        f1_weighted=100 * f1_weighted.item(),
-        precision_macro=100 * precision_macro.item(),
-        balanced_accuracy=_mean(by_class["recall"]),
-        roc_auc=_roc_auc(probabilities, targets),
-        average_precision=_mean(by_class["average_precision"]),
-        class_metrics=by_class,
+        images=len(targets),
+        loss=outcome.losses.mean().item(),
+        top1=_mean_percent(outcome.ranks < 1),
+        top5=_mean_percent(outcome.ranks < 5),
+        calibration_error=_calibration_error(outcome),
+        f1_macro=_mean_percent(by_class["f1"][seen]),
+        f1_weighted=_mean_percent(by_class["f1"][targets]),
+        precision_macro=_mean_percent(by_class["precision"][seen]),
+        balanced_accuracy=_mean_percent(by_class["recall"][present]),
+        roc_auc=_mean_percent(ranked["roc_auc"][present]) if "roc_auc" in ranked else None,
+        average_precision=_mean_percent(ranked["average_precision"][present]) if ranked else None,
+        class_metrics={
+            name: _percents(values, present)
+            for name, values in (by_class | {"average_precision": ranked.get("average_precision")}).items()
+        },
         label_names=tuple(label_names),
-        confusion=tuple(tuple(row) for row in confusion.tolist()),
+        confusions=_confusions(outcome.predicted, targets),
         temperature=temperature,
-        calibration_error_before=before,
+        calibration_error_before=None if temperature is None else _calibration_error(_outcome(logits, targets, None)),
     )
 
 
-def _calibration_error(probabilities: Tensor, targets: Tensor) -> float:
-    classes = probabilities.shape[1]
-    return 100 * metrics.multiclass_calibration_error(probabilities, targets, classes, CALIBRATION_BINS).item()
+class _Outcome(NamedTuple):
+    """What is known of each of N images, without the scores of all classes: vectors (N,).
+
+    Attributes:
+        predicted: The class of the highest logit.
+        confidences: Its probability.
+        ranks: The number of classes before the true one.
+        losses: Cross-entropy.
+        log_norms: The logarithm of what the exponentials of the logits are divided by.
+    """
+
+    predicted: Tensor
+    confidences: Tensor
+    ranks: Tensor
+    losses: Tensor
+    log_norms: Tensor
 
 
-def _class_metrics(logits: Tensor, probabilities: Tensor, targets: Tensor) -> dict[str, tuple[float | None, ...]]:
-    classes = logits.shape[1]
-    functions = {
-        "precision": metrics.multiclass_precision,
-        "recall": metrics.multiclass_recall,
-        "f1": metrics.multiclass_f1_score,
-    }
-    found = {name: function(logits, targets, classes, average="none") for name, function in functions.items()}
-    present = torch.bincount(targets, minlength=classes) > 0
-    found["average_precision"] = _one_by_one(metrics.binary_average_precision, probabilities, targets)
+def _outcome(logits: Tensor, targets: Tensor, temperature: float | None) -> _Outcome:
+    """Reads the logits a few rows at a time, in double precision, in which a sure probability is not yet 1."""
+    rows = max(CHUNK // logits.shape[1], 1)
+    numbers = torch.arange(logits.shape[1])
+    parts = []
+    for some, truth in zip(logits.split(rows), targets.split(rows), strict=True):
+        scores = some.double() / (temperature or 1)
+        log_norms, own, truth = scores.logsumexp(1), scores.gather(1, truth[:, None]), truth[:, None]
+        best = scores.argmax(1)
+        before = (scores > own) | ((scores == own) & (numbers < truth))  # of equals the first, as argmax has it
+        confidences = (scores.gather(1, best[:, None])[:, 0] - log_norms).exp()
+        parts.append((best, confidences, before.sum(1), log_norms - own[:, 0], log_norms))
+    return _Outcome(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def _confusions(predicted: Tensor, targets: Tensor) -> dict[tuple[int, int], int]:
+    """The number of images by true and predicted class."""
+    pairs, counts = torch.stack([targets, predicted]).unique(dim=1, return_counts=True)
+    return dict(zip(zip(*pairs.tolist(), strict=True), counts.tolist(), strict=True))
+
+
+def _calibration_error(outcome: _Outcome) -> float:
+    right = (outcome.ranks < 1).long()
+    return 100 * metrics.binary_calibration_error(outcome.confidences, right, CALIBRATION_BINS).item()
+
+
+def _by_class(predicted: Tensor, targets: Tensor, support: Tensor, taken: Tensor) -> dict[str, Tensor]:
+    """Precision, recall and F1 score of each class (C,), from the images that show it and those taken for it."""
+    right = torch.bincount(targets[predicted == targets], minlength=len(support)).double()
     return {
-        name: tuple(100 * v if there else None for v, there in zip(values.tolist(), present.tolist(), strict=True))
-        for name, values in found.items()
+        "precision": right / taken.clamp(min=1),
+        "recall": right / support.clamp(min=1),
+        "f1": 2 * right / (support + taken).clamp(min=1),
     }
 
 
-def _roc_auc(probabilities: Tensor, targets: Tensor) -> float | None:
-    present = targets.unique()
-    if len(present) < 2:
-        return None
-    return 100 * _one_by_one(metrics.binary_auroc, probabilities, targets)[present].mean().item()
+def _ranked(logits: Tensor, targets: Tensor, outcome: _Outcome, temperature: float | None) -> dict[str, Tensor]:
+    """The areas under the curves of each class against all others (C,); 0 for a class without images.
 
-
-def _one_by_one(metric: Any, probabilities: Tensor, targets: Tensor) -> Tensor:
-    """A metric of each class against all others (C,); 0 for a class without images."""
-    found = torch.zeros(probabilities.shape[1], dtype=torch.float64)
-    by_class = probabilities.T.contiguous()  # columns in place would take twenty times as long
-    for c in targets.unique().tolist():
-        found[c] = metric(by_class[c], (targets == c).long(), validate_args=False)
+    One class alone has no ROC curve.
+    """
+    functions: dict[str, Callable[..., Tensor]] = {"average_precision": metrics.binary_average_precision}
+    if len(targets.unique()) > 1:
+        functions["roc_auc"] = metrics.binary_auroc
+    found = {name: torch.zeros(logits.shape[1], dtype=torch.float64) for name in functions}
+    for some in targets.unique().split(max(CHUNK // len(targets), 1)):
+        scores = logits[:, some].double() / (temperature or 1)
+        by_class = (scores - outcome.log_norms[:, None]).exp().T.contiguous()
+        for number, probabilities in zip(some.tolist(), by_class, strict=True):
+            for name, function in functions.items():
+                found[name][number] = function(probabilities, (targets == number).long(), validate_args=False)
     return found
 
 
-def _mean(values: Sequence[float | None]) -> float:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known)
+def _percents(values: Tensor | None, present: Tensor) -> tuple[float | None, ...]:
+    """In percent, and None for a class without images."""
+    if values is None:
+        return (None,) * len(present)
+    return tuple(100 * v if there else None for v, there in zip(values.tolist(), present.tolist(), strict=True))
+
+
+def _mean_percent(values: Tensor) -> float:
+    return 100 * values.double().mean().item()
 
 
 def _rounded(value: Any, digits: int) -> Any:
     return round(value, digits) if isinstance(value, float) else value
 
 
-def worst_mistakes(logits: Tensor, targets: Tensor, count: int = 25) -> list[Mistake]:
-    """Finds the wrong predictions that the network was surest of.
+def worst_mistakes(logits: Tensor, targets: Tensor, count: int = 25, temperature: float | None = None) -> list[Mistake]:
+    """Finds the most confident wrong predictions.
 
     Args:
-        logits: The network's output, N x C.
+        logits: The outputs of the model (N, C).
         targets: The classes of the N images, integers from 0 to C - 1.
-        count: How many to give at most.
+        count: Maximum number of mistakes to return.
+        temperature: The softmax temperature; None for no temperature.
 
     Returns:
-        The mistakes, the surest first; of equals the one that comes first among the images.
+        The mistakes, the most confident first. Equally confident ones are in the order of the images.
 
     Raises:
-        DataError: If an image is of a class that the network does not have.
+        DataError: If an image belongs to a class that the model lacks.
         RunError: If a logit is not finite.
         ValueError: If the sizes do not fit.
     """
-    logits = _checked(logits, targets)
-    predicted, probabilities = logits.argmax(1), logits.softmax(1).amax(1)
+    _check(logits, targets)
+    predicted, probabilities = _outcome(logits, targets, temperature)[:2]
     wrong = (predicted != targets).nonzero()[:, 0]
     wrong = wrong[probabilities[wrong].argsort(descending=True, stable=True)][:count]
     columns = (wrong, targets[wrong], predicted[wrong], probabilities[wrong])
     return [Mistake(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
-def _checked(logits: Tensor, targets: Tensor) -> Tensor:
-    """Gives sound logits in double precision, in which a sure probability is not yet rounded to 1."""
+def _check(logits: Tensor, targets: Tensor) -> None:
+    """Checks that logits and classes have matching shapes and valid values."""
     if logits.ndim != 2 or targets.shape != logits.shape[:1]:
         raise ValueError(f"expected logits of N x C and N targets, found {[*logits.shape]} and {[*targets.shape]}")
     classes = logits.shape[1]
     strays = ((targets < 0) | (targets >= classes)).sum().item()
     if strays:
         raise DataError(
-            "images of a class that the network does not have",
+            "some images belong to classes that the model lacks",
             expected=f"classes from 0 to {classes - 1}",
-            found=f"another one for {strays} of {len(targets)} images",
+            found=f"other classes for {strays} of {len(targets)} images",
+            fix="Evaluate on data with the model's classes, or use a model with the classes of the data.",
         )
     require_finite(logits)
-    return logits.double()
 
 
 def require_finite(logits: Tensor) -> None:
-    """Refuses logits (N, C) of a network that has diverged.
+    """Checks that all logits (N, C) are finite.
 
     Raises:
         RunError: If a logit is not finite.
@@ -348,9 +405,10 @@ def require_finite(logits: Tensor) -> None:
     broken = len(logits) - logits.isfinite().all(1).sum().item()
     if broken:
         raise RunError(
-            "the network's output is not finite",
+            "the outputs of the model are not finite",
+            expected="finite logits",
             found=f"NaN or infinity for {broken} of {len(logits)} images",
-            fix="If it was just trained, training has diverged: begin a new run with a lower learning rate.",
+            fix="If this happens in training, it has diverged. Start a new run with a lower learning rate.",
         )
 
 

@@ -1,4 +1,4 @@
-"""The report on a trained classifier: curves, confusion matrix and mistakes, as pictures and a page that shows them."""
+"""The report on a trained classifier: a page with curves, a confusion matrix and the worst mistakes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from mnv2zoo.tasks import pages
 from mnv2zoo.tasks.classify.metrics import Mistake, Scores
 from mnv2zoo.tasks.pages import BLUE, DPI, GREEN, ORANGE, PALE, History, escape, short, table
 
-PHOTO_SIDE = 256  # pixels; of the thinnest image that `decode.read` gives, 1 x 500, a line is left
+PHOTO_SIDE = 256  # pixels; even the thinnest image that `decode.read` returns, 1 x 500, stays visible
+DRAWN = 1000  # maximum number of classes for a drawn confusion matrix, and for one with a row and column per class
 CLASS_METRICS = ("precision", "recall", "f1", "average_precision")
 PANELS: pages.Panels = [
     ("Loss (cross-entropy)", {"train_loss": ("training", BLUE), "val_loss": ("validation", ORANGE)}),
@@ -37,30 +38,30 @@ def write(
     heat: Sequence[Image.Image] = (),
     doubtful: Sequence[Mistake] = (),
 ) -> dict[str, Figure]:
-    """Writes `README.md` and the pictures that it shows (curves, confusion matrix, mistakes), and `confusion.csv`.
+    """Writes `README.md`, its figures (curves, confusion matrix, mistakes) and `confusion.csv`.
 
-    A picture that has nothing to show is not written, and one that an earlier report left there is removed.
+    Figures with nothing to show are not written, and those of an earlier report are removed.
 
     Args:
-        folder: Where to; it is made if need be.
-        history: A row each epoch, with "epoch" from 1, "train_loss", "lr", "seconds" and, where there was a
-            validation, "val_loss" and "val_top1" in percent.
-        scores: Figures of the network.
-        mistakes: The mistakes to show, in that order.
-        read: Reads the image of a mistake, by its index.
-        title: Heading of the page.
-        heat: What each mistake rests on, as `explanation.of_mistakes` draws it.
-        doubtful: Images whose label is probably wrong, as `explanation.doubtful_labels` finds them.
+        folder: The folder, which is created if needed.
+        history: One row per epoch, with "epoch" from 1, "train_loss", "lr", "seconds" and, if there was a validation,
+            "val_loss" and "val_top1" in percent.
+        scores: The scores of the model.
+        mistakes: The mistakes to show, in this order.
+        read: Reads the image of a mistake by its index.
+        title: The heading of the page.
+        heat: The heat map of each mistake, from `explanation.of_mistakes`.
+        doubtful: Images with probable label errors, from `explanation.doubtful_labels`.
 
     Returns:
         The figures by name, without the curves.
 
     Raises:
-        OSError: If a file cannot be written. What `read` raises is passed on, before anything is written.
+        OSError: If a file cannot be written. Errors of `read` are raised before anything is written.
     """
     figures = {
         "curves": pages.curves_figure(history, PANELS) if history else None,
-        "confusion": confusion_figure(scores),
+        "confusion": confusion_figure(scores) if len(scores.label_names) <= DRAWN else None,
         "mistakes": mistakes_figure(mistakes, read, scores.label_names, heat) if mistakes else None,
         "labels": mistakes_figure(doubtful, read, scores.label_names) if doubtful else None,
     }
@@ -72,23 +73,26 @@ def write(
 
 
 def _counts(scores: Scores) -> str:
-    """The confusion matrix as CSV."""
-    text = io.StringIO()
+    """The confusion matrix as CSV: a row per class, or for more than `DRAWN` classes a row per pair that occurs."""
+    text, names = io.StringIO(), scores.label_names
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["truth \\ prediction", *scores.label_names])
-    rows.writerows([name, *counts] for name, counts in zip(scores.label_names, scores.confusion, strict=True))
+    if len(names) > DRAWN:
+        rows.writerow(["true", "predicted", "images"])
+        rows.writerows([names[t], names[p], count] for (t, p), count in sorted(scores.confusions.items()))
+    else:
+        rows.writerow(["true \\ predicted", *names])
+        rows.writerows([name, *counts] for name, counts in zip(names, scores.confusion, strict=True))
     return text.getvalue()
 
 
 def confusion_figure(scores: Scores) -> Figure:
-    """Draws the confusion matrix: how many percent of each class's images were taken for which class.
+    """Plots the confusion matrix; see `pages.confusion_figure`.
 
     Args:
-        scores: Figures of the network.
+        scores: The scores of the model.
 
     Returns:
-        The figure. It grows with the classes, so that each name can be read up to 200 of them; beyond that
-        only some are written.
+        The figure.
     """
     title = f"Top-1 {scores.top1:.1f} % of {scores.images} images"
     return pages.confusion_figure(scores.confusion, scores.label_names, title, "images")
@@ -100,16 +104,16 @@ def mistakes_figure(
     label_names: Sequence[str],
     heat: Sequence[Image.Image] = (),
 ) -> Figure:
-    """Draws a grid of images that were taken for something else.
+    """Draws a grid of misclassified images.
 
     Args:
         mistakes: The mistakes, at least one.
-        read: Reads the image of a mistake, by its index.
+        read: Reads the image of a mistake by its index.
         label_names: Names of the classes.
-        heat: A picture beside each of them; none for the images alone.
+        heat: A heat map next to each image; empty for the images alone.
 
     Returns:
-        The figure, five images or pairs a row.
+        The figure, with five images or pairs per row.
     """
     columns = min(5, len(mistakes))
     rows = math.ceil(len(mistakes) / columns)
@@ -121,8 +125,8 @@ def mistakes_figure(
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
         truth, predicted = (short(label_names[number], number) for number in (mistake.truth, mistake.predicted))
-        axes.set_title(f"truth: {truth}", fontsize=8, pad=3, parse_math=False)
-        taken = f"taken for {predicted}\n{100 * mistake.score:.0f} % sure"
+        axes.set_title(f"label: {truth}", fontsize=8, pad=3, parse_math=False)
+        taken = f"predicted: {predicted}\nprobability: {100 * mistake.score:.0f} %"
         axes.set_xlabel(taken, fontsize=8, labelpad=3, color=ORANGE, parse_math=False)
     return figure
 
@@ -140,7 +144,7 @@ def _page(
     explained: bool,
 ) -> list[str]:
     names = [escape(name) for name in scores.label_names]
-    parts = [f"# {escape(title)}", table(["figure", " value"], _figures(scores))]
+    parts = [f"# {escape(title)}", table(["metric", " value"], _figures(scores))]
     if history:
         parts += [
             "## Curves",
@@ -160,23 +164,27 @@ def _page(
             ),
         ),
         "## Confusions",
-        "![Confusion matrix](confusion.png)",
-        "In counts: [confusion.csv](confusion.csv).",
-        pages.confusions(scores.confusion, names, "images", "None: each image was taken for what it is."),
+        *(["![Confusion matrix](confusion.png)"] if len(names) <= DRAWN else []),
+        "Counts: [confusion.csv](confusion.csv).",
+        pages.confusions(scores.confusions, names, "images", "None: all predictions are correct."),
     ]
     if mistakes:
         parts += [
-            "## Surest mistakes",
-            *(["Beside each image, what speaks most for the answer is red (Grad-CAM)."] if explained else []),
-            "![The images, with what each is and what it was taken for](mistakes.png)",
+            "## Most confident mistakes",
+            *(
+                ["The heat map next to each image (Grad-CAM) shows the parts that support the prediction in red."]
+                if explained
+                else []
+            ),
+            "![The images, with their label and the predicted class](mistakes.png)",
             _table(mistakes, names),
         ]
     if doubtful:
         parts += [
-            "## Labels that are probably wrong",
-            "cleanlab finds them by confident learning: the network is surer of another class than is usual for images "
-            "of that class. Look at each before you change it.",
-            "![The images, with their label and what they were taken for](labels.png)",
+            "## Probable label errors",
+            "Found by confident learning (cleanlab): the model predicts another class with a higher probability than "
+            "is usual for images of that class. Check each image before you change its label.",
+            "![The images, with their label and the predicted class](labels.png)",
             _table(doubtful, names),
         ]
     return parts
@@ -199,12 +207,12 @@ def _figures(scores: Scores) -> list[list[str]]:
         ["precision, macro", f"{scores.precision_macro:.2f} %"],
         ["balanced accuracy", f"{scores.balanced_accuracy:.2f} %"],
         ["ROC AUC", "" if scores.roc_auc is None else f"{scores.roc_auc:.2f} %"],
-        ["average precision", f"{scores.average_precision:.2f} %"],
+        ["average precision", "" if scores.average_precision is None else f"{scores.average_precision:.2f} %"],
     ]
 
 
 def _table(mistakes: Sequence[Mistake], names: Sequence[str]) -> str:
     return table(
-        [" image", "truth", "taken for", " probability (%)"],
+        [" image", "label", "predicted class", " probability (%)"],
         ([row.index, names[row.truth], names[row.predicted], f"{100 * row.score:.1f}"] for row in mistakes),
     )

@@ -1,4 +1,4 @@
-"""The task of classification. Importing it needs no PyTorch, so that inference can do without."""
+"""The classification task. It can be imported without PyTorch, for inference."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ METRICS = (
 
 
 class Classify(Task):
-    """One class per image: the name of the folder that it is in."""
+    """Classification: one class per image, which is the name of its folder."""
 
     metric = "top1"
     lower_is_better: ClassVar[tuple[str, ...]] = ("loss", "calibration_error")
@@ -45,11 +45,11 @@ class Classify(Task):
     losses: ClassVar[tuple[str, ...]] = ("ce", "bce", "focal")
 
     def check(self, recipe: Recipe) -> None:
-        """Refuses values that the task does not use, and a loss for other targets."""
+        """Rejects recipe values that the task does not use, and losses that do not suit its targets."""
         super().check(recipe)
         if recipe.loss not in self.losses:
             raise RecipeError(
-                f"the task {self.name} does not take the loss {recipe.loss!r}",
+                f"the task {self.name} does not support the loss {recipe.loss!r}",
                 expected=" or ".join(self.losses),
                 found=repr(recipe.loss),
                 where="loss",
@@ -61,7 +61,7 @@ class Classify(Task):
         return len(data.class_names)
 
     def setup(self, recipe: Recipe, data: Data, start: Start, device: torch.device) -> None:
-        """Prepares the loss, the mixing of images and the teacher."""
+        """Prepares the loss, mixup and the teacher."""
         from mnv2zoo.tasks import class_weights
         from mnv2zoo.tasks.augmentation import OnDevice
         from mnv2zoo.tasks.classify.distillation import Teacher
@@ -82,23 +82,23 @@ class Classify(Task):
     def make_loss(
         self, recipe: Recipe, num_classes: int, weights: Sequence[float] | None
     ) -> tuple[Mixup | None, nn.Module]:
-        """Creates the mixing of images, None for none, and the loss."""
+        """Creates mixup or CutMix, which may be None, and the loss."""
         from mnv2zoo.tasks.classify import loss
 
         return loss.make_mixup(recipe, num_classes), loss.make_criterion(recipe, weights)
 
     def fingerprints(self) -> dict[str, Any]:
-        """The teacher's hash, and the weights of the classes where there are any."""
+        """The hash of the teacher, and the class weights if there are any."""
         teacher = None if self._teacher is None else self._teacher.fingerprint
         weights = {} if self._weights is None else {"class_weights": self._weights}
         return {"teacher": teacher, **weights}
 
     def augment(self, inputs: Any, targets: Any) -> tuple[Any, Any]:
-        """Flips, changes and erases images on the device, if the recipe wants that."""
+        """Flips, recolors and erases images on the device, if the recipe has `augment_on` set to `device`."""
         return inputs if self._augment is None else self._augment(inputs), targets
 
     def training_step(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-        """The cross-entropy of images (N, 3, H, W) and classes (N,), and the distance from the teacher's outputs."""
+        """The loss of images (N, 3, H, W) and classes (N,), plus the distillation loss if there is a teacher."""
         if self._mixup is not None:
             inputs, targets = self._mixup(inputs, targets)
         logits = model(inputs)
@@ -114,17 +114,17 @@ class Classify(Task):
         return Accuracy(label_names)
 
     def calibrate(self, metric: Accuracy) -> float | None:
-        """Fits the temperature, unless the recipe forbids it or the validation images do not tell it."""
+        """Fits the temperature, if the recipe has `calibrate` on and the validation images suffice."""
         from mnv2zoo.tasks.classify import temperature
 
         self._temperature = temperature.fit(*metric.outputs()) if self._calibrates else None
         return self._temperature
 
     def align(self, samples: Sequence[AnySample], data: Data, label_names: Sequence[str]) -> list[AnySample]:
-        """Numbers the classes of the data as the network does.
+        """Renumbers the classes of the data to match the model.
 
         Raises:
-            DataError: If a folder's name is none of the network's classes.
+            DataError: If a folder name is not a class of the model.
         """
         from mnv2zoo.data.labels import match_classes
 
@@ -136,7 +136,7 @@ class Classify(Task):
     def measured_rows(
         self, metric: Accuracy, images: Sequence[str], label_names: Sequence[str]
     ) -> tuple[Iterator[dict[str, Any]], dict[str, list[str]]]:
-        """The truth, the predicted class and the scores of all classes of each image."""
+        """The true class, the predicted class and the scores of all classes of each image."""
         rows = (
             {
                 "image": image,
@@ -150,7 +150,7 @@ class Classify(Task):
         return rows, {"scores": list(label_names)}
 
     def model_files(self, model: Any, preprocessing: Mapping[str, Any], label_names: Sequence[str]) -> dict[str, bytes]:
-        """The network's tensors, and a `config.json` with its temperature."""
+        """The model's tensors, and a `config.json` with its temperature."""
         from mnv2zoo.model_dir import files
 
         recorded: dict[str, Any] = {} if self._temperature is None else {"temperature": self._temperature}
@@ -173,9 +173,9 @@ class Classify(Task):
         samples: Sequence[AnySample],
         title: str,
     ) -> dict[str, Figure]:
-        """Writes curves, the confusion matrix, each class and the mistakes of highest probability.
+        """Writes curves, the confusion matrix, metrics per class and the most confident mistakes.
 
-        With the extra `explain`, there are also what these mistakes rest on, and labels that are probably wrong.
+        With the extra `explain`, adds heat maps of these mistakes and probable label errors.
         """
         from mnv2zoo.data import decode
         from mnv2zoo.tasks.classify import explanation, report
@@ -195,7 +195,7 @@ class Classify(Task):
         return report.write(folder, history, scores, mistakes, read, title, heat, doubtful)
 
     def explain(self, network: Network, images: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> list[Image.Image]:
-        """Draws what the first class of each row rests on, by Grad-CAM; without one, that of the highest logit."""
+        """Draws Grad-CAM heat maps of the first class in each row, or of the class with the highest logit."""
         from mnv2zoo.tasks.classify import explanation
 
         classes = [row["predictions"][0]["class"] if row["predictions"] else None for row in rows]
@@ -204,7 +204,7 @@ class Classify(Task):
     def rows(
         self, outputs: Any, images: Sequence[Seen], label_names: Sequence[str], options: Options
     ) -> list[dict[str, Any]]:
-        """The most probable classes of each image, with the softmax of logits (N, C) as their scores."""
+        """The most probable classes of each image. Scores are the softmax of the logits (N, C)."""
         scores = np.exp((outputs - outputs.max(1, keepdims=True)) / options.temperature)
         scores /= scores.sum(1, keepdims=True)
         best = np.argsort(-outputs, axis=1, kind="stable")[:, : options.topk]
@@ -212,7 +212,7 @@ class Classify(Task):
         return [
             {
                 "predictions": [
-                    # A float32 has no further digits to give.
+                    # float32 has no more significant digits.
                     {"class": index, "label": label_names[index], "score": round(score, 6)}
                     for index, score in zip(indices, values, strict=True)
                 ]
@@ -225,7 +225,7 @@ class Classify(Task):
         return row["predictions"][0]["score"]
 
     def describe(self, row: Mapping[str, Any]) -> str:
-        """A line per class."""
+        """Formats one line per class."""
         lines = [f"  {p['score']:.4f}  {p['class']:>4}  {p['label']}" for p in row["predictions"]]
         return "\n".join([row["image"] + ("  (rejected)" if row.get("rejected") else ""), *lines])
 

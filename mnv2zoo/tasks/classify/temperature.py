@@ -1,7 +1,7 @@
-"""The temperature of a classifier: one number that makes its scores as high as it is right.
+"""Temperature scaling: fits a softmax temperature so that a classifier's scores match its accuracy.
 
-Logits are divided by it before the softmax, which changes no order of classes (Guo et al. 2017, "On Calibration of
-Modern Neural Networks", https://arxiv.org/abs/1706.04599, section 4.2).
+Logits are divided by the temperature before the softmax, which does not change the ranking of classes (Guo et al. 2017,
+"On Calibration of Modern Neural Networks", https://arxiv.org/abs/1706.04599, section 4.2).
 """
 
 from __future__ import annotations
@@ -12,26 +12,28 @@ from torch import Tensor
 
 from mnv2zoo.weights.schema import TEMPERATURES
 
-LEAST = 30  # images; of fewer, the temperature would be that of chance
-STEPS = 50  # halvings, which leave a factor of 1e-14
+LEAST = 30  # minimum number of images; with fewer, the temperature would be mostly noise
+MOST = 2 * 10**7  # maximum number of logits to fit on; evenly spaced images represent a larger set
+STEPS = 50  # bisection steps, which leave a factor of 1e-14
 
 
 def fit(logits: Tensor, targets: Tensor) -> float | None:
-    """Finds the temperature of the lowest cross-entropy.
+    """Fits the temperature with the lowest cross-entropy.
 
-    The cross-entropy is convex in the inverse of the temperature, so the zero of its derivative is found by bisection.
+    The cross-entropy is convex in the inverse of the temperature, so bisection finds the zero of its derivative.
 
     Args:
-        logits: The network's output, N x C, of images that it was not trained on.
+        logits: The outputs of the model (N, C) on images that it was not trained on.
         targets: Their classes (N,).
 
     Returns:
-        The temperature, with six digits behind the point; None where there are fewer than `LEAST` images, or the
-        cross-entropy has no lowest value within `TEMPERATURES`, as where every image is right.
+        The temperature, rounded to six decimal places. None if there are fewer than `LEAST` images, or the
+        cross-entropy has no minimum within `TEMPERATURES`, for example because all predictions are correct.
     """
     if len(targets) < LEAST:
         return None
-    logits = logits.double()
+    step = math.ceil(logits.numel() / MOST)
+    logits, targets = logits[::step].double(), targets[::step]
     truth = logits.gather(1, targets[:, None])[:, 0]
 
     def slope(inverse: float) -> float:

@@ -19,9 +19,9 @@ def model_card(model: str, architecture: str, origin: str, run: Mapping[str, Any
     """Writes the model card.
 
     Args:
-        model: The network's name.
+        model: The model's name.
         architecture: Its architecture.
-        origin: Where its weights started, in words.
+        origin: Its initial weights, as text.
         run: The content of `recipe.json`.
         scores: Scores by split.
 
@@ -34,16 +34,16 @@ def model_card(model: str, architecture: str, origin: str, run: Mapping[str, Any
         [split, own.images, own.objects, *(f"{getattr(own, name):.2f}" for name in NAMES)]
         for split, own in scores.items()
     ]
-    head = f"the head `{run['recipe']['head']}` on " if run["recipe"].get("head") else ""
+    head = f"the head `{run['recipe']['head']}` and the backbone " if run["recipe"].get("head") else ""
     parts = [
-        f"A detector: {head}`{architecture}`, trained with mnv2zoo on `{dataset}`, from {origin}. "
-        f"It finds {len(run['classes'])} classes: {classes}.",
-        table(["images", " number", " objects", *(f" {name} (%)" for name in NAMES.values())], rows),
-        "mAP is COCO's: the mean over the classes and over IoU of 0.50 to 0.95.",
+        f"An object detector with {head}`{architecture}`, trained with mnv2zoo on `{dataset}`. Initial weights: "
+        f"{origin}. It detects {len(run['classes'])} classes: {classes}.",
+        table(["split", " images", " objects", *(f" {name} (%)" for name in NAMES.values())], rows),
+        "mAP is the COCO metric: the mean over classes and over IoU thresholds from 0.50 to 0.95.",
         "## Use",
         "```python\nimport mnv2zoo\n\n"
         'detector = mnv2zoo.detection.load("THIS_FOLDER")\n'
-        "# A list of images (3, H, W) from 0 to 1 goes in; boxes, labels (from 1) and scores come out.\n```",
+        "# Input: a list of images (3, H, W) from 0 to 1. Output: boxes, labels (from 1) and scores for each.\n```",
         "```sh\nmnv2zoo predict photo.jpg --model THIS_FOLDER --save-images drawn\n```",
     ]
     return card(card_metadata(model, dataset, scores, KIND, NAMES), parts, run["recipe"])

@@ -1,4 +1,4 @@
-"""The detector that a training starts from, and its batches."""
+"""Builds and loads detectors, and creates their batches."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from mnv2zoo.tasks.recipe import Recipe
 from mnv2zoo.tasks.tensors import in_single_precision
 
 SIDE = {"ssdlite": 320, "retinanet": 480, "fasterrcnn": 480}  # by default
-LONGEST = 5 / 3  # of a long side to the short side, as in torchvision's detectors
-# Tensors that belong to the classes, in torchvision's detectors.
+LONGEST = 5 / 3  # highest ratio of the long side to the short side, as in torchvision's detectors
+# Prefixes of the tensors that depend on the classes in torchvision's detectors.
 OF_CLASSES = (
     "head.classification_head.module_list.",
     "head.classification_head.cls_logits.",
@@ -39,12 +39,12 @@ FROM_RECIPE = ("stride", "fpn_channels", "anchor_size", "score_threshold", "nms_
 
 
 def head_of(recipe: Recipe, former: Head | None = None, frozen_norm: bool = False) -> Head:
-    """The head that a recipe describes.
+    """Creates the head that a recipe describes.
 
     Args:
         recipe: The recipe.
-        former: The head of the detector that training starts from. What the recipe leaves open is as there.
-        frozen_norm: Whether the batch norms under a feature pyramid are frozen.
+        former: The head of the initial detector, which provides values that the recipe does not set.
+        frozen_norm: Whether the batch norms of the backbone under a feature pyramid are frozen.
 
     Returns:
         The head.
@@ -62,7 +62,7 @@ def head_of(recipe: Recipe, former: Head | None = None, frozen_norm: bool = Fals
     except ArgumentError as error:
         where = "head" if error.where == "name" else str(error.where)
         raise RecipeError(
-            f"bad value for {where} in the recipe",
+            f"the recipe field {where} has an invalid value",
             expected=error.expected,
             found=error.found,
             where=where,
@@ -71,12 +71,12 @@ def head_of(recipe: Recipe, former: Head | None = None, frozen_norm: bool = Fals
 
 
 def build(target: Description, source: Description | Path | None, recipe: Recipe, data: Data) -> Start:
-    """Builds the detector that a training starts from.
+    """Builds a detector with its initial weights.
 
     Args:
-        target: The network, as `initialization.find` gives it.
-        source: The weights, as `initialization.find` gives them. Of a detector, all tensors that fit are kept, those of
-            the classes if the classes are the same.
+        target: The model, from `initialization.find`.
+        source: The weights, from `initialization.find`. If they are a detector's, all matching tensors are loaded,
+            including those of the classes if the classes are the same.
         recipe: The recipe.
         data: The images.
 
@@ -84,10 +84,10 @@ def build(target: Description, source: Description | Path | None, recipe: Recipe
         The detector, in training mode.
 
     Raises:
-        WeightsError: If weights cannot be found, fetched or verified.
-        ConversionError: If they do not fit the network.
-        RecipeError: If a value of the recipe does not suit the network.
-        DataError: If the name of a class has a line end in it.
+        WeightsError: If weights cannot be found, downloaded or verified.
+        ConversionError: If the weights do not match the model.
+        RecipeError: If a recipe value does not suit the model.
+        DataError: If a class name contains a line break.
     """
     config_file.check_labels(data.class_names, "data")
     former = source if isinstance(source, Description) and source.head else None
@@ -117,12 +117,12 @@ def _network(
     data: Data,
     preprocessing: dict[str, Any],
 ) -> tuple[MobileNetV2, dict[str, Tensor], str]:
-    """The backbone, the tensors that training starts from, and where these come from."""
+    """The backbone, the initial tensors, and a description of their origin."""
     if not (isinstance(source, Description) and source.head):
         return initialization.with_weights(target, source, arguments, data.splits["train"], preprocessing)
     if source.config.name != target.config.name:
         raise RecipeError(
-            "weights of another architecture",
+            f"the initial weights belong to another architecture than {target.config.name}",
             expected=f"weights of {target.config.name}",
             found=source.config.name,
             where="init",
@@ -132,7 +132,7 @@ def _network(
 
 
 def _fitting(detector: nn.Module, tensors: Mapping[str, Tensor], same_classes: bool) -> dict[str, Tensor]:
-    """The tensors of another detector that this one has a place for."""
+    """The tensors of another detector that match this one."""
     own = detector.state_dict()
     return {
         name: tensor
@@ -142,10 +142,10 @@ def _fitting(detector: nn.Module, tensors: Mapping[str, Tensor], same_classes: b
 
 
 def _preprocessing(described: Description, head: Head, recipe: Recipe, test: bool) -> dict[str, Any]:
-    """The preprocessing, as timm names it.
+    """The preprocessing, with timm's names.
 
-    The last number of `input_size` is the side that the recipe means: of SSD's square, or the short side of images that
-    keep their ratio, whose long side is at most the other number.
+    The last number of `input_size` is the recipe's input size: the side of SSD's square, or the short side of images
+    that keep their aspect ratio. Their long side is at most the other number.
     """
     data = transforms.image_config(described.cfg, 3, test=test and recipe.input_size is None)
     colors = {key: per_channel(getattr(recipe, key) or data[key], 3) for key in ("mean", "std")}
@@ -175,7 +175,7 @@ def load(name: str, device: str | None = None) -> Network:
 
 
 class _ImageAlone:
-    """The transform of an image without its objects."""
+    """A transform of images alone, without objects."""
 
     def __init__(self, transform: Evaluation) -> None:
         self.transform = transform
@@ -185,7 +185,7 @@ class _ImageAlone:
 
 
 def collate(batch: Sequence[tuple[Tensor, dict[str, Tensor]]]) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    """Makes a batch: a list of images, whose sizes may differ, and one of targets."""
+    """Combines samples into a list of images, whose sizes may differ, and a list of targets."""
     images, targets = zip(*batch, strict=True)
     return list(images), list(targets)
 
@@ -193,16 +193,16 @@ def collate(batch: Sequence[tuple[Tensor, dict[str, Tensor]]]) -> tuple[list[Ten
 def shrink(
     images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]], side: int, full: int
 ) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    """Shrinks images and boxes.
+    """Resizes images and boxes by `side / full`.
 
     Args:
         images: Images (3, height, width).
-        targets: Their `boxes`, and whatever else.
-        side: The side for what is `full` pixels long.
-        full: The side that it has.
+        targets: Targets with `boxes`; other entries are not changed.
+        side: The new side.
+        full: The current side.
 
     Returns:
-        The same at the smaller size.
+        The resized images and targets.
     """
     small, scaled = [], []
     for image, target in zip(images, targets, strict=True):
@@ -215,10 +215,10 @@ def shrink(
 
 
 def predict_in_single_precision(detector: Any) -> None:
-    """Lets the head of a detector give numbers in single precision, whatever autocast computes in.
+    """Converts the outputs of a detector's head to single precision, whatever autocast uses.
 
-    torchvision decodes boxes in the precision that it gets. Between 256 and 512 pixels, neighbors in bfloat16 are two
-    pixels apart.
+    torchvision decodes boxes in the precision of these outputs. Between 256 and 512 pixels, adjacent bfloat16 numbers
+    are two pixels apart.
 
     Args:
         detector: The detector. It is changed in place.
@@ -234,6 +234,6 @@ def _in_single_precision(head: nn.Module, inputs: Any, outputs: Any) -> Any:
 
 
 def network_of(detector: Any) -> MobileNetV2:
-    """The network that a detector stands on."""
+    """The backbone model of a detector."""
     network: MobileNetV2 = detector.network
     return network

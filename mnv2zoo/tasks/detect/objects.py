@@ -21,9 +21,9 @@ class Objects:
     """The objects in an image.
 
     Attributes:
-        corners: Left, top, right and bottom of each, in pixels of the upright image.
-        labels: The index of each one's class, from 0.
-        ignored: Whether each counts neither as found nor as missed.
+        corners: Left, top, right and bottom of each object, in pixels of the upright image.
+        labels: The class index of each object, from 0.
+        ignored: Whether each object is ignored in the metrics.
         size: Width and height of the upright image; None for an image that cannot be read.
     """
 
@@ -34,7 +34,7 @@ class Objects:
 
     @property
     def classes(self) -> tuple[int, ...]:
-        """Indices of the classes of objects that are not ignored, in order."""
+        """The sorted class indices of objects that are not ignored."""
         return tuple(sorted({label for label, ignored in zip(self.labels, self.ignored, strict=True) if not ignored}))
 
 
@@ -43,17 +43,17 @@ def find(place: str | Path, layout: Layout) -> Data:
 
     Args:
         place: The data, as for `data.boxes.read`.
-        layout: Whether to leave out bad annotations.
+        layout: Whether to skip invalid annotations.
 
     Returns:
-        The data. Objects of classes that are not learned are left out; those are ignored in every image.
+        The data. Objects of classes whose objects are all ignored are left out.
 
     Raises:
-        DataError: As `data.boxes.read`, or if folders are given for the splits.
+        DataError: As `data.boxes.read`, or if the layout names split folders.
     """
     if layout.layout is not None or layout.named:
         raise DataError(
-            "boxes have splits of their own",
+            "data with boxes does not support options for split folders",
             expected="lists in ImageSets/Main, one .json file per split, or folders named train, val and test",
             found=", ".join(layout.named.values()) or f"the layout {layout.layout!r}",
             where=place,
@@ -89,35 +89,35 @@ def count(samples: Iterable[AnySample]) -> Counter[int]:
 
 
 def align(samples: Sequence[AnySample], class_names: Sequence[str], label_names: Sequence[str]) -> list[AnySample]:
-    """Numbers the classes of samples as a network does.
+    """Renumbers the classes of samples to match a model.
 
     Args:
         samples: The samples.
         class_names: Names of their classes.
-        label_names: Names of the network's classes.
+        label_names: Names of the model's classes.
 
     Returns:
-        The samples with their targets.
+        The samples with new targets.
 
     Raises:
-        DataError: If a class is none of the network's; the message names the nearest.
+        DataError: If the model lacks a class. The message suggests the closest name.
     """
     known = {composed(label): number for number, label in enumerate(label_names)}
     present = {label for sample in samples for label in sample.target.classes}
     for number in sorted(present):
         if composed(class_names[number]) not in known:
             raise DataError(
-                f"the class {class_names[number]!r} is none of the network's",
+                f"the model has no class {class_names[number]!r}",
                 expected=nearest(class_names[number], tuple(label_names), 3),
                 found=repr(class_names[number]),
-                fix="Rename the class in the annotations. The run's labels.txt lists the network's classes.",
+                fix="Rename the class in the annotations. labels.txt in the run folder lists the model's classes.",
             )
     numbers = [known.get(composed(name)) for name in class_names]
     return [replace(sample, target=_renumbered(sample.target, numbers)) for sample in samples]
 
 
 def _renumbered(objects: Objects, numbers: Sequence[int | None]) -> Objects:
-    """The objects with other numbers for their classes; ignored ones of no class are left out."""
+    """The objects with renumbered classes. Objects of unknown classes, which are all ignored, are left out."""
     kept = [place for place, label in enumerate(objects.labels) if numbers[label] is not None]
     labels = (numbers[objects.labels[place]] for place in kept)
     return Objects(

@@ -1,4 +1,4 @@
-"""The report on a trained detector: curves, confusion matrix, classes, and the worst images beside the truth."""
+"""The report on a trained detector: curves, confusion matrix, classes and the worst images."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from mnv2zoo.tasks import pages
 from mnv2zoo.tasks.detect.metrics import Array, Judged, Scores
 from mnv2zoo.tasks.pages import BLUE, DPI, GREEN, ORANGE, PALE, History, escape, one_line, table
 
-WORST = 6  # images that are shown
-CLASSES = 40  # that the confusion matrix shows at most, and the legend of the precision-recall curves
-PICTURE_SIDE = 640  # pixels of an image in the report at most
+WORST = 6  # number of images to show
+CLASSES = 40  # most classes in the confusion matrix and in the legend of the precision-recall curves
+PICTURE_SIDE = 640  # longest side of an image in the report, in pixels
 PANELS: pages.Panels = [
     ("Loss", {"train_loss": ("training", BLUE)}),
     ("Validation (%)", {"val_map": ("mAP", ORANGE), "val_map50": ("AP50", BLUE)}),
@@ -35,16 +35,16 @@ def write(
     names: Sequence[str],
     title: str,
 ) -> dict[str, Figure]:
-    """Writes `README.md` and the pictures that it shows.
+    """Writes `README.md` and its figures.
 
     Args:
-        folder: The folder; it is created if need be.
-        history: A row per epoch.
+        folder: The folder, which is created if needed.
+        history: One row per epoch.
         scores: The scores.
-        judged: The boxes of each image beside its objects.
-        read: Reads an image by its place in these.
-        names: The images' names.
-        title: The page's heading.
+        judged: The boxes of each image, matched with its objects.
+        read: Reads an image by its index in `judged`.
+        names: The names of the images.
+        title: The heading of the page.
 
     Returns:
         The figures, by name.
@@ -65,16 +65,16 @@ def write(
 
 
 def worst_images(judged: Sequence[Judged]) -> list[int]:
-    """The images with most mistakes, the worst first; those without any are left out."""
+    """The images with the most mistakes, the worst first. Images without mistakes are left out."""
     wrong = [number for number, image in enumerate(judged) if image.mistakes]
     return sorted(wrong, key=lambda number: -judged[number].mistakes)[:WORST]
 
 
 def precision_recall_figure(scores: Scores) -> Figure:
-    """Draws precision by recall at IoU 0.5, a line per class."""
+    """Plots precision over recall at IoU 0.5, one line per class."""
     figure = Figure(figsize=(6.4, 4.2), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title(f"Precision by recall at IoU 0.5, AP50 {scores.map50:.1f} %", fontsize=11)
+    axes.set_title(f"Precision-recall curves at IoU 0.5, AP50 {scores.map50:.1f} %", fontsize=11)
     axes.set(xlabel="recall (%)", ylabel="precision (%)", xlim=(0, 101), ylim=(0, 103))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color=PALE)
@@ -89,9 +89,9 @@ def precision_recall_figure(scores: Scores) -> Figure:
 
 
 def confusion_figure(scores: Scores) -> Figure:
-    """Draws the confusion matrix: which objects were found as what, in percent of a row."""
+    """Plots the confusion matrix of objects and boxes, in percent of each row."""
     counts, names = np.array(scores.confusion), [*map(_short, scores.label_names), "nothing"]
-    if len(names) > CLASSES + 1:  # the classes with most objects
+    if len(names) > CLASSES + 1:  # show only the classes with the most objects
         shown = [*sorted(np.argsort(-counts[:-1].sum(1), kind="stable")[:CLASSES]), len(counts) - 1]
         counts, names = counts[np.ix_(shown, shown)], [names[number] for number in shown]
     percent = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -101,8 +101,8 @@ def confusion_figure(scores: Scores) -> Figure:
     axes.imshow(percent, cmap=matplotlib.colormaps["Blues"], vmin=0, vmax=100, interpolation="nearest")
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor", parse_math=False)
     axes.set_yticks(range(len(names)), names, parse_math=False)
-    axes.set(xlabel="found as", ylabel="truth")
-    axes.set_title("Boxes with scores of 0.5 or more, IoU 0.5", fontsize=10)
+    axes.set(xlabel="predicted class", ylabel="true class")
+    axes.set_title("Boxes with scores of at least 0.5, matched at IoU 0.5", fontsize=10)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     for (row, column), count in np.ndenumerate(counts):
@@ -115,11 +115,11 @@ def confusion_figure(scores: Scores) -> Figure:
 def worst_figure(
     worst: Sequence[int], judged: Sequence[Judged], read: Callable[[int], Image.Image], label_names: Sequence[str]
 ) -> Figure:
-    """Draws images twice, a row each: with their objects, and with the boxes that were found.
+    """Draws each image twice: with its objects, and with the predicted boxes.
 
     Args:
         worst: The images, at least one.
-        judged: The boxes of each image beside its objects.
+        judged: The boxes of each image, matched with its objects.
         read: Reads an image.
         label_names: Names of the classes.
 
@@ -132,7 +132,7 @@ def worst_figure(
         scale = min(1.0, PICTURE_SIDE / max(image.size))
         small = image.resize([max(round(side * scale), 1) for side in image.size])
         shown = (_drawn(own.truth, scale, label_names), _drawn(own.found, scale, label_names))
-        for column, (boxes, what) in enumerate(zip(shown, ("truth", "found"), strict=True)):
+        for column, (boxes, what) in enumerate(zip(shown, ("annotated", "predicted"), strict=True)):
             axes = figure.add_subplot(len(worst), 2, 2 * row + column + 1)
             axes.imshow(draw_boxes(small, boxes))
             axes.set(xticks=[], yticks=[])
@@ -162,7 +162,7 @@ def _short(name: str) -> str:
 def _page(history: History, scores: Scores, worst: Sequence[tuple[str, int]], title: str) -> list[str]:
     percent = {name: f"{value:.2f} %" for name, value in scores.metrics().items()}
     rows = [["images", str(scores.images)], ["objects", str(scores.objects)], *percent.items()]
-    parts = [f"# {escape(title)}", table(["figure", " value"], rows)]
+    parts = [f"# {escape(title)}", table(["metric", " value"], rows)]
     if history:
         parts += [
             "## Curves",
@@ -172,22 +172,23 @@ def _page(history: History, scores: Scores, worst: Sequence[tuple[str, int]], ti
     columns, cells = scores.table()
     parts += [
         "## Classes",
-        "Precision and recall are those at IoU 0.5, at the score where F1 is best.",
+        "Precision and recall are at IoU 0.5 and at the score threshold with the highest F1.",
         table(columns, ([escape(row[0]), *row[1:]] for row in cells)),
     ]
     if scores.objects:
-        parts.append("![Precision by recall of each class](precision_recall.png)")
+        parts.append("![Precision-recall curve of each class](precision_recall.png)")
     parts += [
         "## Confusions",
-        "Boxes without an object are in the row `nothing`, and objects without a box in the column.",
+        "The row `nothing` counts boxes without an object (false positives). The column `nothing` counts objects "
+        "without a box (false negatives).",
         "![Confusion matrix](confusion.png)",
     ]
     if worst:
         rows = [[escape(name), str(mistakes)] for name, mistakes in worst]
         parts += [
             "## Worst images",
-            "Mistakes are objects without a box, boxes without an object, and boxes whose class is not their object's.",
-            "![The images' objects on the left, and the boxes that were found on the right](worst.png)",
+            "Mistakes are objects without a box, boxes without an object, and boxes with the wrong class.",
+            "![Left: annotated objects. Right: predicted boxes.](worst.png)",
             table(["image", " mistakes"], rows),
         ]
     return parts

@@ -1,4 +1,4 @@
-"""Rows of detections, for people and for files. Needs no PyTorch."""
+"""Formats detections as rows, text and COCO results. Does not need PyTorch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from mnv2zoo.errors import TaskError
 from mnv2zoo.tasks.base import Seen
 
-THRESHOLD = 0.5  # lowest score of a box that a row reports, unless the user sets another
+THRESHOLD = 0.5  # default minimum score of a box
 
 
 def rows(
@@ -42,10 +42,11 @@ def _detections(
 ) -> list[dict[str, Any]]:
     if seen.size is None or seen.input_size is None:
         raise TaskError(
-            "the size of an image is not known, so its boxes cannot be placed in it",
-            expected="images that were preprocessed whole",
-            found="another preprocessing",
+            "the boxes of an image cannot be scaled, because its size is unknown",
+            expected="images preprocessed by this package",
+            found="an image without its original size",
             where=seen.name,
+            fix="Predict with `mnv2zoo.predict` or a session instead of calling the task directly.",
         )
     scores = np.asarray(outputs["scores"], np.float64).round(6)  # as rows show them
     order = np.argsort(-scores, kind="stable")
@@ -60,7 +61,7 @@ def _detections(
 
 
 def describe(row: Mapping[str, Any]) -> str:
-    """A line per box."""
+    """Formats one line per box."""
     lines = [
         f"  {one['score']:.4f}  {one['label']}  " + " ".join(f"{corner:.0f}" for corner in one["box"])
         for one in row["detections"]
@@ -76,8 +77,8 @@ def coco(row: Mapping[str, Any], number: int) -> list[dict[str, Any]]:
         number: Its number, from 1.
 
     Returns:
-        A dict per box. `image_id` is the number; `category_id` is the class from 1; `file_name` and `category_name` say
-        what they are, since only the file that an image was annotated in knows other numbers.
+        One dict per box. `image_id` is the number, and `category_id` is the class from 1. `file_name` and
+        `category_name` identify them, because these ids differ from those in the annotation file.
     """
     return [
         {

@@ -1,4 +1,4 @@
-"""The task of detection. Importing it needs no PyTorch, so that inference can do without."""
+"""The detection task. It can be imported without PyTorch, for inference."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def _collate(batch: Sequence[Any]) -> Any:
 
 
 class Detect(Task):
-    """Boxes of objects and their classes, from annotations as Pascal VOC or COCO has them."""
+    """Object detection: boxes and their classes, from Pascal VOC or COCO annotations."""
 
     metric = "map"
     metric_names = ("map", "map50", "map75")
-    # For some hundred images, on the weights of a classifier.
+    # For a few hundred images, starting from the weights of a classifier.
     defaults = {  # noqa: RUF012  # a ClassVar in the base class
         "epochs": 60,
         "batch_size": 8,
@@ -71,21 +71,21 @@ class Detect(Task):
     gather_objects = True
 
     def check(self, recipe: Recipe) -> None:
-        """Refuses values that detection does not use, and those that do not suit the head."""
+        """Rejects recipe values that detection does not use, or that do not suit the head."""
         super().check(recipe)
         for name in ("input_size", "test_input_size"):
             if isinstance(size := getattr(recipe, name), tuple):
                 raise RecipeError(
-                    f"{name} of a detector is one number",
+                    f"{name} must be a single number for detection",
                     expected="the side for ssdlite, or the short side for retinanet and fasterrcnn",
                     found="x".join(map(str, size)),
                     where=name,
-                    fix=f"Give one number to --{name.replace('_', '-')}.",
+                    fix=f"Pass one number to --{name.replace('_', '-')}.",
                 )
         from mnv2zoo.tasks.detect import network
 
         network.head_of(recipe)
-        self.metrics(())  # what it needs is missing now, and not after the first epoch
+        self.metrics(())  # report missing packages now, not after the first epoch
 
     # Data.
 
@@ -96,7 +96,7 @@ class Detect(Task):
         return objects.find(place, layout)
 
     def found(self, data: Data) -> str:
-        """The format, the images and the boxes of each class."""
+        """The format, the number of images and the number of boxes per class."""
         from mnv2zoo.tasks.detect import objects
 
         counts = objects.count(sample for own in data.splits.values() for sample in own)
@@ -106,7 +106,7 @@ class Detect(Task):
     def transforms(
         self, preprocessing: Mapping[str, Any], recipe: Recipe | None = None
     ) -> Callable[[Any, Any], tuple[Any, Any]]:
-        """Resizes whole images with their boxes; augments them if there is a recipe."""
+        """Resizes images with their boxes, and augments them if there is a recipe."""
         from mnv2zoo.tasks.detect import transforms
 
         if recipe is None:
@@ -116,11 +116,11 @@ class Detect(Task):
     # Network and head.
 
     def num_outputs(self, data: Data) -> int:
-        """One output per class; the background is torchvision's own matter."""
+        """One output per class; torchvision adds the background itself."""
         return len(data.class_names)
 
     def build_model(self, target: Description, source: Description | Path | None, recipe: Recipe, data: Data) -> Start:
-        """Builds the detector on the weights of a network, or of another detector."""
+        """Builds the detector from the weights of a classifier or of another detector."""
         from mnv2zoo.tasks.detect import network
 
         return network.build(target, source, recipe, data)
@@ -148,28 +148,28 @@ class Detect(Task):
         return
 
     def compiled_parts(self, model: Any) -> list[nn.Module]:
-        """The backbone: matching boxes with anchors is no computation of fixed shape."""
+        """The backbone only, because matching boxes with anchors has no fixed shapes."""
         return [model.backbone]
 
     def backbone(self, model: Any) -> nn.Module:
-        """The network under the head."""
+        """The backbone."""
         taps: nn.Module = model.backbone.taps
         return taps
 
     # Training.
 
     def shrink(self, inputs: Any, targets: Any, side: int, full: int) -> tuple[Any, Any]:
-        """Shrinks images and boxes for an epoch on smaller images."""
+        """Resizes images and boxes for an epoch on smaller images."""
         from mnv2zoo.tasks.detect import network
 
         return network.shrink(inputs, targets, side, full)
 
     def training_step(self, model: nn.Module, inputs: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]]) -> Any:
-        """The sum of the detector's losses, of images (3, H, W) and their `boxes` and `labels`."""
+        """The sum of the detector's losses for images (3, H, W) with `boxes` and `labels`."""
         return sum(model(inputs, targets).values())
 
     def metrics(self, label_names: Sequence[str]) -> Detections:
-        """COCO's mean average precision, and a confusion matrix."""
+        """The COCO mean average precision and a confusion matrix."""
         from mnv2zoo.tasks.extra import needs_train_extra
 
         with needs_train_extra():
@@ -177,10 +177,10 @@ class Detect(Task):
         return Detections(label_names)
 
     def align(self, samples: Sequence[AnySample], data: Data, label_names: Sequence[str]) -> list[AnySample]:
-        """Numbers the classes of the data as the network does.
+        """Renumbers the classes of the data to match the model.
 
         Raises:
-            DataError: If a class is none of the network's.
+            DataError: If the model lacks a class.
         """
         from mnv2zoo.tasks.detect import objects
 
@@ -189,7 +189,7 @@ class Detect(Task):
     # The run folder.
 
     def model_files(self, model: Any, preprocessing: Mapping[str, Any], label_names: Sequence[str]) -> dict[str, bytes]:
-        """The detector's tensors, and a `config.json` with its network and head."""
+        """The detector's tensors, and a `config.json` with its backbone and head."""
         from mnv2zoo.model_dir import files
 
         head = model.built_with.to_json()
@@ -212,7 +212,7 @@ class Detect(Task):
         samples: Sequence[AnySample],
         title: str,
     ) -> dict[str, Figure]:
-        """Writes curves, the classes, the confusion matrix and the images with most mistakes."""
+        """Writes curves, metrics per class, the confusion matrix and the images with the most mistakes."""
         from mnv2zoo.tasks.detect import report
 
         names = [sample.name for sample in samples]
@@ -225,7 +225,7 @@ class Detect(Task):
     def rows(
         self, outputs: Any, images: Sequence[Seen], label_names: Sequence[str], options: Options
     ) -> list[dict[str, Any]]:
-        """The boxes of each image in its own pixels, with scores from 0.5 or the user's threshold on."""
+        """The boxes of each image in pixels of the original image, with scores of at least 0.5 or the threshold."""
         return own_rows.rows(outputs, images, label_names, options.threshold)
 
     def draw(self, image: Image.Image, row: Mapping[str, Any], label_names: Sequence[str]) -> Image.Image:

@@ -1,4 +1,4 @@
-"""The model card of a network that gives several labels per image."""
+"""The model card of a multi-label classifier."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def model_card(model: str, architecture: str, origin: str, run: Mapping[str, Any
     """Writes the model card.
 
     Args:
-        model: The network's name.
+        model: The model's name.
         architecture: Its architecture.
-        origin: Where its weights started, in words.
+        origin: Its initial weights, as text.
         run: The content of `recipe.json`.
         scores: Scores by split.
 
@@ -36,10 +36,10 @@ def model_card(model: str, architecture: str, origin: str, run: Mapping[str, Any
     rows = [[s, own.images, *(f"{getattr(own, name):.2f}" for name in NAMES)] for s, own in measured.items()]
     tables = [f"### {split}\n\n{labels_table(own)}" for split, own in measured.items()]
     parts = [
-        f"`{architecture}` trained with mnv2zoo on `{dataset}`, from {origin}. It gives each image any number of "
-        f"{len(run['classes'])} labels.",
-        table(["images", " number", *(f" {name} (%)" for name in NAMES.values())], rows),
-        "F1 is at the threshold of each label, which was chosen on the validation images and is in `config.json`.",
+        f"A multi-label classifier: `{architecture}`, trained with mnv2zoo on `{dataset}`. Initial weights: {origin}. "
+        f"It predicts any number of {len(run['classes'])} labels per image.",
+        table(["split", " images", *(f" {name} (%)" for name in NAMES.values())], rows),
+        "F1 is measured at a threshold per label, which was chosen on the validation images and is in `config.json`.",
         *(["## Labels", *tables] if tables else []),
         "## Use",
         "```sh\nmnv2zoo predict photo.jpg --model THIS_FOLDER\n```",

@@ -1,4 +1,4 @@
-"""Images with their labels as samples."""
+"""Images with labels as samples."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Labels:
     """The labels of an image, out of K.
 
     Attributes:
-        classes: The indices of its labels, in order; none for an image without labels.
-        count: K.
+        classes: The sorted indices of its labels; empty for an image without labels.
+        count: The number of labels K.
     """
 
     classes: tuple[int, ...]
     count: int
 
     def hot(self) -> Tensor:
-        """A vector (K,) with 1 for each label of the image and 0 for each other."""
+        """A vector (K,) with 1 for each label of the image and 0 for the others."""
         target = torch.zeros(self.count)
         target[list(self.classes)] = 1
         return target
@@ -90,37 +90,37 @@ def counts(samples: Sequence[AnySample]) -> Counter[int]:
 
 
 def check_validation(splits: Mapping[str, Sequence[AnySample]]) -> None:
-    """Refuses validation images on which nothing can be measured.
+    """Checks that the validation images have labels.
 
     Args:
         splits: The images by split.
 
     Raises:
-        DataError: If there are validation images, and none has a label.
+        DataError: If there are validation images, and none of them has a label.
     """
     if "val" in splits and not counts(splits["val"]):
         raise DataError(
-            "no validation image has a label",
-            expected="an image or more with a label",
+            "none of the validation images has a label",
+            expected="at least one image with a label",
             found=f"{len(splits['val'])} images without labels",
             where="val",
-            fix="Add images with labels, or pass a larger --val-fraction, or 0 to train on all images.",
+            fix="Add images with labels, pass a larger --val-fraction, or pass 0 to train on all images.",
         )
 
 
 def align(samples: Sequence[AnySample], class_names: Sequence[str], label_names: Sequence[str]) -> list[AnySample]:
-    """Numbers the labels of samples as a network does.
+    """Renumbers the labels of samples to match a model.
 
     Args:
         samples: The samples.
         class_names: Names of their labels.
-        label_names: Names of the network's labels.
+        label_names: Names of the model's labels.
 
     Returns:
         The samples.
 
     Raises:
-        DataError: If a label is none of the network's; the message names the nearest.
+        DataError: If the model lacks a label. The message suggests the closest name.
     """
     present = sorted(counts(samples))
     number = dict(zip(present, match_classes([class_names[label] for label in present], label_names), strict=True))

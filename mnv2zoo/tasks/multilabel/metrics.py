@@ -1,4 +1,4 @@
-"""How well a network finds the labels of images: average precision, F1 at thresholds, and the thresholds themselves."""
+"""Metrics of multi-label classification: average precision, F1 at thresholds, and the thresholds themselves."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from mnv2zoo.tasks import base
 from mnv2zoo.tasks.classify.metrics import require_finite
 from mnv2zoo.tasks.multilabel.task import METRICS
 
-DIGITS = 6  # significant ones of a threshold, as a run records it
+DIGITS = 6  # significant digits of a recorded threshold
 
 
 @dataclass(frozen=True)
 class Scores(base.Scores):
-    """The metrics of a network on a set of images with K labels.
+    """The metrics of a model on a set of images with K labels.
 
     Attributes:
         images: Number of images, at least one.
-        loss: Binary cross-entropy, natural logarithm: summed over the labels, the mean of the images.
-        map: Mean average precision in percent: the area under the precision-recall curve of a label, the mean of the
-            labels that images have. None where no image has a label.
-        f1_micro: F1 score in percent of all labels of all images together, at the thresholds.
-        f1_macro: F1 score in percent at the thresholds, the mean of the labels. Labels that no image has and none was
-            given are left out.
-        label_metrics: `precision`, `recall`, `f1` and `average_precision` of the K labels in percent; None where no
-            image has the label.
-        supports: The number of images that have each label.
-        thresholds: The lowest score with which each label counts, from 0 to 1.
+        loss: Binary cross-entropy (natural logarithm), summed over the labels and averaged over the images.
+        map: Mean average precision in percent: the area under the precision-recall curve, averaged over the labels that
+            occur. None if no image has a label.
+        f1_micro: F1 score in percent over all labels of all images together, at the thresholds.
+        f1_macro: F1 score in percent at the thresholds, averaged over the labels. Labels that occur neither in the
+            annotations nor in the predictions are left out.
+        label_metrics: `precision`, `recall`, `f1` and `average_precision` of the K labels in percent; None for labels
+            that do not occur.
+        supports: The number of images with each label.
+        thresholds: The minimum score at which each label is predicted, from 0 to 1.
         label_names: Names of the K labels.
-        measured: Which images these are, in words such as `37 val images that the run held out`.
+        measured: A description of the measured images, such as `37 val images that the run held out`.
     """
 
     loss: float
@@ -52,7 +52,7 @@ class Scores(base.Scores):
 
     @property
     def per_label(self) -> list[dict[str, Any]]:
-        """For each label its number, name, images, threshold and `label_metrics`."""
+        """The number, name, images, threshold and `label_metrics` of each label."""
         return [
             {"class": number, "label": label, "images": self.supports[number], "threshold": self.thresholds[number]}
             | {name: values[number] for name, values in self.label_metrics.items()}
@@ -81,7 +81,7 @@ class Scores(base.Scores):
         return f"{_words(self)}, of {self.images} images"
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """The labels that images have, as `mnv2zoo evaluate` prints them."""
+        """The labels that occur, as `mnv2zoo evaluate` prints them."""
         names = ("precision", "recall", "f1", "average_precision")
         rows = [
             [row["label"], str(row["images"]), *(f"{row[name]:.2f}" for name in names), f"{row['threshold']:.3g}"]
@@ -105,8 +105,8 @@ class LabelMetric(base.Metric):
 
     Args:
         label_names: Names of the K labels.
-        given: Gives the lowest score of each label once they are chosen; None before that, for those of highest F1 on
-            the images themselves.
+        given: Returns the thresholds once they have been chosen. If it returns None, the thresholds with the highest F1
+            on these images are used.
     """
 
     def __init__(self, label_names: Sequence[str], given: Callable[[], Sequence[float] | None] = lambda: None) -> None:
@@ -128,7 +128,7 @@ class LabelMetric(base.Metric):
         return score(torch.cat(self._logits), torch.cat(self._targets), self._label_names, self._given())
 
     def thresholds(self) -> tuple[float, ...]:
-        """The thresholds that were given, or those of highest F1."""
+        """The given thresholds, or those with the highest F1."""
         given = self._given()
         return best_thresholds(*self.pooled()) if given is None else tuple(given)
 
@@ -138,7 +138,7 @@ class LabelMetric(base.Metric):
         return logits.double().sigmoid(), targets.long()
 
     def by_image(self) -> Iterator[tuple[list[int], list[int], list[float]]]:
-        """The labels of each image, those whose scores reach their thresholds, and the scores of all labels."""
+        """The annotated labels, the predicted labels and the scores of all labels of each image."""
         limits = torch.tensor(self.thresholds(), dtype=torch.float64)
         for scores, targets in zip(*self.pooled(), strict=True):
             found = (scores >= limits).nonzero()[:, 0].tolist()
@@ -148,13 +148,13 @@ class LabelMetric(base.Metric):
 def score(
     logits: Tensor, targets: Tensor, label_names: Sequence[str], thresholds: Sequence[float] | None = None
 ) -> Scores:
-    """Compares what a network says of images with their labels.
+    """Computes the metrics of a model's outputs.
 
     Args:
-        logits: The network's output (N, K).
-        targets: 1 for each label of an image and 0 for each other, (N, K).
+        logits: The outputs of the model (N, K).
+        targets: 1 for each label of an image and 0 for the others, (N, K).
         label_names: Names of the K labels.
-        thresholds: The lowest score of each label; None to choose those of highest F1.
+        thresholds: The minimum score of each label; None to choose those with the highest F1.
 
     Returns:
         The metrics.

@@ -1,4 +1,4 @@
-"""The report on a network that gives several labels per image: curves, labels, and precision-recall curves."""
+"""The report on a multi-label classifier: curves, metrics per label, and precision-recall curves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mnv2zoo.tasks import pages
 from mnv2zoo.tasks.multilabel.metrics import Scores
 from mnv2zoo.tasks.pages import BLUE, DPI, GREEN, ORANGE, PALE, Figure, History, escape, short, table
 
-LINES = 8  # labels whose curves are named
+LINES = 8  # number of labels with a curve
 PANELS: pages.Panels = [
     ("Loss (binary cross-entropy)", {"train_loss": ("training", BLUE), "val_loss": ("validation", ORANGE)}),
     (
@@ -25,15 +25,15 @@ PANELS: pages.Panels = [
 def write(
     folder: Path, history: History, scores: Scores, probabilities: Tensor, targets: Tensor, title: str
 ) -> dict[str, Figure]:
-    """Writes `README.md` and its pictures: curves, and precision-recall curves.
+    """Writes `README.md` and its figures: training curves and precision-recall curves.
 
     Args:
-        folder: The folder; it is created if need be.
-        history: A row per epoch.
+        folder: The folder, which is created if needed.
+        history: One row per epoch.
         scores: The scores.
         probabilities: The scores of all labels of the images (N, K).
-        targets: 1 for each label of an image and 0 for each other, (N, K).
-        title: The page's heading.
+        targets: 1 for each label of an image and 0 for the others, (N, K).
+        title: The heading of the page.
 
     Returns:
         Figures for TensorBoard, by name.
@@ -51,12 +51,12 @@ def write(
 
 
 def curve_figure(scores: Scores, probabilities: Tensor, targets: Tensor) -> Figure:
-    """Draws the precision-recall curve of all labels together and of the labels of lowest average precision.
+    """Plots the precision-recall curve of all labels together and of the labels with the lowest average precision.
 
     Args:
         scores: The scores.
         probabilities: The scores of all labels of the images (N, K).
-        targets: 1 for each label of an image and 0 for each other, (N, K).
+        targets: 1 for each label of an image and 0 for the others, (N, K).
 
     Returns:
         The figure. A dot marks a label's threshold.
@@ -119,8 +119,8 @@ def _page(history: History, scores: Scores, title: str) -> list[str]:
     parts += [
         "## Labels, from worst to best",
         labels_table(scores),
-        "Precision, recall and F1 are at the threshold of each label, which was chosen on the validation images for "
-        "the highest F1. AP, the average precision, is the area under the label's precision-recall curve.",
+        "Precision, recall and F1 are measured at the threshold of each label, which was chosen for the highest F1 on "
+        "the validation images. AP (average precision) is the area under the label's precision-recall curve.",
     ]
     if scores.map is not None:
         parts += [

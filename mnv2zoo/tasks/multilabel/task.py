@@ -1,4 +1,4 @@
-"""The task of multi-label classification. Importing it needs no PyTorch, so that inference can do without."""
+"""The multi-label classification task. It can be imported without PyTorch, for inference."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from mnv2zoo.tasks.multilabel.metrics import LabelMetric, Scores
 
 METRICS = ("loss", "map", "f1_micro", "f1_macro")
-NAMED = 12  # labels whose images are counted one by one
-SEPARATOR = "|"  # between the labels of an image in CSV files that are written
+NAMED = 12  # most labels whose counts are listed one by one
+SEPARATOR = "|"  # separates the labels of an image in CSV output
 
 
 class Multilabel(Classify):
     """Any number of labels per image, from a CSV file, class folders or COCO annotations.
 
-    A label has a threshold of its own, which training chooses on the validation images for the highest F1 and writes
-    into `config.json`. Predictions are the labels whose scores reach their thresholds.
+    Each label has its own threshold. Training chooses it for the highest F1 on the validation images and writes it to
+    `config.json`. The predicted labels are those whose scores reach their thresholds.
     """
 
     metric = "map"
@@ -42,7 +42,7 @@ class Multilabel(Classify):
     defaults = {"loss": "bce", "smoothing": 0.0}  # noqa: RUF012  # a ClassVar in the base class
     ignores = ("teacher", "calibrate", *OF_HEADS, *OF_DETECTORS, *OF_SEGMENTERS)
     losses = ("bce", "focal", "asymmetric")
-    top_score = Task.top_score  # an image may have no label, which is no reason to reject it
+    top_score = Task.top_score  # an image without labels is a valid prediction, so it is not rejected
 
     def __init__(self) -> None:
         self._thresholds: tuple[float, ...] | None = None
@@ -56,7 +56,7 @@ class Multilabel(Classify):
         return data.find(place, layout)
 
     def found(self, data: Data) -> str:
-        """The form of the data, the images, and the images of each label."""
+        """The form of the data, the number of images, and the number of images per label."""
         from mnv2zoo.tasks.multilabel.data import counts
 
         everything = [sample for own in data.splits.values() for sample in own]
@@ -78,10 +78,10 @@ class Multilabel(Classify):
         return WithTargets(of_images.transform)
 
     def align(self, samples: Sequence[AnySample], data: Data, label_names: Sequence[str]) -> list[AnySample]:
-        """Numbers the labels of the data as the network does.
+        """Renumbers the labels of the data to match the model.
 
         Raises:
-            DataError: If a label is none of the network's.
+            DataError: If the model lacks a label.
         """
         from mnv2zoo.tasks.multilabel.data import align
 
@@ -93,7 +93,7 @@ class Multilabel(Classify):
         """Builds the network as for classification.
 
         Raises:
-            DataError: If no validation image has a label.
+            DataError: If none of the validation images has a label.
         """
         from mnv2zoo.tasks.multilabel.data import check_validation
 
@@ -101,7 +101,7 @@ class Multilabel(Classify):
         return super().build_model(target, source, recipe, data)
 
     def of_model(self, name: str) -> Task:
-        """A copy with the thresholds of a trained network; 0.5 for each label where its `config.json` has none."""
+        """A copy with the thresholds of a trained model, or 0.5 for each label if its `config.json` has none."""
         from mnv2zoo.models import names
 
         described, own = names.describe(name), copy.copy(self)
@@ -113,16 +113,16 @@ class Multilabel(Classify):
     def make_loss(
         self, recipe: Recipe, num_classes: int, weights: Sequence[float] | None
     ) -> tuple[Mixup | None, nn.Module]:
-        """Creates the mixing of images and labels, None for none, and the loss."""
+        """Creates mixup or CutMix, which may be None, and the loss."""
         from mnv2zoo.tasks.multilabel import loss
 
-        self._thresholds = None  # those of a training before this one
+        self._thresholds = None  # reset the thresholds of an earlier run
         return loss.make_mixup(recipe, num_classes), loss.make_criterion(recipe, weights)
 
     # Metrics.
 
     def metrics(self, label_names: Sequence[str]) -> LabelMetric:  # type: ignore[override]
-        """Average precision, and F1 at thresholds: the network's own, or the best where it has none yet."""
+        """Average precision, and F1 at the model's thresholds, or at the best ones if it has none yet."""
         from mnv2zoo.tasks.multilabel.metrics import LabelMetric
 
         return LabelMetric(label_names, lambda: self._thresholds)
@@ -134,7 +134,7 @@ class Multilabel(Classify):
     def measured_rows(  # type: ignore[override]
         self, metric: LabelMetric, images: Sequence[str], label_names: Sequence[str]
     ) -> tuple[Iterator[dict[str, Any]], dict[str, list[str]]]:
-        """The labels of each image, those that were found, and the scores of all labels."""
+        """The annotated labels, the predicted labels and the scores of all labels of each image."""
         rows = (
             {
                 "image": image,
@@ -173,7 +173,7 @@ class Multilabel(Classify):
         samples: Sequence[AnySample],
         title: str,
     ) -> dict[str, Figure]:
-        """Writes curves, each label, and precision-recall curves."""
+        """Writes training curves, metrics per label and precision-recall curves."""
         from mnv2zoo.tasks.multilabel import report
 
         return report.write(folder, history, scores, *metric.pooled(), title)
@@ -183,7 +183,7 @@ class Multilabel(Classify):
     def rows(
         self, outputs: Any, images: Sequence[Seen], label_names: Sequence[str], options: Options
     ) -> list[dict[str, Any]]:
-        """The labels of each image whose scores reach their thresholds, or the user's threshold, in order of scores."""
+        """The labels whose scores reach their thresholds, or the user's threshold, the highest score first."""
         limits = self._thresholds or (DEFAULT_THRESHOLD,) * len(label_names)
         if options.threshold is not None:
             limits = (options.threshold,) * len(label_names)
@@ -194,11 +194,11 @@ class Multilabel(Classify):
         return {"thresholds": list(self._thresholds or ())}
 
     def describe(self, row: Mapping[str, Any]) -> str:
-        """A line per label."""
+        """Formats one line per label."""
         return super().describe(row) if row["predictions"] else f"{row['image']}\n  no label"
 
     def csv_columns(self, topk: int) -> list[str]:
-        """`labels`, which training takes as it is, and `predictions` as JSON."""
+        """`labels`, which training accepts, and `predictions` as JSON."""
         return ["labels", "predictions"]
 
     def csv_cells(self, row: Mapping[str, Any]) -> list[Any]:

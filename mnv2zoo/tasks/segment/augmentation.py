@@ -1,4 +1,4 @@
-"""The transforms of images and masks: torchvision's in training, and the whole image otherwise."""
+"""Transforms of images and masks for training and evaluation."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from mnv2zoo.tasks.recipe import Recipe
 
 
 def whole(preprocessing: Mapping[str, Any]) -> Whole:
-    """The preprocessing outside training: images are resized to the input size, whatever their aspect.
+    """The preprocessing for evaluation and prediction: images are resized to the input size, whatever their aspect.
 
     Args:
-        preprocessing: The preprocessing as timm names it.
+        preprocessing: The preprocessing, with timm's names.
     """
     _, height, width = preprocessing.get("test_input_size") or preprocessing["input_size"]
     mean, std = (tuple(preprocessing[key]) for key in ("mean", "std"))
@@ -30,7 +30,7 @@ def whole(preprocessing: Mapping[str, Any]) -> Whole:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """From an image and its mask to the network's input, and the mask in full size.
+    """Transforms an image to the model's input, and its mask to a tensor at full size.
 
     Attributes:
         whole: The preprocessing.
@@ -44,10 +44,10 @@ class Evaluation:
 
 
 class Augmentation:
-    """From an image and its mask to what the network trains on, both of the input size.
+    """Augments an image and its mask at random, and resizes both to the input size.
 
     Args:
-        preprocessing: The preprocessing as timm names it.
+        preprocessing: The preprocessing, with timm's names.
         recipe: The recipe.
     """
 
@@ -68,7 +68,7 @@ class Augmentation:
         self.transform = v2.Compose(
             [
                 v2.RandomApply([v2.RandomChoice(turns)], recipe.rotate),
-                # Of either side, which keeps a panorama from becoming huge; v2.ScaleJitter mixes up height and width.
+                # Limits both sides, so that panoramas do not become huge; v2.ScaleJitter mixes up height and width.
                 v2.RandomShortestSize(list(sides), max(2 * round(high * long), 1), how),
                 v2.RandomCrop((height, width), pad_if_needed=True, fill=fill),
                 v2.RandomHorizontalFlip(recipe.hflip),
@@ -92,12 +92,12 @@ def crop(images: Tensor, masks: Tensor, size: Sequence[int]) -> tuple[Tensor, Te
     Args:
         images: Images (N, 3, H, W).
         masks: Their masks (N, H, W).
-        size: The height and width to keep, the same part of each image.
+        size: The height and width of the crop, which is at the same place in all images.
 
     Returns:
         Images and masks of that size.
     """
-    # By hand, since on some devices a tensor cannot become one of torchvision's, which tell images from masks.
+    # Without torchvision, because some devices do not support its tensor subclasses for images and masks.
     rooms = (own - kept for own, kept in zip(images.shape[-2:], size, strict=True))
     top, left = (int(torch.randint(room + 1, ())) for room in rooms)
     height, width = size

@@ -19,9 +19,9 @@ def model_card(model: str, architecture: str, origin: str, run: Mapping[str, Any
     """Writes the model card.
 
     Args:
-        model: The network's name.
+        model: The model's name.
         architecture: Its architecture.
-        origin: Where its weights started, in words.
+        origin: Its initial weights, as text.
         run: The content of `recipe.json`.
         scores: Scores by split.
 
@@ -31,22 +31,22 @@ def model_card(model: str, architecture: str, origin: str, run: Mapping[str, Any
     dataset = Path(run["data"]).name or "images"
     rows = [[s, own.images, *(f"{getattr(own, name):.2f}" for name in NAMES)] for s, own in scores.items()]
     parts = [
-        f"A segmenter: the head `{run['recipe']['head']}` on `{architecture}`, trained with mnv2zoo on `{dataset}`, "
-        f"from {origin}. It tells {len(run['classes'])} classes apart.",
-        table(["images", " number", *(f" {name} (%)" for name in NAMES.values())], rows),
+        f"A semantic segmentation model with the head `{run['recipe']['head']}` and the backbone `{architecture}`, "
+        f"trained with mnv2zoo on `{dataset}`. Initial weights: {origin}. It segments {len(run['classes'])} classes.",
+        table(["split", " images", *(f" {name} (%)" for name in NAMES.values())], rows),
         *_classes(scores),
-        "Metrics are of all pixels of a split together, without those that belong to no class.",
+        "Metrics are computed over all labeled pixels of a split together. Ignored pixels do not count.",
         "## Use",
         "```python\nimport mnv2zoo\n\n"
         'segmenter = mnv2zoo.segmentation.load("THIS_FOLDER")\n'
-        "# Normalized images (N, 3, H, W) go in, logits (N, classes, H, W) come out.\n```",
+        "# Input: normalized images (N, 3, H, W). Output: logits (N, classes, H, W).\n```",
         "```sh\nmnv2zoo predict photo.jpg --model THIS_FOLDER --files masks --save-images drawn\n```",
     ]
     return card(card_metadata(model, dataset, scores, KIND, NAMES), parts, run["recipe"])
 
 
 def _classes(scores: Mapping[str, Scores]) -> list[str]:
-    """The IoU of each class in each split."""
+    """A table with the IoU of each class in each split."""
     if not scores:
         return []
     first = next(iter(scores.values()))

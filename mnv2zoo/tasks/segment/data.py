@@ -1,4 +1,4 @@
-"""Images and masks as samples, and the weights of classes by how few pixels they have."""
+"""Images and masks as samples, and class weights by pixel frequency."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from mnv2zoo.data.layout import Layout
 from mnv2zoo.errors import DataError
 from mnv2zoo.segmentation import MAX_CLASSES
 
-MAX_WEIGHT = 10.0  # how many times more or less than the median class a class may count
-MAX_ASPECT = 3  # of the network's input
+MAX_WEIGHT = 10.0  # highest class weight, relative to the median class; 1 / MAX_WEIGHT is the lowest
+MAX_ASPECT = 3  # highest aspect ratio of the model's input
 
 
 def find(place: str | Path, layout: Layout) -> Data:
     """Finds images with their masks.
 
     Args:
-        place: The data that the user names.
-        layout: Gives `ignore_index` and `skip_bad_images`.
+        place: The user's data.
+        layout: Provides `ignore_index` and `skip_bad_images`.
 
     Returns:
         Samples whose targets are masks.
 
     Raises:
-        DataError: If there are none, a mask cannot be used, or all of them show one class.
+        DataError: If there are no images, a mask is invalid, or all masks show a single class.
     """
     if layout.layout is not None or layout.named:
         raise DataError(
-            "images with masks are found by the names of their folders alone",
-            expected="train, val and test with images and masks in them",
+            "data with masks does not support options for split folders",
+            expected="folders train, val and test that contain images and masks",
             found=", ".join(filter(None, (layout.layout, *layout.named.values()))),
             where=place,
             fix="Leave out --layout, --train-dir, --val-dir and --test-dir.",
@@ -44,11 +44,11 @@ def find(place: str | Path, layout: Layout) -> Data:
     names = listing.class_names
     if not 2 <= len(names) <= MAX_CLASSES:
         raise DataError(
-            "the masks show one class alone" if len(names) < 2 else "too many classes",
+            "the masks show a single class" if len(names) < 2 else f"the masks show too many classes, {len(names)}",
             expected=f"2 to {MAX_CLASSES} classes, numbered from 0",
             found=", ".join(names[:5]),
             where=place,
-            fix="If the number of an object is the one to ignore, pass another --ignore-index.",
+            fix="If --ignore-index is the number of a class, pass another value.",
         )
     splits: dict[str, tuple[AnySample, ...]] = {
         split: tuple(
@@ -64,15 +64,15 @@ def _notes(names: Sequence[str], splits: Mapping[str, Sequence[AnySample]]) -> l
     shown = {number for sample in splits.get("train", ()) for number in sample.target.classes}
     unseen = [name for number, name in enumerate(names) if number not in shown]
     if "train" in splits and unseen:
-        notes.append(f"no training pixel shows {', '.join(unseen[:5])}" + (", …" if unseen[5:] else ""))
+        notes.append(f"classes without training pixels: {', '.join(unseen[:5])}" + (", …" if unseen[5:] else ""))
     turned = [sample.name for own in splits.values() for sample in own if sample.target.orientation != 1]
     if turned:
-        notes.append(f"masks that are rotated with their photos, as EXIF says: {len(turned)} ({turned[0]}, …)")
+        notes.append(f"masks rotated with their photos, according to EXIF: {len(turned)} ({turned[0]}, …)")
     return notes
 
 
 def input_size(samples: Sequence[AnySample], short: int) -> tuple[int, int]:
-    """The size of the network's input: the aspect of most training images.
+    """The input size, with the aspect ratio of most training images.
 
     Args:
         samples: The training images.
@@ -93,15 +93,15 @@ def input_size(samples: Sequence[AnySample], short: int) -> tuple[int, int]:
 def balanced(samples: Sequence[AnySample], classes: int) -> list[float]:
     """Weights by median-frequency balancing (Eigen and Fergus 2015, https://arxiv.org/abs/1411.4734, section 6.3.2).
 
-    A class's frequency is its share of the pixels of those images that show it. Its weight is the median of all
-    frequencies divided by its own, from a tenth to ten.
+    The frequency of a class is its share of the pixels in the images that show it. Its weight is the median of all
+    frequencies divided by its own, limited to 0.1 to 10.
 
     Args:
         samples: The training images.
         classes: Number of classes.
 
     Returns:
-        A weight per class; 1 for a class that no image shows.
+        One weight per class; 1 for a class that no image shows.
     """
     own: Counter[int] = Counter()
     beside: Counter[int] = Counter()
@@ -117,21 +117,21 @@ def balanced(samples: Sequence[AnySample], classes: int) -> list[float]:
 
 
 def align(samples: Sequence[AnySample], class_names: Sequence[str], label_names: Sequence[str]) -> list[AnySample]:
-    """Numbers the classes of masks as a network does.
+    """Renumbers the classes of masks to match a model.
 
     Args:
         samples: Images with masks.
         class_names: Names of the classes in the masks.
-        label_names: Names of the network's classes.
+        label_names: Names of the model's classes.
 
     Returns:
         The samples.
 
     Raises:
-        DataError: If a mask shows a class that the network does not have.
+        DataError: If a mask shows a class that the model lacks.
     """
     shown = sorted({number for sample in samples for number in sample.target.classes})
-    # Without a classes.txt, classes are called by their numbers, which are then the network's own.
+    # Without a classes.txt, the class names are numbers, which are those of the model.
     plain = list(class_names) == [*map(str, range(len(class_names)))]
     names = list(label_names)
     numbers = {
@@ -144,10 +144,10 @@ def align(samples: Sequence[AnySample], class_names: Sequence[str], label_names:
     }
     if unknown := [class_names[number] for number, found in numbers.items() if found is None]:
         raise DataError(
-            "the masks show classes that the network does not have",
+            "the masks show classes that the model lacks",
             expected=", ".join(names[:10]) + (", …" if names[10:] else ""),
             found=", ".join(unknown[:5]),
-            fix="Rename them in classes.txt, or evaluate a model that was trained on them.",
+            fix="Rename the classes in classes.txt, or evaluate a model that was trained on them.",
         )
     known = {number: found for number, found in numbers.items() if found is not None}
     if all(number == found for number, found in known.items()):

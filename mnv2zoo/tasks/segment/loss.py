@@ -1,4 +1,4 @@
-"""The loss: cross-entropy of labeled pixels, with a loss on regions in addition if wanted."""
+"""The segmentation loss: cross-entropy over labeled pixels, optionally plus a region loss."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mnv2zoo.tasks.segment.lovasz import lovasz_softmax
 
 
 class SegmentationLoss(nn.Module):
-    """Cross-entropy over the labeled pixels of a batch, plus a loss on regions. Pixels with `VOID` do not count.
+    """Cross-entropy over the labeled pixels of a batch, optionally plus a region loss. `VOID` pixels are ignored.
 
     Args:
-        weights: A weight per class; None for equal ones.
+        weights: One weight per class; None for equal weights.
         smoothing: Label smoothing.
-        region: `dice`, from segmentation_models_pytorch, or `lovasz`, to add; None for no such loss.
+        region: The region loss to add: `dice`, from segmentation_models_pytorch, or `lovasz`; None for no region loss.
 
     Raises:
         MissingExtraError: If `region` is `dice` and segmentation_models_pytorch is not installed.
@@ -42,10 +42,10 @@ class SegmentationLoss(nn.Module):
         self.region = None if region is None else _region(region)
 
     def forward(self, logits: Tensor, masks: Tensor) -> Tensor:
-        """The loss of logits (N, C, H, W) and class numbers (N, H, W); 0 if no pixel counts."""
+        """The loss of logits (N, C, H, W) and class numbers (N, H, W); 0 if there are no labeled pixels."""
         logits, masks = logits.float(), masks.long()
         pixels, numbers = logits, masks
-        if torch.are_deterministic_algorithms_enabled():  # CUDA has such an algorithm for rows alone
+        if torch.are_deterministic_algorithms_enabled():  # CUDA has a deterministic algorithm only for 2D inputs
             pixels, numbers = logits.movedim(1, -1).flatten(0, -2), masks.flatten()
         total = functional.cross_entropy(
             pixels,
@@ -55,7 +55,7 @@ class SegmentationLoss(nn.Module):
             reduction="sum",
             label_smoothing=self.smoothing,
         )
-        # The mean that PyTorch takes, which is not a number where no pixel counts.
+        # The same mean as PyTorch's, which would be NaN without labeled pixels.
         loss: Tensor = total / self.table[masks].sum().clamp(min=1e-6)
         if self.region is not None:
             loss = loss + self.region(logits, masks)

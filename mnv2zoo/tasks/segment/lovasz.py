@@ -14,10 +14,10 @@ def lovasz_softmax(logits: Tensor, masks: Tensor, ignore_index: int) -> Tensor:
     Args:
         logits: Float tensor (N, C, H, W).
         masks: Class numbers (N, H, W), int64.
-        ignore_index: The number of pixels that do not count.
+        ignore_index: The class number of pixels to ignore.
 
     Returns:
-        A scalar; 0 if no pixel counts.
+        A scalar; 0 if there are no labeled pixels.
 
     Source:
         Berman et al., "The Lovász-Softmax loss", CVPR 2018, algorithm 1: https://arxiv.org/abs/1705.08790

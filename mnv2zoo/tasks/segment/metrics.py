@@ -19,7 +19,7 @@ from mnv2zoo.errors import DataError, RunError
 from mnv2zoo.tasks import base
 from mnv2zoo.tasks.segment.upsampling import class_tensor
 
-WORST = 6  # images whose prediction is kept for the report
+WORST = 6  # number of images to store for the report
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Scores(base.Scores):
 
     Attributes:
         images: Number of images, at least one.
-        miou: Mean intersection over union in percent, over the classes that the truth or the prediction shows.
-        pixel_accuracy: Labeled pixels whose class is right, in percent.
-        mean_accuracy: Mean, over the classes that the truth shows, of the share of their pixels that is right.
+        miou: Mean intersection over union in percent, over the classes with annotated or predicted pixels.
+        pixel_accuracy: Labeled pixels with the correct class, in percent.
+        mean_accuracy: Percentage of correct pixels per class, averaged over the classes with annotated pixels.
         label_names: Names of the C classes.
-        confusion: C rows of C counts of pixels: rows are the truth, columns the prediction.
-        measured: Which images these are, in words.
+        confusion: C rows of C pixel counts: rows are true classes, columns are predicted classes.
+        measured: A description of the measured images.
     """
 
     miou: float
@@ -44,7 +44,7 @@ class Scores(base.Scores):
 
     @property
     def per_class(self) -> list[dict[str, Any]]:
-        """For each class its number, label, pixels, IoU and accuracy in percent; None where they are not defined."""
+        """The number, label, pixels, IoU and accuracy (in percent) of each class; None for undefined values."""
         columns = [sum(column) for column in zip(*self.confusion, strict=True)]
         rows = []
         for number, (label, row) in enumerate(zip(self.label_names, self.confusion, strict=True)):
@@ -83,7 +83,7 @@ class Scores(base.Scores):
         return f"mIoU {self.miou:.2f} %, pixel accuracy {self.pixel_accuracy:.2f} %, of {self.images} images"
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """The classes that the truth or the prediction shows, as `mnv2zoo evaluate` prints them."""
+        """The classes with annotated or predicted pixels, as `mnv2zoo evaluate` prints them."""
         shown = [row for row in self.per_class if row["iou"] is not None]
         rows = [[row["label"], f"{row['pixels']:,}", f"{row['iou']:.2f}", _two(row["accuracy"])] for row in shown]
         return ["class", " pixels", " IoU (%)", " accuracy (%)"], rows
@@ -106,12 +106,12 @@ def _two(value: float | None) -> str:
 
 @dataclass(frozen=True)
 class Worst:
-    """An image of low IoU.
+    """An image with a low IoU.
 
     Attributes:
-        index: Its place among the images that were measured.
-        iou: Its mean IoU in percent, over the classes that its truth or its prediction shows.
-        prediction: Class numbers (H, W), 8 bits, at the network's size.
+        index: Its index among the measured images.
+        iou: Its mean IoU in percent, over the classes in its annotated or predicted mask.
+        prediction: Class numbers (H, W), 8 bits, at the model's output size.
     """
 
     index: int
@@ -120,21 +120,27 @@ class Worst:
 
 
 def condense(logits: Tensor, masks: Tensor | Sequence[Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-    """Reduces a batch to one confusion matrix per image, so that no logits are kept.
+    """Reduces a batch to one confusion matrix per image, so that logits need not be stored.
 
     Args:
         logits: Logits (N, C, H, W).
-        masks: N masks (height, width) of any size, in which ignored pixels are `VOID`. Logits are interpolated to it.
+        masks: N masks (height, width) of any size, with `VOID` for ignored pixels. Logits are interpolated to this
+            size.
 
     Returns:
-        `confusion`, the matrices (N, C, C), and `prediction`, class numbers (N, H, W) at the network's size; and the
+        `confusion`, the matrices (N, C, C); `prediction`, class numbers (N, H, W) at the model's output size; and the
         number of labeled pixels of each image (N,).
 
     Raises:
         RunError: If a logit is not finite.
     """
     if not logits.isfinite().all():
-        raise RunError("the network's outputs are not finite", fix="Train again with a lower --lr, or --clip-grad.")
+        raise RunError(
+            "the outputs of the model are not finite",
+            expected="finite logits",
+            found="NaN or infinity",
+            fix="Train again with a lower --lr, or with --clip-grad.",
+        )
     classes = logits.shape[1]
     found = []
     for own, mask in zip(logits, masks, strict=True):
@@ -159,7 +165,7 @@ class PixelAccuracy(base.Metric):
         self._worst: list[tuple[float, int, Tensor]] = []  # a heap with the best of the worst on top
 
     def update(self, outputs: dict[str, Tensor], targets: Tensor) -> None:
-        """Adds a batch, as `condense` gives it."""
+        """Adds a batch from `condense`."""
         for confusion, prediction in zip(outputs["confusion"], outputs["prediction"], strict=True):
             self._confusion += confusion
             iou = _mean_iou(confusion)
@@ -180,7 +186,12 @@ class PixelAccuracy(base.Metric):
         confusion = self._confusion.double()
         iou = _mean_iou(confusion)
         if iou is None or not confusion.sum():
-            raise DataError("no labeled pixel to measure", expected="masks with pixels of the classes", found="none")
+            raise DataError(
+                "the masks contain no labeled pixels",
+                expected="masks with pixels of the model's classes",
+                found="only ignored pixels",
+                fix="Check the masks and --ignore-index.",
+            )
         hits, pixels = confusion.diagonal(), confusion.sum(1)
         return Scores(
             images=self._images,
@@ -192,7 +203,7 @@ class PixelAccuracy(base.Metric):
         )
 
     def worst(self) -> list[Worst]:
-        """The images of lowest IoU, the lowest first."""
+        """The images with the lowest IoU, the lowest first."""
         return [Worst(index, -iou, prediction) for iou, index, prediction in sorted(self._worst, reverse=True)]
 
 

@@ -1,4 +1,4 @@
-"""The segmenter that a training starts from, and the part of it that is trained."""
+"""Builds segmenters, and freezes the part that is not trained."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mnv2zoo import architecture, features, segmentation
 from mnv2zoo.data import transforms
 from mnv2zoo.data.datasets import AnySample, Data
 from mnv2zoo.data.preprocessing import per_channel
-from mnv2zoo.errors import ConversionError, RecipeError, nearest
+from mnv2zoo.errors import ConversionError, RecipeError, nearest, unknown
 from mnv2zoo.model_dir import files
 from mnv2zoo.models import checkpoint, config_file, names
 from mnv2zoo.models.names import Description
@@ -24,24 +24,24 @@ from mnv2zoo.tasks.initialization import Start
 from mnv2zoo.tasks.recipe import Recipe
 from mnv2zoo.tasks.segment.data import input_size
 
-SHORT_SIDE = 320  # of images that are larger, unless the recipe says otherwise
+SHORT_SIDE = 320  # highest default short side of the input, in pixels
 
 
 def head_of(recipe: Recipe) -> dict[str, Any]:
-    """The description of the head that a recipe asks for."""
+    """The head that a recipe describes."""
     stride = {} if recipe.output_stride is None else {"output_stride": recipe.output_stride}
     return {"name": recipe.head, **stride}
 
 
 def build(target: Description, source: Description | Path | None, recipe: Recipe, data: Data) -> Start:
-    """Builds the segmenter.
+    """Builds a segmenter with its initial weights.
 
-    All weights of another segmenter are kept if its head and its classes are those of the data, as in a run of the same
-    data. Otherwise only the backbone's are.
+    If the initial weights are a segmenter's with the same head and classes, as in a run on the same data, all of them
+    are loaded. Otherwise only those of the backbone are.
 
     Args:
-        target: The network, as `initialization.find` gives it.
-        source: The weights, as `initialization.find` gives them.
+        target: The model, from `initialization.find`.
+        source: The weights, from `initialization.find`.
         recipe: The recipe.
         data: The images and masks.
 
@@ -49,10 +49,10 @@ def build(target: Description, source: Description | Path | None, recipe: Recipe
         The segmenter, in training mode.
 
     Raises:
-        WeightsError: If weights cannot be found, fetched or verified.
-        ConversionError: If they do not fit the network.
-        RecipeError: If a value of the recipe does not suit the network.
-        DataError: If the name of a class has a line end in it.
+        WeightsError: If weights cannot be found, downloaded or verified.
+        ConversionError: If the weights do not match the model.
+        RecipeError: If a recipe value does not suit the model.
+        DataError: If a class name contains a line break.
     """
     config_file.check_labels(data.class_names, "data")
     head, samples = head_of(recipe), data.splits["train"]
@@ -80,7 +80,7 @@ def build(target: Description, source: Description | Path | None, recipe: Recipe
 
 
 def _trained(source: Description | Path | None) -> Segmenter | None:
-    """The segmenter whose weights training starts from, if they are a segmenter's."""
+    """The segmenter with the initial weights, if they are a segmenter's."""
     if not isinstance(source, Description) or source.task != "segment":
         return None
     model = segmentation.untrained(source)
@@ -89,10 +89,10 @@ def _trained(source: Description | Path | None) -> Segmenter | None:
 
 
 def _take_over(model: Segmenter, trained: Segmenter) -> dict[str, Tensor]:
-    """Puts the weights of a trained segmenter into a new one, and returns those that it took."""
+    """Copies the weights of a trained segmenter to a new one, and returns the copied tensors."""
     if trained.architecture != model.architecture:
         raise ConversionError(
-            "weights of another architecture",
+            f"the initial weights belong to another architecture than {model.architecture}",
             expected=model.architecture,
             found=trained.architecture,
             where="init",
@@ -103,15 +103,16 @@ def _take_over(model: Segmenter, trained: Segmenter) -> dict[str, Tensor]:
         model.load_state_dict(tensors)
         return tensors
     own, known = model.backbone.state_dict(), trained.backbone.state_dict()
-    # What the other head has no use for, such as a last stage, stays as it is.
+    # Parts that the other head does not use, such as the last stage, keep their values.
     tensors = {name: known[name] for name in own if name in known and known[name].shape == own[name].shape}
     if missing := sorted(own.keys() - tensors.keys()):
         raise ConversionError(
-            f"the head {trained.head['name']!r} does without a part of the backbone that {model.head['name']!r} needs",
+            f"the initial weights with the head {trained.head['name']!r} lack a part of the backbone that the head "
+            f"{model.head['name']!r} needs",
             expected=f"{len(own)} tensors of the backbone",
-            found=f"{len(missing)} are missing, such as {missing[0]}",
+            found=f"{len(missing)} missing tensors, such as {missing[0]}",
             where="init",
-            fix="Start from a classifier's weights with --init, or train the same head.",
+            fix="Start from the weights of a classifier with --init, or train the same head.",
         )
     model.backbone.load_state_dict(tensors)
     return tensors
@@ -146,7 +147,7 @@ def model_files(model: Segmenter, preprocessing: Mapping[str, Any], label_names:
     Returns:
         The content of each file, by name.
     """
-    # timm describes its own networks alone, so it gets one like the backbone.
+    # timm can only describe its own models, so use a classifier with the same backbone.
     classes = {"num_classes": len(label_names)}
     network = names.describe(model.architecture).build(pretrained=False, **model.arguments, **classes)
     return files.model_files(network, preprocessing, label_names, whole=model, task="segment", head=model.head)
@@ -157,19 +158,19 @@ def freeze(model: Segmenter, recipe: Recipe) -> list[nn.Module]:
 
     Args:
         model: The segmenter; its frozen parameters no longer require gradients.
-        recipe: The recipe. `train` names what is trained: `all`, the `head`, or a bottleneck and all after it.
+        recipe: The recipe. Its `train` is `all`, `head`, or a bottleneck: it and everything after it are trained.
 
     Returns:
-        Modules that stay in evaluation mode: frozen ones, and with `keep_statistics` the backbone's batch norms.
+        Modules that stay in evaluation mode: the frozen ones, and with `keep_statistics` the backbone's batch norms.
 
     Raises:
-        RecipeError: If there is no such part; the message names the nearest.
+        RecipeError: If the model has no such layer. The message suggests the closest name.
     """
     parts = _parts(model)
     known = ["all", *(name for name in parts if name != features.STEM), "head"]
     if recipe.train not in known:
         raise RecipeError(
-            "no such part to train",
+            unknown("value of train", recipe.train, known),
             expected=nearest(recipe.train, known, 3),
             found=repr(recipe.train),
             where="train",

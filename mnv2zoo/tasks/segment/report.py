@@ -1,4 +1,4 @@
-"""The report on a segmenter: curves, classes, confusions, and the images of lowest IoU."""
+"""The report on a segmenter: curves, metrics per class, confusions, and the images with the lowest IoU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mnv2zoo.tasks import pages
 from mnv2zoo.tasks.pages import BLUE, DPI, GREEN, ORANGE, Figure, History, escape, table
 from mnv2zoo.tasks.segment.metrics import Scores, Worst
 
-PICTURE_SIDE = 360  # pixels of a picture's longer side
+PICTURE_SIDE = 360  # longer side of an image, in pixels
 PANELS: pages.Panels = [
     ("Loss", {"train_loss": ("training", BLUE)}),
     (
@@ -38,15 +38,15 @@ def write(
     samples: Sequence[AnySample],
     title: str,
 ) -> dict[str, Figure]:
-    """Writes `README.md` and its pictures: curves, confusion matrix and worst images.
+    """Writes `README.md` and its figures: curves, confusion matrix and worst images.
 
     Args:
-        folder: The folder; it is created if need be.
-        history: A row per epoch.
+        folder: The folder, which is created if needed.
+        history: One row per epoch.
         scores: The scores.
-        worst: The images to show, in that order.
-        samples: The images that were measured.
-        title: The page's heading.
+        worst: The images to show, in this order.
+        samples: The measured images.
+        title: The heading of the page.
 
     Returns:
         Figures for TensorBoard, by name.
@@ -70,15 +70,15 @@ def write(
 
 
 def worst_figure(worst: Sequence[Worst], samples: Sequence[AnySample], label_names: Sequence[str]) -> Figure:
-    """Draws images with their truth and their prediction.
+    """Draws images with their annotated and their predicted mask.
 
     Args:
         worst: The images, at least one.
-        samples: The images that were measured.
+        samples: The measured images.
         label_names: Names of the classes.
 
     Returns:
-        The figure: a row per image, and below them the names of the classes.
+        The figure, with one row per image and a legend of the classes below.
     """
     drawn = [pictures(one, samples[one.index], label_names) for one in worst]
     heights = [3.4 * own[0].height / own[0].width for own in drawn]
@@ -88,7 +88,7 @@ def worst_figure(worst: Sequence[Worst], samples: Sequence[AnySample], label_nam
     figure = Figure(figsize=(10.4, sum(heights) + 0.3 * len(worst) + legend), dpi=DPI, layout="constrained")
     grid = figure.add_gridspec(len(worst) + 1, 3, height_ratios=[*heights, legend])
     for row, (one, own) in enumerate(zip(worst, drawn, strict=True)):
-        titles = (f"image {one.index}", "truth", f"prediction, IoU {one.iou:.1f} %")
+        titles = (f"image {one.index}", "annotated", f"predicted, IoU {one.iou:.1f} %")
         for column, (picture, text) in enumerate(zip(own[:3], titles, strict=True)):
             axes = figure.add_subplot(grid[row, column])
             axes.imshow(picture)
@@ -108,15 +108,15 @@ def worst_figure(worst: Sequence[Worst], samples: Sequence[AnySample], label_nam
 def pictures(
     one: Worst, sample: AnySample, label_names: Sequence[str]
 ) -> tuple[Image.Image, Image.Image, Image.Image, set[int]]:
-    """Draws an image, its truth and its prediction.
+    """Draws an image with its annotated and its predicted mask.
 
     Args:
-        one: The image's place and its prediction.
+        one: The image's index and its prediction.
         sample: The image.
         label_names: Names of the classes.
 
     Returns:
-        The image, the same with its true mask and with the predicted one, and the numbers in these masks.
+        The image alone, with its annotated mask, and with its predicted mask; and the class numbers in these masks.
     """
     image, truth = sample.read(), Image.fromarray(sample.target.read())
     scale = min(PICTURE_SIDE / max(image.size), 1)
@@ -154,21 +154,26 @@ def _page(
             [" class", "label", " pixels", " IoU (%)", " accuracy (%)"],
             ([r["class"], names[r["class"]], f"{r['pixels']:,}", _one(r["iou"]), _one(r["accuracy"])] for r in classes),
         ),
-        "The IoU of a class is the intersection of truth and prediction over their union, of all pixels together.",
+        "The IoU of a class is the intersection of annotated and predicted pixels over their union, over all images.",
         "## Confusions",
         "![Confusion matrix](confusion.png)",
-        pages.confusions(scores.confusion, names, "pixels", "None: every labeled pixel has its class.", ","),
+        pages.confusions(_by_pair(scores), names, "pixels", "None: all labeled pixels are predicted correctly.", ","),
     ]
     if worst:
         parts += [
-            "## Images of lowest IoU",
-            "![Images with their truth and prediction](worst.png)",
+            "## Images with the lowest IoU",
+            "![Images with their annotated and predicted mask](worst.png)",
             table(
                 [" image", "name", " IoU (%)"],
                 ([one.index, escape(samples[one.index].name), f"{one.iou:.1f}"] for one in worst),
             ),
         ]
     return parts
+
+
+def _by_pair(scores: Scores) -> dict[tuple[int, int], int]:
+    """The pixels by true and predicted class."""
+    return {(t, p): count for t, row in enumerate(scores.confusion) for p, count in enumerate(row)}
 
 
 def _one(value: float | None) -> str:

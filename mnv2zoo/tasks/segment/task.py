@@ -1,4 +1,4 @@
-"""The task of segmentation. Importing it needs no PyTorch, so that inference can do without."""
+"""The segmentation task. It can be imported without PyTorch, for inference."""
 
 from __future__ import annotations
 
@@ -31,27 +31,28 @@ MASK = "_png"  # the mask of a row that is drawn
 
 
 class Segment(Task):
-    """The class of each pixel.
+    """Semantic segmentation: the class of each pixel.
 
-    Data are folders `images` and `masks`, in `train`, `val` and `test` where there are splits, or a tar file of these.
-    A mask is a PNG of class numbers; `classes.txt` names them. Without masks, COCO polygons are drawn.
+    The data are folders `images` and `masks`, optionally in `train`, `val` and `test`, or a tar file of these. A mask
+    is a PNG with class numbers, and `classes.txt` gives their names. Without masks, COCO polygons are rendered.
 
-    The short side of the network's input is the recipe's `input_size`. The other side follows from the aspect of most
-    training images, unless `input_size` gives both. Outside training the whole image is resized to that size, and
-    logits are interpolated to the size of the image before the best class is chosen.
+    The recipe's `input_size` is the short side of the input. The long side follows from the aspect ratio of most
+    training images, unless `input_size` gives both. For evaluation and prediction the whole image is resized to that
+    size, and the logits are interpolated to the size of the image before the best class is chosen.
     """
 
     metric = "miou"
     metric_names = ("miou", "pixel_accuracy", "mean_accuracy")
-    # What suits some hundreds of images.
+    # For a few hundred images: small batches give enough steps, and with a lower rate the backbone underfits
+    # (examples/heads/camvid-lraspp.toml).
     defaults = {  # noqa: RUF012
         "head": "lraspp",
-        "epochs": 60,
-        "batch_size": 8,
+        "epochs": 40,
+        "batch_size": 4,
         "opt": "adamw",
         "lr": 1e-3,
         "weight_decay": 0.01,
-        "backbone_lr": 0.1,
+        "backbone_lr": 0.5,
         "ema_decay": 0.995,
         "scale_jitter": (0.5, 2.0),
         "smoothing": 0.0,
@@ -69,7 +70,7 @@ class Segment(Task):
     # Before anything is read or written.
 
     def check(self, recipe: Recipe) -> None:
-        """Refuses what the recipe's head does not take, and a loss that is not installed."""
+        """Rejects recipe values that the head does not support, and a loss whose package is not installed."""
         from mnv2zoo import segmentation
         from mnv2zoo.tasks.segment.model import head_of
 
@@ -82,7 +83,7 @@ class Segment(Task):
                 expected=error.expected,
                 found=error.found,
                 where=error.where,
-                fix=f"{error.fix} On the command line it is --{str(error.where).replace('_', '-')}.",
+                fix=f"{error.fix} On the command line, the option is --{str(error.where).replace('_', '-')}.",
             ) from error
         if recipe.region_loss is not None:
             segmentation.require_smp(f"the loss {recipe.region_loss}")
@@ -98,7 +99,7 @@ class Segment(Task):
     def transforms(
         self, preprocessing: Mapping[str, Any], recipe: Recipe | None = None
     ) -> Callable[[Any, Any], tuple[Any, Any]]:
-        """Creates the augmentation of images and masks, or what prepares them without a recipe."""
+        """Creates the augmentation of images and masks, or without a recipe their preprocessing."""
         from mnv2zoo.tasks.segment import augmentation
 
         if recipe is None:
@@ -115,10 +116,10 @@ class Segment(Task):
         return torch.stack(images), torch.stack(masks) if same else list(masks)
 
     def align(self, samples: Sequence[AnySample], data: Data, label_names: Sequence[str]) -> list[AnySample]:
-        """Numbers the classes of the data as the network does.
+        """Renumbers the classes of the data to match the model.
 
         Raises:
-            DataError: If a mask shows a class that the network does not have.
+            DataError: If a mask contains a class that the model lacks.
         """
         from mnv2zoo.tasks.segment.data import align
 
@@ -176,13 +177,13 @@ class Segment(Task):
         self._criterion = SegmentationLoss(self._weights, recipe.smoothing, recipe.region_loss).to(device)
 
     def fingerprints(self) -> dict[str, Any]:
-        """The weights of the classes, for the record."""
+        """The class weights."""
         return {} if self._weights is None else {"class_weights": [round(w, 6) for w in self._weights]}
 
     def shrink(self, inputs: Any, targets: Any, side: int, full: int) -> tuple[Any, Any]:
-        """Crops images and masks at random to smaller ones of their aspect, with sides that are multiples of 8.
+        """Crops images and masks at random, to the same aspect ratio and sides that are multiples of 8.
 
-        Resized ones would show thin objects, such as poles, thinner than they are outside training.
+        Resizing would make thin objects, such as poles, thinner than they are in evaluation.
         """
         from mnv2zoo.tasks.segment import augmentation
 
@@ -203,7 +204,7 @@ class Segment(Task):
         return condense(outputs, targets)
 
     def metrics(self, label_names: Sequence[str]) -> PixelAccuracy:
-        """The confusion matrix, and with it mIoU and accuracies."""
+        """The confusion matrix, mIoU and accuracies."""
         from mnv2zoo.tasks.segment.metrics import PixelAccuracy
 
         return PixelAccuracy(label_names)
@@ -233,7 +234,7 @@ class Segment(Task):
         samples: Sequence[AnySample],
         title: str,
     ) -> dict[str, Figure]:
-        """Writes curves, each class, the confusion matrix and the images of lowest IoU."""
+        """Writes curves, metrics per class, the confusion matrix and the images with the lowest IoU."""
         from mnv2zoo.tasks.segment import report
 
         return report.write(folder, history, scores, metric.worst(), samples, title)
@@ -243,7 +244,7 @@ class Segment(Task):
     def rows(
         self, outputs: Any, images: Sequence[Seen], label_names: Sequence[str], options: Options
     ) -> list[dict[str, Any]]:
-        """The mask's file and the pixels of each class, from logits (N, C, H, W), at the image's size."""
+        """The mask file and the number of pixels per class at the image's size, from logits (N, C, H, W)."""
         return [self._row(own, seen, label_names, options) for own, seen in zip(outputs, images, strict=True)]
 
     def _row(self, logits: Any, seen: Seen, label_names: Sequence[str], options: Options) -> dict[str, Any]:
@@ -267,13 +268,13 @@ class Segment(Task):
         return row
 
     def draw(self, image: Image.Image, row: Mapping[str, Any], label_names: Sequence[str]) -> Image.Image:
-        """Lays the mask over the image, with the names of its classes below."""
+        """Overlays the mask on the image, with a legend of its classes below."""
         from mnv2zoo.data import drawing, masks
 
         return drawing.draw_mask(image, masks.decode_mask(row[MASK]), label_names)
 
     def describe(self, row: Mapping[str, Any]) -> str:
-        """A line per class with its share of the pixels, the largest first."""
+        """Formats one line per class with its share of the pixels, the largest first."""
         total = sum(row["pixels"].values())
         lines = [
             f"  {100 * count / total:5.1f} %  {label}"
@@ -297,7 +298,7 @@ class Segment(Task):
 
 
 def _png(mask: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
-    """A mask as a PNG whose palette shows the classes in the colors in which they are drawn."""
+    """Encodes a mask as a PNG with a palette of the class colors."""
     from mnv2zoo.data.drawing import palette_image
 
     buffer = BytesIO()

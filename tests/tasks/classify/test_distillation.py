@@ -42,7 +42,7 @@ def normalized(photos, mean, std):
 @pytest.mark.parametrize("side", [64, 128, 32])
 def test_it_sees_images_of_its_size_in_its_normalisation(run, side):
     folder, model = run(side=64)
-    # Of one colour each, so that there is one way to resize them.
+    # Of one color each, so that there is one way to resize them.
     colors, outputs = torch.rand(4, 3, 1, 1), torch.randn(4, 3)
     with torch.no_grad():
         answers = model(normalized(colors.expand(4, 3, 64, 64), MEAN, STD)).log_softmax(dim=1)

@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mnv2zoo.errors import DataError, RunError
+from mnv2zoo.tasks.classify import metrics
 from mnv2zoo.tasks.classify.metrics import Mistake, score, worst_mistakes
 from mnv2zoo.tasks.classify.task import METRICS
 
@@ -96,6 +97,28 @@ def test_metrics_are_those_of_scikit_learn(seed):
     by_class = zip(*sklearn.precision_recall_fscore_support(truth, predicted, zero_division=0)[:3], strict=True)
     for row, (precision, recall, f1) in zip(scores.per_class[:4], by_class, strict=False):
         assert (row["precision"], row["recall"], row["f1"]) == pytest.approx((100 * precision, 100 * recall, 100 * f1))
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_metrics_do_not_depend_on_the_chunks_that_are_read_at_once(chunk, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    logits, targets = torch.randn(50, 6, generator=generator), torch.randint(0, 6, (50,), generator=generator)
+    wanted, mistakes = score(logits, targets, "abcdef", 1.5), worst_mistakes(logits, targets, 25, 1.5)
+    monkeypatch.setattr(metrics, "CHUNK", chunk)
+    assert score(logits, targets, "abcdef", 1.5) == wanted
+    assert worst_mistakes(logits, targets, 25, 1.5) == mistakes
+
+
+def test_with_too_many_scores_images_are_not_ranked(monkeypatch):
+    ranked = score(LOGITS, TARGETS, NAMES)
+    monkeypatch.setattr(metrics, "RANKED", LOGITS.numel() - 1)
+    scores = score(LOGITS, TARGETS, NAMES)
+    assert (scores.roc_auc, scores.average_precision) == (None, None)
+    assert scores.class_metrics["average_precision"] == (None, None, None)
+    assert scores.class_metrics["recall"] == ranked.class_metrics["recall"]
+    assert scores.metrics() == {
+        name: value for name, value in ranked.metrics().items() if name not in ("roc_auc", "average_precision")
+    }
 
 
 def test_one_class_has_no_roc_curve():

@@ -44,7 +44,9 @@ def scores(confusion, names=None):
         average_precision=80.75,
         class_metrics={name: by_class(confusion) for name in report.CLASS_METRICS},
         label_names=tuple(names),
-        confusion=tuple(map(tuple, confusion)),
+        confusions={
+            (truth, found): count for truth, row in enumerate(confusion) for found, count in enumerate(row) if count
+        },
     )
 
 
@@ -99,8 +101,8 @@ def pixels(path):
         return np.asarray(image.convert("RGB"))
 
 
-def shows(picture, colour):
-    return (picture == [round(255 * part) for part in to_rgb(colour)]).all(-1).any()
+def shows(picture, color):
+    return (picture == [round(255 * part) for part in to_rgb(color)]).all(-1).any()
 
 
 def cells(figure):
@@ -143,7 +145,7 @@ def test_the_confusion_matrix_is_there_in_counts(tmp_path):
     write(tmp_path)
     with (tmp_path / "confusion.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [
-            ["truth \\ prediction", "ant", "bee", "cat"],
+            ["true \\ predicted", "ant", "bee", "cat"],
             ["ant", "8", "2", "0"],
             ["bee", "1", "3", "4"],
             ["cat", "0", "0", "0"],
@@ -156,6 +158,19 @@ def test_the_page_has_a_row_for_each_class_the_worst_first_and_those_without_ima
         ["0", "ant", "10", *["80.0"] * 4],
         ["2", "cat", "0", *[""] * 4],
     ]
+
+
+def test_the_confusions_of_many_classes_are_listed_and_not_drawn(tmp_path):
+    confusions = np.eye(report.DRAWN + 1, dtype=int)
+    confusions[3, 5] = 7
+    page = write(tmp_path, scores=scores(confusions.tolist()))
+    with (tmp_path / "confusion.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["truth", "prediction", "images"]
+    assert len(rows) == report.DRAWN + 2
+    assert [row for row in rows if row[0] == "class-3"] == [["class-3", "class-3", "1"], ["class-3", "class-5", "7"]]
+    assert not (tmp_path / "confusion.png").exists()
+    assert pictures(page) == []
 
 
 def test_the_page_has_the_confusions_the_most_frequent_first(tmp_path):
@@ -176,11 +191,11 @@ def test_of_confusions_the_page_has_ten(tmp_path):
 def test_the_page_says_so_where_nothing_was_confused(tmp_path):
     page = write(tmp_path, scores=diagonal(3))
     assert sections(page)["Confusions"] == []
-    assert any(token.type == "inline" and "each image was taken for what it is" in text(token) for token in page)
+    assert any(token.type == "inline" and "all predictions are correct" in text(token) for token in page)
 
 
 def test_the_page_has_the_mistakes_in_the_order_given(tmp_path):
-    assert sections(write(tmp_path, mistakes=MISTAKES))["Surest mistakes"] == [
+    assert sections(write(tmp_path, mistakes=MISTAKES))["Most confident mistakes"] == [
         ["17", "ant", "bee", "98.8"],
         ["4", "bee", "ant", "50.0"],
     ]
@@ -190,7 +205,7 @@ def test_a_heat_map_stands_beside_each_mistake_and_doubtful_labels_have_a_sectio
     heat, doubtful = [Image.new("RGB", (32, 32), (0, 0, 255))] * 2, [Mistake(30, 2, 0, 0.75)]
     report.write(tmp_path, (), SCORES, MISTAKES, photo, "a title", heat, doubtful)
     page = MarkdownIt().enable("table").parse((tmp_path / "README.md").read_text())
-    assert sections(page)["Labels that are probably wrong"] == [["30", "cat", "ant", "75.0"]]
+    assert sections(page)["Probable label errors"] == [["30", "cat", "ant", "75.0"]]
     assert pictures(page) == ["confusion.png", "mistakes.png", "labels.png"]
     assert "Beside each image, what speaks most for the answer is red" in (tmp_path / "README.md").read_text()
     drawn = pixels(tmp_path / "mistakes.png").astype(int)
@@ -204,7 +219,7 @@ def test_a_heat_map_stands_beside_each_mistake_and_doubtful_labels_have_a_sectio
 
 def test_the_page_tells_of_the_epochs_and_the_first_of_the_best(tmp_path):
     page = write(tmp_path, [validated(1, 50.0), validated(2, 70.125), validated(3, NAN), validated(4, 70.125)])
-    summary = "Epochs: 4, in 0:04:04 (hours, minutes, seconds). Best validation top-1: 70.12 %, first in epoch 2."
+    summary = "Epochs: 4. Training time (h:mm:ss): 0:04:04. Best validation top-1: 70.12 %, first reached in epoch 2."
     assert summary in [text(token) for token in page if token.type == "inline"]
 
 
@@ -257,14 +272,14 @@ def test_the_confusion_matrix_shows_percent_of_each_row(tmp_path):
     shown = {place: content for place, content in cells(figure).items() if content}
     assert shown == {(0, 0): "80", (0, 1): "20", (1, 0): "12", (1, 1): "38", (1, 2): "50"}
     assert names_drawn(figure) == ["ant", "bee", "cat"]
-    assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("prediction", "truth")
+    assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("predicted class", "true class")
 
 
-def test_a_class_without_images_is_grey_and_the_picture_says_so(tmp_path):
+def test_a_class_without_images_is_gray_and_the_picture_says_so(tmp_path):
     write(tmp_path)
     assert shows(pixels(tmp_path / "confusion.png"), report.PALE)
-    assert "grey: no images" in report.confusion_figure(SCORES).axes[0].get_title()
-    assert "grey" not in report.confusion_figure(diagonal(2)).axes[0].get_title()
+    assert "gray: no images" in report.confusion_figure(SCORES).axes[0].get_title()
+    assert "gray" not in report.confusion_figure(diagonal(2)).axes[0].get_title()
 
 
 def test_few_but_some_are_not_shown_as_none():
@@ -347,11 +362,11 @@ def test_photos_of_any_mode_and_shape_fit_into_the_grid(mode, size):
 
 def test_each_photo_has_its_truth_prediction_and_probability():
     figure = report.mistakes_figure(MISTAKES, photo, ["$ant$", "bee" * 50])
-    assert figure.axes[0].get_title() == "truth: $ant$"
+    assert figure.axes[0].get_title() == "label: $ant$"
     taken, sure = figure.axes[0].get_xlabel().split("\n")
-    assert taken.startswith("taken for beebee")
+    assert taken.startswith("predicted: beebee")
     assert taken.endswith("…")
-    assert sure == "99 % sure"
+    assert sure == "probability: 99 %"
 
 
 @pytest.mark.parametrize("name", ["W" * 300, "i" * 300, "mouse " * 50])

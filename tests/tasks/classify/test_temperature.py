@@ -97,3 +97,11 @@ def test_scores_before_and_after_are_those_of_torchmetrics():
 def test_the_order_of_classes_does_not_change():
     logits, targets = outputs(1.0)
     assert score(logits, targets, list("abcdefg"), 0.05).top5 == score(logits, targets, list("abcdefg")).top5
+
+
+def test_of_many_logits_evenly_spaced_images_are_enough(monkeypatch):
+    logits, targets = outputs(3.0, images=2000)
+    monkeypatch.setattr(temperature, "MOST", logits.numel() // 4)
+    fitted = temperature.fit(logits, targets)
+    monkeypatch.undo()
+    assert fitted == temperature.fit(logits[::4], targets[::4])

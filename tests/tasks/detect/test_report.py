@@ -33,7 +33,7 @@ def test_the_page_names_the_worst_images_and_the_scores(tmp_path):
     assert [image.mistakes for image in judged] == [0, 3, 1]
     assert "| worst\\_1.jpg | 3 |\n| confused.jpg | 1 |" in page
     assert f"| map50 | {scores.map50:.2f} % |" in page
-    assert "Best validation mAP: 34.50 %, first in epoch 2." in page
+    assert "Best validation mAP: 34.50 %, first reached in epoch 2." in page
     assert "| a\\|b |" in page
     pictures = ["confusion.png", "curves.png", "precision_recall.png", "worst.png"]
     assert sorted(file.name for file in tmp_path.glob("*.png")) == pictures
@@ -58,8 +58,8 @@ def test_truth_is_on_the_left_and_what_was_found_on_the_right(tmp_path):
     assert pixels[0].shape == (360, 400, 3)
     shows = [[(shown == class_color(number)).all(-1).any() for number in (0, 1)] for shown in map(np.asarray, pixels)]
     assert shows == [[True, False], [False, True]]
-    assert left.get_title() == "truth: 1 boxes"
-    assert right.get_title() == "found: 1 boxes, 1 mistakes"
+    assert left.get_title() == "annotated: 1 boxes"
+    assert right.get_title() == "predicted: 1 boxes, 1 mistakes"
 
 
 def test_the_curves_are_those_of_the_scores(tmp_path):

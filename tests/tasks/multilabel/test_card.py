@@ -8,7 +8,7 @@ from tests.tasks.multilabel.test_report import SCORES
 
 def test_a_card_has_the_metrics_the_labels_and_how_to_use_it():
     run = {"data": "photos/labels.csv", "classes": ["a|b", "c", "never"], "recipe": {"loss": "bce", "lr": None}}
-    text = model_card("mnv2zoo_100", "mnv2zoo_100", "random initialisation", run, {"val": SCORES})
+    text = model_card("mnv2zoo_100", "mnv2zoo_100", "random initialization", run, {"val": SCORES})
     card = ModelCard(text)
     results = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert results == {"map": 100.0, "f1_micro": 85.71, "f1_macro": 83.33}

@@ -26,7 +26,7 @@ def test_a_page_shows_pictures_that_are_there(tmp_path):
     figures = report.write(tmp_path, history, SCORES, LOGITS.double().sigmoid(), TARGETS.long(), "val images")
     page = (tmp_path / "README.md").read_text()
     assert "| mAP | 100.00 % |" in page
-    assert "Best validation mAP: 50.00 %, first in epoch 1." in page
+    assert "Best validation mAP: 50.00 %, first reached in epoch 1." in page
     for name in ("curves.png", "precision_recall.png"):
         assert f"({name})" in page
         with Image.open(tmp_path / name) as image:

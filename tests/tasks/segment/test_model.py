@@ -49,7 +49,7 @@ def test_random_weights_depend_on_the_seed_alone(build):
     key = "net.classifier.low_classifier.weight"
     assert torch.equal(one.model.state_dict()[key], same.model.state_dict()[key])
     assert not torch.equal(one.model.state_dict()[key], other.model.state_dict()[key])
-    assert one.origin == "random initialisation"
+    assert one.origin == "random initialization"
     assert one.fingerprint == same.fingerprint
     assert one.model.training
 

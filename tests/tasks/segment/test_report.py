@@ -55,5 +55,5 @@ def test_the_worst_images_stand_beside_truth_and_prediction(tmp_path):
     assert numbers == {0, 1, 2, 255}
     figure = report.worst_figure([Worst(1, 12.5, prediction)], samples, NAMES)
     titles = [axes.get_title() for axes in figure.axes]
-    assert titles[:3] == ["image 1", "truth", "prediction, IoU 12.5 %"]
+    assert titles[:3] == ["image 1", "annotated", "predicted, IoU 12.5 %"]
     assert [text.get_text() for text in figure.axes[-1].get_legend().get_texts()] == [*NAMES]
