@@ -8,15 +8,22 @@ from pathlib import Path
 
 # A cell of a generated table, and the cell in its place.
 WORDS: dict[str, str] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-# Cells and lines with figures or names in them.
-PATTERNS = {
-    r"^\*(.+), (\d+) cores(?: \((.+)\))?; (.+)\.\*$": lambda m: (
-        f"*{m[1]}，{m[2]} 核{f'（{m[3]}）' if m[3] else ''}；{m[4]}。*"
-    ),
-}
-CODE = re.compile(r"`[^`]*`|\]\([^)]*\)|https?://\S+")
+HOLES = re.compile(r"\{\*?\}")
+# What is not words: code, addresses, HTML, included files and paths.
+CODE = re.compile(r"`[^`]*`|\]\([^)]*\)|https?://\S+|<[^>]+>|--8<--.*|\S+/\S+(?=$)")
+WORD = re.compile(r"\b[a-z][a-z-]*[a-z]\b")
 # Lowercase words that are the same in Chinese.
-NAMES = {"px", "eager", "timm", "top", "torch", "torchvision"}
+NAMES = {"anomalib", "captum", "eager", "fastai", "grad-cam", "lightning", "mnv2zoo", "nncf", "netron", "onnxruntime"}
+NAMES |= {"openvino", "peft", "px", "segmentation-models-pytorch", "timm", "top", "torch", "torchao", "torchvision"}
+NAMES |= {"channels", "last", "transformers"}
+
+
+def _pattern(english: str) -> re.Pattern[str]:
+    holes = {"{}": r"(\d[\d.,]*|\d)", "{*}": "(.+)"}
+    return re.compile("".join(holes.get(part, re.escape(part)) for part in re.split(r"(\{\*?\})", english)))
+
+
+PATTERNS = [(_pattern(english), chinese) for english, chinese in WORDS.items() if HOLES.search(english)]
 
 
 def translate(part: str) -> str:
@@ -41,9 +48,9 @@ def translate(part: str) -> str:
 def _words(text: str) -> str:
     if text in WORDS:
         return WORDS[text]
-    for pattern, chinese in PATTERNS.items():
-        if found := re.fullmatch(pattern, text):
-            return chinese(found)
+    for pattern, chinese in PATTERNS:
+        if found := pattern.fullmatch(text):
+            return HOLES.sub("{}", chinese).format(*found.groups())
     return text
 
 
@@ -58,4 +65,4 @@ def untranslated(part: str) -> list[str]:
     """
     cells = [cell for line in part.splitlines() for cell in line.strip("| ").split(" | ")]
     english = (cell for cell in cells if not re.search(r"[\u4e00-\u9fff]", cell))
-    return [cell for cell in english if {*re.findall(r"\b[a-z]{2,}\b", CODE.sub("", cell))} - NAMES]
+    return [cell for cell in english if {*WORD.findall(CODE.sub("", cell))} - NAMES]
