@@ -8,7 +8,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 PHOTO := examples/coffee.jpg
 GROCERY ?= ../shared/data/grocery
 IMAGENET ?= ../shared/data/imagenet_samples
-# The fine-tuned network whose accuracy on every engine `make bench` measures.
+# The fine-tuned model whose accuracy on every engine `make bench` measures.
 RUN ?= runs/grocery-head
 # What `make quick` installs and runs; `.ci/pythons` takes less of both.
 EXTRAS ?= dev,docs
@@ -31,7 +31,7 @@ $(VENV)/.package: pyproject.toml | $(VENV)/.made
 	$(PIP) --editable .
 	@touch $@
 
-# LOCKED=1 installs the very files that requirements/ci.txt lists; scripts/lock.py tells why PyTorch is not among them.
+# LOCKED=1 installs the very files that requirements/ci.txt lists; scripts/lock.py says why PyTorch is not among them.
 $(VENV)/.dev: pyproject.toml | $(VENV)/.made
 	@echo "Installing mnv2zoo and what its tests and documentation need into $(VENV)."
 ifdef LOCKED
@@ -47,7 +47,7 @@ endif
 demo: $(VENV)/.package  ## classify the photo in examples/ with the weights that come with the package
 	$(BIN)/mnv2zoo predict $(PHOTO) --model mnv2zoo_100_c20 --topk 5
 
-# Ours comes last, so that its summary is what one sees at the end. Both use a process a core. AS="..." is put before
+# Ours comes last, so that its summary is at the end of the output. Both use a process per core. AS="..." is put before
 # the command that runs ours; .ci/test runs it as another user.
 test: export OMP_NUM_THREADS ?= 1
 test: $(VENV)/.dev  ## run timm's own model tests on our models, then our tests
@@ -111,10 +111,10 @@ build/fuzz/.made: pyproject.toml
 	build/fuzz/bin/pip install --quiet --disable-pip-version-check --editable . atheris hypothesis pytest
 	@touch $@
 
-fuzz: build/fuzz/.made  ## fuzz what reads files of strangers, for some eight minutes, led by coverage
+fuzz: build/fuzz/.made  ## fuzz the parsers of untrusted files for about eight minutes, guided by coverage
 	build/fuzz/bin/python -m attacks.fuzz
 
-lock: $(VENV)/.dev  ## write the lock files in requirements/ anew, with the newest versions
+lock: $(VENV)/.dev  ## rewrite the lock files in requirements/ with the newest versions
 	$(BIN)/python scripts/lock.py
 
 build/audit/.made:
@@ -134,7 +134,7 @@ audit: build/audit/.made  ## ask PyPI for known flaws of what the lock files lis
 	@touch $@
 
 ecosystem: export OMP_NUM_THREADS ?= 1
-ecosystem: .venv-ecosystem/.made  ## use networks and folders in other libraries, into docs/results/ecosystem.json; then `make generate`
+ecosystem: .venv-ecosystem/.made  ## use models and folders in other libraries, into docs/results/ecosystem.json; then `make generate`
 	.venv-ecosystem/bin/python scripts/ecosystem.py
 
 # ARGS="--weights FILE --mean 0.5 --std 0.5" takes other weights than those of the Hub.
@@ -144,7 +144,7 @@ elsewhere: $(VENV)/.dev  ## measure what forgotten padding or normalization cost
 $(RUN): | $(VENV)/.dev
 	$(BIN)/mnv2zoo finetune $(GROCERY) --recipe examples/grocery/head.toml --init $(WEIGHTS) --out $@
 
-# What needs the photos beside the repository comes last.
+# Benchmarks that need the photos next to the repository come last.
 bench: $(VENV)/.dev $(RUN)  ## measure, for about an hour, into benchmarks/results/ and docs/performance.md
 	$(BIN)/python benchmarks/create_model.py
 	$(BIN)/python benchmarks/import_time.py

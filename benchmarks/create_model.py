@@ -1,8 +1,7 @@
 """Measures `timm.create_model("mnv2zoo_100", pretrained=True)` against timm's own `mobilenetv2_100`.
 
-Both load the same file from a warm Hub cache, on one thread and in turns; ours verifies its hash, as it
-always does. The measured process is offline and fails if it opens a connection. The goal: at most half
-of timm's time.
+Both load the same file from a warm Hub cache, on one thread and in turns. mnv2zoo verifies its hash, as on every load.
+The measured process is offline and fails if it opens a connection. Goal: at most half of timm's time.
 
     python benchmarks/create_model.py --weights model.safetensors --rounds 25
 """
@@ -34,7 +33,7 @@ def random_weights() -> bytes:
 
 
 def lay_out(data: bytes, home: Path) -> Path:
-    """Puts the weights into a Hub cache as the Hub's client would, and an index that pins them beside it."""
+    """Writes the weights to a Hub cache like the Hub's client, and an index that pins them next to it."""
     sha256 = report.write_index(home / "index.json", data, repo_id=REPO, revision=REVISION, filename=FILENAME)
     repo = home / "hub" / f"models--{REPO.replace('/', '--')}"
     blob, snapshot = repo / "blobs" / sha256, repo / "snapshots" / REVISION / FILENAME
@@ -66,7 +65,7 @@ def measure(file: str, rounds: int) -> None:
     def theirs() -> torch.nn.Module:
         return timm.create_model("mobilenetv2_100", pretrained=True, pretrained_cfg_overlay={"file": file})
 
-    mine, others = ours().state_dict(), theirs().state_dict()  # warms up, too
+    mine, others = ours().state_dict(), theirs().state_dict()  # also warms up
     assert mine.keys() == others.keys()
     assert all(torch.equal(mine[key], others[key]) for key in mine), "the two did not load the same numbers"
     print(json.dumps(report.take_turns({"mnv2zoo": ours, "timm": theirs}, rounds)))

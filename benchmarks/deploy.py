@@ -1,7 +1,7 @@
 """Measures `mnv2zoo_100` on every engine against timm in eager mode, at 224 pixels.
 
-Each engine has a process of its own, in which it and timm take turns. Where they lie beside the repository, weights are
-Google's and images are photos, on which int8 is calibrated too; otherwise both are random. Figures are of speed alone.
+Each engine runs in its own process and takes turns with timm. If Google's weights and the sample photos are available
+next to the repository, they are used, also to calibrate int8. Otherwise both are random. Only the speed is measured.
 
     python benchmarks/deploy.py --batch 1 32 --rounds 30
 """
@@ -39,16 +39,16 @@ GOALS = {
     "openvino int8": (10.0, 19.0),
 }
 RIVALS = ("timm, channels last", "torchvision")
-# Threads of PyTorch and of ONNX Runtime spin for a while after each call, in case that another comes, and so would take
-# a core from whoever has the next turn. So each turn begins with calls that do not count, for longer than they
-# spin. What is timed then is what a process sees that runs this network alone, call after call, for both alike.
+# Threads of PyTorch and ONNX Runtime spin for a while after each call and would take a core from the next turn.
+# Therefore each turn starts with calls that do not count, for longer than the threads spin. This measures both as if
+# each ran alone, call after call.
 SETTLE = 0.05  # seconds
 
 Network = Callable[[torch.Tensor], object]
 
 
 def photos(count: int) -> torch.Tensor:
-    """Images (count, 3, 224, 224), normalised as Google's weights want them."""
+    """Images (count, 3, 224, 224), normalized for Google's weights."""
     files = sorted(SAMPLES.glob("*.jpg"))
     if not files:
         return torch.randn(count, 3, 224, 224, generator=torch.Generator().manual_seed(0))
@@ -57,7 +57,7 @@ def photos(count: int) -> torch.Tensor:
 
 
 def build(name: str, images: torch.Tensor, cache: str) -> Network:
-    """What is measured against timm on images."""
+    """Builds the function that is compared with timm."""
     if name == "torchvision":
         return torchvision.models.mobilenet_v2().eval()
     if name == "timm, channels last":
@@ -101,7 +101,7 @@ def main() -> None:
             command = [sys.executable, __file__, "--measure", name, cache, "--rounds", str(args.rounds)]
             command += ["--batch", *map(str, args.batch)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-            if done.returncode:  # random weights may make poor int8 ranges; the process has told why
+            if done.returncode:  # random weights can lead to poor int8 ranges; the process has printed the reason
                 print(f"{name} is left out")
                 continue
             for batch, series in json.loads(done.stdout.splitlines()[-1]).items():

@@ -1,7 +1,7 @@
-"""Measures what each engine's precisions cost in accuracy: a fine-tuned run on the photos of a test split.
+"""Measures the accuracy cost of each engine's precisions, for a fine-tuned run on the photos of a test split.
 
-int8 is calibrated on photos of the train split, spread over its classes. The goals: int8 loses at most 1.0
-point of top-1, bf16 at most 0.3.
+int8 is calibrated on photos of the train split, spread over its classes. Goals: int8 loses at most 1.0 point of top-1,
+bf16 at most 0.3.
 
     python benchmarks/deploy_accuracy.py runs/grocery ../shared/data/grocery
 """

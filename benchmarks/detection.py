@@ -1,8 +1,9 @@
 """Measures SSDLite of `mnv2zoo_100` on every engine against torchvision's SSDLite of MobileNetV3 in eager mode.
 
-Both have 91 classes and see one image of 320 pixels. The core is the backbone with its heads; the whole adds resizing,
-normalizing and post-processing. Weights are random, and the lowest score is 0.5, so that no boxes come out: how long
-suppression takes depends on the image. Each engine has a process of its own, in which it and torchvision take turns.
+Both have 91 classes and process one image of 320 pixels. The core is the backbone with its heads. The whole adds
+resizing, normalization and post-processing. Weights are random, and the score threshold of 0.5 leaves no boxes, because
+the time of non-maximum suppression depends on the image. Each engine runs in its own process and takes turns with
+torchvision.
 
     python benchmarks/detection.py --rounds 50
 """
@@ -72,7 +73,7 @@ def measure(name: str, rounds: int) -> None:
 
 
 def gmacs(detector: nn.Module) -> float:
-    """Multiply-adds of the core's convolutions, in billions, as PyTorch counts them for one image."""
+    """GMACs of the core's convolutions for one image, as PyTorch counts them."""
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         Core(detector)(torch.zeros(1, 3, SIDE, SIDE))
     return round(counter.get_total_flops() / 2e9, 3)

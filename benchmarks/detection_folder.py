@@ -1,10 +1,10 @@
 """Measures `mnv2zoo predict` with SSDLite on a folder of 1,000 photos against torchvision's SSDLite of MobileNetV3.
 
-Whole processes take turns, from start to end. torchvision's side decodes photos by two workers, prepares them with
-`weights.transforms()` and runs batches in eager mode. Both have 91 classes, 320 pixels and random weights, and write
-the boxes of each photo with a score of at least 0.5. There are none, since how long suppression takes depends on the
-image. The photos are ImageNet's samples, resized, and linked until they are enough. The goal for the engine that
-`predict` takes by default: 2.5 times faster. The peak of the memory is measured for that folder and for one of 10,000.
+Whole processes take turns, from start to end. torchvision's side decodes photos with two workers, preprocesses them
+with `weights.transforms()` and runs batches in eager mode. Both have 91 classes, 320 pixels and random weights, and
+write the boxes of each photo with a score of at least 0.5. There are none, because the time of non-maximum suppression
+depends on the image. The photos are ImageNet samples, resized and linked as often as needed. Goal for the default
+engine of `predict`: 2.5 times faster. The peak memory is measured for this folder and for one of 10,000 photos.
 
     python benchmarks/detection_folder.py --rounds 3
 """

@@ -1,8 +1,8 @@
-"""Measures what a kept engine saves: `deploy.optimize` with an empty cache, and again with what it kept.
+"""Measures what the engine cache saves: `deploy.optimize` with an empty cache, and again with the cached engine.
 
-Each call is in a process of its own, as it is where the cache is of use, and its time counts from when the
-network is there, so imports of the engine's runtime are part of it. Weights are Google's, and int8 is calibrated on
-photos, where both lie beside the repository; random weights make too poor ranges for int8, which is left out then.
+Each call runs in its own process, as it does when the cache is useful. Its time starts when the model has been built,
+so it includes the imports of the runtime. Google's weights and photos for int8 calibration are used if both are
+available next to the repository. Otherwise weights are random and int8 is left out, because its ranges would be poor.
 
     python benchmarks/engine_cache.py --rounds 3
 """

@@ -1,7 +1,7 @@
-"""Shows where OpenVINO's time goes for one image of 224 pixels, beside bare matrix products of the same sizes.
+"""Profiles OpenVINO for one image of 224 pixels, and compares it with bare matrix multiplications.
 
-A 1x1 convolution is a matrix product, and most of what the network computes. PyTorch multiplies matrices of the same
-sizes, one product a layer, with nothing between them: less time than that needs another network, not another engine.
+A 1x1 convolution is a matrix multiplication, and most of the model's computation. PyTorch multiplies matrices of the
+same shapes, one multiplication per layer. Being faster than that takes another model, not another engine.
 
     python benchmarks/engine_profile.py --rounds 60
 """

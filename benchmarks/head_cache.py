@@ -1,7 +1,7 @@
-"""Measures training the classifier alone with and without caching features.
+"""Measures training of the classifier alone with and without cached features.
 
-Both are whole `finetune` calls on the same photos, from looking for images to the report. The goal: over
-20 epochs the cache makes it at least 10 times faster.
+Both are complete `finetune` calls on the same photos, from finding the images to writing the report. Goal: over 20
+epochs, the cache makes training at least 10 times faster.
 
     python benchmarks/head_cache.py --photos 600
 """

@@ -1,9 +1,9 @@
 """Measures an epoch of training a detector and a segmenter against torchvision's reference loops.
 
-The reference loops (references/detection/engine.py and references/segmentation/train.py) take the same network, images,
-augmentation and optimizer, and do for each batch what torchvision's do: zero the gradients, the loss, its check, the
-gradients, a step of the optimizer and of the schedule. `finetune` does what its task does by default, with a moving
-average where the task has one. Processes take turns; the second epoch counts.
+The reference loops (references/detection/engine.py and references/segmentation/train.py) get the same model, images,
+augmentation and optimizer. For each batch they do what torchvision's do: zero the gradients, compute the loss, check
+it, backpropagate, and step the optimizer and the schedule. `finetune` runs with the defaults of its task, including EMA
+if the task has it. Processes take turns, and the second epoch is measured.
 
     python benchmarks/head_training.py --rounds 3
 """

@@ -1,7 +1,7 @@
-"""Measures what `import mnv2zoo` costs beyond `import timm`.
+"""Measures the time that `import mnv2zoo` adds to `import timm`.
 
-timm takes seconds to import, and the difference of two such times is mostly noise. So each process imports
-timm first and then measures `import mnv2zoo` alone, which is what the package adds. The goal: at most 50 ms.
+timm takes seconds to import, and the difference of two such times is mostly noise. Therefore each process imports timm
+first and then measures `import mnv2zoo` alone. Goal: at most 50 ms.
 
     python benchmarks/import_time.py --rounds 9
 """

@@ -1,8 +1,9 @@
-"""Measures how fast training reads photos as phones take them: 12 megapixels, as JPEGs of 3 to 5 MB.
+"""Measures how fast training reads phone photos: 12 megapixels, as JPEGs of 3 to 5 MB.
 
-Photos of the Grocery set, which lies beside the repository, are enlarged and given noise like a camera's. timm's loader
-and ours read, crop and augment them by the same recipe, with as many workers, without a network. Ours checks every
-photo before the first epoch, and keeps smaller copies; timm's does neither. They take turns.
+Photos of the Grocery Store dataset, which must be available next to the repository, are enlarged and given camera-like
+noise. timm's loader and mnv2zoo's read, crop and augment them with the same recipe and as many workers, without a
+model. mnv2zoo checks every photo before the first epoch and caches smaller copies, which timm does not. They take
+turns.
 
     python benchmarks/large_photos.py --photos 64 --rounds 3
 """

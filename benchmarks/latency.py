@@ -1,7 +1,7 @@
-"""Measures every network whose ImageNet accuracy the index tells, an image at a time: as it is, and optimized.
+"""Measures the latency of every model with an ImageNet accuracy in the index, for one image at a time.
 
-Eager PyTorch and `deploy.optimize(engine="torch")`, the engine that is always there, of all networks take turns in one
-process. Weights and images are random, which the time does not depend on. The zoo's page draws the result.
+Eager PyTorch and `deploy.optimize(engine="torch")`, which is always installed, take turns for all models in one
+process. Weights and images are random, which does not affect the time. The zoo page plots the results.
 
     python benchmarks/latency.py --rounds 100
 """

@@ -1,4 +1,4 @@
-"""What the benchmarks share: arguments, processes, weights, facts about the machine, and the form of their results."""
+"""Shared code of the benchmarks: arguments, processes, weights, machine information and the form of the results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results"
-# What lies beside the repository, where it does: photos, and Google's weights of MobileNetV2.
+# Data next to the repository, if available: photos, and Google's weights of MobileNetV2.
 SHARED = ROOT.parent / "shared"
 SAMPLES = SHARED / "data/imagenet_samples"
 GOOGLE = SHARED / "weights/google_mobilenet_v2_1.0_224/model.safetensors"
@@ -60,13 +60,13 @@ def cpu_name() -> str:
 
 
 def _cpu_info(field: str) -> str:
-    """What Linux tells of the first core; empty elsewhere."""
+    """The facts about the first core in Linux; empty on other systems."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     return next((line.partition(":")[2].strip() for line in lines if line.split("\t")[0].strip() == field), "")
 
 
-# What makes a processor fast at bf16 and int8, by the names that Linux gives it; its own name may tell nothing.
+# Linux's names of the CPU features that make bf16 and int8 fast. The name of the CPU may not reveal them.
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 
@@ -84,7 +84,7 @@ def machine() -> dict[str, object]:
 def write_index(path: Path, data: bytes, **fields: object) -> str:
     """Writes an index of weights that names `mnv2zoo_100.benchmark`, and returns the SHA-256 of the weights.
 
-    They are normalised as Google's are; `fields` tell where they are.
+    They use the normalization of Google's weights; `fields` contain their location.
     """
     entry = {
         "repo_id": "benchmark/weights",
@@ -134,19 +134,19 @@ def take_turns(
 def ratio(ours: list[float], theirs: list[float]) -> float:
     """How long one series takes against another of the same turns: the median over the rounds.
 
-    What slows the machine down for a while slows both halves of a round, and so drops out.
+    Background load slows both halves of a round, so it cancels out.
     """
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
 def peak_growth(function: Callable[[], object]) -> float:
-    """MB by which the peak of this process's memory grows while a function runs. Linux alone can tell."""
+    """The growth of this process's peak memory in MB while a function runs. Only works on Linux."""
 
     def kilobytes(line: str) -> int:
         found = re.search(rf"{line}:\s+(\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))
         return int(found[1]) if found else 0
 
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets the peak
     before = kilobytes("VmRSS")
     function()
     return (kilobytes("VmHWM") - before) / 1024

@@ -31,7 +31,7 @@ Measured = Callable[[], object]
 
 
 class Case(NamedTuple):
-    """What grows, the sizes that are measured, and what prepares the measured call in a folder."""
+    """The unit that grows, the measured sizes, and a function that prepares the measured call in a folder."""
 
     unit: str
     sizes: tuple[int, ...]
@@ -164,7 +164,7 @@ def answer(classes: int, folder: Path) -> Measured:
 
 
 def index(entries: int, folder: Path) -> Measured:
-    """Imports the package beside an index, lists the models and creates one."""
+    """Imports the package with an index, lists the models and creates one."""
     folder.mkdir(parents=True)
     sha256 = report.write_index(folder / "index.json", b"weights")
     entry = json.loads((folder / "index.json").read_text(encoding="utf-8"))["weights"]["mnv2zoo_100.benchmark"]

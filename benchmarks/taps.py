@@ -1,7 +1,7 @@
 """Measures taps against timm's pruned `forward_intermediates` and torchvision's `create_feature_extractor`.
 
-All are made of the same network, or of timm's with the same weights, and their maps are compared first. Time: they take
-turns in one process of one thread. Memory: what the peak of a process grows by in a forward pass of 64 images.
+All use the same model, or timm's with the same weights, and their maps are compared first. Time: they take turns in one
+process with one thread. Memory: the growth of a process's peak memory in a forward pass of 64 images.
 
     python benchmarks/taps.py --rounds 100
 """
@@ -40,7 +40,7 @@ def build(kind: str, names: list[str]) -> Any:
         return lambda x: list(extractor(x).values())
     theirs = timm.create_model("mobilenetv2_100").eval()
     theirs.load_state_dict(model.state_dict())
-    # timm gives the last map at each resolution alone; for another one its neighbour is taken along to there.
+    # timm only returns the last map at each resolution, so move this block to the end of the stage before it.
     if names == ["Bottleneck_7"]:
         theirs.blocks[2].append(theirs.blocks[3][0])
         names = ["Bottleneck_6"]

@@ -1,8 +1,8 @@
-"""Measures training steps of `mnv2zoo_100` against timm's `mobilenetv2_100`, and what gradient checkpointing saves.
+"""Measures training steps of `mnv2zoo_100` against timm's `mobilenetv2_100`, and the savings of gradient checkpointing.
 
-Both are trained by the same plain PyTorch loop, channels last, 32 images of 224 pixels a step, with the same weights:
-the losses must be equal. Time: they take turns in one process. Memory: what the peak of a process grows by in its first
-steps.
+Both train with the same plain PyTorch loop, channels last, 32 images of 224 pixels per step and the same weights, and
+their losses must be equal. Time: they take turns in one process. Memory: the growth of a process's peak memory in its
+first steps.
 
     python benchmarks/training.py --rounds 15
 """

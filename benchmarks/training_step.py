@@ -1,6 +1,6 @@
-"""Measures a training step on the CPU with memory kept between steps, as `finetune` does, and without.
+"""Measures a training step on the CPU with and without the memory reuse that `finetune` turns on.
 
-Processes take turns, each of one kind.
+Processes of both kinds take turns.
 
     python benchmarks/training_step.py --rounds 5
 """
@@ -15,7 +15,7 @@ import time
 
 import report
 
-CASES = (("mnv2zoo_100", 224, 32), ("mnv2zoo_100_c20", 64, 128))  # architecture, side in pixels, images a step
+CASES = (("mnv2zoo_100", 224, 32), ("mnv2zoo_100_c20", 64, 128))  # architecture, side in pixels, images per step
 
 
 def measure(kind: str, name: str, side: int, batch: int) -> None:
@@ -61,7 +61,7 @@ def main() -> None:
         medians = {kind: round(statistics.median(values), 2) for kind, values in series.items()}
         ratio = round(medians["plain"] / medians["kept"], 2)
         results[f"{name} at {side} pixels"] = {"ms_an_image": medians, "times_faster": ratio}
-        print(f"{name} at {side} pixels, ms an image: {medians}, {ratio} times faster with memory kept")
+        print(f"{name} at {side} pixels, ms/image: {medians}, {ratio} times faster with memory kept")
     report.write("training_step", {"rounds": args.rounds, **results})
 
 

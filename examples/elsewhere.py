@@ -1,9 +1,9 @@
-"""What a forgotten padding or normalisation costs: the same weights on the same photos, each way.
+"""Measures the cost of wrong padding or normalization: the same weights on the same photos, with different settings.
 
     python examples/elsewhere.py PHOTOS --weights model.safetensors --out docs/results/elsewhere.json
 
-PHOTOS are a folder of ImageNet photos, whose names begin with the number of their class, such as `281_cat.jpg`.
-The weights are ones that TensorFlow trained, in any layout that `mnv2zoo weights convert` takes.
+PHOTOS is a folder of ImageNet photos whose names start with their class number, such as `281_cat.jpg`. The weights must
+come from TensorFlow, in any layout that `mnv2zoo weights convert` accepts.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WAYS = {
 
 
 def classify(weights: Path, photos: list[Path], pad_type: str, preprocessing: dict[str, Any]) -> list[int]:
-    """The class that each photo is taken for."""
+    """The predicted class of each photo."""
     with tempfile.TemporaryDirectory() as scratch:
         from_checkpoint.convert_checkpoint(
             weights, Path(scratch) / "net", pad_type=pad_type, preprocessing=preprocessing
@@ -51,7 +51,7 @@ def classify(weights: Path, photos: list[Path], pad_type: str, preprocessing: di
 
 
 def main() -> None:
-    """Measures each way and writes the figures."""
+    """Measures each setting and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("--weights", type=Path, required=True)
@@ -69,7 +69,7 @@ def main() -> None:
         top1 = 100 * sum(map(int.__eq__, found, truth)) / len(photos)
         same = 100 * sum(map(int.__eq__, found, right)) / len(photos)
         rows.append({"way": way, "pad_type": pad_type, **preprocessing, "top1": round(top1, 2), "same": round(same, 2)})
-        print(f"{way}: top-1 {top1:.2f} %, the same class as the first {same:.2f} %", flush=True)
+        print(f"{way}: top-1 {top1:.2f} %, the same class as with the first {same:.2f} %", flush=True)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(args.out) as file:
         file.write((json.dumps({"photos": len(photos), "rows": rows}, indent=2) + "\n").encode())

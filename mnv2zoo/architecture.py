@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from mnv2zoo.errors import UnknownModelError
+from mnv2zoo.errors import UnknownModelError, unknown
 
 Classifier = Literal["linear", "conv", "conv_bn", "conv_bn_act"]
 CLASSIFIERS: tuple[Classifier, ...] = ("linear", "conv", "conv_bn", "conv_bn_act")
@@ -455,7 +455,7 @@ def get(name: str) -> Config:
     # Most functions that take a name also take a folder, so a misspelled path ends up here.
     path = " If you meant a folder, it must contain config.json." if "/" in name else ""
     raise UnknownModelError(
-        f"unknown architecture {name!r}"[:200],
+        unknown("architecture", name, tuple(CONFIGS))[:200],
         expected=", ".join(near or CONFIGS),
         found=repr(name),
         fix=f"Run `mnv2zoo list` to see all names.{path}",

@@ -61,8 +61,9 @@ REQUIRE_PINNED = Variable(
 )
 HOME = Variable(
     "MNV2ZOO_HOME",
-    "Folder for the package's own state: the hashes recorded on first use, and cached copies of large training images "
-    "in `images`. Set it if your user has no home folder and you use unpinned weights.",
+    "Folder for the package's own state: the hashes recorded on first use, inference engines in `engines`, and cached "
+    "copies of large training images in `images`. `mnv2zoo cache` lists and clears the last two. Set it if your user "
+    "has no home folder and you use unpinned weights.",
     "`~/.cache/mnv2zoo`",
 )
 DOWNLOAD_TIMEOUT = Variable(

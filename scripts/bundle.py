@@ -1,9 +1,9 @@
-"""Puts a packed run into the package: its weights, its entry in the index, and its record in the documentation.
+"""Adds a packaged run to the package: its weights, its index entry, and its record in the documentation.
 
     python scripts/bundle.py RUN [EARLIER_RUN ...]
 
-RUN holds a `package` without a repository, as `mnv2zoo weights pack` makes it. The recipes and logs of earlier
-runs that it started from are kept with its own.
+RUN contains a `package` without a repository, from `mnv2zoo weights pack`. The recipes and logs of earlier runs that it
+started from are stored with its own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def index_text(document: dict[str, object]) -> str:
-    """An index as it is written by hand: a field a line."""
+    """Formats an index with one field per line, as it is written by hand."""
     weights = document["weights"]
     assert isinstance(weights, dict)
     entries = (
@@ -34,7 +34,7 @@ def index_text(document: dict[str, object]) -> str:
 
 
 def main(run: Path, *earlier: Path) -> None:
-    """Copies the weights and the record, and writes the entry, in place of an earlier one of the name."""
+    """Copies the weights and the record, and adds the entry, replacing an earlier one with that name."""
     (name, entry), *_ = json.loads((run / "package/index_entry.json").read_text(encoding="utf-8")).items()
     target = ROOT / "mnv2zoo/bundled" / entry["bundled"]
     target.parent.mkdir(exist_ok=True)
@@ -50,7 +50,7 @@ def main(run: Path, *earlier: Path) -> None:
     record.mkdir(parents=True, exist_ok=True)
     for step, folder in enumerate((*earlier, run), 1):
         recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
-        del recipe["data"], recipe["model"]  # where they were on one machine
+        del recipe["data"], recipe["model"]  # paths on one machine
         (record / f"{step}-recipe.json").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
         shutil.copyfile(folder / "metrics.jsonl", record / f"{step}-metrics.jsonl")
         shutil.copyfile(folder / "report/val/curves.png", record / f"{step}-curves.png")

@@ -1,4 +1,4 @@
-"""What the generated documentation is made from, and the form of its tables."""
+"""The sources of the generated documentation, and the form of its tables."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def figures(config: Config, entry: WeightsEntry | None) -> tuple[str, str]:
 
 
 def measured(benchmark: str) -> dict[str, Any]:
-    """What a benchmark last wrote."""
+    """The last results of a benchmark."""
     return _read(f"benchmarks/results/{benchmark}.json")
 
 
@@ -56,7 +56,7 @@ def is_measured(benchmark: str) -> bool:
 
 
 def recorded(name: str) -> dict[str, Any]:
-    """What an example, or the attacks, last wrote for the documentation."""
+    """The last results of an example, or of the attacks, for the documentation."""
     return _read(f"docs/results/{name}.json")
 
 

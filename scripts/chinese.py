@@ -10,12 +10,24 @@ from pathlib import Path
 WORDS: dict[str, str] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 HOLES = re.compile(r"\{\*?\}")
 # What is not words: code, addresses, HTML, included files and paths.
-CODE = re.compile(r"`[^`]*`|\]\([^)]*\)|https?://\S+|<[^>]+>|--8<--.*|\S+/\S+(?=$)")
+CODE = re.compile(r"`[^`]*`|\]\([^)]*\)|https?://\S+|<[^>]+>|\{[^}]*\}|--8<--.*|\S+/\S+(?=$)")
 WORD = re.compile(r"\b[a-z][a-z-]*[a-z]\b")
 # Lowercase words that are the same in Chinese.
-NAMES = {"anomalib", "captum", "eager", "fastai", "grad-cam", "lightning", "mnv2zoo", "nncf", "netron", "onnxruntime"}
+NAMES = {
+    "anomalib",
+    "captum",
+    "eager",
+    "fastai",
+    "google",
+    "grad-cam",
+    "lightning",
+    "mnv2zoo",
+    "nncf",
+    "netron",
+    "onnxruntime",
+}
 NAMES |= {"openvino", "peft", "px", "segmentation-models-pytorch", "timm", "top", "torch", "torchao", "torchvision"}
-NAMES |= {"channels", "last", "transformers"}
+NAMES |= {"channels", "last", "onnxruntime", "transformers"}
 
 
 def _pattern(english: str) -> re.Pattern[str]:
@@ -45,7 +57,17 @@ def translate(part: str) -> str:
     return "\n".join([*lines, ""])
 
 
+def page(part: str) -> str:
+    """Translates a part for a page in docs/zh, from which the pages of models are one folder up."""
+    return translate(part).replace("](models/", "](../models/")
+
+
 def _words(text: str) -> str:
+    cell, brace, attributes = text.partition(" { ")
+    return _translated(cell) + brace + attributes
+
+
+def _translated(text: str) -> str:
     if text in WORDS:
         return WORDS[text]
     for pattern, chinese in PATTERNS:

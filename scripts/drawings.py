@@ -1,6 +1,6 @@
 """The documentation's drawings, as SVG that is put into its pages.
 
-Colors are those of the page: the classes are in docs/stylesheets/extra.css, so that a drawing follows the page from
+Colors come from the page: the classes are in docs/stylesheets/extra.css, so that a drawing follows the page from
 light to dark. Lengths are in the units of each drawing's view box.
 """
 
@@ -137,7 +137,7 @@ def _kind(block: Bottleneck) -> str:
 
 
 def bottlenecks(config: Config, size: tuple[int, int]) -> str:
-    """The first bottleneck with a shortcut beside the first with stride 2 (paper, Figure 4(d))."""
+    """The first bottleneck with a shortcut next to the first with stride 2 (paper, Figure 4(d))."""
     blocks = architecture.bottlenecks(config)
     shown = [next(b for b in blocks if b.shortcut), next(b for b in blocks if b.stride == 2)]
 
@@ -191,7 +191,7 @@ def _bottleneck(left: float, block: Bottleneck, size: tuple[int, int], activatio
 
 
 class Point(NamedTuple):
-    """A point of a plot. Points of one name are joined; the first of them has the name beside it."""
+    """A point of a plot. Points of one name are joined; the first of them is labeled with the name."""
 
     name: str
     x: float
@@ -218,7 +218,7 @@ def scatter(
     legend: Mapping[str, str],
     note: str = "",
 ) -> str:
-    """A plot of named points; `legend` tells what each kind of them is, `note` how they came about."""
+    """A plot of named points; `legend` names each kind of point, `note` says how they were measured."""
     left, right, top, bottom = 40, WIDTH - 10, 26, 260
     xs, ys = ticks([0.0, *(point.x for point in points)]), ticks([point.y for point in points])
 
@@ -289,7 +289,7 @@ def bars(name: str, title: str, label: str, rows: Sequence[Bar]) -> str:
 
 
 def ticks(values: Sequence[float]) -> list[float]:
-    """Some six round numbers that span the values."""
+    """About six round numbers that span the values."""
     rough = (max(values) - min(values)) / 6
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)

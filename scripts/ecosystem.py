@@ -1,4 +1,4 @@
-"""Runs the tests of other libraries, and writes what they showed to `docs/results/ecosystem.json`.
+"""Runs the tests with other libraries, and writes the results to `docs/results/ecosystem.json`.
 
     python scripts/ecosystem.py        # everything; writes the file
     python scripts/ecosystem.py -k peft  # further arguments go to pytest; writes nothing
@@ -22,7 +22,7 @@ RESULTS = ROOT / "docs/results/ecosystem.json"
 
 
 class Recorder:
-    """Notes for each test marked `ecosystem` its library, what it shows, and whether it passed."""
+    """Records the library, the claim and the result of each test marked `ecosystem`."""
 
     def __init__(self) -> None:
         self.rows: dict[tuple[str, str], dict[str, Any]] = {}
@@ -36,12 +36,12 @@ class Recorder:
             row = self.rows.setdefault(
                 (library, shows), {"library": library, "version": version(library), "shows": shows, "passed": True}
             )
-            row["passed"] &= report.passed  # a test that is skipped shows nothing
+            row["passed"] &= report.passed  # a skipped test proves nothing
         return report
 
 
 def main() -> int:
-    """Runs the tests, and writes what a whole run showed."""
+    """Runs the tests, and writes the results if all of them ran."""
     recorder = Recorder()
     words = ["-m", "ecosystem", str(ROOT / "tests/ecosystem"), *sys.argv[1:]]
     status = pytest.main(words, plugins=[recorder])

@@ -23,7 +23,7 @@ from typing import Any
 import chinese
 import model_pages
 import performance
-from catalog import ROOT, WEIGHTS, figures, measured, recorded, table, weights_of
+from catalog import ROOT, WEIGHTS, figures, measured, recorded, table
 
 from mnv2zoo import architecture, environment
 from mnv2zoo.convert import LAYOUTS
@@ -35,22 +35,16 @@ PART = re.compile(r"(?P<start><!-- generated: (?P<name>\S+) -->\n)(?P<body>.*?)(
 
 
 def zoo() -> str:
-    """A row for each weights, and for each architecture without: what one chooses by."""
+    """The columns of the zoo that decide between models, for the README."""
     rows = []
-    for config in architecture.CONFIGS.values():
-        for entry in weights_of(config) or [None]:
-            published = (
-                (
-                    f"`{entry.tag}`",
-                    _percent(entry, "top1"),
-                    entry.trust,
-                    entry.license,
-                )
-                if entry
-                else ("none yet", "", "", "")
-            )
-            rows.append((f"`{config.name}`", *figures(config, entry), *published))
-    return table("name | params (M): | GMACs: | weights | top-1 (%): | trust | license of the weights", rows)
+    for config, entry in model_pages.in_order():
+        name = f"**`{config.name}`**" if entry and entry.name in index.RECOMMENDED else f"`{config.name}`"
+        published = ("none yet", "", "")
+        if entry:
+            published = (f"`{entry.tag}`", _percent(entry, "top1"), _percent(entry, "top5"))
+        terms = (entry.trust, entry.license) if entry else ("", "")
+        rows.append((name, *published, *model_pages.cost(config, entry), figures(config, entry)[1], *terms))
+    return table("name | weights | top-1 (%): | top-5 (%): | ms: | MB: | GMACs: | trust | license of the weights", rows)
 
 
 def _percent(entry: WeightsEntry, metric: str) -> str:
@@ -58,12 +52,12 @@ def _percent(entry: WeightsEntry, metric: str) -> str:
 
 
 def recommended() -> str:
-    """A row for each of the weights to begin with."""
+    """A row for each recommended set of weights."""
     rows = (
         (f"[`{WEIGHTS[name].architecture}`](models/{WEIGHTS[name].architecture}.md)", f"`{name}`", why)
         for name, why in index.RECOMMENDED.items()
     )
-    return table("start with | weights | what for", rows)
+    return table("model | weights | use it for", rows)
 
 
 def choose() -> str:
@@ -108,7 +102,7 @@ def c20_record() -> Path:
 
 
 def c20_about() -> list[dict[str, Any]]:
-    """What was used in each run that led to the weights, in their order."""
+    """The settings of each run that led to the weights, in order."""
     count = len(list(c20_record().glob("*-recipe.json")))
     files = (c20_record() / f"{number}-recipe.json" for number in range(1, 1 + count))
     return [json.loads(file.read_text(encoding="utf-8")) for file in files]
@@ -165,7 +159,7 @@ def c20_runs() -> str:
         epochs = [json.loads(line) for line in lines]
         minutes = sum(epoch["seconds"] for epoch in epochs) / 60
         links = (f"[{what.partition('.')[0]}]({C20}/{file})" for what, file in files.items())
-        validation = f"{epochs[-1]['val_top1']:.2f}" if about["held_out"] else "learnt from"
+        validation = f"{epochs[-1]['val_top1']:.2f}" if about["held_out"] else "trained on"
         figures = (len(epochs), f"{minutes:.0f}", validation)
         rows.append((number, about["classes"], about["recipe"]["train"], *figures, ", ".join(links)))
     return table("run: | classes: | trained | epochs: | minutes: | last validation top-1 (%): | files", rows)
@@ -335,7 +329,7 @@ TRANSFER = {
 
 
 def transfer() -> str:
-    """A row for each start of the 20-class network."""
+    """A row for each initialization of the 20-class model."""
     found = recorded("transfer")
     rows = (
         (
@@ -366,7 +360,7 @@ def taps() -> str:
     return table("feature maps | method | ms/image: | taps' time relative to it: | memory for 64 images (MB):", rows)
 
 
-# What decides on each data, and what is shown beside it.
+# The metric that decides on each dataset, and the one shown next to it.
 HEADS = {"bccd": ("map50", "AP50", "map", "mAP"), "camvid": ("miou", "mIoU", "pixel_accuracy", "pixel accuracy")}
 
 
@@ -463,7 +457,7 @@ def gpu() -> str:
 
 
 def on_gpu() -> dict[str, Any]:
-    """What each engine takes on the GPU, by batch size; timm and `torch` as measured beside each other alone."""
+    """The time of each engine on the GPU by batch size; timm and `torch` as measured next to each other alone."""
     found = recorded("gpu")
     return {batch: found.get("compiled", {}).get(batch, {}) | row for batch, row in found["inference"].items()}
 
@@ -599,8 +593,8 @@ def files() -> Iterator[tuple[Path, str]]:
     models = {ROOT / f"docs/models/{name}.md": name for name in architecture.CONFIGS}
     for path in sorted({*ROOT.glob("README*.md"), *(ROOT / "docs").rglob("*.md"), *models}):
         text = path.read_text(encoding="utf-8") if path.exists() else model_pages.begun(models[path])
-        in_chinese = path.parent == ROOT / "docs/zh" or path.name == "README.zh.md"
-        yield path, generate(text, chinese.translate) if in_chinese else generate(text)
+        translate = chinese.page if path.parent == ROOT / "docs/zh" else str
+        yield path, generate(text, chinese.translate if path.name == "README.zh.md" else translate)
 
 
 def main() -> int:

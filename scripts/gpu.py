@@ -2,11 +2,11 @@
 
     python scripts/gpu.py --photos PHOTOS
 
-`PHOTOS` holds some photos as JPEG files, of which the training's data is made. Each section is written as soon as it is
-measured, and those of batch sizes row by row. One that fails is named at the end; `--only SECTION` measures it again.
+`PHOTOS` contains some JPEG files, from which the training data is built. Each section is written as soon as it is
+measured, and tables by batch size row by row. Failed sections are named at the end; `--only SECTION` repeats one.
 
-All networks are MobileNetV2 1.0 at 224 pixels with random weights, on which speed does not depend. Those that are
-compared take turns; the figures are medians.
+All models are MobileNetV2 1.0 at 224 pixels with random weights, on which speed does not depend. Compared models take
+turns, and figures are medians.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs/results/gpu.json"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 BATCHES = (1, 32, 256, 1024)
-COMPILED = (1, 256)  # what `inductor` is measured at
+COMPILED = (1, 256)  # batch sizes at which `inductor` is measured
 CHECKS = ("tests/test_gpu.py", *(f"tests/deploy/test_{name}.py" for name in ("graphs", "engines", "optimize")))
 SIDE, CLASSES = 224, 10
 TRAIN_BATCH, IMAGES, WORKERS = 256, 8192, 14
 
 
 class Measurement:
-    """What a section needs: the device, how long to measure, and the photos.
+    """The inputs of each section: the device, the duration of measurements, and the photos.
 
     Args:
-        args: The words of the command line.
+        args: The command-line arguments.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
@@ -66,18 +66,18 @@ class Measurement:
         self.out: Path = args.out
 
     def images(self, batch: int) -> Tensor:
-        """A batch of random images on the device."""
+        """Returns a batch of random images on the device."""
         return torch.randn(max(batch // self.shrink, 1), 3, SIDE, SIDE, device=self.device)
 
     def rates(self, calls: Mapping[str, Callable[[], object]], batch: int) -> dict[str, dict[str, float]]:
-        """Milliseconds a call, and images a second, of calls that take turns."""
+        """Returns milliseconds per call and images per second of calls that take turns."""
         times = self.take_turns(calls)
         rows = {name: {"ms": ms, "images_per_second": round(1000 * batch / ms)} for name, ms in times.items()}
         print(f"batch {batch}:", rows, flush=True)
         return rows
 
     def write(self, results: Mapping[str, Any]) -> None:
-        """Writes what was measured so far."""
+        """Writes the results so far."""
         self.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
     def synchronize(self) -> None:
@@ -86,7 +86,7 @@ class Measurement:
             torch.get_device_module(self.device).synchronize()
 
     def take_turns(self, calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-        """Median milliseconds of each call, which take turns for a while."""
+        """Returns the median milliseconds of each call. The calls take turns."""
         times: dict[str, list[float]] = {name: [] for name in calls}
         for call in calls.values():
             for _ in range(3):
@@ -102,11 +102,11 @@ class Measurement:
         return {name: round(1000 * statistics.median(series), 4) for name, series in times.items()}
 
 
-# Sections. Each returns what it measured.
+# Sections. Each returns its results.
 
 
 def about(measurement: Measurement, results: dict[str, Any]) -> dict[str, Any]:
-    """The card and the versions."""
+    """The GPU and the versions."""
     device = measurement.device
     card = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
     return {
@@ -122,7 +122,7 @@ def checks(measurement: Measurement, results: dict[str, Any]) -> dict[str, Any]:
     """The tests that need a GPU."""
     words = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "--durations=10", "-p", "no:cacheprovider", *CHECKS]
     lines = [""]
-    # Line by line, so that one sees which test takes long; and nothing goes on computing if this process is stopped.
+    # Line by line, to show which test takes long. Nothing continues if this process is stopped.
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as tests:
         assert tests.stdout is not None
         try:
@@ -138,7 +138,7 @@ def checks(measurement: Measurement, results: dict[str, Any]) -> dict[str, Any]:
 
 @torch.inference_mode()
 def inference(measurement: Measurement, results: dict[str, Any]) -> dict[str, Any]:
-    """Milliseconds a batch of the engine `torch` and of timm in eager mode, by batch size and precision."""
+    """Milliseconds per batch of the engine `torch` and of timm in eager mode, by batch size and precision."""
     rows = results["inference"] = {}
     for batch in BATCHES:
         images = measurement.images(batch)
@@ -153,7 +153,7 @@ def inference(measurement: Measurement, results: dict[str, Any]) -> dict[str, An
 
 @torch.inference_mode()
 def compiled(measurement: Measurement, results: dict[str, Any]) -> dict[str, Any]:
-    """The same of the engine `inductor`, which compiles for minutes, beside those two."""
+    """The same for the engine `inductor`, which compiles for minutes, next to those two."""
     rows = results["compiled"] = {}
     for batch in COMPILED:
         images = measurement.images(batch)
@@ -169,21 +169,21 @@ def compiled(measurement: Measurement, results: dict[str, Any]) -> dict[str, Any
 
 
 def network(name: str) -> nn.Module:
-    """A network in evaluation mode, with the same weights in every process."""
+    """Builds a model in evaluation mode, with the same weights in every process."""
     torch.manual_seed(0)
     model: nn.Module = timm.create_model(name).eval()
     return model
 
 
 def timm_eager(images: Tensor, dtype: torch.dtype, device: torch.device) -> Callable[[], object]:
-    """timm's network as its benchmark runs it fastest in eager mode: channels last, weights of the type."""
+    """timm's model in its benchmark's fastest eager configuration: channels last, weights in the given dtype."""
     model = network("mobilenetv2_100").to(device, dtype, memory_format=torch.channels_last)
     given = images.to(dtype).contiguous(memory_format=torch.channels_last)
     return lambda: model(given)
 
 
 def on_engine(images: Tensor, engine: Any, precision: Any, device: torch.device) -> Callable[[], object]:
-    """Our network on an engine."""
+    """Our model on an engine."""
     fast = deploy.optimize(network("mnv2zoo_100"), images, engine, precision, device=str(device))
     print(f"{fast!r} at batch {len(images)}", flush=True)
     return lambda: fast(images)
@@ -191,10 +191,10 @@ def on_engine(images: Tensor, engine: Any, precision: Any, device: torch.device)
 
 @torch.inference_mode()
 def bound(measurement: Measurement, results: dict[str, Any]) -> dict[str, Any]:
-    """What the memory's bandwidth allows at batch 256 in fp16, and the part of it that timm and the engines reach.
+    """The limit set by memory bandwidth at batch 256 in fp16, and the share of it that timm and the engines reach.
 
-    The bound: every convolution of the folded network, with its activation and its residual, reads its input and its
-    weights once, and writes its output once, at the rate at which the device copies a tensor of 2 GiB.
+    The limit assumes that every convolution of the folded model, with its activation and residual, reads its input and
+    weights once and writes its output once, at the rate at which the device copies a 2 GiB tensor.
     """
     batch = 256
     moved = bytes_moved(batch, 2)
@@ -220,7 +220,7 @@ def bound(measurement: Measurement, results: dict[str, Any]) -> dict[str, Any]:
 
 
 def bytes_moved(batch: int, element: int) -> int:
-    """Bytes that the folded network's layers read and write for a batch, if each tensor moves once per layer."""
+    """Bytes that the folded model's layers read and write for a batch, if each tensor moves once per layer."""
     moved = 0
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -237,14 +237,14 @@ def bytes_moved(batch: int, element: int) -> int:
     for hook in hooks:
         hook.remove()
     for block in architecture.bottlenecks(architecture.get("mnv2zoo_100")):
-        if block.shortcut:  # the residual is read too
+        if block.shortcut:  # the residual is also read
             moved += element * batch * block.out_channels * (SIDE // block.reduction) ** 2
     return moved
 
 
 @torch.inference_mode()
 def heads(measurement: Measurement, results: dict[str, Any]) -> dict[str, Any]:
-    """Our SSDLite and LR-ASPP, eager and on the engine `torch` in fp16, beside torchvision's of MobileNetV3."""
+    """Our SSDLite and LR-ASPP, eager and on the engine `torch` in fp16, next to torchvision's with MobileNetV3."""
     device, rows = measurement.device, {}
     torch.manual_seed(0)
     cases: dict[str, tuple[nn.Module, nn.Module, tuple[int, int]]] = {
@@ -276,14 +276,14 @@ def heads(measurement: Measurement, results: dict[str, Any]) -> dict[str, Any]:
 
 
 def eager(model: nn.Module, images: Tensor, device: torch.device) -> Callable[[], object]:
-    """A network as it is."""
+    """A model in eager mode."""
     placed = copy.deepcopy(model).eval().to(device)
     given = list(images) if isinstance(placed, torchvision_detection.ssd.SSD) else images
     return lambda: placed(given)
 
 
 def steps(measurement: Measurement, results: dict[str, Any]) -> dict[str, Any]:
-    """Training images a second of timm's network and ours in the same loop, on images that lie on the device."""
+    """Training images per second of timm's model and ours in the same loop, with images already on the device."""
     batch = max(TRAIN_BATCH // measurement.shrink, 2)
     images = torch.randn(batch, 3, SIDE, SIDE, device=measurement.device).contiguous(memory_format=torch.channels_last)
     labels = torch.arange(batch, device=measurement.device) % CLASSES
@@ -296,7 +296,7 @@ def steps(measurement: Measurement, results: dict[str, Any]) -> dict[str, Any]:
 
 
 def training_step(name: str, images: Tensor, labels: Tensor, compiled: bool) -> Callable[[], object]:
-    """A step with bf16 autocast, channels last."""
+    """A training step with bf16 autocast and channels last."""
     torch.manual_seed(0)
     model: Any = timm.create_model(name, num_classes=CLASSES).to(images.device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
@@ -314,10 +314,10 @@ def training_step(name: str, images: Tensor, labels: Tensor, compiled: bool) -> 
 
 
 def training(measurement: Measurement, results: dict[str, Any]) -> dict[str, Any]:
-    """Training images a second from JPEG files: `finetune`, and a loop of timm's parts with its best flags.
+    """Training images per second from JPEG files: `finetune`, and a loop of timm's parts with its best flags.
 
-    Both decode the same photos of about 320 by 430 pixels on as many processes, crop at random, flip, and step in bf16
-    channels last. The first epoch warms up; the second counts.
+    Both decode the same photos of about 320 by 430 pixels with the same number of processes, crop at random, flip, and
+    train in bf16 with channels last. The first epoch is a warm-up; the second counts.
     """
     if measurement.photos is None:
         raise ValueError("training needs --photos")
@@ -354,7 +354,7 @@ def training(measurement: Measurement, results: dict[str, Any]) -> dict[str, Any
 
 
 def copied(photos: Path, target: Path, number: int) -> Path:
-    """A folder of classes with so many copies of the photos, and a few for validation."""
+    """Builds class folders with that many copies of the photos, and a few for validation."""
     files = sorted(photos.glob("*.jpg"))
     for split, count in (("train", number), ("val", 64)):
         for place in range(count):
@@ -365,7 +365,7 @@ def copied(photos: Path, target: Path, number: int) -> Path:
 
 
 def timms_epochs(folder: Path, measurement: Measurement, compiled: bool) -> list[int]:
-    """Images a second of epochs as timm's `train.py` runs them: --amp --amp-dtype bfloat16 --channels-last."""
+    """Images per second of epochs as timm's `train.py` runs them: --amp --amp-dtype bfloat16 --channels-last."""
     device = measurement.device
     loader = create_loader(
         create_dataset("", str(folder)),
@@ -411,7 +411,7 @@ SECTIONS: dict[str, Callable[[Measurement, dict[str, Any]], dict[str, Any]]] = {
 
 
 def main() -> int:
-    """Runs the sections, and writes what each measured as soon as it is there."""
+    """Runs the sections, and writes the results of each as soon as it finishes."""
     args = arguments()
     began, measurement, failed = time.perf_counter(), Measurement(args), []
     results = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
@@ -423,20 +423,20 @@ def main() -> int:
             failed.append(name)
         measurement.write(results)
         print(f"{name}: {json.dumps(results.get(name))}; {time.perf_counter() - began:.0f} s", flush=True)
-        torch.cuda.empty_cache()  # does nothing where there is no such GPU
+        torch.cuda.empty_cache()  # does nothing without a CUDA GPU
     print(f"failed: {', '.join(failed)}" if failed else f"written to {args.out}")
     return len(failed)
 
 
 def arguments() -> argparse.Namespace:
-    """The words of the command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, help="folder of photos, for the section `training`")
+    parser.add_argument("--photos", type=Path, help="folder of JPEG photos, for the section `training`")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--only", nargs="*", choices=list(SECTIONS), help="sections to measure")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--seconds", type=float, default=2, help="how long a comparison takes (2 by default)")
-    parser.add_argument("--shrink", type=int, default=1, help="divides batches and data, to try the script on a CPU")
+    parser.add_argument("--seconds", type=float, default=2, help="duration of each comparison (default: 2)")
+    parser.add_argument("--shrink", type=int, default=1, help="divisor of batch and data sizes, to try this on a CPU")
     return parser.parse_args()
 
 

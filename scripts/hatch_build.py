@@ -1,4 +1,4 @@
-"""Adds what only a build knows: the signature of the index, and the addresses of the repository."""
+"""Adds what only a build knows: the signature of the index, and the URLs of the repository."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 
 class SignatureHook(BuildHookInterface):
-    """Puts the signature of the index into the wheel, beside the index, where there is one."""
+    """Adds the signature of the index to the wheel, next to the index, if there is one."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         signature = Path(self.root, "weights_index.json.sig")
@@ -20,7 +20,7 @@ class SignatureHook(BuildHookInterface):
 
 
 class AddressHook(MetadataHookInterface):
-    """Names the repository whose workflow builds the release, by the variables that GitHub sets there."""
+    """Sets the URLs of the repository whose workflow builds the release, from GitHub's environment variables."""
 
     def update(self, metadata: dict[str, Any]) -> None:
         server, repository = os.environ.get("GITHUB_SERVER_URL"), os.environ.get("GITHUB_REPOSITORY")
@@ -28,7 +28,7 @@ class AddressHook(MetadataHookInterface):
 
 
 def addresses(repository: str) -> dict[str, str]:
-    """The project's addresses, with the labels that PyPI knows."""
+    """Returns the project's URLs, with labels that PyPI knows."""
     return {
         "Repository": repository,
         "Issues": f"{repository}/issues",

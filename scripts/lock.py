@@ -1,9 +1,9 @@
-"""Writes the lock files: exact versions with the hashes of their files, for installations that nobody can change.
+"""Writes the lock files: exact versions with file hashes, for reproducible installations.
 
-`requirements/ci.txt` holds what `.[dev,docs]` needs, all but PyTorch, torchvision and what belongs to one build of
-PyTorch alone (CUDA's libraries, Triton): which build fits a machine is that machine's matter, and its hash would be
-that of one build. They are installed before the lock file, from which pip then takes nothing but what it lists
-(`--no-deps`). `requirements/scan.txt` holds the scanner of `make scan`, which has an environment of its own.
+`requirements/ci.txt` contains everything that `.[dev,docs]` needs except PyTorch, torchvision and packages that belong
+to one build of PyTorch (CUDA libraries, Triton), because the right build depends on the machine. Install those first,
+and then only what the lock file lists (`--no-deps`). `requirements/scan.txt` contains the scanner for `make scan`,
+which has its own environment.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CI = ROOT / "requirements/ci.txt"
 SCAN = ROOT / "requirements/scan.txt"
-SCANNER = "modelaudit>=0.2.54\n"  # of those that look into safetensors files; modelscan 0.8.8 skips them
+SCANNER = "modelaudit>=0.2.54\n"  # it reads safetensors files; modelscan 0.8.8 skips them
 BOUNDS = """\
-backports-strenum<1.3                    # uv overlooks that later releases are for older Pythons alone
+backports-strenum<1.3                    # uv overlooks that later releases are only for older Pythons
 pydantic>=2.12; python_version>='3.14'   # uv overlooks that earlier ones have no wheel for it
 """
 MACHINES_OWN = re.compile(r"torch|torchvision|triton|(cuda|nvidia)-.+")
 
 
 def compiled(*words: str, requirements: str) -> str:
-    """What uv resolves, newest first, for every system and every Python from 3.11 on, as a requirements file."""
+    """Resolves requirements with uv to the newest versions for every system and for Python 3.11 and later."""
     options = [
         "--quiet",
         "--no-annotate",

@@ -1,4 +1,4 @@
-"""The zoo's table, plot and pages of models, from the table of configurations and the index of weights."""
+"""The zoo's tables, plots and model pages, from the table of configurations and the index of weights."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from catalog import TIMES, WEIGHTS, figures, input_size, is_measured, measured, 
 
 from mnv2zoo import architecture
 from mnv2zoo.architecture import Config
+from mnv2zoo.weights import index
 from mnv2zoo.weights.schema import WeightsEntry
 
 
@@ -20,35 +21,58 @@ def family(config: Config) -> str:
 
 
 def source(entry: WeightsEntry) -> str:
-    """Who keeps the file: an organization of the Hub, or this package."""
+    """The host of the file: an organization on the Hub, or this package."""
     return "this package" if entry.bundled else str(entry.repo_id).partition("/")[0]
 
 
+def in_order() -> list[tuple[Config, WeightsEntry | None]]:
+    """Models with their weights: the recommended ones first, then by accuracy, and last the models without weights."""
+    rows = [(config, entry) for config in architecture.CONFIGS.values() for entry in weights_of(config) or [None]]
+    recommended = list(index.RECOMMENDED)
+
+    def place(row: tuple[Config, WeightsEntry | None]) -> tuple[int, float]:
+        entry = row[1]
+        if entry is None:
+            return len(recommended) + 1, 0
+        if entry.name in recommended:
+            return recommended.index(entry.name), 0
+        return len(recommended), -entry.metrics.get("top1", 0)
+
+    return sorted(rows, key=place)
+
+
+def cost(config: Config, entry: WeightsEntry | None) -> tuple[str, str]:
+    """Milliseconds per image where they were measured, and megabytes of fp32 weights."""
+    times = measured("latency")["networks"] if is_measured("latency") else {}
+    took = times.get(entry.name) if entry else None
+    return f"{took['torch']['median_ms']:.1f}" if took else "", f"{4 * architecture.parameters(config) / 1e6:.1f}"
+
+
 def models() -> str:
-    """A row for each weights, and for each architecture without; docs/javascripts/zoo.js reads `data-filter`."""
+    """A row for each set of weights, and for each model without; docs/javascripts/zoo.js reads `data-filter`."""
     rows = []
-    for config in architecture.CONFIGS.values():
-        for entry in weights_of(config) or [None]:
-            side = TIMES.join(map(str, input_size(config, entry)))
-            page = f"models/{config.name}.md"
-            of_weights = (
-                (f"[`{entry.tag}`]({page}#{entry.tag})", top1(entry), entry.license, source(entry), entry.trust)
-                if entry
-                else ("none yet", "", "", "", "")
-            )
-            weights, *terms = of_weights
-            params, macs = figures(config, entry)
-            rows.append((f"[`{config.name}`]({page})", weights, family(config), params, macs, side, *terms))
+    for config, entry in in_order():
+        page = f"models/{config.name}.md"
+        name = f"[`{config.name}`]({page})"
+        weights, accuracy, terms = "none yet", ("", ""), ("", "", "")
+        if entry:
+            name = f"**{name}**" if entry.name in index.RECOMMENDED else name
+            weights = f"[`{entry.tag}`]({page}#{entry.tag})"
+            accuracy = metric(entry, "top1"), metric(entry, "top5")
+            terms = entry.license, source(entry), entry.trust
+        params, macs = figures(config, entry)
+        side = input_size(config, entry)[0]
+        rows.append((name, weights, family(config), *accuracy, *cost(config, entry), params, macs, side, *terms))
     choice, most, least = ("{ data-filter=" + kind + " }" for kind in ("choice", "most", "least"))
     return table(
-        f"model | weights | family {choice} | params (M) {most}: | GMACs {most}: | pixels | top-1 (%) {least}: | "
-        f"license {choice} | source {choice} | trust {choice}",
+        f"model | weights | family {choice} | top-1 (%) {least}: | top-5 (%): | ms {most}: | MB {most}: | "
+        f"params (M): | GMACs {most}: | input (px): | license {choice} | source {choice} | trust {choice}",
         rows,
     )
 
 
-def top1(entry: WeightsEntry) -> str:
-    return f"{entry.metrics['top1']:.2f}" if "top1" in entry.metrics else ""
+def metric(entry: WeightsEntry, name: str) -> str:
+    return f"{entry.metrics[name]:.2f}" if name in entry.metrics else ""
 
 
 def begun(name: str) -> str:
@@ -64,7 +88,7 @@ def model(name: str) -> str:
             about(config),
             "## Use it\n\n" + use(config),
             "## Weights\n\n" + weights(config),
-            "## The network\n\n" + network(config),
+            "## Architecture\n\n" + network(config),
             "## Feature maps\n\n" + feature_maps(config),
         )
     )
@@ -72,16 +96,17 @@ def model(name: str) -> str:
 
 def about(config: Config) -> str:
     kind = {
-        "paper": f"The paper's network at width {config.width:.2f}",
-        "deeper": f"timm's deeper network at width {config.width:.2f}, its stem and head as at width 1.00",
-        "20-class": f"The tutorial's network at width {config.width:.2f}",
+        "paper": f"MobileNetV2 at width {config.width:.2f}, as in the paper",
+        "deeper": f"timm's deeper MobileNetV2 at width {config.width:.2f}, with the stem and head of width 1.00",
+        "20-class": f"The 20-class MobileNetV2 of a PyTorch tutorial at width {config.width:.2f}",
     }[family(config)]
     described = config.source
     if described.startswith("https://"):
         described = f"[{described.removeprefix('https://')}]({described})"
     size = input_size(config)
-    return f"{kind}, for {config.num_classes} classes. Source: {described}. [All models](../zoo.md).\n\n" + table(
-        "parameters: | MACs: | at | classes: | bottlenecks: | activation",
+    classes = "" if family(config) == "20-class" else f", with {config.num_classes} classes"
+    return f"{kind}{classes}. Source: {described}. [Compare all models](../zoo.md).\n\n" + table(
+        "parameters: | MACs: | input (px) | classes: | bottlenecks: | activation",
         [
             (
                 f"{architecture.parameters(config):,}",
@@ -96,10 +121,10 @@ def about(config: Config) -> str:
 
 
 def use(config: Config) -> str:
-    """Code to copy; the test-suite runs it."""
+    """Code to copy, which the tests run."""
     name = config.name
     if not weights_of(config):
-        return f"""There are no weights for it yet; it starts from random numbers.
+        return f"""There are no pretrained weights yet, so training starts from random initialization.
 
 ```python
 import timm, torch, mnv2zoo
@@ -147,18 +172,19 @@ def weights(config: Config) -> str:
 
 
 def facts(entry: WeightsEntry) -> str:
-    """All that the index tells of weights."""
+    """Everything that the index says about weights."""
     if entry.bundled:
         file = f"`{entry.bundled}`, in the package"
     else:
         file = f"`{entry.filename}` of `{entry.repo_id}`"
-    metrics = ", ".join(f"{metric} {value:.2f} %" for metric, value in entry.metrics.items())
+    titles = {"top1": "top-1", "top5": "top-5"}
+    metrics = ", ".join(f"{titles.get(name, name)} {value:.2f} %" for name, value in entry.metrics.items())
     labels = entry.labels or f"{entry.num_classes} of its own"
     return table(
         "fact | value",
         (
             ("name", f"`{entry.name}`"),
-            ("what they are", entry.description or "unknown"),
+            ("description", entry.description or "unknown"),
             ("metrics", metrics or "unknown"),
             ("license", entry.license),
             ("origin", f"<{entry.origin}>" if entry.origin else "this project"),
@@ -168,7 +194,7 @@ def facts(entry: WeightsEntry) -> str:
                 "SHA-256",
                 f"`{entry.sha256}`"
                 if entry.sha256
-                else f"unknown: [{entry.trust}](../weights.md#weights-without-a-hash)",
+                else f"recorded on [{entry.trust}](../weights.md#weights-without-a-hash)",
             ),
             ("size", f"{entry.size:,} bytes" if entry.size else "unknown"),
             ("classes", f"{entry.num_classes} ({labels})"),
@@ -183,14 +209,14 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 
 def network(config: Config) -> str:
-    """The drawings, which the site's build puts in, and the table of what is drawn."""
+    """The diagrams, which the site's build inserts, and the table of the same layers."""
     sizes = f"height{TIMES}width{TIMES}channels"
     return f"""<figure class="drawing pair">
 --8<-- "drawings/{config.name}-network.svg"
 --8<-- "drawings/{config.name}-bottlenecks.svg"
 <figcaption>
-A box with a number is that bottleneck, an arc over it its shortcut. A filled box that narrows has stride 2 and halves
-the map. Sizes are {sizes} of what comes out.
+Left: the whole model. Each numbered box is a bottleneck, and an arc above it is a shortcut. A filled, tapered box has
+stride 2 and halves the resolution. Right: the layers of a bottleneck. Labels give the output size as {sizes}.
 </figcaption>
 </figure>
 
@@ -198,7 +224,7 @@ the map. Sizes are {sizes} of what comes out.
 
 
 def stages(config: Config) -> str:
-    """A row for each step, in the letters of the paper's Table 2."""
+    """A row for each group of layers, in the letters of the paper's Table 2."""
     size = input_size(config)
     layers = architecture.layers(config)
     blocks = architecture.bottlenecks(config)
@@ -221,18 +247,17 @@ def stages(config: Config) -> str:
         yield ("C2", "", config.head_channels, 1, 1, head, *counted(1))
         yield ("classifier", "", config.num_classes, 1, "", config.num_classes, *counted(1))
 
-    return table("step | t: | c: | n: | s: | output | parameters: | MACs:", rows()) + (
-        "\nt is the expansion, c the channels that come out, n how often the step is repeated, s the stride of its "
-        "first.\n"
+    return table("layers | t: | c: | n: | s: | output | parameters: | MACs:", rows()) + (
+        "\nt = expansion factor, c = output channels, n = number of bottlenecks, s = stride of the first one.\n"
     )
 
 
 def feature_maps(config: Config) -> str:
-    """What `features_only=True` gives."""
+    """The maps of `features_only=True`."""
     size = input_size(config)
     last = {block.stage: block for block in architecture.bottlenecks(config)}
     return table(
-        "level | channels: | reduction: | output",
+        "bottleneck | channels: | stride: | output",
         (
             (
                 f"`{last[level.stage - 1].name}`",
@@ -243,8 +268,9 @@ def feature_maps(config: Config) -> str:
             for level in architecture.features(config)
         ),
     ) + (
-        "\nThese are the maps of `features_only=True`; [`BottleneckTaps`][mnv2zoo.features.BottleneckTaps] gives any "
-        "other. A reduction is the number of image pixels a side for one pixel of the map.\n"
+        "\n`features_only=True` returns these maps. [`BottleneckTaps`][mnv2zoo.features.BottleneckTaps] returns the "
+        "output of any layer by name. At stride 8, the map has an eighth of the image's height and width. timm calls "
+        "the stride `reduction`.\n"
     )
 
 
@@ -258,19 +284,19 @@ def accuracy() -> str:
     points = [
         drawings.Point(
             entry.architecture,
-            round(architecture.macs(architecture.get(entry.name), entry.input_size[1:]) / 1e6, 1),
+            round(architecture.macs(architecture.get(entry.name), entry.input_size[1:]) / 1e9, 3),
             entry.metrics["top1"],
             "filled" if entry.pinned else "hollow",
         )
         for entry in on_imagenet()
     ]
-    title = "ImageNet top-1 accuracy against multiply-adds"
-    legend = {"filled": "pinned", "hollow": "not pinned yet"}
-    return drawings.scatter("accuracy", title, "millions of multiply-adds", "top-1 (%)", points, legend)
+    title = "ImageNet top-1 accuracy against GMACs"
+    legend = {"filled": "pinned", "hollow": "first use"}
+    return drawings.scatter("accuracy", title, "GMACs", "top-1 (%)", points, legend)
 
 
 def latency() -> str:
-    """Accuracy against the time for an image, as measured last."""
+    """Accuracy against latency, as last measured."""
     found = measured("latency")
     kinds = {"torch": "filled", "eager": "other"}
     points = [
@@ -286,32 +312,33 @@ def latency() -> str:
     ]
     return drawings.scatter(
         "latency",
-        "ImageNet top-1 accuracy against the time for an image",
-        f"milliseconds for an image alone, on {found['threads']} threads",
+        "ImageNet top-1 accuracy against latency",
+        f"ms/image at batch size 1, {found['threads']} threads",
         "top-1 (%)",
         points,
-        {"filled": "optimized, engine torch", "other": "PyTorch as it is"},
+        {"filled": "optimized, engine torch", "other": "eager PyTorch"},
         f"{found['machine']['cpu']}, {found['date']}",
     )
 
 
 def costs() -> str:
-    """The plots of accuracy against what it costs; that against time once there is a measurement."""
+    """The plots of accuracy against GMACs and, once it is measured, against latency."""
     plots = ["accuracy"] + ["latency"] * is_measured("latency")
     lines = [f'<figure class="{"drawing pair" if len(plots) > 1 else "drawing"}">']
     lines += [f'--8<-- "drawings/{plot}.svg"' for plot in plots]
-    lines += ["<figcaption>The weights for ImageNet.</figcaption>", "</figure>", ""]
+    lines += ["<figcaption>Each point is one set of ImageNet weights.</figcaption>", "</figure>", ""]
     if len(plots) > 1:
         lines += [
-            "Times are medians of `benchmarks/latency.py`, in which all networks take turns on random weights. "
-            "[`optimize`](deploy.md) is one call; it has faster engines than `torch`, which is always there.",
+            "Latency is the median of `benchmarks/latency.py`, which runs the models in turn with random weights. The "
+            "filled points use the `torch` engine, which needs no extra package. [`optimize`](deploy.md) can use "
+            "faster engines.",
             "",
         ]
     return "\n".join(lines)
 
 
 def all_drawings() -> dict[str, str]:
-    """The text of every drawing, by the name of its file."""
+    """The text of every diagram, by file name."""
     found = {"accuracy.svg": accuracy()}
     if is_measured("latency"):
         found["latency.svg"] = latency()

@@ -1,6 +1,6 @@
-"""Looks for harmful content in the weights that the package bundles, with modelaudit, and proves that it would find it.
+"""Scans the bundled weights for harmful content with modelaudit, and proves that the scanner would find it.
 
-Started by the Python of an environment that holds `requirements/scan.txt`.
+Run it with the Python of an environment that contains `requirements/scan.txt`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Harmful:
 
 
 def scan(path: Path) -> tuple[int, dict]:
-    """modelaudit's exit status and report on a file or folder."""
+    """Returns modelaudit's exit status and report for a file or folder."""
     env = os.environ | {"PROMPTFOO_DISABLE_TELEMETRY": "1"}
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")

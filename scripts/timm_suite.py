@@ -1,8 +1,8 @@
 """Runs timm's own model tests on every architecture of this package.
 
-The tests are those of the installed timm's source distribution, which pip downloads once; they are not
-part of this repository. `timm_suite_plugin.py` says which of them apply and how. Needs the package
-installed with its `dev` extra.
+The tests come from the source distribution of the installed timm, which pip downloads once. They are not part of this
+repository. `timm_suite_plugin.py` says which of them apply and how. Needs the package installed with its `dev`
+extra.
 
     python scripts/timm_suite.py                 # everything
     python scripts/timm_suite.py -k torchscript  # further arguments go to pytest
@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def timm_tests(cache: Path) -> Path:
-    """The folder `tests` of the installed timm's source distribution."""
+    """Returns the folder `tests` of the installed timm's source distribution."""
     name = f"timm-{version('timm')}"
     tests = cache / name / "tests"
     if not tests.is_dir():
@@ -43,7 +43,7 @@ def timm_tests(cache: Path) -> Path:
             pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "timm"]
             subprocess.run([*pip, "--dest", scratch, name.replace("-", "==")], check=True)
             with tarfile.open(Path(scratch, f"{name}.tar.gz")) as archive:
-                # Its safe filter came with Python 3.11.4, which is newer than Debian 12's.
+                # The safe filter requires Python 3.11.4, which is newer than Debian 12's.
                 for member in archive:
                     path = Path(scratch, member.name)
                     if member.isfile() and path.parent == Path(scratch, name, "tests"):
@@ -54,12 +54,12 @@ def timm_tests(cache: Path) -> Path:
 
 
 def unclear_tests(tests: Path) -> list[str]:
-    """What the plugin's lists and timm's files disagree about, as messages."""
+    """Returns messages about differences between the plugin's lists and timm's files."""
     messages = []
     for file, listed in APPLIES.items():
         tree = ast.parse((tests / file).read_text(encoding="utf-8"))
         names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-        messages += [f"{file}: {name} is listed but timm no longer has it" for name in listed if name not in names]
+        messages += [f"{file}: {name} is listed, but timm no longer has it" for name in listed if name not in names]
         if file == "test_models.py":
             unlisted = sorted(name for name in names - listed.keys() if name.startswith("test_"))
             others = [name for name in unlisted if any(fnmatchcase(name, pattern) for pattern in OTHERS)]
@@ -68,10 +68,10 @@ def unclear_tests(tests: Path) -> list[str]:
 
 
 def random_weights(folder: Path) -> Path:
-    """Writes an index that gives every name of the shipped one, and every architecture, weights of random numbers.
+    """Writes an index that gives random weights to every name of the bundled index and to every architecture.
 
-    The index pins them, so that timm's tests of pretrained models go the whole way from a name to
-    verified bytes without the Hub.
+    The index pins them, so timm's tests of pretrained models cover the whole path from a name to verified bytes
+    without the Hub.
     """
     entries = {}
     shipped = index.read(index.shipped_path())
@@ -99,8 +99,8 @@ def random_weights(folder: Path) -> Path:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", type=Path, default=ROOT / ".venv" / "timm-suite", help="where timm's tests are kept")
-    parser.add_argument("--jobs", type=int, default=2, help="processes (2 by default; more than 1 needs pytest-xdist)")
+    parser.add_argument("--cache", type=Path, default=ROOT / ".venv" / "timm-suite", help="folder for timm's tests")
+    parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2; more than 1 needs pytest-xdist)")
     args, pytest_args = parser.parse_known_args()
 
     tests = timm_tests(args.cache.resolve())
@@ -111,7 +111,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         paths = [str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH", "")]
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-        env.pop("GITHUB_ACTIONS", None)  # timm leaves tests out where it is set
+        env.pop("GITHUB_ACTIONS", None)  # timm skips tests if it is set
         env.setdefault("OMP_NUM_THREADS", "1")
         env |= {"MNV2ZOO_WEIGHTS_INDEX": str(random_weights(Path(scratch))), "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, "-m", "pytest", "-p", "timm_suite_plugin", "-p", "no:cacheprovider", "-q", "-rsfE"]

@@ -34,13 +34,13 @@ class Run:
     """How a test that timm gives names, or names in its body, runs on ours.
 
     Attributes:
-        listed: Whether the test takes its names from one of timm's lists, which `_list_models` makes a list of ours.
-        rows: For each name, values of the arguments parametrised together with the name.
+        listed: Whether the test takes its names from one of timm's lists, which `_list_models` replaces by our list.
+        rows: For each name, values of the arguments parametrized together with the name.
         instead_of: The name that stands in the test's body, where ours is put instead.
-        without: Arguments to leave out when the model is made, as they belong to the other architecture.
-        fixed: Values for further parametrised arguments.
+        without: Arguments to leave out when the model is created, as they belong to the other architecture.
+        fixed: Values for further parametrized arguments.
         settled: Give the batch norms the statistics of noise first. Without them PyTorch's own initialization, which
-            the 20-class networks have, makes features that hardly depend on the image.
+            the 20-class models have, gives features that hardly depend on the image.
         tolerance: `rtol` and `atol` of comparisons for which the test names none. timm's small test models differ
             by less than a network of fifty layers (timm's own MobileNetV2 included) when sums change their order.
         names: The names to run on.
@@ -136,7 +136,7 @@ OTHERS = {
     "test_prune_class_token_avg_pool": "class token",
     "test_eva_*": "attention pooling",
     "test_catavgmax_unsupported": "models that refuse a pooling which ours take (test_head_hidden_size has it)",
-    "test_samvit_*": "neck behind a vision transformer",
+    "test_samvit_*": "neck after a vision transformer",
     "test_*naflex*": "patches of variable resolution",
     "test_radio_*": "conversion of another architecture's checkpoint",
     "test_gemma4_*": "vision encoder with dictionaries as output",
@@ -164,7 +164,7 @@ def _list_pretrained(filter: Any = "", exclude_filters: Any = "") -> list[str]:
 
 def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS.split():
-        config.addinivalue_line("markers", f"{marker}: one of timm's")
+        config.addinivalue_line("markers", f"{marker}: a timm test")
     assert set(timm.list_models(module="mnv2zoo")) == set(NAMES), f"{mnv2zoo.__name__} has not registered its models"
     timm.list_models, timm.list_pretrained = _list_models, _list_pretrained
     if not hasattr(config, "workerinput"):

@@ -1,4 +1,4 @@
-"""Tests the package with the oldest versions that pyproject.toml allows, or the newest, in an environment of its own.
+"""Tests the package with the oldest versions that pyproject.toml allows, or the newest, in a separate environment.
 
 python scripts/versions.py                     # the newest of everything
 python scripts/versions.py --oldest            # the oldest of every dependency, together
@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 EXTRAS = ("signing",)
 TOOLS = ("hypothesis", "import-linter", "pytest", "pytest-timeout")
-# What meets timm, the Hub's client and PyTorch; tests that need an extra that is not installed are skipped.
+# Tests of the code that uses timm, the Hub client and PyTorch. Tests that need a missing extra are skipped.
 TESTS = (
     "tests/test_architecture.py",
     "tests/test_imports.py",
@@ -37,7 +37,7 @@ TESTS = (
 
 
 def lower_bounds() -> dict[str, str]:
-    """The version behind `>=` of each dependency in pyproject.toml, those of `EXTRAS` among them."""
+    """Returns the version after `>=` of each dependency in pyproject.toml, including those of `EXTRAS`."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = [project["optional-dependencies"][extra] for extra in EXTRAS]
     requirements = sum(extras, project["dependencies"])
@@ -45,7 +45,7 @@ def lower_bounds() -> dict[str, str]:
 
 
 def python_of(venv: Path) -> Path:
-    """The Python of an environment."""
+    """Returns the Python of an environment."""
     return venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
@@ -53,8 +53,8 @@ def main() -> int:
     bounds = lower_bounds()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--oldest", nargs="*", metavar="NAME", choices=list(bounds), help=", ".join(bounds))
-    parser.add_argument("--venv", type=Path, help="make the environment there, or use the one that is there")
-    parser.add_argument("--tests", nargs="*", default=TESTS, help="other tests than those that are run by default")
+    parser.add_argument("--venv", type=Path, help="path of the environment, which is created if it does not exist")
+    parser.add_argument("--tests", nargs="*", default=TESTS, help="tests to run instead of the default ones")
     args = parser.parse_args()
     oldest = () if args.oldest is None else args.oldest or bounds
 

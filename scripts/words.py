@@ -31,7 +31,7 @@ SUFFIXES = {".md", ".py", *HASH_COMMENTS}
 
 # These stand for code in a sentence and for lines of code, so that no phrase matches across them.
 CODE, CODE_LINE = "§", "¶"
-# What may stand between the words of a phrase: never the end of a paragraph, of a list item or of a table's row.
+# The gap between the words of a phrase: never the end of a paragraph, of a list item or of a table's row.
 GAP = r"(?:[ \t*_\[]|\n(?!\s*(?:\n|[-*] |[#|])))+"
 # The start of a sentence, outside headings.
 START = r"(?:^[ \t]*(?:[-*>]|\d+\.)?[ \t*_]*|[.!?][)*_]*\s+[*_]*)"

@@ -59,7 +59,7 @@ def engines(images):
     verdicts = {attempt.engine: attempt.verdict for attempt in fast.tried}
     assert fast.engine == "torch"
     assert verdicts["torch"] == "chosen"
-    assert verdicts["openvino"] == verdicts["onnxruntime"] == "does not have the device fake:0"
+    assert verdicts["openvino"] == verdicts["onnxruntime"] == "does not support the device fake:0"
 
 
 def maps(images):

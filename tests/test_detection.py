@@ -241,7 +241,7 @@ def test_a_pyramid_has_the_channels_that_are_asked_for():
 def test_strides_that_there_are_not_are_refused(build, values):
     with pytest.raises(ValueError, match="4 or 8 or 16"):
         build(**values)
-    with pytest.raises(ValueError, match="None where the levels are given"):
+    with pytest.raises(ValueError, match="None if you pass levels"):
         retinanet(SMALL, 3, stride=8, levels=["Bottleneck_5"])
 
 

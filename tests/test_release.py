@@ -49,7 +49,7 @@ def test_a_wheel_with_one_file_too_much_is_refused(wheel, tmp_path):
     other = shutil.copy(wheel, tmp_path)
     with zipfile.ZipFile(other, "a") as file:
         file.writestr("mnv2zoo/key.pem", "secret")
-    with pytest.raises(SystemExit, match=r"too much \['mnv2zoo/key\.pem'\], too little \[\]"):
+    with pytest.raises(SystemExit, match=r"unexpected \['mnv2zoo/key\.pem'\], missing \[\]"):
         release.check_contents(other)
 
 
@@ -84,7 +84,7 @@ def test_the_bill_of_materials_is_valid_and_names_what_is_needed(wheel):
 def test_an_invalid_bill_of_materials_is_no_release():
     document = {"bomFormat": "CycloneDX", "specVersion": "1.6", "components": []}
     release.validated(document)
-    with pytest.raises(SystemExit, match="no valid CycloneDX document"):
+    with pytest.raises(SystemExit, match="invalid CycloneDX document"):
         release.validated(document | {"components": [{"name": "of no type"}]})
 
 

@@ -101,4 +101,4 @@ def test_it_does_so_under_torchrun(arguments):
 def test_a_script_that_is_not_there_is_bad_usage(tmp_path):
     done = run("mnv2zoo.run", str(tmp_path / "none.py"))
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: no such script: {tmp_path / 'none.py'}")
+    assert done.stderr.startswith(f"error: no such file: {tmp_path / 'none.py'}")

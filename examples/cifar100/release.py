@@ -1,8 +1,8 @@
-"""Makes what train.sh trained the package's weights: the file, its entry in the index, and the record in the docs.
+"""Releases the weights that train.sh trained: the weights file, its index entry, and the training record in the docs.
 
     python examples/cifar100/release.py runs "what is new about them"
 
-Where training went on from weights that there were, the runs are added to the record of those that led to them.
+If training started from earlier released weights, the runs are added to the record of these weights.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ RECORD = ROOT / "docs/models" / NAME
 
 
 def keep_record(run: Path, number: int) -> None:
-    """Writes what was used in a run, its epochs and its curves; not where its files lay."""
+    """Writes the settings of a run, its epochs and its curves, without the paths of its files."""
     used = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
     classes = len((run / "labels.txt").read_text(encoding="utf-8").splitlines())
     split = json.loads((run / "split.json").read_text(encoding="utf-8"))
     learnt, shown = ({name.partition("/")[2] for name in split[part]} for part in ("train", "val"))
-    held_out = learnt.isdisjoint(shown)  # a figure on `val` means nothing where this run or one before learnt from it
+    held_out = learnt.isdisjoint(shown)  # metrics on `val` are meaningless if this or an earlier run trained on it
     if number > 1:
         before = json.loads((RECORD / f"{number - 1}-recipe.json").read_text(encoding="utf-8"))
         held_out = held_out and before["held_out"]
@@ -37,7 +37,7 @@ def keep_record(run: Path, number: int) -> None:
 
 
 def replace_once(text: str, pattern: str, new: str) -> str:
-    """Replaces what a pattern finds, which must be there once."""
+    """Replaces the match of a pattern, which must occur exactly once."""
     text, found = re.subn(pattern, lambda match: new, text)
     assert found == 1, f"{pattern!r} is in the entry {found} times"
     return text
@@ -56,7 +56,7 @@ def main(runs: Path, news: str) -> None:
         sys.exit(f"{last}/model.safetensors has been released already")
 
     made = [runs / name for name in RUNS if (runs / name).is_dir()]
-    if made[0].name == RUNS[0]:  # from nothing: no earlier run led to these weights
+    if made[0].name == RUNS[0]:  # from scratch: these weights have no earlier runs
         for file in RECORD.glob("[0-9]*-*"):
             file.unlink()
     kept = len(list(RECORD.glob("*-recipe.json")))
@@ -69,12 +69,12 @@ def main(runs: Path, news: str) -> None:
 
     (ROOT / f"mnv2zoo/bundled/{NAME}.safetensors").write_bytes(data)
     path = ROOT / "weights_index.json"
-    before, begin, entry = path.read_text(encoding="utf-8").partition(f'"{NAME}": {{')  # which is the last
+    before, begin, entry = path.read_text(encoding="utf-8").partition(f'"{NAME}": {{')  # it is the last entry
     entry = replace_once(entry, r'"sha256": "\w+"', f'"sha256": "{sha256}"')
     entry = replace_once(entry, r'"size": \d+', f'"size": {len(data)}')
     entry = replace_once(entry, r'"metrics": \{[^}]*\}', f'"metrics": {json.dumps(metrics)}')
     entry = replace_once(entry, r"\(release \d+\)", f"(release {len(releases)})")
-    entry = re.sub(r'\n *"temperature": [\d.]+,', "", entry)  # which is of other weights
+    entry = re.sub(r'\n *"temperature": [\d.]+,', "", entry)  # it belongs to other weights
     path.write_text(before + begin + entry, encoding="utf-8")
     print(f"{NAME}: {metrics}, sha256 {sha256}. Now: temperature.py, and make generate")
 

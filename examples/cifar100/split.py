@@ -2,10 +2,10 @@
 
     python split.py cifar100 data
 
-reads `train.tar` (`train/<superclass>/<class>__<number>.jpg`) and writes `train.tar` and `val.tar` into
-`data/fine` and `data/coarse`. Both hold out the same images, every tenth of each fine class, so that no
-training sees what another is judged by. In `data/all/fine` and `data/all/coarse`, `train.tar` has these images
-too, for a training when nothing is left to be chosen. `test.tar` is linked beside the superclasses as it is.
+Reads `train.tar` (`train/<superclass>/<class>__<number>.jpg`) and writes `train.tar` and `val.tar` to `data/fine` and
+`data/coarse`. Both hold out the same images, every tenth of each fine class, so that no run trains on the validation
+images of another. In `data/all/fine` and `data/all/coarse`, `train.tar` also contains these images, for a final
+training run when all choices have been made. `test.tar` is linked next to the superclasses unchanged.
 """
 
 import sys
@@ -16,7 +16,7 @@ from pathlib import Path
 
 
 def link(place: Path, to: Path) -> None:
-    """Makes a symbolic link, in place of one that may be there."""
+    """Creates a symbolic link, and replaces an existing one."""
     place.unlink(missing_ok=True)
     place.symlink_to(to.resolve())
 
@@ -40,7 +40,7 @@ def main(source: Path, target: Path) -> None:
                 for file, folder in ((f"{kind}/{split}.tar", split), (f"all/{kind}/train.tar", "train")):
                     member.name = f"{folder}/{label}/{image}"
                     new[file].addfile(member, old.extractfile(member))
-    for kind in ("fine", "coarse"):  # without a split to validate on, a training would hold out images again
+    for kind in ("fine", "coarse"):  # a validation split, because training would otherwise hold out images again
         link(target / "all" / kind / "val.tar", target / kind / "val.tar")
     for folder in ("coarse", "all/coarse"):
         link(target / folder / "test.tar", source / "test.tar")

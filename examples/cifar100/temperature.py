@@ -1,11 +1,11 @@
-"""Fits the temperature of the package's weights, and writes it into the index and the record in the docs.
+"""Fits the temperature of the bundled weights, and writes it to the index and the training record in the docs.
 
     git show 262468a:mnv2zoo/bundled/mnv2zoo_100_c20.cifar100_coarse.safetensors > release-3.safetensors
     python examples/cifar100/temperature.py runs/data release-3.safetensors
 
-`runs/data` is what split.py made. Later releases learned from the validation images too, so that their scores on them
-are too high. The temperature is therefore that of the last release that did not, which was trained by the same recipes.
-The test images only measure what it does.
+`runs/data` is the output of split.py. Later releases were also trained on the validation images, so their scores on
+them are too high. Therefore the temperature is fitted on the last release that was not, which used the same recipes.
+The test images are only used to measure the effect.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ RECORD = ROOT / "docs/models" / NAME
 
 
 def outputs(weights: bytes, data: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """The logits of the validation images, and their classes, which are numbered as the network's."""
+    """The logits of the validation images, and their classes with the model's numbers."""
     model = timm.create_model(NAME, pretrained=True)
     model.load_state_dict(safetensors.torch.load(weights))
     found = datasets.find(data)
@@ -51,7 +51,7 @@ def main(data: Path, file: Path) -> None:
     found = temperature.fit(logits, targets)
 
     path = ROOT / "weights_index.json"
-    before, begin, entry = path.read_text(encoding="utf-8").partition(f'"{NAME}": {{')  # which is the last
+    before, begin, entry = path.read_text(encoding="utf-8").partition(f'"{NAME}": {{')  # it is the last entry
     entry = re.sub(r'\n *"temperature": [\d.]+,', "", entry)
     entry = re.sub(r'(\n *)("license": )', rf'\1"temperature": {found},\1\2', entry)
     path.write_text(before + begin + entry, encoding="utf-8")

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Trains mnv2zoo_100_c20 on CIFAR-100's 20 superclasses, from random initialisation, and packs the result.
+# Trains mnv2zoo_100_c20 on CIFAR-100's 20 superclasses, from random initialization, and packs the result.
 #
 #   examples/cifar100/train.sh CIFAR100 RUNS
 #
-# CIFAR100 holds train.tar and test.tar, RUNS takes the runs. What was interrupted goes on where it stopped. START names
-# weights to go on from in place of a first training, such as mnv2zoo_100_c20, those that the package has. With ALL=1 the
-# held-out tenth is learnt from too, once recipes are settled: it chooses no epoch then, and figures on it mean nothing.
+# CIFAR100 contains train.tar and test.tar, and RUNS is the output folder. Run the script again to resume. Set START to
+# initial weights that replace the first run, such as mnv2zoo_100_c20, the bundled ones. Set ALL=1 to train on the
+# held-out tenth too, when the recipes are final. Then no best epoch is chosen, and metrics on these images are
+# meaningless.
 set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 cifar100=$1 runs=$2

@@ -1,11 +1,10 @@
-"""Cross-validates a classifier of the Grocery Store photos, and writes the figures to `docs/results/folds.json`.
+"""Cross-validates a classifier on the Grocery Store photos, and writes the results to `docs/results/folds.json`.
 
     python examples/grocery/folds.py ../shared/data/grocery WEIGHTS runs/folds
 
-WEIGHTS is Google's model.safetensors. The folds are of the training and validation photos: once of single photos, and
-once of series of ten that were taken one after the other, as their numbers say. The test photos are left out. The
-classifier is trained by `head.toml`, on features that are computed once for all folds. An interrupted cross-validation
-resumes.
+WEIGHTS is Google's model.safetensors. The training and validation photos are divided into folds twice: photo by photo,
+and in series of ten consecutive photos, according to their numbers. The test photos are left out. The classifier is
+trained with `head.toml`, on features that are computed once for all folds. Run the same command again to resume.
 """
 
 import json
@@ -23,7 +22,7 @@ RESULTS = Path(__file__).resolve().parents[2] / "docs/results/folds.json"
 
 
 def link(grocery: Path, data: Path) -> Path:
-    """Makes a folder of the training and validation photos."""
+    """Creates a folder with the training and validation photos."""
     data.mkdir(parents=True, exist_ok=True)
     for name in ("train.tar", "val.tar"):
         (data / name).unlink(missing_ok=True)
@@ -32,7 +31,7 @@ def link(grocery: Path, data: Path) -> Path:
 
 
 def main(grocery: Path, weights: Path, out: Path) -> None:
-    """Trains and measures each fold in each way."""
+    """Trains and measures all folds, divided in both ways."""
     data = link(grocery, out / "data")
     recipe = tomllib.loads(Path(__file__).with_name("head.toml").read_text(encoding="utf-8"))["recipe"]
     figures: dict[str, Any] = {"folds": FOLDS}

@@ -1,10 +1,10 @@
-"""Trains a classifier of Grocery Store photos on a long tail, and writes the figures to `docs/results/long_tail.json`.
+"""Trains a classifier of Grocery Store photos on a long tail, and writes the results to `docs/results/long_tail.json`.
 
     python examples/grocery/long_tail.py ../shared/data/grocery WEIGHTS runs/long_tail
 
-WEIGHTS is Google's model.safetensors. Classes keep from all of their training photos down to three, in a geometric
-series in the order of their sizes. The validation and test photos stay as they are. The classifier is trained by
-`head.toml` on fixed features, in each way with three seeds. An interrupted run resumes.
+WEIGHTS is Google's model.safetensors. The number of training photos per class decreases in a geometric series from all
+photos of the largest class to three. The validation and test photos are unchanged. The classifier is trained with
+`head.toml` on cached features, with three seeds per method. Run the same command again to resume.
 """
 
 import json
@@ -31,7 +31,7 @@ RESULTS = Path(__file__).resolve().parents[2] / "docs/results/long_tail.json"
 
 
 def kept(sizes: dict[str, int]) -> dict[str, int]:
-    """How many photos each class keeps: all of the largest, `LEAST` of the smallest, a geometric series between."""
+    """The number of photos to use per class: a geometric series from all of the largest class to `LEAST`."""
     order = sorted(sizes, key=lambda name: (-sizes[name], name))
     most = sizes[order[0]]
     wanted = (most * (LEAST / most) ** (rank / (len(order) - 1)) for rank in range(len(order)))
@@ -39,7 +39,7 @@ def kept(sizes: dict[str, int]) -> dict[str, int]:
 
 
 def cut(grocery: Path, data: Path) -> dict[str, int]:
-    """Makes a folder of the photos with a long-tailed train.tar, and returns how many each class has."""
+    """Creates a folder with a long-tailed train.tar, and returns the number of photos per class."""
     data.mkdir(parents=True, exist_ok=True)
     for name in ("val.tar", "test.tar"):
         (data / name).unlink(missing_ok=True)
@@ -51,14 +51,14 @@ def cut(grocery: Path, data: Path) -> dict[str, int]:
         counts = kept({name: len(own) for name, own in photos.items()})
         for name, own in photos.items():
             step = len(own) / counts[name]
-            for number in range(counts[name]):  # spread over the class, whose photos come in series
+            for number in range(counts[name]):  # evenly spaced, because the photos of a class come in series
                 member = own[int(number * step)]
                 tail.addfile(member, whole.extractfile(member))
     return counts
 
 
 def main(grocery: Path, weights: Path, out: Path) -> None:
-    """Trains and measures each way."""
+    """Trains and measures each method."""
     counts = cut(grocery, out / "data")
     recipe = tomllib.loads(Path(__file__).with_name("head.toml").read_text(encoding="utf-8"))["recipe"]
     figures: dict[str, Any] = {

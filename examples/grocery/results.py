@@ -1,9 +1,9 @@
-"""Measures runs on the Grocery Store photos, and writes the figures to `docs/results/grocery.json`.
+"""Measures runs on the Grocery Store photos, and writes the results to `docs/results/grocery.json`.
 
     python examples/grocery/results.py ../shared/data/grocery head=RUN partial=RUN full=RUN all=RUN
 
-A coarse class is that of the fine class that a network names, as `classes.csv` has it. Figures of runs that are not
-named stay.
+The predicted coarse class is that of the predicted fine class, according to `classes.csv`. The results of other runs
+are preserved.
 """
 
 import csv
@@ -21,7 +21,7 @@ RESULTS = Path(__file__).resolve().parents[2] / "docs/results/grocery.json"
 
 
 def coarse_top1(scores: Scores, coarse: dict[str, str]) -> float:
-    """Images whose coarse class is right, in percent; `coarse` maps the names of folders."""
+    """The percentage of images with the correct coarse class; `coarse` maps folder names to coarse classes."""
     names = [coarse[label] for label in scores.label_names]
     right = sum(
         count
@@ -33,7 +33,7 @@ def coarse_top1(scores: Scores, coarse: dict[str, str]) -> float:
 
 
 def measure(run: Path, data: Path, coarse: dict[str, str]) -> dict[str, Any]:
-    """The figures of a run: of the test photos, and of those for validation if it was not trained on them."""
+    """The metrics of a run on the test photos, and on the validation photos if it was not trained on them."""
     photos = len(json.loads((run / "split.json").read_text(encoding="utf-8"))["train"])
     row: dict[str, Any] = {"photos": photos}
     for split in ("val", "test") if photos == TRAIN else ("test",):

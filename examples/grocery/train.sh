@@ -3,8 +3,8 @@
 #
 #   examples/grocery/train.sh GROCERY WEIGHTS RUNS
 #
-# GROCERY holds train.tar, val.tar and test.tar, WEIGHTS is Google's model.safetensors, RUNS takes the runs. What was
-# interrupted goes on where it stopped.
+# GROCERY contains train.tar, val.tar and test.tar, WEIGHTS is Google's model.safetensors, and RUNS is the output folder.
+# Run the script again to resume.
 set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 grocery=$(realpath "$1") weights=$2 runs=$3

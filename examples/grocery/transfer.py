@@ -1,10 +1,10 @@
-"""Measures what it is worth to start from weights: `mnv2zoo_100_c20` on a thousand Grocery photos, from three starts.
+"""Measures the value of pretrained weights: `mnv2zoo_100_c20` on a thousand Grocery photos, from three initializations.
 
     python examples/grocery/transfer.py ../shared/data/grocery runs/head runs/transfer
 
-`runs/head` is the run of `head.toml`, which carries ImageNet's weights of the paper's network. Each start is trained
-with two learning rates by `transfer.toml`, and the better on the validation photos counts. What was interrupted goes on
-where it stopped. The figures go to `docs/results/transfer.json`.
+`runs/head` is the run of `head.toml`, which contains the ImageNet weights of the paper's model. Each initialization is
+trained with two learning rates and `transfer.toml`, and the better one on the validation photos counts. Run the same
+command again to resume. The results are written to `docs/results/transfer.json`.
 """
 
 import json
@@ -24,11 +24,11 @@ RESULTS = ROOT / "docs/results/transfer.json"
 MODEL = "mnv2zoo_100_c20"
 PHOTOS = 1000
 LEARNING_RATES = (0.01, 0.05)
-NORMALISATION = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}  # of Google's weights, and of those trained anew
+NORMALISATION = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}  # of Google's weights, and for training from scratch
 
 
 def thousand(source: Path, target: Path) -> None:
-    """Lays out a part of the training photos, spread evenly over the classes, beside all others."""
+    """Creates a folder with a subset of the training photos, evenly spread over the classes, and all other photos."""
     target.mkdir(parents=True, exist_ok=True)
     for split in ("val", "test"):
         link = target / f"{split}.tar"
@@ -39,7 +39,7 @@ def thousand(source: Path, target: Path) -> None:
         for member in sorted(filter(tarfile.TarInfo.isfile, old), key=lambda member: member.name):
             classes[str(Path(member.name).parent)].append(member)
         generator = random.Random(0)
-        # In turns, one of each class: a place in the turn, and chance where the last turn is not whole.
+        # In rounds of one photo per class: order within a round, random if the last round is incomplete.
         drawn = [
             (turn, generator.random(), member)
             for members in classes.values()
@@ -50,7 +50,7 @@ def thousand(source: Path, target: Path) -> None:
 
 
 def main(grocery: Path, head: Path, runs: Path) -> None:
-    """Trains and measures each start."""
+    """Trains and measures each initialization."""
     data = runs / "data"
     thousand(grocery, data)
     recipe = tomllib.loads(Path(__file__).with_name("transfer.toml").read_text(encoding="utf-8"))["recipe"]

@@ -1,4 +1,4 @@
-"""Measures a network that is no run, as `mnv2zoo.evaluate` measures runs."""
+"""Measures a model that is not a run, in the same way as `mnv2zoo.evaluate` measures runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def measure(
     workers: int = 0,
     device: str = "cpu",
 ) -> Scores:
-    """The scores on a split of what a function gives for batches of its images."""
+    """The scores of a function from batches of images to outputs, on a split."""
     photos = Photos(data.splits[split], transforms=task.transforms(preprocessing))
     metric = task.metrics(data.class_names)
     with torch.inference_mode():

@@ -1,16 +1,16 @@
-"""Trains what a user would take otherwise, from the same ImageNet weights for as long, and adds it to the results.
+"""Trains alternatives from the same ImageNet weights for the same time, and adds them to the results.
 
     python examples/heads/peers.py bccd --data ../shared/data/bccd --weights model.safetensors --minutes 60
 
-`bccd`: torchvision's Faster R-CNN on `mobilenet_backbone("mobilenet_v2", fpn=True)`, by torchvision's reference recipe
-(references/detection/train.py): SGD, 0.02 for 16 images a step, divided by ten after 16 and 22 of 26 parts of the
-training, flips. Images are 480 pixels high, as ours.
+`bccd`: torchvision's Faster R-CNN on `mobilenet_backbone("mobilenet_v2", fpn=True)`, with torchvision's reference
+recipe (references/detection/train.py): SGD with flips, a learning rate of 0.02 for 16 images per step, divided by ten
+after 16 and 22 of 26 parts of the training. Images are 480 pixels high, as for mnv2zoo.
 
-`camvid`: segmentation_models_pytorch's FPN by its own example (examples/camvid_segmentation_multiclass.ipynb): Dice
-loss, Adam at 0.0002 down to 0.00001 by a cosine, crops of 320 pixels with flips, scales, shifts and noise, which
-torchvision draws here instead of albumentations.
+`camvid`: segmentation_models_pytorch's FPN, as in its own example (examples/camvid_segmentation_multiclass.ipynb): Dice
+loss, Adam with a cosine schedule from 0.0002 to 0.00001, crops of 320 pixels with flips, scales, shifts and noise,
+drawn by torchvision instead of albumentations.
 
-The weights of the last epoch are tested once. Images, boxes, masks and metrics are read and computed as for ours.
+The weights of the last epoch are tested once. Images, boxes, masks and metrics are read and computed with mnv2zoo.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ MEAN = STD = (0.5, 0.5, 0.5)
 
 
 class TorchvisionDetector:
-    """Faster R-CNN of torchvision."""
+    """torchvision's Faster R-CNN."""
 
     task, name = "detect", "torchvision Faster R-CNN"
     preprocessing: ClassVar[dict[str, Any]] = {
@@ -77,7 +77,7 @@ class TorchvisionDetector:
 
     @staticmethod
     def learning_rate(done: float) -> float:
-        """The factor on the learning rate after a part of the training."""
+        """The learning rate multiplier after a fraction of the training."""
         return 0.1 ** sum(done >= part / 26 for part in (16, 22)) * min(1.0, 0.001 + 50 * done)
 
     @staticmethod
@@ -92,12 +92,12 @@ class TorchvisionDetector:
         return sum(self.network(images, targets).values())  # type: ignore[no-any-return]
 
     def outputs(self, images: Any) -> Any:
-        """Boxes of each image."""
+        """The boxes of each image."""
         return self.network(images)
 
 
 class SmpSegmenter:
-    """A feature pyramid of segmentation_models_pytorch."""
+    """segmentation_models_pytorch's FPN."""
 
     task, name = "segment", "segmentation_models_pytorch FPN"
     preprocessing: ClassVar[dict[str, Any]] = {
@@ -125,7 +125,7 @@ class SmpSegmenter:
 
     @staticmethod
     def learning_rate(done: float) -> float:
-        """The factor on the learning rate after a part of the training."""
+        """The learning rate multiplier after a fraction of the training."""
         return 0.05 + 0.95 * (1 + math.cos(math.pi * min(done, 1.0))) / 2
 
     def augmented(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,7 +140,7 @@ class SmpSegmenter:
         return loss
 
     def outputs(self, images: Any) -> Any:
-        """Logits. The encoder takes sides that 32 divides, so that the image is padded."""
+        """The logits. Images are padded, because the encoder needs sides that are multiples of 32."""
         height, width = images.shape[-2:]
         padded = functional.pad(images, (0, -width % 32, 0, -height % 32))
         return self.network(padded)[..., :height, :width]
@@ -150,11 +150,11 @@ PEERS: dict[str, Any] = {"bccd": TorchvisionDetector, "camvid": SmpSegmenter}
 
 
 class Augmented(Dataset[Any]):
-    """Images and targets that change from epoch to epoch.
+    """Images and targets with random augmentation.
 
     Args:
-        photos: They, as for evaluation.
-        augment: Changes one at random.
+        photos: The images, as for evaluation.
+        augment: Augments an image and its target at random.
     """
 
     def __init__(self, photos: Photos, augment: Callable[[Any, Any], tuple[Any, Any]]) -> None:
@@ -168,7 +168,7 @@ class Augmented(Dataset[Any]):
 
 
 def main() -> None:
-    """Trains, tests and writes the row."""
+    """Trains and tests the model, and writes its row."""
     args = arguments()
     torch.manual_seed(args.seed)
     kind = PEERS[args.data_set]
@@ -208,7 +208,7 @@ def main() -> None:
 
 
 def epoch(peer: Any, task: Task, data: Data, args: argparse.Namespace, done: Callable[[], float]) -> Iterator[Tensor]:
-    """Trains on all images once; gives the loss of each step."""
+    """Trains for an epoch, and yields the loss of each step."""
     photos = Photos(data.splits["train"], transforms=task.transforms(peer.preprocessing))
     loader = DataLoader(
         Augmented(photos, peer.augmented),
@@ -232,16 +232,16 @@ def epoch(peer: Any, task: Task, data: Data, args: argparse.Namespace, done: Cal
 
 
 def arguments() -> argparse.Namespace:
-    """The words of the command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data_set", choices=sorted(PEERS))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True, help="ImageNet weights of mnv2zoo_100")
-    parser.add_argument("--minutes", type=float, required=True, help="how long to train")
+    parser.add_argument("--minutes", type=float, required=True, help="training time in minutes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--results", type=Path, default=PATH, help="the file that gets the row")
+    parser.add_argument("--results", type=Path, default=PATH, help="the file to add the row to")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""Draws the truth above what a run finds on some test images, which lie evenly in the list of all of them.
+"""Draws the annotations and the predictions of a run for some test images, evenly spaced in the list of all of them.
 
 python examples/heads/pictures.py runs/heads/bccd-ssdlite-0 --data ../shared/data/bccd --out docs/images/detection.jpg
 """
@@ -21,11 +21,11 @@ from mnv2zoo.model_dir import records
 from mnv2zoo.system.files import whole_file
 from mnv2zoo.tasks import find_task
 
-GAP = 6  # pixels between pictures
+GAP = 6  # pixels between images
 
 
 def main() -> None:
-    """Draws and writes the picture."""
+    """Draws and writes the figure."""
     args = arguments()
     task = find_task(records.task_name(str(args.run)))
     layout = Layout(skip_bad_images=True, **({"ignore_index": args.ignore_index} if args.ignore_index else {}))
@@ -36,7 +36,7 @@ def main() -> None:
         files = [Path(folder) / f"{number}.png" for number in range(len(shown))]
         for sample, file in zip(shown, files, strict=True):
             sample.read().save(file)
-        # A score that users would choose; see `--threshold`.
+        # With the default score threshold; see `--threshold`.
         rows = (
             list(mnv2zoo.predict(files, str(args.run), files=f"{folder}/masks", device="cpu"))
             if task.writes_files
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def true_picture(sample: Any, names: Any) -> Image.Image:
-    """An image with its true boxes or mask."""
+    """An image with its annotated boxes or mask."""
     image, target = sample.read(), sample.target
     if hasattr(target, "corners"):
         boxes = zip(target.labels, target.corners, strict=True)
@@ -64,14 +64,14 @@ def true_picture(sample: Any, names: Any) -> Image.Image:
 
 
 def predicted(row: dict[str, Any], image: Image.Image, names: Any) -> Image.Image:
-    """An image with what the run found."""
+    """An image with the predicted boxes or mask."""
     if "detections" in row:
         return draw_boxes(image, row["detections"])
     return draw_mask(image, np.asarray(Image.open(row["mask"])), names, legend=False)
 
 
 def joined(pairs: list[tuple[Image.Image, Image.Image]], width: int) -> Image.Image:
-    """A grid with a column per pair."""
+    """A grid with one column per pair."""
     side = (width - GAP * (len(pairs) - 1)) // len(pairs)
     height = round(side * pairs[0][0].height / pairs[0][0].width)
     grid = Image.new("RGB", (width, 2 * height + GAP), "white")
@@ -84,14 +84,14 @@ def joined(pairs: list[tuple[Image.Image, Image.Image]], width: int) -> Image.Im
 
 
 def arguments() -> argparse.Namespace:
-    """The words of the command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--images", type=int, default=4)
-    parser.add_argument("--width", type=int, default=1600, help="of the picture in pixels")
-    parser.add_argument("--ignore-index", type=int, help="number of pixels without a class; by default 255")
+    parser.add_argument("--width", type=int, default=1600, help="width of the figure in pixels")
+    parser.add_argument("--ignore-index", type=int, help="mask value of pixels to ignore (default: 255)")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""The file with the results of detectors and segmenters, `docs/results/heads.json`."""
+"""The results file of detectors and segmenters, `docs/results/heads.json`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PATH = Path(__file__).resolve().parents[2] / "docs/results/heads.json"
 
 
 def add(path: Path, name: str, row: dict[str, Any]) -> None:
-    """Adds a row, or values to a row that is there. Several processes may."""
+    """Adds a row, or values to an existing row. Safe to call from several processes."""
     with filelock.FileLock(path.with_suffix(".lock")):
         rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         rows[name] = rows.get(name, {}) | row
@@ -25,7 +25,7 @@ def add(path: Path, name: str, row: dict[str, Any]) -> None:
 
 
 def machine(device: str | torch.device | None) -> dict[str, Any]:
-    """What computed: a GPU, or the processor with its threads."""
+    """Describes the machine: the GPU, or the CPU with its number of threads."""
     where = torch.device(device or "cpu")
     if where.type == "cuda":
         return {"processor": torch.cuda.get_device_name(where)}

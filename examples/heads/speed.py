@@ -1,10 +1,10 @@
-"""Measures trained heads on the CPU, and adds to their rows in `docs/results/heads.json`.
+"""Measures trained detectors and segmenters on the CPU, and adds the results to `docs/results/heads.json`.
 
     python examples/heads/speed.py bccd-ssdlite-0 --data ../shared/data/bccd --runs runs/heads
 
-The speed is that of a network with its post-processing, one image of the recipe's size at a time, in plain PyTorch and
-on the fastest engine of the machine. The cost of int8 is that on the validation images, of the network that the fastest
-engine calibrates on training images.
+The latency includes post-processing, for one image of the recipe's size at a time, in plain PyTorch and on the fastest
+engine of the machine. The accuracy cost of int8 is measured on the validation images, for the fastest engine calibrated
+on training images.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from mnv2zoo.model_dir import records
 from mnv2zoo.models.pretrained import Network
 from mnv2zoo.tasks import Task, find_task
 
-ROUNDS = 15  # of timing, of which the median counts
-CALIBRATED = 100  # training images
+ROUNDS = 15  # timed runs; the median counts
+CALIBRATED = 100  # training images to calibrate with
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def speed(network: Network) -> dict[str, float]:
 
 
 def median_ms(run: Callable[[], Any]) -> float:
-    """The median time of some runs, in milliseconds."""
+    """The median time of several runs in milliseconds."""
     times = []
     for _ in range(ROUNDS + 2):
         began = time.perf_counter()
@@ -68,7 +68,7 @@ def median_ms(run: Callable[[], Any]) -> float:
 
 
 def cost_of_int8(task: Task, network: Network, data: Data) -> dict[str, Any]:
-    """The metric on the validation images, in percent, before and after, and the milliseconds per image after."""
+    """The metric on the validation images in percent before and after int8, and the milliseconds per image after."""
     seen = Photos(data.splits["train"][:CALIBRATED], transforms=task.transforms(network.config))
     images = torch.stack([image for image, _ in seen])
     fast = optimize(network.model, images[:1], "auto", "int8", calibration=images)
@@ -80,12 +80,12 @@ def cost_of_int8(task: Task, network: Network, data: Data) -> dict[str, Any]:
 
 
 def arguments() -> argparse.Namespace:
-    """The words of the command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", help="run folders")
-    parser.add_argument("--data", type=Path, help="images that the runs were trained on, for the cost of int8")
+    parser.add_argument("--data", type=Path, help="the data of the runs, to measure the accuracy cost of int8")
     parser.add_argument("--runs", type=Path, default=Path("runs/heads"))
-    parser.add_argument("--results", type=Path, default=PATH, help="the file that gets the measurements")
+    parser.add_argument("--results", type=Path, default=PATH, help="the file to add the results to")
     return parser.parse_args()
 
 

@@ -1,10 +1,10 @@
-"""Trains a detector or a segmenter by a recipe beside this file, and adds a row to `docs/results/heads.json`.
+"""Trains a detector or a segmenter with a recipe from this folder, and adds a row to `docs/results/heads.json`.
 
     python examples/heads/train.py bccd-ssdlite --data ../shared/data/bccd --weights model.safetensors --seed 0
 
-Run the same command again to resume. With `--dev` it ends before the test images are looked at, for choosing recipes.
-A run that has ended, also one from another machine, is not trained again: it is evaluated on the test images and gets
-its row.
+Run the same command again to resume. With `--dev`, the script stops before the test images are used, for choosing
+recipes. A finished run, even one from another machine, is not trained again: it is evaluated on the test images and
+gets its row.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from mnv2zoo.data.datasets import Data
 from mnv2zoo.tasks import Task, find_task
 
 HERE = Path(__file__).resolve().parent
-MACHINE = "machine.json"  # in a run that has ended: its parameters, and what it was trained on
+MACHINE = "machine.json"  # in a finished run: its parameter count and the training machine
 
 
 def main() -> None:
-    """Trains, and writes the row."""
+    """Trains the model, and writes its row."""
     args = arguments()
     run = args.runs / f"{args.recipe}-{args.seed}"
     if not (run / MACHINE).exists():
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def train(args: argparse.Namespace, run: Path) -> None:
-    """Trains or resumes a run, without the test images."""
+    """Trains or resumes a run without the test images."""
     described = tomllib.loads((HERE / f"{args.recipe}.toml").read_text(encoding="utf-8"))
     result = mnv2zoo.finetune(
         args.data,
@@ -54,7 +54,7 @@ def train(args: argparse.Namespace, run: Path) -> None:
 
 
 def row(args: argparse.Namespace, run: Path) -> dict[str, Any]:
-    """What a run that has ended gives, with the metrics on the test images."""
+    """The row of a finished run, with its metrics on the test images."""
     recipe, split, results, facts = (
         json.loads((run / name).read_text(encoding="utf-8"))
         for name in ("recipe.json", "split.json", "results.json", MACHINE)
@@ -66,7 +66,7 @@ def row(args: argparse.Namespace, run: Path) -> dict[str, Any]:
         "head": recipe["recipe"]["head"],
         "images": len(split["train"]),
         "epoch": results["epoch"],
-        # Of the median epoch, so that a pause or other work on the machine does not count.
+        # From the median epoch, to exclude pauses and other load on the machine.
         "minutes": round(statistics.median(epoch["seconds"] for epoch in epochs) * len(epochs) / 60, 1),
         "val": results["val"],
         "test": mnv2zoo.evaluate(args.data, run, split="test").to_json(),
@@ -75,7 +75,7 @@ def row(args: argparse.Namespace, run: Path) -> dict[str, Any]:
 
 
 def without_test(name: str) -> Task:
-    """The task on data without test images."""
+    """The task, on data without test images."""
 
     class Development(type(find_task(name))):  # type: ignore[misc]
         def find_data(self, *arguments: Any) -> Data:
@@ -83,23 +83,23 @@ def without_test(name: str) -> Task:
             data.splits.pop("test", None)
             return data
 
-    Development.name = name  # the run is one of the built-in task
+    Development.name = name  # so that the run belongs to the built-in task
     return Development()
 
 
 def arguments() -> argparse.Namespace:
-    """The words of the command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", choices=sorted(file.stem for file in HERE.glob("*.toml")))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True, help="ImageNet weights of mnv2zoo_100")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--device", help="such as cuda; by default the first GPU if there is one")
+    parser.add_argument("--device", help="device, such as cuda (default: the first GPU if there is one)")
     parser.add_argument("--runs", type=Path, default=Path("runs/heads"))
-    parser.add_argument("--epochs", type=int, help="another number of epochs than the recipe's")
-    parser.add_argument("--dev", action="store_true", help="stop before the test, and add no row")
-    parser.add_argument("--results", type=Path, default=PATH, help="the file that gets the row")
+    parser.add_argument("--epochs", type=int, help="number of epochs, instead of the recipe's")
+    parser.add_argument("--dev", action="store_true", help="stop before the test, without adding a row")
+    parser.add_argument("--results", type=Path, default=PATH, help="the file to add the row to")
     return parser.parse_args()
 
 

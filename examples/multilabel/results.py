@@ -2,7 +2,7 @@
 
     python examples/multilabel/results.py bce=RUN asymmetric=RUN
 
-Runs that are not named keep their metrics.
+The metrics of other runs are preserved.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ METRICS = ("images", "map", "f1_micro", "f1_macro")
 
 
 def measured(run: Path) -> dict[str, Any]:
-    """The metrics of a run by split, and how it was trained."""
+    """The metrics of a run by split, and its training settings."""
     results, record = (json.loads((run / name).read_text(encoding="utf-8")) for name in ("results.json", "recipe.json"))
     epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     row = {split: {name: round(results[split][name], 2) for name in METRICS} for split in ("val", "test")}

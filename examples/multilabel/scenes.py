@@ -3,7 +3,7 @@
     python examples/multilabel/scenes.py ../shared/data/grocery scenes
 
 A scene is a square of four cells, some of which show a photo. Its labels are the coarse classes of these photos. Each
-photo is used in one split alone: a sixth of the training photos goes to the validation scenes, since the dataset's own
+photo is used in only one split. A sixth of the training photos is used for validation scenes, because the dataset's own
 validation photos lack many classes.
 """
 

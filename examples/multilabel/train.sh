@@ -4,8 +4,8 @@
 #
 #   examples/multilabel/train.sh GROCERY WEIGHTS OUT
 #
-# GROCERY holds train.tar, val.tar, test.tar and classes.csv, WEIGHTS is Google's model.safetensors, OUT takes scenes and
-# runs. Takes a few minutes on one core. What was interrupted resumes where it stopped.
+# GROCERY contains train.tar, val.tar, test.tar and classes.csv, WEIGHTS is Google's model.safetensors, and OUT is the
+# folder for scenes and runs. Takes a few minutes on one core. Run the script again to resume.
 set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 grocery=$1 weights=$(realpath "$2") out=$3

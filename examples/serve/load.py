@@ -1,10 +1,10 @@
-"""Loads the service of `server.py` at twice what it can do, and writes what came of it to `docs/results/service.json`.
+"""Load-tests the service of `server.py` at twice its capacity, and writes the results to `docs/results/service.json`.
 
     python examples/serve/load.py photos --seconds 20
 
-It starts the service, measures how many requests a second it answers while as many as it takes at once are in work,
-then sends twice as many, whether answers have come or not. Each answer must be that of its own image, or status 503.
-Last, it ends the service by SIGTERM while requests are in work: each of them has to be answered.
+The script starts the service and measures its throughput with the maximum number of concurrent requests. Then it sends
+twice as many requests per second, without waiting for responses. Each response must match its own image or have status
+503. Finally it stops the service with SIGTERM while requests are in progress, and all of them must be answered.
 """
 
 import argparse
@@ -31,10 +31,10 @@ MODEL = "mnv2zoo_100_c20"
 
 
 class Client:
-    """Sends images, and keeps what came back.
+    """Sends images and records the responses.
 
     Attributes:
-        answers: For each request its status, or the name of the error without an answer, and its seconds.
+        answers: The status of each request, or the name of the error if there was no response, and its seconds.
     """
 
     def __init__(self, session: aiohttp.ClientSession, url: str, files: list[bytes], labels: list[str]) -> None:
@@ -56,13 +56,13 @@ class Client:
         self.answers.append((status, time.perf_counter() - began))
 
     def taken(self) -> list[tuple[str, float]]:
-        """The answers since the last call."""
+        """Returns the responses since the last call."""
         answers, self.answers = self.answers, []
         return answers
 
 
 async def capacity(client: Client, at_once: int, seconds: float) -> float:
-    """Measures the answers a second while a number of requests are in work."""
+    """Measures the responses per second with a number of concurrent requests."""
     ends = time.perf_counter() + seconds
 
     async def keep_sending() -> None:
@@ -77,7 +77,7 @@ async def capacity(client: Client, at_once: int, seconds: float) -> float:
 
 
 async def overload(client: Client, rate: float, seconds: float) -> dict[str, Any]:
-    """Sends at a rate, and reports what was answered and how soon."""
+    """Sends requests at a fixed rate, and reports the responses and their latency."""
     began, tasks = time.perf_counter(), []
     for number in range(round(rate * seconds)):
         await asyncio.sleep(max(0, began + number / rate - time.perf_counter()))
@@ -88,7 +88,7 @@ async def overload(client: Client, rate: float, seconds: float) -> dict[str, Any
 
 
 def summary(answers: list[tuple[str, float]]) -> dict[str, Any]:
-    """Counts answers by status, with the times of those that were answered."""
+    """Counts responses by status, with latency percentiles."""
     found: dict[str, Any] = {"answers": dict(sorted(Counter(status for status, _ in answers).items()))}
     for status in ("200", "503"):
         if times := [1000 * seconds for own, seconds in answers if own == status]:
@@ -97,7 +97,7 @@ def summary(answers: list[tuple[str, float]]) -> dict[str, Any]:
 
 
 async def measure(args: argparse.Namespace, service: subprocess.Popen[bytes]) -> dict[str, Any]:
-    """Measures a service that is starting."""
+    """Waits until the service is ready, and measures it."""
     paths = sorted(path for path in args.photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))[:100]
     rows = mnv2zoo.predict([str(path) for path in paths], MODEL, engine="openvino")
     labels = [row["predictions"][0]["label"] for row in rows]
@@ -124,11 +124,11 @@ async def measure(args: argparse.Namespace, service: subprocess.Popen[bytes]) ->
 
 
 def main() -> None:
-    """Starts the service, loads it, and writes the file."""
+    """Starts the service, load-tests it, and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path, help="a folder of photos")
     parser.add_argument("--seconds", type=float, default=20)
-    parser.add_argument("--requests", type=int, default=64, help="most requests in work, as for the service")
+    parser.add_argument("--requests", type=int, default=64, help="maximum number of concurrent requests of the service")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--results", type=Path, default=PATH)
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Answers images over HTTP with what `mnv2zoo predict` says of them, by LitServe (https://lightning.ai/docs/litserve).
+"""Serves `mnv2zoo predict` over HTTP with LitServe (https://lightning.ai/docs/litserve).
 
 pip install -e ".[deploy]" litserve
 python examples/serve/server.py --model mnv2zoo_100_c20
@@ -24,19 +24,19 @@ from mnv2zoo.inference.predict import Predictor, Settings
 
 
 class Photos(LitAPI):
-    """Predicts images in batches of those that wait. The network and the engine that `settings` name are kept."""
+    """Predicts waiting images in batches. `settings` names the model and the engine, which are loaded once."""
 
     def setup(self, device: str) -> None:
-        """Loads them."""
-        Image.MAX_IMAGE_PIXELS = 12_500_000  # Pillow refuses images of twice as many
+        """Loads the model."""
+        Image.MAX_IMAGE_PIXELS = 12_500_000  # Pillow rejects images with more than twice as many pixels
         self.predictor = Predictor(self.settings)
 
     def decode_request(self, request: Annotated[bytes, Body(media_type="application/octet-stream")]) -> bytes:
-        """Takes the bytes of an image file."""
+        """Returns the bytes of the image file."""
         return request
 
     def predict(self, files: list[bytes]) -> list[JSONResponse]:
-        """Makes a row of each image. One that cannot be read fails alone, not the batch that it came in."""
+        """Predicts a batch. An unreadable image fails alone, without failing its batch."""
         how = self.predictor.session.preprocessing
         read = partial(decode.read, where="the request's body", at_least=how.at_least)
         found = [one for _, one in decode.read_all(map(BytesIO, files), how.prepare, read=read)]
@@ -47,12 +47,12 @@ class Photos(LitAPI):
 
 
 def stop(*_: object) -> None:
-    """Ends a process in order: LitServe waits for the requests in work after an interrupt of the first one."""
+    """Shuts down gracefully: on an interrupt of the main process, LitServe waits for the requests in progress."""
     raise KeyboardInterrupt if multiprocessing.parent_process() is None else SystemExit
 
 
 def main(model: str = "mnv2zoo_100_c20", port: int = 8000, max_bytes: int = 10**7, requests: int = 64) -> None:
-    """Serves a model: a name, a run or a package. Beyond a number of requests in work, further ones get status 503."""
+    """Serves a model: a name, a run or a package. Requests beyond the limit of concurrent requests get status 503."""
     slots = asyncio.Semaphore(requests)
 
     def limited(app: Any) -> Any:

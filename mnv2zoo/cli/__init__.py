@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn, TextIO
 import typer
 
 import mnv2zoo
-from mnv2zoo.cli import doctor, errors, evaluate, export, finetune, info, predict, weights
+from mnv2zoo.cli import cache, doctor, errors, evaluate, export, finetune, info, predict, weights
 from mnv2zoo.cli import list as list_
 from mnv2zoo.errors import one_line
 
@@ -29,6 +29,7 @@ app.command("evaluate", epilog=evaluate.EXAMPLE)(evaluate.command)
 app.command("export", epilog=export.EXAMPLE)(export.command)
 app.command("doctor", epilog=doctor.EXAMPLE)(doctor.command)
 app.add_typer(weights.app, name="weights")
+app.add_typer(cache.app, name="cache")
 
 
 def _print_version(wanted: bool) -> None:

@@ -21,7 +21,7 @@ EXAMPLE = """\b
 Examples:
   mnv2zoo predict photo.jpg
   mnv2zoo predict photos/ "more/**/*.png" --topk 3 --output rows.jsonl
-  mnv2zoo predict photos/ --engine openvino --precision bf16 --cache .engines --output rows.parquet
+  mnv2zoo predict photos/ --engine openvino --precision bf16 --output rows.parquet
   mnv2zoo predict photos/ --engine torch --precision fp16 --device cuda
   mnv2zoo predict photos/ --model cells-run --threshold 0.4 --save-images drawn
   mnv2zoo predict s3://bucket/photos --ray --output s3://bucket/rows
@@ -60,7 +60,10 @@ Output = Annotated[
 ]
 Engine = Annotated[
     Literal["auto", "torch", "inductor", "onnxruntime", "openvino"] | None,
-    typer.Option(help="The inference engine; by default 'torch' on the CPU, and on a GPU plain PyTorch in fp32."),
+    typer.Option(
+        help="The inference engine. By default the fastest installed runtime on the CPU, and PyTorch on a GPU.",
+        show_default=False,
+    ),
 ]
 Precision = Annotated[
     Literal["fp32", "fp16", "bf16", "int8"], typer.Option(help="Precision of the engine. 'fp16' needs a GPU.")
@@ -71,7 +74,12 @@ Calibration = Annotated[
         metavar="DIR", help="Folder of a few hundred representative images, required for int8.", show_default=False
     ),
 ]
-Exact = Annotated[bool, typer.Option("--exact", help="Preprocess images bit-for-bit as timm does, which takes longer.")]
+Exact = Annotated[
+    bool,
+    typer.Option(
+        "--exact", help="Preprocess images bit-for-bit as timm does, which takes longer. Always on for up to 10 images."
+    ),
+]
 Ray = Annotated[
     bool,
     typer.Option(
@@ -83,7 +91,7 @@ Cache = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="Cache for compiled onnxruntime and openvino engines; with it, the next run starts without PyTorch.",
+        help="Cache for compiled onnxruntime and openvino engines; by default a folder under MNV2ZOO_HOME.",
         show_default=False,
     ),
 ]

@@ -68,6 +68,7 @@ class Fast:
         mean: Mean of each channel, for values from 0 to 1.
         std: Standard deviation of each channel.
         crop_mode: How images are fitted, in timm's terms: `center`, `squash` or `border`; see `pixels.fit`.
+        exact: Decode and resize whole images, which gives timm's values bit for bit and takes longer.
     """
 
     input_size: tuple[int, int, int]
@@ -76,6 +77,7 @@ class Fast:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crop_mode: str = "center"
+    exact: bool = False
 
     @property
     def channels(self) -> int:
@@ -83,8 +85,10 @@ class Fast:
         return self.input_size[0]
 
     @property
-    def at_least(self) -> int:
-        """Minimum pixels on each side of an image."""
+    def at_least(self) -> int | None:
+        """Minimum pixels on each side of an image; None for all pixels."""
+        if self.exact:
+            return None
         return REDUCING_GAP * math.floor(max(self.input_size[1:]) / self.crop_pct)
 
     def prepare(self, photo: Image.Image | Bands) -> bytes | Array:
@@ -96,7 +100,7 @@ class Fast:
         Returns:
             The 8-bit pixels of a photo, as bytes, or the values of an image with other channels.
         """
-        image = pixels.fitted(pixels.as_channels(photo, self.channels), vars(self), quick=True)
+        image = pixels.fitted(pixels.as_channels(photo, self.channels), vars(self), quick=not self.exact)
         return image.values if isinstance(image, Bands) else image.tobytes()
 
     def array(self, prepared: Sequence[bytes | Array]) -> Array:

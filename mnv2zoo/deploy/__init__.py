@@ -1,4 +1,4 @@
-"""Fast inference on this machine, and bundles for others."""
+"""Deployment: fast inference on this machine, and standalone bundles for others."""
 
 from mnv2zoo.deploy.export import export
 from mnv2zoo.deploy.fold import fold

@@ -1,4 +1,4 @@
-"""How far two models agree: on the class of an image, on the class of each pixel, and on boxes."""
+"""Measures the agreement of two models: on the class of an image, on the class of each pixel, and on boxes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torchvision.ops import box_iou
 
 Detections = Sequence[Mapping[str, Tensor]]
 
-IOU, SCORE = 0.99, 1e-3  # within which two boxes are the same
-NEAR = 0.05  # pixels; boxes with all corners this near are the same however small they are
-CONFIDENT = 0.3  # score from which a box counts where a quantized detector is compared
-AT_ONCE = 16  # images
+IOU, SCORE = 0.99, 1e-3  # minimum IoU and maximum score difference of equal boxes
+NEAR = 0.05  # pixels; boxes whose corners are all this near are equal, however small they are
+CONFIDENT = 0.3  # minimum score of the boxes that count in the comparison of a quantized detector
+AT_ONCE = 16  # images per batch
 
 
 def decided_by(outputs: Any, example: Tensor) -> Tensor | None:
-    """The logits (N, K) of images or (N, K, H, W) of their pixels in a model's outputs; None for feature maps."""
+    """The logits (N, K) of images, or (N, K, H, W) of pixels, in a model's outputs; None for feature maps."""
     logits = outputs.get("out") if isinstance(outputs, Mapping) else outputs
     if not isinstance(logits, Tensor):
         return None
@@ -26,9 +26,9 @@ def decided_by(outputs: Any, example: Tensor) -> Tensor | None:
 
 
 def decisions(outputs: Any) -> Tensor:
-    """The class of each image (N,) or of each pixel (N, H, W), from logits or a dict with these at `out`.
+    """The class of each image (N,) or of each pixel (N, H, W), from logits or a dict with logits at `out`.
 
-    A single map of logits is of two classes.
+    A single map of logits distinguishes two classes.
     """
     logits: Tensor = outputs["out"] if isinstance(outputs, Mapping) else outputs
     return logits[:, 0] > 0 if logits.ndim == 4 and logits.shape[1] == 1 else logits.argmax(1)
@@ -46,9 +46,9 @@ def measure(
         classes: The class of each image, if known.
 
     Returns:
-        `agreement`, in percent: images or pixels with the same class; or boxes with a score of at least 0.3 that have a
-        partner of the same class with an IoU of at least 0.5 in the other model, None if there are no such boxes.
-        `accuracy`: the top-1 accuracy of a classifier before and after, in percent; None without classes.
+        `agreement` in percent: images or pixels with the same class; or boxes with a score of at least 0.3 that the
+        other model matches with the same class and an IoU of at least 0.5, None if there are no such boxes. `accuracy`:
+        the top-1 accuracy of a classifier before and after, in percent; None without classes.
     """
     pairs: list[tuple[Any, Any]] = []
     with torch.inference_mode():
@@ -67,7 +67,7 @@ def measure(
 
 
 def _decided(before: Any, after: Any) -> tuple[Tensor, Tensor]:
-    return decisions(before).to(torch.int16), decisions(after).to(torch.int16)  # a map takes a quarter of the memory
+    return decisions(before).to(torch.int16), decisions(after).to(torch.int16)  # for maps, a quarter of the memory
 
 
 def _percent(right: Tensor) -> float:
@@ -77,17 +77,17 @@ def _percent(right: Tensor) -> float:
 def matched(
     found: Detections, wanted: Detections, iou: float = IOU, score: float = SCORE, at_least: float = 0.0
 ) -> float:
-    """The share of boxes that have a partner in the other model's, in percent.
+    """The percentage of boxes that match a box of the other model.
 
-    Partners have the same label, overlap by `iou`, and their scores differ by at most `score`. Boxes without area are
-    left out.
+    Matching boxes have the same label, an IoU of at least `iou`, and scores that differ by at most `score`. Boxes
+    without area are left out.
 
     Args:
-        found: For each image a dict of `boxes` (n, 4), `labels` (n,) and `scores` (n,).
-        wanted: The other model's, for the same images.
-        iou: Intersection over union of partners, at least.
-        score: Difference of their scores, at most.
-        at_least: Boxes with lower scores are left out, but may be partners of others.
+        found: For each image, a dict of `boxes` (n, 4), `labels` (n,) and `scores` (n,).
+        wanted: The other model's boxes for the same images.
+        iou: Minimum IoU of matching boxes.
+        score: Maximum difference of their scores.
+        at_least: Minimum score of the boxes that count. Boxes with lower scores can still match others.
 
     Returns:
         From 0 to 100; NaN if there are no boxes.
@@ -108,7 +108,7 @@ def _with_area(image: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _has_partner(one: Mapping[str, Tensor], other: Mapping[str, Tensor], iou: float, score: float) -> Tensor:
-    """Which boxes of the one have a box of the other that fits, (n,)."""
+    """Whether each box of `one` has a matching box in `other`, (n,)."""
     if not len(other["boxes"]):
         return torch.zeros(len(one["boxes"]), dtype=torch.bool)
     near = (one["boxes"][:, None] - other["boxes"][None]).abs().amax(2) <= NEAR

@@ -1,4 +1,4 @@
-"""Images that tell int8 quantization which values to expect."""
+"""Calibration images for int8 quantization, which determine the ranges of the activations."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from mnv2zoo.models import pretrained
 from mnv2zoo.runtimes import cache
 from mnv2zoo.runtimes.runners import CALIBRATED
 
-# What `optimize` takes: preprocessed images, batches of them, batches with labels, or a folder of images.
+# The types that `optimize` accepts: preprocessed images, batches of them, batches with labels, or a folder of images.
 Images = Tensor | Iterable[Any] | Dataset[Any] | str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Images, and their classes where those are known.
+    """Calibration images, and their classes if known.
 
     Attributes:
-        read: Reads and preprocesses them.
-        fingerprint: A hash of them, for the cache key.
+        read: Reads and preprocesses the images.
+        fingerprint: A hash of the images, for the cache key.
         classes: The class of each image; empty if unknown.
     """
 
@@ -46,7 +46,7 @@ class Calibration:
 
     @functools.cached_property
     def images(self) -> Tensor:
-        """The images (n, C, H, W); read on first use, which a cached engine never needs."""
+        """The images (n, C, H, W). They are read on first use, because a cached engine does not need them."""
         return self.read()
 
 
@@ -57,19 +57,20 @@ def prepare(
 
     Args:
         calibration: Preprocessed images (n, C, H, W); an iterable of such batches, or of pairs of a batch and its
-            labels, such as a `DataLoader`; a `Dataset`; or a folder of images. The folders in it are classes if each
-            has the name of one of the network's classes.
-        model: The network, whose preprocessing the folder's images get.
-        example: Images (N, C, H, W) as the network will see them.
-        preprocessing: How a segmenter's or detector's images are read from a folder; a detector has its own by default.
+            labels, such as a `DataLoader`; a `Dataset`; or a folder of images. Its subfolders are classes if all their
+            names are classes of the model.
+        model: The model, whose preprocessing is applied to the images in a folder.
+        example: Preprocessed images (N, C, H, W).
+        preprocessing: The preprocessing of a folder's images for a segmenter or detector. By default, a detector's own.
 
     Returns:
-        Up to 300 images: spread over a tensor, a dataset or a folder, and the first of an iterable.
+        Up to 300 images: evenly spaced ones of a tensor, a dataset or a folder, or the first ones of an iterable.
 
     Raises:
-        DeployError: If it is none of these, there is no such folder, the images are of another shape than the
-            example or not finite, a label is no class of the network, or the model has no preprocessing config.
-        ImageReadError: If there are no images; as they are read, if one cannot be read.
+        DeployError: If the type is not supported, the folder does not exist, the shape of the images differs from the
+            example's, they are not finite, a label is not a class of the model, or the model has no preprocessing
+            config.
+        ImageReadError: If there are no images, or, when they are read, an image cannot be read.
     """
     if isinstance(calibration, str | os.PathLike):
         return _of_folder(Path(calibration), model, example, preprocessing)
@@ -78,7 +79,9 @@ def prepare(
         count = min(len(images), CALIBRATED)
         images = images[[number * len(images) // count for number in range(count)]]
         return Calibration(lambda: images, _hash(images))
-    if isinstance(calibration, Dataset) and isinstance(calibration, Sized):  # it ends at its length, not by an error
+    if isinstance(calibration, Dataset) and isinstance(
+        calibration, Sized
+    ):  # with a length, it need not raise IndexError at its end
         samples, count = calibration, min(len(calibration), CALIBRATED)
         calibration = (samples[number * len(samples) // count] for number in range(count))
     if not isinstance(calibration, Iterable) or isinstance(calibration, bytes | dict):
@@ -90,10 +93,11 @@ def _of_folder(folder: Path, model: nn.Module, example: Tensor, preprocessing: M
     transform, channels = _transform(folder, model, example, preprocessing), example.shape[1]
     if not folder.is_dir():
         raise DeployError(
-            f"no such folder of calibration images: {folder}",
+            f"the folder of calibration images does not exist: {folder}",
+            expected="a folder of images",
             found="a file" if folder.exists() else "nothing",
             where="calibration",
-            fix="Pass a folder of images.",
+            fix="Pass an existing folder.",
         )
     files = discover.spread(discover.find(str(folder), channels), CALIBRATED)
     return Calibration(
@@ -104,7 +108,7 @@ def _of_folder(folder: Path, model: nn.Module, example: Tensor, preprocessing: M
 
 
 def _transform(folder: Path, model: nn.Module, example: Tensor, preprocessing: Mapping[str, Any] | None) -> Any:
-    """From an image to a tensor of the example's shape; its text says how, for the cache key."""
+    """The preprocessing to the example's shape. Its `str` describes it, for the cache key."""
     channels, height, width = example.shape[1:]
     size = {"input_size": (channels, height, width)}
     if preprocessing is not None or is_detector(model):
@@ -123,7 +127,7 @@ def _transform(folder: Path, model: nn.Module, example: Tensor, preprocessing: M
 
 @dataclass(frozen=True)
 class _WholeImages:
-    """Prepares whole images; a detector normalizes by itself, so its images are from 0 to 1 with a neutral padding."""
+    """Preprocesses whole images. A detector normalizes by itself, so its images are from 0 to 1 with mean padding."""
 
     config: Mapping[str, Any]
     from_0_to_1: bool
@@ -137,7 +141,7 @@ class _WholeImages:
 
 
 def _classes(files: Sequence[Path], label_names: Sequence[str]) -> Sequence[int]:
-    """Class of each file by the name of its folder; none where a folder is not a class of the network."""
+    """The class of each file by its folder name; empty if a folder is not a class of the model."""
     if not label_names or any(len(file.parts) == 1 for file in files):
         return ()
     try:
@@ -171,12 +175,12 @@ def _of_batches(batches: Iterable[Any], num_classes: int | None, example: Tensor
 
 
 def _batch(batch: Any, number: int, example: Tensor) -> tuple[Tensor, list[int] | None]:
-    """The images of a batch, and their labels if it has a label for each."""
+    """The images of a batch, and their labels if there is one per image."""
     where = f"calibration, batch {number}"
     images, rest = (batch[0], list(batch[1:])) if isinstance(batch, list | tuple) and batch else (batch, [])
     if isinstance(images, list | tuple) and images and all(map(checks.is_image, images)):  # a detector's images
         images = torch.stack(tuple(images)) if len({image.shape for image in images}) == 1 else images[0]
-    if isinstance(images, Tensor | np.ndarray) and images.ndim == 3:  # a dataset gives one image at a time
+    if isinstance(images, Tensor | np.ndarray) and images.ndim == 3:  # a dataset returns one image at a time
         images, rest = images[None], [np.asarray(target)[None] for target in rest if np.ndim(target) == 0]
     for other in rest:
         if isinstance(other, Tensor | np.ndarray) and other.ndim > 3:  # masks (N, H, W) have three dimensions
@@ -199,7 +203,7 @@ def _checked(found: Any, example: Tensor, where: str = "calibration") -> Tensor:
         raise _unfit(checks.describe(found), example, where)
     if not found.isfinite().all():
         raise DeployError(
-            "the calibration images hold NaN or infinity",
+            "the calibration images contain NaN or infinity",
             expected="finite numbers",
             found="NaN or infinity",
             where=where,
@@ -211,9 +215,9 @@ def _checked(found: Any, example: Tensor, where: str = "calibration") -> Tensor:
 def _unfit(found: str, example: Tensor, where: str = "calibration") -> DeployError:
     shape = "(n, {}, {}, {})".format(*example.shape[1:])
     return DeployError(
-        f"cannot calibrate with {found}",
+        f"{found} cannot be used as calibration images",
         expected=f"floating-point images {shape} on the CPU, an iterable of such batches, a DataLoader or a folder",
         found=found,
         where=where,
-        fix="Preprocess the images as for the example, and pass them as one of these.",
+        fix="Preprocess the images like the example, and pass them in one of these forms.",
     )

@@ -1,4 +1,4 @@
-"""What engines and exports require of a model and of this machine, and how outputs are compared."""
+"""Checks of models, inputs and installed packages, and the comparison of outputs."""
 
 from __future__ import annotations
 
@@ -32,8 +32,14 @@ def require(packages: Iterable[str], what: str, extra: str = "deploy") -> None:
     Raises:
         MissingExtraError: If one is not installed.
     """
+    packages = list(packages)
     if absent := missing(packages):
-        raise MissingExtraError(f"{what} needs {', '.join(absent)}", fix=f"Run: {install_command(extra)}")
+        raise MissingExtraError(
+            f"the {what} requires {', '.join(absent)}",
+            expected=", ".join(packages),
+            found=f"no module {', '.join(absent)}",
+            fix=f"Run: {install_command(extra)}",
+        )
 
 
 def require_network(model: object, on_cpu: bool = True) -> None:
@@ -44,28 +50,41 @@ def require_network(model: object, on_cpu: bool = True) -> None:
         on_cpu: Whether it has to be on the CPU.
 
     Raises:
-        DeployError: If it is not a module, or any part of it is in training mode or on a device that it may not be on.
+        DeployError: If it is not a module, or any part of it is in training mode or on an unsupported device.
     """
     if not isinstance(model, nn.Module):
-        raise DeployError("no network", expected="a torch.nn.Module", found=describe(model))
+        raise DeployError(
+            "the model is not a PyTorch module",
+            expected="a torch.nn.Module",
+            found=describe(model),
+            where="model",
+            fix="Pass a model, such as one from timm.create_model.",
+        )
     if any(module.training for module in model.modules()):
-        raise DeployError("the model is in training mode", fix="Call model.eval() first.")
+        raise DeployError(
+            "the model is in training mode",
+            expected="a model in evaluation mode",
+            found="training mode",
+            where="model",
+            fix="Call model.eval() first.",
+        )
     devices = {str(tensor.device) for tensor in itertools.chain(model.parameters(), model.buffers())} - {"cpu"}
     if devices and on_cpu:
         raise DeployError(
             "the model is not on the CPU",
+            expected="all parameters and buffers on the CPU",
             found=", ".join(sorted(devices)),
             fix="Call model.cpu() first, or pass device= to optimize for another device.",
         )
 
 
 def are_images(value: object, device: torch.device = CPU) -> TypeGuard[Tensor]:
-    """Whether something is a batch of preprocessed images (N, C, H, W), on the CPU or on the device given."""
+    """Whether a value is a batch of preprocessed images (N, C, H, W) on the CPU or the given device."""
     return isinstance(value, Tensor) and value.ndim == 4 and _fits(value, device)
 
 
 def is_image(value: object, device: torch.device = CPU) -> TypeGuard[Tensor]:
-    """Whether something is an image (C, H, W) of floating-point numbers, on the CPU or on the device given."""
+    """Whether a value is a floating-point image (C, H, W) on the CPU or the given device."""
     return isinstance(value, Tensor) and value.ndim == 3 and _fits(value, device)
 
 
@@ -74,12 +93,12 @@ def _fits(value: Tensor, device: torch.device) -> bool:
 
 
 def places(device: torch.device) -> str:
-    """Where images may be for an engine on a device, for the `expected` of an error."""
+    """The supported locations of images for an engine on a device, for the `expected` of an error."""
     return "on the CPU" if device.type == "cpu" else f"on {device} or the CPU"
 
 
 def describe(value: object) -> str:
-    """What something is, for the `found` of an error."""
+    """Describes a value, for the `found` of an error."""
     if not isinstance(value, Tensor):
         return type(value).__name__
     place = "" if value.device.type == "cpu" else f" on {value.device}"
@@ -92,18 +111,18 @@ def first_line(error: BaseException) -> str:
 
 
 def distances(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> tuple[float, float]:
-    """How far outputs are from the original's.
+    """The distances of outputs from the original's.
 
     Args:
-        found: Outputs.
-        wanted: The original's, in the same order.
+        found: The outputs.
+        wanted: The original's outputs, in the same order.
 
     Returns:
-        The largest distance of an output, as a part of the original's norm, and the largest difference of a
-        number; NaN, which no bound admits, where there are any.
+        The largest distance of an output relative to the norm of the original's, and the largest absolute difference of
+        a number. NaN, which fails every bound, if any output contains NaN.
     """
     pairs = list(zip(found, wanted, strict=True))
     parts = [((ours - theirs).norm() / theirs.norm().clamp_min(1e-12)).item() for ours, theirs in pairs]
     differences = [(ours - theirs).abs().max().item() for ours, theirs in pairs]
-    # Unlike Python's, PyTorch's maximum of numbers with a NaN among them is NaN.
+    # Unlike Python's max, PyTorch's propagates NaN.
     return torch.tensor(parts).max().item(), torch.tensor(differences).max().item()

@@ -1,4 +1,4 @@
-"""What a bundle holds for each task, and how it is compared with the model."""
+"""The contents of a bundle for each task, and the comparison with the model."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ from mnv2zoo.models import names, pretrained
 from mnv2zoo.models.names import Description
 from mnv2zoo.runtimes import runners
 
-TOLERANCE = 1e-3  # of the outputs' norm
-PIXEL_TOLERANCE = 1e-5  # of a normalized value
-# Boxes and pixels, in percent, that have to be the same. Rounding decides between boxes with nearly the same score, and
-# between classes with nearly the same logit.
+TOLERANCE = 1e-3  # relative to the norm of the outputs
+PIXEL_TOLERANCE = 1e-5  # absolute, for normalized values
+# The percentage of boxes and pixels that must be the same. The rest allows for rounding, which decides between boxes
+# with nearly equal scores and classes with nearly equal logits.
 SAME_BOXES, SAME_PIXELS = 98.0, 99.9
-MOST_CLASSES = 256  # of a mask with 8 bits per pixel
+MOST_CLASSES = 256  # that fit in a mask with 8 bits per pixel
 
 
 @dataclass(frozen=True)
 class Contents(ABC):
-    """What a bundle holds.
+    """The contents of a bundle.
 
     Attributes:
         model: The model.
-        name: What it is called.
-        architecture: What it is.
-        preprocessing: How it sees images.
-        label_names: The classes, as in `labels.txt`.
-        license: The license of the weights, if it is known.
-        temperature: Number that divides a classifier's logits before the softmax; None for none.
+        name: Its name.
+        architecture: Its architecture.
+        preprocessing: Its preprocessing.
+        label_names: The class names, as in `labels.txt`.
+        license: The license of the weights, if known.
+        temperature: The softmax temperature of a classifier; None for no temperature.
         script: The file of the task's script.
-        formats: The formats that it can be exported to.
-        precisions: The precisions that it can be exported in.
-        decides: What it gives a class to.
+        formats: The supported formats.
+        precisions: The supported precisions.
+        decides: What the model classifies: `images` or `pixels`.
     """
 
     model: nn.Module
@@ -68,18 +68,18 @@ class Contents(ABC):
     @property
     @abstractmethod
     def outputs(self) -> str:
-        """What the model gives, in a sentence for the card."""
+        """A description of the outputs for the card."""
 
     @abstractmethod
     def network(self) -> nn.Module:
-        """The network that is exported, folded."""
+        """The model to export, with folded batch norms."""
 
     def deciding(self) -> nn.Module:
         """The model with its logits as the only output."""
         return self.model
 
     def transform(self, image: Any) -> Tensor:
-        """Makes of an image, as `decode.read` gives it, what the model sees: (C, H, W). By default all of it."""
+        """Preprocesses an image from `decode.read` to (C, H, W). By default, the whole image is resized."""
         return torch.from_numpy(pixels.normalized_whole(image, self.preprocessing))
 
     @abstractmethod
@@ -97,34 +97,34 @@ class Contents(ABC):
             script: The bundle's script.
             run: Its model.
             files: The image files.
-            precision: What the bundle's model computes in.
-            calibrated: Images that int8 was calibrated on, whose outputs are compared instead of the files'.
+            precision: The precision of the bundle's model.
+            calibrated: The calibration images of int8, which are compared instead of the files.
 
         Returns:
-            How it went, in a sentence for the card.
+            The outcome, as a sentence for the card.
 
         Raises:
-            DeployError: If they differ.
+            DeployError: If the results differ.
         """
 
     def settings(self) -> dict[str, Any]:
-        """The content of `preprocess.json`: the preprocessing and, where there is one, the temperature."""
+        """The content of `preprocess.json`: the preprocessing, and the temperature if there is one."""
         return self.preprocessing | ({} if self.temperature is None else {"temperature": self.temperature})
 
     @property
     def files(self) -> dict[str, str]:
-        """The text of further files for the script, by name."""
+        """The text of additional files for the script, by name."""
         return {}
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the network's images."""
+        """Height and width of the input images."""
         _, height, width = self.preprocessing["input_size"]
         return height, width
 
 
 def of(model: nn.Module | str, label_names: Sequence[str] | None, preprocessing: Mapping[str, Any] | None) -> Contents:
-    """Finds out what a bundle of a model holds. See `export` for the arguments and errors."""
+    """Determines the contents of a bundle for a model. See `export` for the arguments and errors."""
     description = names.describe(model) if isinstance(model, str) else None
     if description and description.head:
         return _trained(description, label_names, preprocessing)
@@ -150,15 +150,15 @@ class Classifier(Contents):
 
     @property
     def outputs(self) -> str:
-        """What the model gives, in a sentence for the card."""
+        """A description of the outputs for the card."""
         return "a logit for each line of `labels.txt`"
 
     def network(self) -> nn.Module:
-        """The network that is exported, folded."""
+        """The model to export, with folded batch norms."""
         return fold(self.model)
 
     def transform(self, image: Any) -> Tensor:
-        """Makes of an image what the model sees, as timm does."""
+        """Preprocesses an image as timm does."""
         return transforms.image_transform(self.preprocessing)(image)
 
     def compare(
@@ -178,10 +178,10 @@ class Classifier(Contents):
             _, difference = checks.distances([ours], [theirs])
             if not difference <= PIXEL_TOLERANCE:
                 raise DeployError(
-                    f"the bundle prepares {file.name} in another way than the model's preprocessing",
+                    f"the bundle preprocesses {file.name} differently from the model",
                     expected=f"pixels within {PIXEL_TOLERANCE}",
-                    found=f"{difference:.2g}",
-                    fix="Report this, with the model's pretrained_cfg.",
+                    found=f"a difference of {difference:.2g}",
+                    fix="Please report this as a bug, and include the model's pretrained_cfg.",
                 )
         if precision != "fp32":
             images, kinds = _lowered(torch.stack(wanted_pixels), files, calibrated)
@@ -199,21 +199,21 @@ class Classifier(Contents):
 
 @dataclass(frozen=True)
 class Multilabel(Classifier):
-    """A classifier of the zoo that gives several labels per image.
+    """A multi-label classifier of the zoo.
 
     Attributes:
-        thresholds: The lowest score of each label.
+        thresholds: The minimum score of each label.
     """
 
     thresholds: tuple[float, ...] = ()
     script = "multilabel.py"
-    formats = tuple(name for name in Classifier.formats if name != "web")  # its page shows one class
+    formats = tuple(name for name in Classifier.formats if name != "web")  # the page shows a single class
 
     @property
     def outputs(self) -> str:
-        """What the model gives, in a sentence for the card."""
+        """A description of the outputs for the card."""
         return (
-            "a logit for each line of `labels.txt`; an image has the labels whose sigmoids reach their thresholds in "
+            "a logit for each line of `labels.txt`; an image has the labels whose sigmoid is at least the threshold in "
             "`thresholds.json`"
         )
 
@@ -233,9 +233,9 @@ class Detector(Contents):
 
     @property
     def outputs(self) -> str:
-        """What the model gives, in a sentence for the card."""
-        size = "; `size` is an image's height and width without its padding" if self._padded else ""
-        return f"`boxes`, `scores`, and `labels` that count the lines of `labels.txt` from 1{size}"
+        """A description of the outputs for the card."""
+        size = "; the input `size` is the height and width of the image without padding" if self._padded else ""
+        return f"`boxes`, `scores`, and `labels`, which are line numbers in `labels.txt` from 1{size}"
 
     def network(self) -> nn.Module:
         """The network that is exported, folded."""
@@ -264,8 +264,8 @@ class Detector(Contents):
             same = f"an IoU of {agreement.IOU} and a score within {agreement.SCORE}"
             raise _other(f"{SAME_BOXES} % of the boxes with {same}", f"{share:.1f} %")
         count = sum(len(one["boxes"]) for one in wanted)
-        return f"Boxes that are PyTorch's, on {_kinds(files)}: " + (
-            f"{share:.1f} % of {count}" if count else "none found"
+        return f"Boxes that match PyTorch's, on {_kinds(files)}: " + (
+            f"{share:.1f} % of {count}" if count else "no boxes found"
         )
 
     @property
@@ -277,7 +277,7 @@ class Detector(Contents):
             return PostProcessing(self.model, core, torch.zeros(1, 3, *self.size))
 
     def _boxes(self, core: Core, post_processing: PostProcessing, photo: Image.Image) -> dict[str, Tensor]:
-        """What the model itself finds in a photo, in pixels of the photo."""
+        """The model's own boxes in a photo, in pixels of the photo."""
         width, height = pixels.whole_size(photo.size, self.preprocessing)
         image = self.transform(photo)[None]
         with torch.inference_mode():
@@ -293,7 +293,7 @@ class Segmenter(Contents):
 
     @property
     def outputs(self) -> str:
-        """What the model gives, in a sentence for the card."""
+        """A description of the outputs for the card."""
         return "a map of logits for each line of `labels.txt`"
 
     def network(self) -> nn.Module:
@@ -312,7 +312,7 @@ class Segmenter(Contents):
         precision: str = "fp32",
         calibrated: Tensor | None = None,
     ) -> str:
-        """Compares masks; in other precisions than fp32, logits."""
+        """Compares masks in fp32, and logits in other precisions."""
         logits = self.deciding()
         if precision != "fp32":
             photos = torch.stack([self.transform(decode.read(file)) for file in files])
@@ -329,12 +329,12 @@ class Segmenter(Contents):
             equal.append(found == wanted)
         share = 100 * float(np.concatenate([one.ravel() for one in equal]).mean())
         if share < SAME_PIXELS:
-            raise _other(f"masks with {SAME_PIXELS} % of the pixels", f"{share:.2f} %")
-        return f"Pixels of PyTorch's class, on {_kinds(files)}: {share:.2f} %"
+            raise _other(f"masks with {SAME_PIXELS} % equal pixels", f"{share:.2f} %")
+        return f"Pixels with the same class as in PyTorch, on {_kinds(files)}: {share:.2f} %"
 
 
 class Logits(nn.Module):
-    """A segmenter that gives its logits alone, whatever they come in."""
+    """A segmenter that returns only its logits, as a tensor."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -348,7 +348,7 @@ class Logits(nn.Module):
 
 
 def _lowered(images: Tensor, files: Sequence[Path], calibrated: Tensor | None) -> tuple[Tensor, str]:
-    """The images that a model in a lower precision is compared on, and what they are."""
+    """The images for comparing a model in a lower precision, and their description."""
     if calibrated is None:
         return images, _kinds(files)
     few = calibrated[: agreement.AT_ONCE]
@@ -356,7 +356,7 @@ def _lowered(images: Tensor, files: Sequence[Path], calibrated: Tensor | None) -
 
 
 def _require_near(run: Callable[..., Any], model: nn.Module, images: Tensor, precision: str) -> float:
-    """Refuses logits that are further from the model's than the precision explains; gives the largest difference."""
+    """Checks that logits are as near to the model's as the precision allows, and returns the largest difference."""
     with torch.inference_mode():
         wanted = model(images)
     error, difference = checks.distances([torch.from_numpy(run(images.numpy()))], [wanted])
@@ -370,24 +370,25 @@ def _kinds(files: Sequence[Path]) -> str:
 
 def _other(expected: str, found: str) -> DeployError:
     return DeployError(
-        "the bundle does not compute what the model computes",
+        "the results of the bundle differ from the model's",
         expected=expected,
         found=found,
-        fix="Try another format, and report this one.",
+        fix="Try another format, and please report this as a bug.",
     )
 
 
 def _trained(
     description: Description, label_names: Sequence[str] | None, preprocessing: Mapping[str, Any] | None
 ) -> Contents:
-    """A detector or segmenter that a run folder, a package or a repository on the Hub holds."""
+    """A detector or segmenter from a run folder, a package or a repository on the Hub."""
     load = {"detect": detection.load, "segment": segmentation.load}.get(description.task or "")
     if load is None:
         raise DeployError(
-            f"cannot export a model for the task {description.task!r}",
+            f"a model for the task {description.task!r} cannot be exported",
             expected="a classifier, a detector or a segmenter",
             found=description.task,
             where=description.name,
+            fix="Export the model with PyTorch, for example with torch.onnx.export.",
         )
     network: Any = load(description.name, "cpu")
     labels = label_names or list(network.label_names)
@@ -403,7 +404,7 @@ def _trained(
 
 def _classifier(model: nn.Module, description: Description, label_names: Sequence[str] | None) -> Contents:
     count: Any = model.num_classes
-    # Of a network that was given another number of classes, the weights' names are not its own.
+    # If the model was built with another number of classes, the label names of the weights do not apply.
     own = description.label_names if len(description.label_names) == count else pretrained.label_names(model)
     return Classifier(
         model,
@@ -423,16 +424,16 @@ def _detector(model: nn.Module, label_names: Sequence[str] | None, preprocessing
     step = transform.size_divisible
     if found["resize"] != own["resize"] or (found["resize"] == "squash" and found["input_size"] != own["input_size"]):
         raise DeployError(
-            "the detector sees images in another way",
+            "the preprocessing differs from that of the detector",
             expected={key: own[key] for key in ("resize", "input_size")},
             found={key: found[key] for key in ("resize", "input_size")},
             where="preprocessing",
-            fix="Leave both out, or build the detector for that size.",
+            fix="Leave out resize and input_size, or build the detector for that size.",
         )
     if height % step or width % step:
         raise DeployError(
-            "the input size does not fit the detector",
-            expected=f"a height and width that {step} divides",
+            f"the input size {height} x {width} does not suit the detector",
+            expected=f"a height and width that are multiples of {step}",
             found=f"{height} x {width}",
             where="preprocessing",
             fix=f"Round both up to a multiple of {step}.",
@@ -444,7 +445,7 @@ def _detector(model: nn.Module, label_names: Sequence[str] | None, preprocessing
 
 
 def _class_count(detector: nn.Module, image: Tensor) -> int:
-    """How many classes a detector has, without the background."""
+    """The number of classes of a detector, without the background."""
     source = cast(Any, detector)
     if hasattr(source, "roi_heads"):
         return source.roi_heads.box_predictor.cls_score.out_features - 1
@@ -461,20 +462,25 @@ def _segmenter(model: nn.Module, label_names: Sequence[str] | None, preprocessin
         raise _no_segmenter(model, f"{type(error).__name__}: {checks.first_line(error)}") from error
     if logits is None or logits.ndim != 4:
         raise _no_segmenter(model, "other outputs")
-    count = max(2, logits.shape[1])  # a single map is of two classes
+    count = max(2, logits.shape[1])  # a single map distinguishes two classes
     if count > MOST_CLASSES:
-        raise DeployError("too many classes for a mask", expected=f"at most {MOST_CLASSES}", found=count)
+        raise DeployError(
+            f"{count} classes are too many for an 8-bit mask",
+            expected=f"at most {MOST_CLASSES} classes",
+            found=count,
+            fix="Export the model with PyTorch, for example with torch.onnx.export.",
+        )
     kind = type(model).__name__
     return Segmenter(model, kind, kind, found, _labels(label_names, count))
 
 
 def _no_segmenter(model: nn.Module, found: str) -> DeployError:
     return DeployError(
-        f"a {type(model).__name__} is no segmenter for these images",
-        expected="logits (N, K, H, W) for images (N, 3, H, W), or a dict with these at out",
+        f"the outputs of a {type(model).__name__} are not those of a segmenter",
+        expected="logits (N, K, H, W) for images (N, 3, H, W), or a dict with logits at out",
         found=found,
         where="model",
-        fix="Pass a segmenter, and its input_size in preprocessing=.",
+        fix="Pass a segmenter, with its input_size in preprocessing=.",
     )
 
 
@@ -482,39 +488,41 @@ def _labels(given: Sequence[str] | None, count: int) -> list[str]:
     found = list(given or map(str, range(count)))
     if len(found) != count:
         raise DataError(
-            "the label names do not fit the model",
+            "the number of label names does not match the model",
             expected=f"{count} names, without a detector's background",
             found=f"{len(found)} names",
             where="label_names",
-            fix="Pass a name for each class, in order.",
+            fix="Pass one name per class, in order.",
         )
     return found
 
 
 def _description(model: nn.Module) -> Description:
-    """Describes a classifier that was built already."""
+    """Describes an existing classifier."""
     config, cfg = getattr(model, "arch_config", None), getattr(model, "pretrained_cfg", None)
     if config is None or cfg is None or not getattr(model, "num_classes", 0):
         raise DeployError(
-            "no classifier of the zoo",
-            expected="a zoo network of timm.create_model or its name, a detector, or a segmenter with preprocessing",
+            f"a {type(model).__name__} cannot be exported",
+            expected="a zoo classifier or its name, a detector, or a segmenter with preprocessing",
             found=type(model).__name__,
+            where="model",
+            fix="Pass a model of the zoo from timm.create_model, or preprocessing= for a segmenter.",
         )
     name = f"{config.name}.{cfg['tag']}" if cfg.get("tag") else config.name
     return Description(name, config, dict(cfg))
 
 
 def _fitting(model: nn.Module) -> dict[str, Any]:
-    """How a classifier sees images, as timm names it."""
+    """The preprocessing of a classifier, with timm's names."""
     cfg: Any = model.pretrained_cfg
-    in_chans: Any = model.in_chans  # the cfg has that of the weights
+    in_chans: Any = model.in_chans  # the cfg describes the weights, which may have another number of channels
     data = transforms.image_config(cfg, in_chans)
     known = str(data["interpolation"]).upper() in Image.Resampling.__members__
     if not 1 <= in_chans <= MAX_CHANNELS or not known:
         raise DeployError(
-            "predict.py cannot prepare images as this model wants them",
-            expected=f"images with 1 to {MAX_CHANNELS} channels, and an interpolation of Pillow's",
+            "predict.py does not support the preprocessing of this model",
+            expected=f"images with 1 to {MAX_CHANNELS} channels, and an interpolation that Pillow supports",
             found={"in_chans": in_chans, "interpolation": data["interpolation"]},
-            fix="Call deploy.optimize in Python for this model, or export the network alone with torch.onnx.export.",
+            fix="Use deploy.optimize in Python, or export the model alone with torch.onnx.export.",
         )
     return {key: data[key] for key in ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")}

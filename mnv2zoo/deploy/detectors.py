@@ -1,4 +1,4 @@
-"""Splits torchvision's detectors into a core, which any engine runs, and post-processing, which is torchvision's own.
+"""Splits torchvision's detectors into a core, which any engine can run, and torchvision's post-processing.
 
 | detector | core | post-processing |
 | --- | --- | --- |
@@ -46,8 +46,8 @@ def is_detector(model: object) -> TypeGuard[nn.Module]:
 class Core(nn.Module):
     """The part of a detector that engines run, from normalized images (N, 3, H, W) to the heads' raw outputs.
 
-    For SSD and RetinaNet these are `cls_logits` (N, A, K) and `bbox_regression` (N, A, 4), for A anchors and K classes.
-    For Faster R-CNN they are `features`, `objectness` and `deltas`, with a map for each level.
+    For SSD and RetinaNet the outputs are `cls_logits` (N, A, K) and `bbox_regression` (N, A, 4), for A anchors and K
+    classes. For Faster R-CNN they are `features`, `objectness` and `deltas`, with one map per pyramid level.
 
     Args:
         detector: The detector, whose modules it shares.
@@ -62,9 +62,9 @@ class Core(nn.Module):
         self.train(detector.training)
 
     def forward(self, images: Tensor) -> dict[str, Any]:
-        """Gives the heads' outputs."""
+        """Computes the heads' outputs."""
         features = self.backbone(images)
-        if isinstance(features, Tensor):  # torchvision takes backbones with one map, too
+        if isinstance(features, Tensor):  # torchvision also supports backbones with a single map
             features = {"0": features}
         outputs = self.head(list(features.values()))
         if not self.two_stages:
@@ -73,12 +73,12 @@ class Core(nn.Module):
 
 
 class PostProcessing:
-    """Torchvision's post-processing of a detector for one size of images, for which the anchors are computed once.
+    """torchvision's post-processing of a detector for a fixed image size, so that anchors are computed only once.
 
     Args:
         detector: The detector in evaluation mode.
         core: Its core.
-        image: An image (1, C, H, W) as the core gets it.
+        image: An input image (1, C, H, W) of the core.
     """
 
     def __init__(self, detector: nn.Module, core: Core, image: Tensor) -> None:
@@ -90,14 +90,14 @@ class PostProcessing:
         self.anchors: Tensor = generator(ImageList(image, [size]), maps)[0]
         per_place = generator.num_anchors_per_location()
         self.counts = [a * m.shape[-2] * m.shape[-1] for a, m in zip(per_place, maps, strict=True)]
-        self(core(image), [size])  # Faster R-CNN settles its scales at the first images
+        self(core(image), [size])  # Faster R-CNN determines its scales on the first images
 
     def __call__(self, outputs: Mapping[str, Any], sizes: Sequence[Size]) -> Detections:
-        """Finds the boxes.
+        """Computes the boxes.
 
         Args:
             outputs: The core's outputs for N images.
-            sizes: Height and width of each image without its padding, to which boxes are clipped.
+            sizes: Height and width of each image without padding, to which boxes are clipped.
 
         Returns:
             `boxes` (n, 4) in pixels of the core's image, `labels` (n,) and `scores` (n,) for each image.
@@ -117,7 +117,7 @@ class PostProcessing:
         return moved
 
     def _from_proposals(self, outputs: Mapping[str, Any], sizes: list[Size]) -> Detections:
-        """What torchvision's `RegionProposalNetwork.forward` and `GeneralizedRCNN.forward` do after the head."""
+        """The steps of torchvision's `RegionProposalNetwork.forward` and `GeneralizedRCNN.forward` after the head."""
         rpn: Any = self.detector.rpn
         objectness, deltas = concat_box_prediction_layers(outputs["objectness"], outputs["deltas"])
         decoded = rpn.box_coder.decode(deltas, [self.anchors] * len(sizes)).view(len(sizes), -1, 4)
@@ -127,14 +127,14 @@ class PostProcessing:
 
 
 class Split:
-    """A detector in its parts, for images that the detector's transform brings to one size.
+    """A detector in its parts, for images that the detector's transform resizes to a fixed size.
 
     Args:
         detector: The detector in evaluation mode on the CPU.
         example: Images (N, 3, H, W) from 0 to 1.
 
     Raises:
-        DeployError: If the detector cannot run the example.
+        DeployError: If the detector raises an error for the example.
     """
 
     def __init__(self, detector: nn.Module, example: Tensor) -> None:
@@ -149,7 +149,8 @@ class Split:
                 self.post_processing = PostProcessing(detector, self.core, prepared.tensors[:1])
         except Exception as error:  # of any class: assertions, indices, attributes
             raise DeployError(
-                "the detector cannot run the example",
+                "the detector raised an error for the example",
+                expected="an example that the detector accepts",
                 found=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
                 where="example",
                 fix="Pass images (N, 3, H, W) from 0 to 1.",
@@ -164,16 +165,16 @@ class Split:
         return moved
 
     def prepare(self, images: Tensor | Sequence[Tensor]) -> tuple[Tensor, list[Size]]:
-        """Resizes, normalizes and pads images as the detector does, to the size of the core.
+        """Resizes and normalizes images as the detector does, and pads them to the size of the core.
 
         Args:
             images: Images (3, h, w) from 0 to 1, as a tensor or a list.
 
         Returns:
-            The core's images (N, 3, H, W), and the height and width of each without its padding.
+            The core's inputs (N, 3, H, W), and the height and width of each image without padding.
 
         Raises:
-            DeployError: If an image does not fit the core after the detector has resized it.
+            DeployError: If an image is larger than the core's input after the detector has resized it.
         """
         transform = self.detector.transform
         if not self.resizes and isinstance(images, Tensor) and tuple(images.shape[-2:]) == self.size:
@@ -182,37 +183,37 @@ class Split:
         (height, width), (have_height, have_width) = self.size, prepared.tensors.shape[-2:]
         if have_height > height or have_width > width:
             raise DeployError(
-                "the images are larger than the example, after the detector has resized them",
+                "the images are larger than the example after the detector has resized them",
                 expected=f"at most {height} x {width} pixels (height x width)",
                 found=f"{have_height} x {have_width}",
-                fix="Resize the images, or optimize again with an example of their shape.",
+                fix="Resize the images, or call optimize again with an example of their shape.",
             )
         padding = (0, width - have_width, 0, height - have_height)
         return functional.pad(prepared.tensors, padding), [(int(h), int(w)) for h, w in prepared.image_sizes]
 
     def detections(self, outputs: Mapping[str, Any], sizes: Sequence[Size], originals: Sequence[Size]) -> Detections:
-        """Finds the boxes in pixels of the images that were given.
+        """Computes the boxes in pixels of the original images.
 
         Args:
             outputs: The core's outputs.
-            sizes: Height and width of each image in the core, as `prepare` gives them.
+            sizes: Height and width of each image in the core, from `prepare`.
             originals: Height and width of each image before `prepare`.
 
         Returns:
-            `boxes`, `labels` and `scores` for each image, as the detector gives them.
+            `boxes`, `labels` and `scores` for each image, like the detector's outputs.
         """
         found = self.post_processing(outputs, sizes)
         return self.detector.transform.postprocess(found, list(sizes), list(originals))
 
 
 class WithPostProcessing(nn.Module):
-    """A detector as one network, from a normalized image (1, 3, H, W) to `boxes`, `labels` and `scores`.
+    """A detector as one module, from a normalized image (1, 3, H, W) to `boxes`, `labels` and `scores`.
 
     Args:
-        core: The core, which may be folded.
+        core: The core, which may have folded batch norms.
         post_processing: The post-processing.
         size: Height and width of its images.
-        padded: Whether it takes the image's height and width without padding (2,) as a second input.
+        padded: Whether the height and width of the image without padding (2,) are a second input.
     """
 
     def __init__(self, core: nn.Module, post_processing: PostProcessing, size: Size, padded: bool) -> None:
@@ -220,17 +221,17 @@ class WithPostProcessing(nn.Module):
         self.core, self.post_processing, self.size, self.padded = core, post_processing, size, padded
 
     def forward(self, images: Tensor, size: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Finds the boxes in pixels of the image that was given."""
+        """Computes the boxes in pixels of the input image."""
         inside: Any = self.size if size is None else (size[0].item(), size[1].item())
         (found,) = self.post_processing(self.core(images), [inside])
         return tuple(found[name] for name in OUTPUTS)
 
     def to_onnx(self) -> bytes:
-        """Exports the network as ONNX, for one image at a time: the exporter cannot loop over images.
+        """Exports the module as ONNX for one image at a time, because the exporter cannot loop over images.
 
         Returns:
-            The file's bytes. Its inputs are `images` and, where it is `padded`, `size`; its outputs are `boxes` (n, 4),
-            `labels` (n,) and `scores` (n,).
+            The bytes of the file. Its inputs are `images` and, if it is `padded`, `size`. Its outputs are `boxes`
+            (n, 4), `labels` (n,) and `scores` (n,).
         """
         example = [torch.zeros(1, 3, *self.size), *([torch.tensor(self.size)] if self.padded else [])]
         two_stages = isinstance(self.post_processing.detector, FasterRCNN)
@@ -242,19 +243,19 @@ class WithPostProcessing(nn.Module):
             program = torch.onnx.export(
                 exported, input_names=names, output_names=list(OUTPUTS), dynamo=True, verbose=False
             )
-        assert program is not None  # it is None where a file was asked for
+        assert program is not None  # only None when writing to a file
         return program.model_proto.SerializeToString()
 
 
 @contextlib.contextmanager
 def exportable_suppression(size: Size) -> Iterator[None]:
-    """Lets PyTorch export torchvision's `batched_nms`, which asks how many boxes there are and so cannot be exported.
+    """Replaces torchvision's `batched_nms` during an export, because it branches on the number of boxes.
 
-    While exporting, boxes of different classes are moved apart and suppressed together, as torchvision itself does
-    where boxes are few. Whatever else runs meanwhile gets torchvision's function.
+    During the export, boxes of different classes are moved apart and suppressed together, as torchvision does for few
+    boxes. Other code that runs at the same time still gets torchvision's function.
 
     Args:
-        size: Height and width of the images, within which the boxes are.
+        size: Height and width of the images, which bound the boxes.
     """
     original: Callable[..., Tensor] = box_ops.batched_nms
     apart = float(math.ceil(max(size)) + 1)

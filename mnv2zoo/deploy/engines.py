@@ -1,7 +1,7 @@
-"""The engines that can run a model: each turns it into a function from images to a list of outputs.
+"""The engines that can run a model. Each one turns it into a function from images to a list of outputs.
 
-Other runtimes take the model as ONNX, so there is one way out of PyTorch. An export takes seconds, and quantization
-a minute. The result is bytes from which the runtime starts at once, so these can be cached.
+All other runtimes load the model as ONNX, so there is a single export from PyTorch. The export takes seconds, and
+quantization a minute. The results are bytes from which the runtime starts quickly, so they can be cached.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Source:
-    """The network that all engines are made from, and that none of them changes.
+    """The model that all engines start from. No engine changes it.
 
     Attributes:
-        model: The folded network.
+        model: The model with folded batch norms.
         example: Images (N, C, H, W).
-        calibration: Images that int8 ranges are measured on; None for other precisions.
+        calibration: Calibration images for int8; None for other precisions.
     """
 
     model: nn.Module
@@ -52,26 +52,26 @@ class Source:
 
     @functools.cached_property
     def onnx(self) -> bytes:
-        """The network as ONNX, exported once for all engines that take it."""
+        """The model as ONNX, exported once for all engines."""
         return to_onnx(self.model, self.example)
 
     def own(self, precision: str) -> nn.Module:
-        """A copy for one engine alone, in its precision and in the memory layout that PyTorch is fastest with."""
+        """A copy for one engine, in its precision and in channels-last format, which is fastest in PyTorch."""
         network = Flat(copy.deepcopy(self.model)).to(_dtype(precision))
         return network.to(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that an engine starts from, in this process or in another that it is sent to.
+    """Everything that an engine needs to start, in this or another process.
 
     Attributes:
-        network: The engine's own copy of the network, flat, where PyTorch runs it; None for other runtimes.
-        parts: The bytes that another runtime starts from; none where PyTorch runs the network.
+        network: The engine's own copy of the model, with flat outputs, if PyTorch runs it; None for other runtimes.
+        parts: The bytes from which another runtime starts; empty if PyTorch runs the model.
         shape: Shape (N, C, H, W) of the example.
-        precision: What it computes in.
-        threads: Threads that it computes with, on the CPU.
-        device: Where it computes. The network stays on the CPU; each process moves a copy to the device.
+        precision: The precision.
+        threads: Number of threads on the CPU.
+        device: The device. `network` stays on the CPU, and each process moves a copy to the device.
     """
 
     network: nn.Module | None
@@ -87,15 +87,15 @@ class Engine:
     """A way to run a model.
 
     Attributes:
-        start: From a plan to a function.
+        start: Turns a plan into a function.
         precisions: The precisions that it supports on the CPU.
-        prepare: From the source and a precision to bytes that can be cached; None for an engine that starts from the
-            PyTorch module itself.
-        needs: Packages that it imports beyond the project's own dependencies.
+        prepare: Turns the source and a precision into bytes that can be cached; None for an engine that starts from
+            the PyTorch module itself.
+        needs: Packages that it imports in addition to the project's dependencies.
         slow_to_compile: Whether it compiles for a minute before the first image.
-        accelerated: The precisions that it supports on a device other than the CPU.
-        device_types: The types of these devices; None for all that PyTorch has.
-        reaches: Whether the installed packages compute on such a device.
+        accelerated: The precisions that it supports on devices other than the CPU.
+        device_types: The types of these devices; None for all types that PyTorch supports.
+        reaches: Whether the installed packages support such a device.
     """
 
     start: Callable[[Plan], Runner]
@@ -108,11 +108,11 @@ class Engine:
     reaches: Callable[[], bool] = lambda: True
 
     def packages(self, precision: str) -> tuple[str, ...]:
-        """The packages that it imports for a precision: NNCF quantizes for int8."""
+        """The packages that it imports for a precision, with NNCF for int8."""
         return (*self.needs, "nncf") if precision == "int8" else self.needs
 
     def knows(self, device: torch.device) -> bool:
-        """Whether it computes on devices of this type, with the right packages."""
+        """Whether it supports devices of this type, given the right packages."""
         return device.type == "cpu" or self.device_types is None or device.type in self.device_types
 
     def precisions_on(self, device: torch.device) -> tuple[str, ...]:
@@ -122,12 +122,12 @@ class Engine:
         return self.accelerated if self.knows(device) else ()
 
     def has(self, device: torch.device) -> bool:
-        """Whether its packages, which are installed, compute on a device."""
+        """Whether its installed packages support a device."""
         return self.knows(device) and (device.type == "cpu" or self.reaches())
 
 
 class Flat(nn.Module):
-    """A network whose outputs are a tuple, whatever they were grouped in."""
+    """A model with its outputs flattened into a tuple."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -139,20 +139,20 @@ class Flat(nn.Module):
 
 
 def any_batch(example: Tensor) -> dict[str, Any]:
-    """The arguments by which PyTorch's exports of a `Flat` network take batches of any size."""
-    two = example[:1].repeat(2, 1, 1, 1)  # an export with a batch of one would be for one alone
+    """The arguments for an export of a `Flat` model that supports batches of any size."""
+    two = example[:1].repeat(2, 1, 1, 1)  # an export with a batch of one would only support one image
     return {"args": (two,), "dynamic_shapes": {"x": {0: torch.export.Dim("batch")}}}
 
 
 def to_onnx(model: nn.Module, example: Tensor) -> bytes:
-    """Exports a network as ONNX with a batch of any size.
+    """Exports a model as ONNX for batches of any size.
 
     Args:
-        model: The network in evaluation mode.
+        model: The model in evaluation mode.
         example: Images (N, C, H, W).
 
     Returns:
-        The file's bytes. Its input is `images`, its outputs are `output_0` and so on.
+        The bytes of the file. Its input is `images`, and its outputs are `output_0` and so on.
     """
     with torch.inference_mode():
         outputs = Flat(model)(example[:1])
@@ -164,15 +164,15 @@ def to_onnx(model: nn.Module, example: Tensor) -> bytes:
         dynamo=True,
         verbose=False,
     )
-    assert program is not None  # it is None where a file was asked for
+    assert program is not None  # only None when writing to a file
     return program.model_proto.SerializeToString()
 
 
 @contextlib.contextmanager
 def torch_threads(number: int) -> Iterator[None]:
-    """Lets PyTorch compute with a number of threads for a while."""
+    """Sets PyTorch's number of threads within the `with` statement."""
     before = torch.get_num_threads()
-    if number == before:  # setting it starts a pool of threads that PyTorch cannot end in a forked process
+    if number == before:  # setting it would start a thread pool that PyTorch cannot end in a forked process
         yield
         return
     torch.set_num_threads(number)
@@ -201,10 +201,10 @@ def _other_thread() -> ThreadPoolExecutor:
 
 
 def fork_safe(compute: Callable[[], T]) -> T:
-    """Computes something with PyTorch, also in a forked process.
+    """Runs a computation with PyTorch so that it also works in a forked process.
 
-    OpenMP keeps a team of threads for each thread that computes. In a forked process the first thread's team is a
-    copy without threads, for which it would wait forever. Any other thread starts a team of its own.
+    OpenMP has a team of threads for each computing thread. In a forked process, the main thread's team is a copy
+    without threads, and waiting for it would never end. Any other thread starts its own team.
 
     Args:
         compute: The computation.
@@ -218,10 +218,10 @@ def fork_safe(compute: Callable[[], T]) -> T:
 
 
 def _part(plan: Plan) -> int:
-    """Images that PyTorch computes at once; more are computed in parts.
+    """The number of images per forward pass in PyTorch. Larger batches are split.
 
-    The widest maps of four images of 224 pixels take 19 MB. From 32 MB on, glibc fetches memory from the system and
-    gives it back at every step (M_MMAP_THRESHOLD in mallopt(3)), which takes as long as the computing.
+    The largest feature maps of four images of 224 pixels take 19 MB. From 32 MB on, glibc gets memory from the system
+    and returns it at every step (M_MMAP_THRESHOLD in mallopt(3)), which takes as long as the computation.
     """
     height, width = plan.shape[2:]
     return max(plan.threads, 4 * 224 * 224 // (height * width))
@@ -229,7 +229,7 @@ def _part(plan: Plan) -> int:
 
 def _torch(plan: Plan) -> Runner:
     if plan.device.type != "cpu":
-        network = _moved(plan)  # first, because it explains a device that a forked process cannot use
+        network = _moved(plan)  # first, because it explains why a forked process cannot use a device
         recorder = graphs.recorder_for(plan.device)
         return graphs.runner(network, plan.shape[1:], _dtype(plan.precision), plan.device, recorder)
     return _torch_on_cpu(plan)
@@ -259,17 +259,17 @@ def _inductor(plan: Plan) -> Runner:
 
     def run(x: Tensor) -> list[Tensor]:
         with torch.no_grad(), torch_threads(plan.threads), compile_any_number(), inductor_settings(freezing=True):
-            # Every part is of the one size that is compiled for: each other would take a minute of its own.
+            # All parts have the compiled size, because compiling for another size would take another minute.
             images = x.to(memory_format=torch.channels_last, dtype=dtype)
             return graphs.in_parts(run_part, part, images)
 
     return run
 
 
-# Settings of `torch._inductor.config`. 1x1 convolutions become matrix products, into which Inductor fuses what follows.
-# `max_autotune` times several kernels for each. A map that several places of a depthwise convolution read is written
-# first: otherwise each of them computes the activation before it again, which takes longer than the memory.
-# Graphs are recorded by `graphs.py`, because those of `torch.compile` belong to one thread.
+# Settings of `torch._inductor.config`. 1x1 convolutions become matrix multiplications, into which Inductor fuses the
+# operations after them. `max_autotune` times several kernels for each. `realize_reads_threshold` materializes maps that
+# several taps of a depthwise convolution read. Otherwise each tap would recompute the activation before it, which takes
+# longer than the memory access. `graphs.py` records the graphs, because those of `torch.compile` belong to one thread.
 TUNED = {
     "max_autotune": True,
     "conv_1x1_as_mm": True,
@@ -292,7 +292,7 @@ def _inductor_on_device(plan: Plan) -> Runner:
 
 
 def _moved(plan: Plan) -> nn.Module:
-    """A copy of the plan's network on its device."""
+    """A copy of the plan's model on its device."""
     assert plan.network is not None
     with usable(plan.device):
         return copy.deepcopy(plan.network).to(plan.device)
@@ -300,10 +300,10 @@ def _moved(plan: Plan) -> nn.Module:
 
 @contextlib.contextmanager
 def usable(device: torch.device) -> Iterator[None]:
-    """Explains a device that cannot be used because its process was forked from one that had used it.
+    """Explains errors of a device in a process that was forked after its parent had used the device.
 
     Raises:
-        DeployError: If that is the reason for an error of PyTorch's.
+        DeployError: If that is the reason for an error in PyTorch.
     """
     try:
         yield
@@ -311,8 +311,8 @@ def usable(device: torch.device) -> Iterator[None]:
         if not _forked or isinstance(error, DeployError):
             raise
         raise DeployError(
-            f"a forked process cannot use {device}, which its parent has used",
-            expected="a process that multiprocessing starts with spawn or forkserver",
+            f"a forked process cannot use {device}, because its parent has used it",
+            expected="a process that was started with spawn or forkserver",
             found=str(error).partition("\n")[0],
             where="device",
             fix="Start processes with spawn, or optimize the model in each of them after the fork.",
@@ -328,26 +328,26 @@ def _for_onnxruntime(source: Source, precision: str) -> Parts:
 
 
 def quantize_onnx(document: Any, source: Source) -> Any:
-    """Quantizes a network for ONNX Runtime.
+    """Quantizes a model for ONNX Runtime.
 
     Args:
-        document: The network, as an `onnx.ModelProto` whose input is `images`.
-        source: What it was exported from, with calibration images.
+        document: The model as an `onnx.ModelProto` whose input is `images`.
+        source: The source of the export, with calibration images.
 
     Returns:
-        The network in int8, as an `onnx.ModelProto`.
+        The model in int8 as an `onnx.ModelProto`.
     """
-    runners.import_onnxruntime()  # NNCF does too
+    runners.import_onnxruntime()  # NNCF imports it too
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, QuantizationParameters
 
-    # NNCF would give each channel before a depthwise convolution a range of its own, for which ONNX Runtime has no
-    # integer kernel: in floating point, and to and fro, the network would take twice as long as it does in fp32.
+    # By default, NNCF uses a separate range for each channel before a depthwise convolution, for which ONNX Runtime has
+    # no integer kernel. With the conversions to and from floating point, inference would be twice as slow as in fp32.
     whole = AdvancedQuantizationParameters(activations_quantization_params=QuantizationParameters(per_channel=False))
     return _quantize(document, source, lambda image: {INPUT: image}, whole)
 
 
 def _quantize(network: Any, source: Source, feed: Callable[[Any], Any], advanced: Any = None) -> Any:
-    """Quantizes an ONNX or OpenVINO model with NNCF, after training."""
+    """Quantizes an ONNX or OpenVINO model with NNCF (post-training quantization)."""
     import nncf
 
     assert source.calibration is not None
@@ -372,19 +372,19 @@ def _for_openvino(source: Source, precision: str) -> Parts:
 
 
 def quantize_openvino(network: Any, source: Source) -> Any:
-    """Quantizes a network for OpenVINO.
+    """Quantizes a model for OpenVINO.
 
     Args:
-        network: The network, as an `openvino.Model`, which changes.
-        source: What it was exported from, with calibration images.
+        network: The model as an `openvino.Model`, which is changed in place.
+        source: The source of the export, with calibration images.
 
     Returns:
-        The network in int8.
+        The model in int8.
     """
     from openvino import passes
 
-    # From ONNX, weights of depthwise convolutions come with a reshape that hides them from NNCF. They would be computed
-    # in floating point, with a conversion before and after each.
+    # In a model from ONNX, a reshape hides the weights of depthwise convolutions from NNCF. Without folding it, they
+    # would run in floating point, with conversions before and after.
     folding = passes.Manager()
     folding.register_pass(passes.ConstantFolding())
     folding.run_passes(network)
@@ -392,7 +392,7 @@ def quantize_openvino(network: Any, source: Source) -> Any:
 
 
 def _runtime(name: str, plan: Plan) -> Runner:
-    """Starts an engine that is a runtime of its own."""
+    """Starts an engine with its own runtime."""
     place = (plan.device.type, plan.device.index or 0)
     run_arrays = runners.RUNTIMES[name](plan.parts, plan.shape[1:], plan.precision, plan.threads, place)
 

@@ -1,4 +1,4 @@
-"""Exports a bundle that runs on its own: model, preprocessing, labels, a script and a card."""
+"""Exports standalone bundles: model, preprocessing, labels, a script and a card."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mnv2zoo.deploy.contents import Contents
 from mnv2zoo.deploy.engines import Source
 from mnv2zoo.deploy.formats import TARGETS, Variant
 from mnv2zoo.deploy.loss import Loss
-from mnv2zoo.errors import DeployError, nearest
+from mnv2zoo.errors import DeployError, nearest, unknown
 from mnv2zoo.model_dir import cards
 from mnv2zoo.models import config_file
 from mnv2zoo.system import posix
@@ -32,9 +32,9 @@ from mnv2zoo.version import __version__
 Format = Literal["onnx", "openvino", "torch-export", "executorch", "litert", "web"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Layout = Literal["nchw", "nhwc"]
-_Measured = tuple[Iterable[loss.Part], str]  # images, and what they are
+_Measured = tuple[Iterable[loss.Part], str]  # images, and their description
 SCRIPTS = Path(__file__).parent / "bundle"
-NAME = "predict.py"  # what a bundle calls its script
+NAME = "predict.py"  # file name of the script in a bundle
 
 
 def export(
@@ -53,58 +53,63 @@ def export(
     layout: Layout = "nchw",
     runtime: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """Exports a bundle that needs neither this package nor timm.
+    """Exports a standalone bundle, which needs neither this package nor timm.
 
-    It holds the model, `preprocess.json`, `labels.txt`, `predict.py`, `manifest.json` and the card `README.md`. Before
-    the folder appears, the script reads image files of many kinds, and what it computes is compared with the model's
-    outputs: pixels and logits of a classifier, boxes of a detector, masks of a segmenter. The bundle of a run that
-    gives several labels per image holds their thresholds in `thresholds.json`, which `predict.py` applies and you may
-    edit.
+    The bundle contains the model, `preprocess.json`, `labels.txt`, `predict.py`, `manifest.json` and a model card,
+    `README.md`. Before the folder is created, the script runs on image files of many kinds, and its results are
+    compared with the model's: pixels and logits of a classifier, boxes of a detector, masks of a segmenter. The bundle
+    of a multi-label model also contains `thresholds.json`. `predict.py` applies these thresholds, and you can
+    edit them.
 
-    A detector's graph holds its post-processing. It takes one normalized image (1, 3, H, W) as `images`, and its height
-    and width without padding (2,) as `size` if `resize` is `pad`, and gives `boxes` (n, 4), `labels` (n,) and `scores`
-    (n,) as the detector does. Faster R-CNN is exported with both stages.
+    The graph of a detector includes its post-processing. Its input `images` is one normalized image (1, 3, H, W). If
+    `resize` is `pad`, there is a second input `size` (2,): the height and width of the image without padding. Its
+    outputs are the detector's `boxes` (n, 4), `labels` (n,) and `scores` (n,). Faster R-CNN is exported with both
+    stages.
 
     Args:
         model: A model in evaluation mode: a zoo classifier; torchvision's `SSD`, `RetinaNet` or `FasterRCNN`; or a
-            segmenter, which maps normalized images (N, 3, H, W) to logits (N, K, H, W) or to a dict with these at
-            `out`. Or a name: an architecture, `architecture.tag`, a run folder of any of these or an `hf-hub:` name.
+            segmenter, which maps normalized images (N, 3, H, W) to logits (N, K, H, W) or to a dict with logits at
+            `out`. Or a name: an architecture, `architecture.tag`, a run folder or an `hf-hub:` name.
         directory: The bundle: a new or empty folder.
-        format: For batches of any size, `onnx` for ONNX Runtime, `openvino`, or `torch-export` for PyTorch (`.pt2`).
-            For one image at a time, as on mobile devices, `executorch` (`.pte`, with XNNPACK) or `litert` (`.tflite`).
-            `web` is a page for any static host, without `predict.py`, which classifies photos in the browser.
-            Detectors take `onnx` and `openvino`, and segmenters these and `torch-export`.
-        name: The model's name on the card; its own by default.
-        label_names: The classes, in order; those of a detector without the background. By default those of the
-            name, and numbers for other detectors and segmenters.
-        preprocessing: How a detector or segmenter sees images: `input_size` (3, H, W), `mean`, `std`, `interpolation`
-            (`bilinear` by default) and `resize`: `squash` to resize the whole image to exactly that size, or `pad` to
-            keep its aspect and pad it at the right or bottom. By default a detector's own, or that of the name; a
-            segmenter that is not named needs it.
-        license: The license of the weights, for the card; a classifier's own by default.
-        precision: `fp32`; for `onnx`, `web`, `openvino` and `litert` also `fp16` or `int8`; for `openvino` also `bf16`.
-            A detector has `fp32` alone.
+        format: The runtime of the bundle:
+
+            - `onnx` for ONNX Runtime, `openvino`, or `torch-export` for PyTorch (`.pt2`): batches of any size
+            - `executorch` (`.pte`, with XNNPACK) or `litert` (`.tflite`): one image at a time, for mobile devices
+            - `web`: a page for any static host that classifies images in the browser, without `predict.py`
+
+            Detectors support `onnx` and `openvino`. Segmenters also support `torch-export`.
+        name: The model's name on the card. By default, its own name.
+        label_names: The class names in order, without a detector's background. By default, those of the named model, or
+            numbers for other detectors and segmenters.
+        preprocessing: The preprocessing of a detector or segmenter: `input_size` (3, H, W), `mean`, `std`,
+            `interpolation` (default `bilinear`) and `resize`: `squash` resizes the whole image to exactly that size,
+            `pad` preserves the aspect ratio and pads at the right or bottom. By default, that of the detector or of the
+            named model. Required for a segmenter without a name.
+        license: The license of the weights, for the card. By default, the classifier's own.
+        precision: `fp32`; `fp16` or `int8` for `onnx`, `web`, `openvino` and `litert`; `bf16` for `openvino`. Detectors
+            only support `fp32`.
         calibration: Images for `int8`, as for `optimize`: a folder, preprocessed images or batches of them.
-        data: A folder of images to measure the precision's loss on, for the card and the manifest; with one subfolder
-            per class for the loss in accuracy. By default the calibration images.
+        data: A folder of images to measure the accuracy cost of the precision on, for the card and the manifest. With
+            one subfolder per class, the accuracy is measured too. By default, the calibration images.
         opset: The opset of an `onnx` or `web` file, such as 17 for ONNX Runtime 1.14. The file gets the lowest IR
-            version that has it. The exporter's own by default.
-        layout: How the model takes images: `nchw`, or for `litert` also `nhwc`.
-        runtime: For `web`, the unpacked npm package onnxruntime-web. By default npm's tarball is fetched, and checked
-            against the SHA-512 that this package holds.
+            version that supports it. By default, the exporter's own opset.
+        layout: The memory layout of the input: `nchw`, or for `litert` also `nhwc`.
+        runtime: For `web`, the folder of the unpacked npm package onnxruntime-web. By default, the tarball is
+            downloaded from npm and checked against a SHA-512 hash in this package.
 
     Returns:
         The bundle.
 
     Raises:
-        DeployError: If the model cannot be exported, the format does not have the precision, opset or layout, the
-            folder is not empty or cannot be written, onnxruntime-web cannot be found or fetched or is another than the
-            pinned one, or what the bundle computes differs from the model's outputs.
-        DataError: If the label names do not fit the model or `labels.txt`, or a folder in `data` is no class of it.
-        ImageReadError: If there are no images to calibrate or measure on, or one cannot be read.
+        DeployError: If the model cannot be exported; the format does not support the precision, opset or layout; the
+            folder is not empty or cannot be written; onnxruntime-web cannot be found or downloaded, or does not match
+            its hash; or the bundle's results differ from the model's.
+        DataError: If the label names do not match the model or `labels.txt`, or a subfolder of `data` is not a class
+            of the model.
+        ImageReadError: If there are no images to calibrate with or to measure on, or an image cannot be read.
         MissingExtraError: If a package that the format needs is not installed.
-        UnknownModelError: If there is no model of that name.
-        WeightsError: If its weights cannot be found, fetched or verified.
+        UnknownModelError: If the model is unknown.
+        WeightsError: If the model's weights cannot be found, downloaded or verified.
     """
     directory, variant = Path(directory), Variant(precision, opset, layout)
     _check(directory, format, variant, calibration is not None)
@@ -133,7 +138,7 @@ def export(
                 **_facts(variant, bundle),
                 "files": {file: hashlib.sha256((bundle / file).read_bytes()).hexdigest() for file in files},
             }
-            _write_manifest(facts, bundle)  # which the script reads
+            _write_manifest(facts, bundle)  # the script reads it
             script_module = _load(bundle, text)
             facts["comparison"], measured = _compare(held, bundle, script_module, precision, source, measured_on)
             facts["measured"] = measured.to_json() if measured else None
@@ -142,34 +147,58 @@ def export(
             card = cards.bundle_card(facts, use=TARGETS[format].use, outputs=held.outputs, loss=said)
             (bundle / "README.md").write_text(card, encoding="utf-8")
     except OSError as error:
-        raise DeployError("cannot write the bundle", found=error.strerror or error, where=directory) from error
+        raise DeployError(
+            "the bundle cannot be written",
+            found=error.strerror or error,
+            where=directory,
+            fix="Check the permissions and the free disk space, or choose another folder.",
+        ) from error
     return directory
 
 
 def _check(directory: Path, format: str, variant: Variant, calibrated: bool) -> None:
     if format not in get_args(Format):
-        raise DeployError("no such format", expected=nearest(str(format), get_args(Format), 3), found=repr(format))
+        raise DeployError(
+            unknown("format", str(format), get_args(Format)),
+            expected=nearest(str(format), get_args(Format), 3),
+            found=repr(format),
+            fix=f"Choose one of {', '.join(get_args(Format))}.",
+        )
     for what, value, known in (
         ("precision", variant.precision, get_args(Precision)),
         ("layout", variant.layout, get_args(Layout)),
     ):
         if value not in known:
             raise DeployError(
-                f"no such {what}: {value!r}", expected=", ".join(known), found=repr(value), fix=f"Pass another {what}."
+                unknown(what, str(value), known),
+                expected=", ".join(known),
+                found=repr(value),
+                fix=f"Choose another {what}.",
             )
     formats.check(format, variant)
     opsets.check(variant.opset)
     if (variant.precision == "int8") != calibrated:
         raise DeployError(
-            "precision int8 and calibration images go together",
+            f"the precision {variant.precision} does not use calibration images"
+            if calibrated
+            else "the precision int8 requires calibration images",
+            expected="calibration images if and only if the precision is int8",
             found=f"precision {variant.precision} {'with' if calibrated else 'without'} calibration images",
             where="calibration",
-            fix="Pass a folder of a few hundred typical images for int8, and for int8 alone.",
+            fix="Leave out the calibration images, or choose int8."
+            if calibrated
+            else "Pass a folder of a few hundred representative images.",
         )
     target = TARGETS[format]
     checks.require(target.packages(variant.precision), f"format {format}", target.extra)
     if not vacant(directory):
-        raise DeployError("the bundle's folder must be new or empty", found="something else", where=directory)
+        raise DeployError(
+            "the folder of the bundle is not empty",
+            expected="a new or empty folder",
+            found="a file or other files in the folder",
+            where=directory,
+            fix="Choose another folder.",
+        )
 
 
 def _check_contents(held: Contents, format: str, precision: str) -> None:
@@ -180,22 +209,22 @@ def _check_contents(held: Contents, format: str, precision: str) -> None:
                 expected=", ".join(able),
                 found=value,
                 where=what,
-                fix=f"Take {able[0]}.",
+                fix=f"Choose {able[0]}.",
             )
 
 
 def _page(held: Contents, format: str, runtime: str | os.PathLike[str] | None) -> dict[str, bytes]:
-    """The runtime's files of a bundle for the browser; none for other formats."""
+    """The runtime files of a bundle for the browser; empty for other formats."""
     if format == "web":
         web.check(held.preprocessing)
         return web.runtime(None if runtime is None else Path(runtime))
     if runtime is not None:
         raise DeployError(
-            f"format {format} takes no runtime",
-            expected="a runtime for web alone",
+            f"the format {format} does not use the option runtime",
+            expected="runtime only with the format web",
             found=runtime,
             where="runtime",
-            fix="Leave the runtime out.",
+            fix="Leave out runtime.",
         )
     return {}
 
@@ -203,7 +232,7 @@ def _page(held: Contents, format: str, runtime: str | os.PathLike[str] | None) -
 def _images(
     held: Contents, calibration: Images | None, data: str | os.PathLike[str] | None
 ) -> tuple[Source, _Measured | None]:
-    """The network with its calibration images, and the images that its loss is measured on."""
+    """The model with its calibration images, and the images to measure its accuracy cost on."""
     example = torch.zeros(1, *held.preprocessing["input_size"])
     own = held.preprocessing if held.decides == "pixels" else None
     found = None if calibration is None else prepare(calibration, held.model, example, own)
@@ -222,7 +251,7 @@ def _images(
 
 
 def _facts(variant: Variant, bundle: Path) -> dict[str, Any]:
-    """What the manifest says about the model's file."""
+    """The manifest's facts about the model file."""
     facts: dict[str, Any] = {"producer": f"mnv2zoo {__version__}", "precision": variant.precision}
     facts["layout"] = variant.layout
     if (bundle / "model.onnx").exists():
@@ -241,8 +270,8 @@ def script(template: str = "classify.py") -> str:
     """The text of a bundle's `predict.py`.
 
     Args:
-        template: The script of the task. Its imports from this package, one a line, are replaced by the text of the
-            modules, so that a bundle reads and prepares images by the code of this package.
+        template: The script of the task. Its imports from this package, one per line, are replaced by the text of the
+            modules, so that a bundle reads and preprocesses images with the same code as this package.
     """
     return "\n".join(map(_inlined, (SCRIPTS / template).read_text(encoding="utf-8").splitlines())) + "\n"
 
@@ -252,13 +281,13 @@ def _inlined(line: str) -> str:
         return line
     module = importlib.import_module(line.split()[1])
     text = Path(str(module.__file__)).read_text(encoding="utf-8")
-    _, future, *_ = ast.parse(text).body  # its docstring and its `from __future__` stand first
+    _, future, *_ = ast.parse(text).body  # the docstring and `from __future__` come first
     rest = [own for own in text.splitlines()[future.end_lineno :] if not own.startswith("from mnv2zoo.")]
     return f"# The text of {module.__name__}.\n" + "\n".join(rest).strip() + "\n"
 
 
 def _load(bundle: Path, text: str) -> Any:
-    """The bundle's script as a module; Python writes no `__pycache__` beside it, as an import would."""
+    """Loads the bundle's script as a module, without an import, which would write a `__pycache__` to the bundle."""
     file = bundle / NAME
     module = ModuleType("mnv2zoo_bundle")
     module.__file__ = str(file)
@@ -269,15 +298,15 @@ def _load(bundle: Path, text: str) -> Any:
 def _compare(
     held: Contents, bundle: Path, script: Any, precision: str, source: Source, measured_on: _Measured | None
 ) -> tuple[str, Loss | None]:
-    """Compares what the bundle's script computes from image files with the model's outputs, and says how it went."""
+    """Compares the results of the bundle's script on image files with the model's, and describes the outcome."""
     with tempfile.TemporaryDirectory() as folder, posix.preserved_signal_stack():
         try:
             run = script.load(bundle)
-        except Exception as error:  # runtimes raise nearly anything
+        except Exception as error:  # runtimes raise many kinds of errors
             raise DeployError(
                 "the installed runtime cannot load the bundle",
                 found=f"{type(error).__name__}: {checks.first_line(error)}",
-                fix="Take an older opset, or upgrade the runtime.",
+                fix="Choose an older opset, or upgrade the runtime.",
             ) from error
         channels, *size = held.preprocessing["input_size"]
         files = generated_images.write(Path(folder), min(size), channels)

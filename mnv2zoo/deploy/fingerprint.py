@@ -1,4 +1,4 @@
-"""The cache key of a model on an engine, so that one model is never taken for another."""
+"""The cache key of a model on an engine. It distinguishes any two models."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from mnv2zoo.errors import DeployError
 from mnv2zoo.runtimes.cache import versions
 from mnv2zoo.version import __version__
 
-VERSIONED = ("mnv2zoo", "timm", "torch")  # the key has their versions, so it needs no source of theirs
+VERSIONED = ("mnv2zoo", "timm", "torch")  # the key contains their versions, so it does not need their source code
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
 HOOKS = ("_forward_pre_hooks", "_forward_hooks")
-# What `nn.Module` keeps beside its attributes: flags of the hooks, and hooks of training, saving and loading.
+# State of `nn.Module` that does not affect inference: flags of hooks, and hooks of training, saving and loading.
 BOOKKEEPING = (
     *(f"{hooks}_{flag}" for hooks in HOOKS for flag in ("with_kwargs", "always_called")),
     *("_backward_pre_hooks", "_backward_hooks", "_is_full_backward_hook", "_non_persistent_buffers_set"),
@@ -30,18 +30,18 @@ BOOKKEEPING = (
 
 
 def cache_key(model: nn.Module, example: Tensor, calibration: str = "") -> dict[str, str]:
-    """Lists what every cache entry of a model depends on: the model, the images' kind, versions and the CPU.
+    """The facts that every cache entry depends on: the model, the type of images, versions and the CPU.
 
     Args:
         model: The model.
         example: Images (N, C, H, W).
-        calibration: A hash of the images that int8 ranges are measured on, if any.
+        calibration: A hash of the calibration images for int8, if any.
 
     Returns:
-        The key's parts by name.
+        The parts of the key by name.
 
     Raises:
-        DeployError: If the model holds something that cannot be told from something else, such as a lambda.
+        DeployError: If the model contains an object that cannot be identified, such as a lambda.
     """
     return {
         "model": fingerprint(model),
@@ -54,45 +54,45 @@ def cache_key(model: nn.Module, example: Tensor, calibration: str = "") -> dict[
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Hashes everything that decides what a model computes.
+    """Hashes everything that affects the outputs of a model.
 
-    That is every tensor (its name, dtype, shape and bytes), and for each module its class, its attributes and its
-    forward hooks, in their order. Of a zoo model these hold its config and the arguments that it was built with. A
-    class or function counts by its name, and by its source text where no package version in the key vouches for it.
+    This includes every tensor (name, dtype, shape and bytes), and the class, the attributes and the forward hooks of
+    each module, in order. The attributes of a zoo model contain its config and arguments. A class or function is hashed
+    by its name, and by its source code unless the key contains the version of its package.
 
     Args:
         model: The model.
 
     Returns:
-        A SHA-256 in hexadecimal. Models that were built alike have the same one in every process.
+        A SHA-256 hash in hexadecimal. Models that were built in the same way have the same hash in every process.
 
     Raises:
-        DeployError: If the model holds something that cannot be told from something else, such as a lambda.
+        DeployError: If the model contains an object that cannot be identified, such as a lambda.
     """
     try:
         return _Digests().of(model)
     except (TypeError, ValueError, AttributeError, RuntimeError, pickle.PicklingError) as error:
         raise DeployError(
-            "the model's content cannot be told from another's",
+            "the model cannot be cached, because some of its content cannot be identified",
             expected="attributes and hooks without lambdas, local functions and open files",
             found=str(error),
-            fix="Leave out the cache.",
+            fix="Leave out cache=.",
         ) from error
 
 
 class _Digests:
-    """Hashes of values by what they hold, whichever process holds them."""
+    """Hashes values by their content, independent of the process."""
 
     def __init__(self) -> None:
         self._known: dict[int, str] = {}
-        self._alive: list[Any] = []  # while a value lives, no other has its identity
-        self._open: list[int] = []  # the values that are being hashed, each within the one before
+        self._alive: list[Any] = []  # keeps values alive, so that their ids stay unique
+        self._open: list[int] = []  # the values being hashed, each one inside the one before
 
     def of(self, value: Any) -> str:
         if type(value) in PLAIN:
             return _hash(type(value).__name__, repr(value))
         number = id(value)
-        if number in self._open:  # a value that holds itself
+        if number in self._open:  # a value that contains itself
             return _hash("outer", str(self._open.index(number)))
         if number not in self._known:
             self._open.append(number)
@@ -116,7 +116,7 @@ class _Digests:
             return self._of_all("dict", (part for item in value.items() for part in item))
         if type(value) in (set, frozenset):
             return _hash("set", *sorted(map(self.of, value)))
-        # The protocol of `pickle` and `copy`, by which any other object says what it is made of.
+        # The protocol of `pickle` and `copy`, which describes the content of any other object.
         reduced = value.__reduce_ex__(4)
         if isinstance(reduced, str):
             return _hash("name", type(value).__qualname__, str(getattr(value, "__module__", "")), reduced)
@@ -126,19 +126,19 @@ class _Digests:
         return self._of_all("object", (make, arguments, state, list(items or ()), [*(pairs or ())]))
 
     def _of_name(self, value: type | FunctionType) -> str:
-        """The hash of a class or function, which has to be found under its name in any process."""
+        """The hash of a class or function, which must be importable by its name in any process."""
         name = f"{value.__module__}.{value.__qualname__}"
         found: Any = sys.modules.get(value.__module__)
         for part in value.__qualname__.split("."):
             found = getattr(found, part, None)
         if found is not value:
-            raise TypeError(f"{name} cannot be found by its name")
+            raise TypeError(f"{name} cannot be imported by its name")
         bases = value.__mro__[:-1] if isinstance(value, type) else (value,)
         return _hash("name", name, *map(_source, bases))
 
 
 def _computing(state: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a module's state its forward pass depends on, without the numbers that a process gives to hooks."""
+    """The part of a module's state that its forward pass depends on, without process-specific ids of hooks."""
     computing = {name: value for name, value in state.items() if name not in (*BOOKKEEPING, *HOOKS)}
     for hooks in HOOKS:
         flags = [state.get(f"{hooks}_{flag}", {}) for flag in ("with_kwargs", "always_called")]

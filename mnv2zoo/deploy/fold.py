@@ -13,11 +13,11 @@ def fold(model: nn.Module) -> nn.Module:
     """Copies a model with its batch norms folded into its convolutions.
 
     Args:
-        model: A model in evaluation mode whose modules define each batch norm right after its convolution, as zoo
-            models do. Activations within the norms stay.
+        model: A model in evaluation mode whose modules define each batch norm directly after its convolution, as zoo
+            models do. Activations inside the batch norms are preserved.
 
     Returns:
-        The copy, which computes the same up to rounding.
+        The copy. Its outputs are the same up to rounding.
 
     Examples:
         >>> import timm, torch, mnv2zoo

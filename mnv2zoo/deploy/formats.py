@@ -1,4 +1,4 @@
-"""The formats of bundles: how a model is written in each, and what it needs."""
+"""The formats of bundles: how to write each one, and what it requires."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ LAYOUTS = ("nchw", "nhwc")
 
 @dataclass(frozen=True)
 class Variant:
-    """Which variant of a format a bundle holds.
+    """The variant of a format.
 
     Attributes:
-        precision: What the model's file holds: `fp32`, `fp16`, `bf16` or `int8`.
+        precision: The precision of the model file: `fp32`, `fp16`, `bf16` or `int8`.
         opset: The opset of an ONNX file; None for the exporter's own.
-        layout: How the model takes images: `nchw` as (N, 3, H, W), or `nhwc` as (N, H, W, 3).
+        layout: The memory layout of the input: `nchw` for (N, 3, H, W), or `nhwc` for (N, H, W, 3).
     """
 
     precision: str = "fp32"
@@ -43,15 +43,15 @@ class Target:
     """A bundle's format.
 
     Attributes:
-        write: Writes the model into the bundle, from the folded model and an example (1, C, H, W), and returns the
-            names of its files.
-        needs: The packages that it needs, by their import names.
+        write: Writes the model to the bundle, from the folded model and an example (1, C, H, W), and returns the names
+            of its files.
+        needs: The required packages, by import name.
         extra: The project's extra that installs them.
-        runtime: The packages that `predict.py` needs besides numpy and pillow, as pip knows them; none for a page.
-        precisions: The precisions that its runtime can run.
-        quantizer: The package that it needs for int8 too.
-        layouts: The layouts that it can take images in.
-        has_opset: Whether its file is ONNX, so that you can choose an opset.
+        runtime: The packages that `predict.py` needs in addition to numpy and pillow, by pip name; empty for a page.
+        precisions: The supported precisions.
+        quantizer: The package that int8 requires in addition.
+        layouts: The supported memory layouts of the input.
+        has_opset: Whether the file is ONNX, so that the opset can be chosen.
     """
 
     write: Callable[[Source, Variant, Path], list[str]]
@@ -64,23 +64,23 @@ class Target:
     has_opset: bool = field(default=False, kw_only=True)
 
     def packages(self, precision: str) -> tuple[str, ...]:
-        """The packages that it needs for a precision."""
+        """The required packages for a precision."""
         return (*self.needs, self.quantizer) if precision == "int8" else self.needs
 
     @property
     def use(self) -> str:
-        """The commands that use a bundle, for its card."""
+        """The commands that run a bundle, for its card."""
         if self.runtime:
             return f"pip install numpy pillow {self.runtime}\npython predict.py photo.jpg"
         return "python -m http.server --directory THIS_FOLDER 8000  # or any static host; then open localhost:8000"
 
 
 class InHalf(nn.Module):
-    """A network that computes in half precision, from and to single precision.
+    """A model that computes in half precision, with inputs and outputs in single precision.
 
     Args:
-        model: The network, which is copied.
-        dtype: The type that it computes in.
+        model: The model, which is copied.
+        dtype: The data type of the computation.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
@@ -89,42 +89,42 @@ class InHalf(nn.Module):
         self.train(model.training)
 
     def forward(self, x: Tensor) -> Any:
-        """Maps images (N, C, H, W) to what the network gives."""
+        """Maps images (N, C, H, W) to the outputs."""
         return pytree.tree_map(Tensor.float, self.model(x.to(self.dtype)))
 
 
 def check(format: str, variant: Variant) -> None:
-    """Requires a variant that the format's runtime can run.
+    """Checks that a format supports a variant.
 
     Args:
-        format: The format, which is one of `TARGETS`.
+        format: The format, one of `TARGETS`.
         variant: The variant.
 
     Raises:
-        DeployError: If the runtime cannot run it.
+        DeployError: If the format does not support the variant.
     """
     for what, value in (("precision", variant.precision), ("layout", variant.layout)):
         if value not in getattr(TARGETS[format], f"{what}s"):
             able = [name for name, one in TARGETS.items() if value in getattr(one, f"{what}s")]
             raise DeployError(
-                f"format {format} has no {what} {value}",
+                f"the format {format} does not support the {what} {value}",
                 expected=", ".join(getattr(TARGETS[format], f"{what}s")),
                 found=repr(value),
                 where=what,
-                fix=f"These formats have {value}: {', '.join(able)}." if able else f"Take another {what}.",
+                fix=f"Formats that support {value}: {', '.join(able)}." if able else f"Choose another {what}.",
             )
     if variant.opset is not None and not TARGETS[format].has_opset:
         raise DeployError(
-            f"format {format} has no opset",
-            expected=f"an opset for {' or '.join(name for name, one in TARGETS.items() if one.has_opset)} alone",
+            f"the format {format} does not use the option opset",
+            expected=f"an opset only for {' or '.join(name for name, one in TARGETS.items() if one.has_opset)}",
             found=variant.opset,
             where="opset",
-            fix="Leave the opset out.",
+            fix="Leave out opset.",
         )
 
 
 def _onnx(source: Source, variant: Variant) -> Any:
-    """The model as an `onnx.ModelProto`, in the variant's opset and, unless that is bf16, its precision."""
+    """The model as an `onnx.ModelProto`, in the variant's opset and, except for bf16, in its precision."""
     import onnx
 
     model = source.model
@@ -164,7 +164,9 @@ def _store_in_bf16(document: Any) -> None:
 
     for node in document.get_ordered_ops():
         if node.get_type_name() == "Constant" and node.get_element_type() == openvino.Type.f32 and node.data.size > 1:
-            rounded = torch.from_numpy(node.data.copy()).bfloat16().float().numpy()  # OpenVINO would cut, not round
+            rounded = (
+                torch.from_numpy(node.data.copy()).bfloat16().float().numpy()
+            )  # OpenVINO would truncate, not round
             stored = operators.convert(operators.constant(rounded, dtype=openvino.Type.bf16), "f32")
             for place in list(node.output(0).get_target_inputs()):
                 place.replace_source_output(stored.output(0))
@@ -188,7 +190,7 @@ def _to_executorch(source: Source, variant: Variant, bundle: Path) -> list[str]:
 
 
 def _to_litert(source: Source, variant: Variant, bundle: Path) -> list[str]:
-    with contextlib.redirect_stdout(sys.stderr):  # its progress goes to stdout
+    with contextlib.redirect_stdout(sys.stderr):  # it prints its progress to stdout
         litert.write(source, variant.precision, variant.layout, bundle / "model.tflite")
     return ["model.tflite"]
 

@@ -1,4 +1,4 @@
-"""Image files of many kinds, made to compare how two programs read them."""
+"""Generates image files of many kinds, to compare how two programs read them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ TURNED = 6  # a camera held upright
 
 
 def write(folder: Path, side: int, channels: int = 3) -> list[Path]:
-    """Writes an image file of each kind that a network reads.
+    """Writes an image file of each kind that a model can read.
 
     Args:
-        folder: Where to.
-        side: About how many pixels a side has.
-        channels: Channels of the network. For one channel there are arrays too, and for others than 1 and 3 arrays and
-            a TIFF of several pages alone.
+        folder: The output folder.
+        side: Approximate side of the images in pixels.
+        channels: Number of input channels of the model. For one channel, arrays are written too. For more than one and
+            other than three, only arrays and a multi-page TIFF are written.
 
     Returns:
-        The files, in order of their names.
+        The files, sorted by name.
     """
     picture = _picture(side)
     photos, arrays = KINDS if channels in PHOTO_CHANNELS else {}, {} if channels == 3 else ARRAYS
@@ -42,13 +42,13 @@ def write(folder: Path, side: int, channels: int = 3) -> list[Path]:
 
 
 def _channels(picture: Image.Image, channels: int) -> np.ndarray[Any, Any]:
-    """Values from 0 to 1 (height, width, channels), each channel another mixture of the picture's."""
+    """Values from 0 to 1 (height, width, channels). Each channel is a different mixture of the image's colors."""
     weights = np.random.default_rng(1).dirichlet(np.ones(3), channels).T
     return np.asarray(picture.convert("RGB")) / 255 @ weights
 
 
 def _picture(side: int) -> Image.Image:
-    """Waves and noise in color, in a rectangle, with a transparent corner."""
+    """A rectangular image of colored waves and noise, with a transparent corner."""
     height, width = round(1.1 * side) + 1, round(1.4 * side)
     down, across = np.mgrid[:height, :width] / side
     waves = [np.sin(9 * down + 4 * across), np.cos(7 * across), np.sin(5 * down * across)]

@@ -1,9 +1,9 @@
-"""How PyTorch runs a network on an accelerator.
+"""Runs a model in PyTorch on an accelerator, with CUDA graphs.
 
-A small network is about a hundred kernels. A GPU computes each of them in a few microseconds, but Python needs longer
-to launch it. A CUDA graph records the kernels once and launches all of them together.
+A small model is about a hundred kernels. A GPU runs each of them in a few microseconds, but Python needs longer to
+launch it. A CUDA graph records the kernels once and launches them together.
 
-A graph reads and writes fixed addresses, so each batch size has a graph of its own, with its own input and outputs.
+A graph reads and writes fixed addresses, so each batch size needs its own graph, input and outputs.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch.nn import functional
 
 Compute = Callable[[Tensor], Sequence[Tensor]]
 
-GRAPHS = 8  # batch sizes that get a graph; each holds memory for its outputs
-WARM_UPS = 3  # runs before a graph is recorded, in which libraries choose algorithms and allocate workspaces
+GRAPHS = 8  # number of batch sizes with a graph; each uses memory for its outputs
+WARM_UPS = 3  # runs before recording a graph, in which libraries choose algorithms and allocate workspaces
 
 _recording = threading.Lock()  # PyTorch records one graph at a time
 
@@ -33,14 +33,14 @@ class Recorder(Protocol):
 
         Args:
             compute: The computation.
-            images: Its input, whose address the recording keeps.
+            images: Its input. The recording reads from its address.
 
         Returns:
-            The outputs, and a function that computes them again, in place, from what the images hold then.
+            The outputs, and a function that recomputes them in place from the current content of `images`.
         """
 
     def wait(self) -> None:
-        """Makes the device finish the calls before this one first, whichever stream they were on."""
+        """Makes the device finish earlier calls first, whatever stream they use."""
 
 
 class CudaGraphs:
@@ -60,7 +60,7 @@ class CudaGraphs:
         """Records a computation; see `Recorder`."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(self._device), fastest_convolutions():
-            compute(images)  # which compiles it, for a minute, where it is to be compiled
+            compute(images)  # compiles the computation if needed, which takes about a minute
             with _recording:
                 return self._recorded(graph, compute, images), graph.replay
 
@@ -69,14 +69,14 @@ class CudaGraphs:
         with torch.cuda.stream(self._side):
             for _ in range(WARM_UPS):
                 compute(images)
-        # Other threads may allocate memory meanwhile, which the default mode would forbid them.
+        # Allow other threads to allocate memory during the capture, which the default mode forbids.
         with torch.cuda.graph(graph, self._pool, self._side, capture_error_mode="thread_local"):
             outputs = compute(images)
         torch.cuda.current_stream().wait_stream(self._side)
         return outputs
 
     def wait(self) -> None:
-        """Makes this thread's stream wait for the stream of the call before; see `Recorder`."""
+        """Makes this thread's stream wait for the stream of the previous call; see `Recorder`."""
         stream = torch.cuda.current_stream(self._device)
         if self._last is not None and self._last != stream:
             stream.wait_stream(self._last)
@@ -85,7 +85,7 @@ class CudaGraphs:
 
 @contextlib.contextmanager
 def fastest_convolutions() -> Iterator[None]:
-    """Lets cuDNN time its algorithms for each new shape, and take the fastest."""
+    """Lets cuDNN benchmark its algorithms for each new shape, and use the fastest."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True
     try:
@@ -95,12 +95,12 @@ def fastest_convolutions() -> Iterator[None]:
 
 
 class Recorded:
-    """A network for batches of one size, recorded once.
+    """A model recorded for one batch size.
 
     Args:
-        network: The network.
-        images: Images of that size, on the device. Each call overwrites them.
-        recorder: Records the network.
+        network: The model.
+        images: Images of that batch size on the device. Each call overwrites them.
+        recorder: Records the model.
     """
 
     def __init__(self, network: Compute, images: Tensor, recorder: Recorder) -> None:
@@ -108,7 +108,7 @@ class Recorded:
         self._outputs, self._replay = recorder.record(network, images)
 
     def __call__(self, x: Tensor) -> list[Tensor]:
-        """Runs images (N, C, H, W). The outputs belong to the caller: no later call overwrites them."""
+        """Runs images (N, C, H, W). The outputs are copies, so later calls do not overwrite them."""
         self._recorder.wait()
         self._images.copy_(x)
         self._replay()
@@ -116,12 +116,12 @@ class Recorded:
 
 
 class BySize:
-    """Runs batches of any size, one after another; the first few sizes each by a function of their own.
+    """Runs batches of any size, one at a time. The first few batch sizes each get their own function.
 
     Args:
-        make: From a batch size to the function for it.
-        otherwise: Runs batches of further sizes.
-        most: How many sizes get a function of their own.
+        make: Creates the function for a batch size.
+        otherwise: Runs batches of other sizes.
+        most: Maximum number of batch sizes with their own function.
     """
 
     def __init__(self, make: Callable[[int], Compute], otherwise: Compute, most: int) -> None:
@@ -145,15 +145,15 @@ def runner(
     recorder: Recorder | None = None,
     most: int = GRAPHS,
 ) -> Callable[[Tensor], list[Tensor]]:
-    """Makes a function that runs a network on a device, and that several threads may call at once.
+    """Creates a thread-safe function that runs a model on a device.
 
     Args:
-        network: The network, on the device.
-        shape: Channels, height and width of its images.
-        dtype: The type of its images.
+        network: The model on the device.
+        shape: Channels, height and width of its inputs.
+        dtype: The data type of its inputs.
         device: The device.
         recorder: Records graphs; None for a device without graphs.
-        most: How many batch sizes get a graph. Others run without one.
+        most: Maximum number of batch sizes with a graph. Others run without one.
 
     Returns:
         A function from images (N, C, H, W) of any floating-point type, on the device or the CPU, to outputs in single
@@ -174,7 +174,7 @@ def runner(
     by_size = BySize(with_graph, without_graph, most if recorder else 0)
 
     def run(x: Tensor) -> list[Tensor]:
-        # What is made in inference mode cannot be overwritten outside of it, and a later call may come from outside.
+        # Tensors from inference mode cannot be overwritten outside of it, and a later call may come from outside.
         with torch.inference_mode(False), torch.no_grad():
             return by_size(x.to(device))
 
@@ -187,11 +187,11 @@ def recorder_for(device: torch.device) -> Recorder | None:
 
 
 def in_parts(run: Compute, size: int, x: Tensor) -> list[Tensor]:
-    """Runs images in batches of one size, the last of which is filled up with zeros.
+    """Runs images in batches of a fixed size. The last batch is padded with zeros.
 
     Args:
         run: Runs a batch of that size.
-        size: The size.
+        size: The batch size.
         x: Images (N, C, H, W).
 
     Returns:

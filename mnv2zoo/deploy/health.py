@@ -1,4 +1,4 @@
-"""Checks of what models run on: Python, PyTorch, the engines, and the processor."""
+"""Checks of Python, the installed packages, the engines and the processor."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mnv2zoo.runtimes.cache import versions
 from mnv2zoo.system import posix
 from mnv2zoo.system.findings import BROKEN, NOTE, OK, Finding
 
-# Instructions that make a precision faster than fp32, by their names in Linux's list for x86 and ARM.
+# CPU instructions that make a precision faster than fp32, with their names in Linux for x86 and ARM.
 INSTRUCTIONS = {
     "bf16": ("amx_bf16", "avx512_bf16", "bf16", "svebf16"),
     "int8": ("amx_int8", "avx512_vnni", "avx_vnni", "i8mm", "asimddp"),
@@ -31,7 +31,7 @@ def findings() -> Iterator[Finding]:
     """Runs all checks.
 
     Yields:
-        What each found.
+        The finding of each check.
     """
     yield python()
     yield packages()
@@ -42,12 +42,12 @@ def findings() -> Iterator[Finding]:
 
 
 def python() -> Finding:
-    """Which Python and which system this is."""
+    """Reports the versions of Python and the operating system."""
     return Finding("Python", OK, f"{platform.python_version()} on {platform.platform()}")
 
 
 def packages() -> Finding:
-    """Whether the installed versions are those that the package needs."""
+    """Checks that the installed packages have the required versions."""
     try:
         needed = [Requirement(text) for text in metadata.requires("mnv2zoo") or ()]
     except metadata.PackageNotFoundError:
@@ -65,31 +65,31 @@ def packages() -> Finding:
         if not right:
             bad.append(f"{requirement.name} {version}, needs {requirement.specifier}")
     if bad:
-        return Finding("packages", BROKEN, "; ".join(bad), "Install mnv2zoo again with pip, which updates them.")
+        return Finding("packages", BROKEN, "; ".join(bad), "Reinstall mnv2zoo with pip, which updates the packages.")
     return Finding("packages", OK, f"mnv2zoo {metadata.version('mnv2zoo')}, {', '.join(found)}")
 
 
 def processor() -> Finding:
-    """Which instructions PyTorch uses, and how many cores there are."""
+    """Reports the CPU instructions that PyTorch uses, and the number of cores."""
     name = posix.cpu_info("model name") or platform.processor() or platform.machine()
     capability = torch.backends.cpu.get_cpu_capability()
     found = f"{name}, {runners.cores()} cores, {capability}"
     if capability == "DEFAULT":
-        return Finding("processor", NOTE, found, "PyTorch uses no vector instructions here, so it is slow.")
+        return Finding("processor", NOTE, found, "PyTorch uses no vector instructions on this CPU, so it is slow.")
     return Finding("processor", OK, found)
 
 
 def accelerators() -> Finding:
-    """Which GPUs PyTorch can use."""
+    """Reports the GPUs that PyTorch can use."""
     if torch.cuda.is_available():
         return Finding("GPU", OK, ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())))
     if torch.backends.mps.is_available():
         return Finding("GPU", OK, "mps")
-    return Finding("GPU", OK, "none that PyTorch can use")
+    return Finding("GPU", OK, "no GPU that PyTorch can use")
 
 
 def engine(name: str) -> Finding:
-    """Whether an engine is installed and starts, and in which precisions it is fast on this processor."""
+    """Checks that an engine is installed and can be imported, and reports its speed in each precision on this CPU."""
     needs = ENGINES[name].needs
     try:
         checks.require(needs, f"engine {name}")
@@ -100,9 +100,9 @@ def engine(name: str) -> Finding:
             runners.import_onnxruntime()
         for package in needs[-1:]:
             importlib.import_module(package)
-    except Exception as error:  # a broken installation raises nearly anything
+    except Exception as error:  # a broken installation can raise any error
         found = f"cannot be imported: {type(error).__name__}: {checks.first_line(error)}"
-        return Finding(f"engine {name}", BROKEN, found, f"Install it again: pip install --force-reinstall {needs[-1]}")
+        return Finding(f"engine {name}", BROKEN, found, f"Reinstall it: pip install --force-reinstall {needs[-1]}")
     version = versions(needs[-1:] or ("torch",))
     speeds = "; ".join(f"{precision} {speed(precision, instructions())}" for precision in ENGINES[name].precisions)
     found = f"{' '.join(version.values())}: {speeds}"
@@ -113,19 +113,19 @@ def engine(name: str) -> Finding:
 
 
 def instructions() -> list[str]:
-    """The processor's instructions, by the names that Linux gives them; none where the system does not say."""
+    """The CPU's instructions, with their names in Linux; empty if the system does not report them."""
     return (posix.cpu_info("flags") or posix.cpu_info("Features")).split()
 
 
 def speed(precision: str, known: Sequence[str]) -> str:
-    """How fast a precision is on a processor.
+    """Describes the speed of a precision on a CPU.
 
     Args:
         precision: `fp32`, `bf16` or `int8`.
-        known: The processor's instructions.
+        known: The CPU's instructions.
 
     Returns:
-        `fast` and the instructions that make it so; `slow` if there are none; `unknown` if the system does not say.
+        `fast` with the instruction set; `slow` if there is none; `unknown` if the system does not report instructions.
     """
     if precision not in INSTRUCTIONS:
         capability = torch.backends.cpu.get_cpu_capability()

@@ -10,14 +10,12 @@ from mnv2zoo.deploy.engines import Flat, Source
 
 
 def write(source: Source, precision: str, layout: str, file: Path) -> None:
-    """Writes a model.
-
-    Its inputs and outputs are in fp32 whatever it computes in.
+    """Writes a model. Its inputs and outputs are in fp32 for all precisions.
 
     Args:
-        source: The folded network, an example (1, C, H, W), and calibration images for `int8`.
+        source: The folded model, an example (1, C, H, W), and calibration images for `int8`.
         precision: `fp32`; `fp16` for weights in half precision; or `int8` for weights and activations.
-        layout: How it takes images: `nchw`, or `nhwc` as a camera gives them.
+        layout: The memory layout of the input: `nchw`, or `nhwc`, which cameras produce.
         file: The file.
     """
     import litert_torch

@@ -1,4 +1,4 @@
-"""What a lower precision costs: a bundle against the model in PyTorch, on images that you give."""
+"""Measures the accuracy cost of a lower precision: compares a bundle with the model in PyTorch on your images."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from mnv2zoo.errors import DeployError
 
 AT_ONCE = agreement.AT_ONCE
 
-Part = tuple[Tensor, Sequence[int]]  # images (n, C, H, W), and the class of each; no class if they are not known
+Part = tuple[Tensor, Sequence[int]]  # images (n, C, H, W), and their classes, which are empty if unknown
 
 
 @dataclass(frozen=True)
 class Loss:
-    """How far a bundle agrees with the model.
+    """The agreement of a bundle with the model.
 
     Attributes:
-        data: What it was measured on.
-        images: How many images that were.
+        data: A description of the images.
+        images: Number of images.
         agreement: Images with the same top class, or pixels with the same class, in percent.
-        accuracy: Top-1 of the model and of the bundle, in percent; None where the images' classes are not known.
+        accuracy: Top-1 accuracy of the model and of the bundle, in percent; None if the classes of the images are
+            unknown.
     """
 
     data: str
@@ -38,20 +39,20 @@ class Loss:
     accuracy: tuple[float, float] | None = None
 
     def sentence(self, what: str) -> str:
-        """Says it, for the card.
+        """Describes it for the card.
 
         Args:
-            what: What agrees: `images` or `pixels`.
+            what: What the model classifies: `images` or `pixels`.
         """
-        said = f"On {self.images} images of {self.data}, {self.agreement:.1f} % of the {what} keep their class"
+        said = f"On {self.images} images of {self.data}, {self.agreement:.1f} % of the {what} get the same class"
         if self.accuracy is None:
-            return f"{said}; their labels are not known, so the accuracy was not measured"
+            return f"{said}; the accuracy was not measured, because the labels of the images are unknown"
         before, after = self.accuracy
         lost = f"a loss of {before - after:.2f} points"
-        return f"{said}; top-1 accuracy is {after:.2f} %, and {before:.2f} % in PyTorch ({lost})"
+        return f"{said}; top-1 accuracy is {after:.2f} %, compared with {before:.2f} % in PyTorch ({lost})"
 
     def to_json(self) -> dict[str, Any]:
-        """The values, for the manifest."""
+        """The values for the manifest."""
         accuracy = self.accuracy and {
             "pytorch": round(self.accuracy[0], 4),
             "bundle": round(self.accuracy[1], 4),
@@ -70,12 +71,12 @@ def measure(model: nn.Module, run: Callable[[Any], Any], parts: Iterable[Part], 
 
     Args:
         model: The model in evaluation mode.
-        run: The bundle's model, from an array of images to an array of outputs.
+        run: The bundle's model, a function from an array of images to an array of outputs.
         parts: The images.
-        data: What they are, for the card.
+        data: A description of the images for the card.
 
     Returns:
-        The loss. `agreement.measure` says how it is measured.
+        The loss, as `agreement.measure` defines it.
     """
 
     def bundle(images: Tensor) -> Tensor:
@@ -96,13 +97,13 @@ class Folder:
 
     Args:
         folder: The folder.
-        label_names: The model's classes, in order; none for a model that does not classify whole images.
-        transform: From an image to a tensor, as the model sees it.
-        channels: Channels that the model takes.
+        label_names: The model's classes, in order; empty for a model that does not classify whole images.
+        transform: The model's preprocessing, from an image to a tensor.
+        channels: Number of the model's input channels.
 
     Raises:
-        DeployError: If there is no such folder.
-        DataError: If the images are in subfolders, and one of these is no class of the model.
+        DeployError: If the folder does not exist.
+        DataError: If a subfolder is not a class of the model.
         ImageReadError: If there are no images.
     """
 
@@ -111,7 +112,8 @@ class Folder:
     ) -> None:
         if not folder.is_dir():
             raise DeployError(
-                f"no such folder of images to measure on: {folder}",
+                f"the folder of images to measure on does not exist: {folder}",
+                expected="a folder of images",
                 found="a file" if folder.exists() else "nothing",
                 where="data",
                 fix="Pass a folder with one subfolder per class.",

@@ -1,4 +1,4 @@
-"""ONNX files for older runtimes: the opset that you ask for, and the lowest IR version that has it."""
+"""Converts ONNX files for older runtimes, to a given opset and the lowest IR version that supports it."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ from typing import Any
 
 from mnv2zoo.errors import DeployError, first_line
 
-OLDEST = 14  # ONNX has no converter to earlier ones for the operators of our networks
+OLDEST = 14  # ONNX cannot convert the operators of our models to earlier opsets
 
 
 def newest() -> int:
-    """The newest opset that the installed `onnx` knows."""
+    """The newest opset that the installed `onnx` supports."""
     import onnx
 
     return int(onnx.defs.onnx_opset_version())
 
 
 def check(opset: int | None) -> None:
-    """Requires an opset that a network can be converted to.
+    """Checks that models can be converted to an opset.
 
     Args:
         opset: The opset; None for the exporter's own.
 
     Raises:
-        DeployError: If there is no such opset, or no converter to it.
+        DeployError: If the opset does not exist, or models cannot be converted to it.
     """
     if opset is not None and not OLDEST <= opset <= newest():
         raise DeployError(
-            f"cannot write opset {opset}",
+            f"the opset {opset} is not supported",
             expected=f"{OLDEST} to {newest()}",
             found=opset,
             where="opset",
-            fix="ONNX Runtime 1.14 runs 18 and older, 1.10 runs 15 and older.",
+            fix="Choose an opset that your runtime supports: up to 18 for ONNX Runtime 1.14, up to 15 for 1.10.",
         )
 
 
@@ -43,10 +43,10 @@ def convert(document: Any, opset: int | None) -> Any:
         opset: The opset; None leaves the model as it is.
 
     Returns:
-        The model in that opset, with the lowest IR version that has it.
+        The model in that opset, with the lowest IR version that supports it.
 
     Raises:
-        DeployError: If an operator of the model has no form in that opset.
+        DeployError: If an operator of the model cannot be converted to that opset.
     """
     if opset is None:
         return document
@@ -57,13 +57,13 @@ def convert(document: Any, opset: int | None) -> Any:
         try:
             document = onnx.version_converter.convert_version(document, opset)
             onnx.checker.check_model(document)
-        except Exception as error:  # of any class: the converter's assertions come as RuntimeError
+        except Exception as error:  # of any class: assertions in the converter are raised as RuntimeError
             raise DeployError(
-                f"the model has no form in opset {opset}",
-                expected=f"operators that ONNX converts to opset {opset}",
+                f"the model cannot be converted to opset {opset}",
+                expected=f"operators that ONNX can convert to opset {opset}",
                 found=first_line(error),
                 where="opset",
-                fix="Take a newer opset, or leave it out.",
+                fix="Choose a newer opset, or leave it out.",
             ) from error
     document.ir_version = onnx.helper.find_min_ir_version_for(document.opset_import)
     return document
@@ -75,7 +75,7 @@ def version(document: Any) -> int:
 
 
 def _drop_defaults(document: Any) -> None:
-    """Removes attributes that hold their default: older opsets lack some, and the converter would keep them."""
+    """Removes attributes with their default value, because older opsets lack some and the converter keeps them."""
     import onnx
 
     own = version(document)

@@ -1,4 +1,4 @@
-"""Runs a model on the fastest engine of this machine, and checks its outputs against PyTorch's."""
+"""Runs a model on the fastest engine of this machine, and compares its outputs with PyTorch's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mnv2zoo.deploy.detectors import Detections, Split, is_detector
 from mnv2zoo.deploy.engines import ENGINES, Plan, Runner, Source, fork_safe, torch_threads, usable
 from mnv2zoo.deploy.fingerprint import cache_key
 from mnv2zoo.deploy.fold import fold
-from mnv2zoo.errors import DeployError, nearest
+from mnv2zoo.errors import DeployError, nearest, unknown
 from mnv2zoo.models.pretrained import find_device
 from mnv2zoo.models.timm_compat import pytree
 from mnv2zoo.runtimes.cache import Cache, versions
@@ -30,24 +30,23 @@ from mnv2zoo.runtimes.runners import Parts, PerProcess, require_near
 
 EngineName = Literal["auto", "torch", "inductor", "onnxruntime", "openvino"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
-TIMED_SECONDS, TIMED_RUNS = 0.5, 20  # how long `auto` times an engine, whichever ends first
-# Boxes of the example, in percent, that an engine has to find in fp32. Rounding decides which of two boxes with nearly
-# the same score suppresses the other, so a few may differ.
+TIMED_SECONDS, TIMED_RUNS = 0.5, 20  # `auto` times an engine until the first of these limits
+# The percentage of boxes in the example that an engine must match in fp32. A few may differ, because rounding decides
+# which of two boxes with nearly equal scores suppresses the other.
 SAME_BOXES = 98
-NEARLY_SAME = (0.9, 0.02)  # IoU and difference of scores of boxes that a device and the CPU make of the same outputs
-COMPARED = 16  # images of the example on which outputs of a device are compared with the original's on the CPU
+NEARLY_SAME = (0.9, 0.02)  # IoU and score difference of boxes that a device and the CPU compute from the same outputs
+COMPARED = 16  # number of example images on which a device is compared with the CPU
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What came of trying an engine.
+    """The result of trying an engine.
 
     Attributes:
         engine: Its name.
-        milliseconds: Median time for the example; None where it was not timed.
-        error: Distance of its outputs from the original's, as a part of their norm; None where it did not
-            run.
-        verdict: `chosen`, `slower`, or why it was left out.
+        milliseconds: Median time for the example; None if it was not timed.
+        error: Distance of its outputs from the original's, relative to their norm; None if it did not run.
+        verdict: `chosen`, `slower`, or the reason why it was skipped.
     """
 
     engine: str
@@ -57,32 +56,33 @@ class Attempt:
 
 
 class Optimized:
-    """A network on an engine: a function from images (N, C, H, W) to what the network gives.
+    """A model on an engine: a function from images (N, C, H, W) to the model's outputs.
 
-    N may be any number; C, H and W are the example's. It can be pickled and copied, and used in a forked process;
-    each process starts the engine for itself at the first call, without compiling or exporting the network again
-    (`inductor` compiles again).
+    N can be any number; C, H and W are those of the example. Objects can be pickled, copied and used in forked
+    processes. Each process starts its own engine on the first call. It does not compile or export the model again,
+    except for `inductor`.
 
     Attributes:
         engine: The engine's name.
         precision: `fp32`, `fp16`, `bf16` or `int8`.
-        device: Where it computes and gives its outputs.
-        max_abs_error: Largest difference of an output from the original's on the example.
-        agreement: In int8, how far it agrees with the original on the calibration images, in percent: images with the
-            same top class; for a segmenter, pixels with the same class; for a detector, boxes with a score of at least
-            0.3 that have a partner of the same class with an IoU of at least 0.5. None for other models and precisions.
-        accuracy: Top-1 on the calibration images before and after, in percent; None where their classes
-            are not known: without labels or class folders, where a folder's name is none of the network's
-            classes, and where the network's class names are not known. The calibration images set the ranges,
-            so other images may fare a little worse.
-        tried: The engines that were tried, and what came of each.
+        device: The device of the computation and of the outputs.
+        max_abs_error: Largest absolute difference of an output from the original's on the example.
+        agreement: For int8, the agreement with the original on the calibration images in percent. For a classifier:
+            images with the same top class. For a segmenter: pixels with the same class. For a detector: boxes with a
+            score of at least 0.3 that the other model matches with the same class and an IoU of at least 0.5. None for
+            other models and precisions.
+        accuracy: For int8, top-1 accuracy on the calibration images before and after, in percent. None if the classes
+            of the images are unknown: without labels or class folders, if a folder name is not a class of the model, or
+            if the model has no class names. Accuracy on other images may be slightly lower, because the quantization
+            ranges were measured on these images.
+        tried: The engines that were tried, with their results.
 
     Args:
-        runner: Runs the engine: from images (N, C, H, W) to the outputs in a row.
+        runner: The engine, a function from images (N, C, H, W) to a flat list of outputs.
         engine: The engine's name.
         precision: As the attribute.
-        example: Images (N, C, H, W), whose shape but for N the network takes.
-        expected: What the original gives for the example.
+        example: Images (N, C, H, W) with the shape of the input, except for N.
+        expected: The original's outputs for the example.
         device: As the attribute.
     """
 
@@ -106,26 +106,26 @@ class Optimized:
         self._outputs = [(leaf.shape[1:], leaf.dtype) for leaf in leaves]
 
     def __call__(self, x: Tensor) -> Any:
-        """Runs the network.
+        """Runs the model.
 
         Args:
-            x: Images (N, C, H, W) of floating-point numbers, as the network's preprocessing makes them.
+            x: Preprocessed images (N, C, H, W) of floating-point numbers.
 
         Returns:
-            What the network gives: logits, or an ordered dict of maps; on the engine's device.
+            The model's outputs on the engine's device: logits, or an ordered dict of feature maps.
 
         Raises:
-            DeployError: If the shape is another than the example's but for N, the images are on another device than
-                the engine or the CPU, or a forked process cannot use the device.
+            DeployError: If C, H and W differ from the example's, the images are neither on the engine's device nor on
+                the CPU, or a forked process cannot use the device.
         """
         if not checks.are_images(x, self.device) or tuple(x.shape[1:]) != self._shape:
             raise DeployError(
-                "the images have another shape than the example",
+                "the shape of the images differs from the example's",
                 expected="floating-point ({}) {}".format(
                     ", ".join(["N", *map(str, self._shape)]), checks.places(self.device)
                 ),
                 found=checks.describe(x),
-                fix="Optimize again with an example of that shape.",
+                fix="Call optimize again with an example of that shape.",
             )
         if len(x):
             outputs = fork_safe(lambda: self._runner(x.detach()))
@@ -134,7 +134,7 @@ class Optimized:
         return pytree.tree_unflatten(outputs, self._structure)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # As bytes: PyTorch would pass each of hundreds of tensors to another process by an open file of its own.
+        # As bytes, because PyTorch would use one open file per tensor to pass hundreds of them to another process.
         return _restored, (type(self), pickle.dumps(vars(self)))
 
     def __repr__(self) -> str:
@@ -149,15 +149,15 @@ def _restored(kind: type[Optimized], state: bytes) -> Optimized:
 
 
 class OptimizedDetector(Optimized):
-    """A detector whose core runs on an engine, and whose post-processing is torchvision's own, in PyTorch.
+    """A detector whose core runs on an engine. Its post-processing is torchvision's, in PyTorch.
 
-    It takes what the detector takes, images from 0 to 1, and gives what the detector gives. Images may have any size
-    that the detector's transform brings to the example's, or to less.
+    Inputs and outputs are the detector's: images from 0 to 1, and boxes. Images can have any size, as long as the
+    detector's transform resizes them to the example's size or less.
 
     Attributes:
         core: The backbone and heads on their engine, from normalized images to raw outputs.
         split: The detector in its parts.
-        max_abs_error: Largest difference of a raw output of the core from the original's on the example.
+        max_abs_error: Largest absolute difference of a raw output of the core from the original's on the example.
 
     Args:
         core: The core on its engine.
@@ -169,7 +169,7 @@ class OptimizedDetector(Optimized):
         self.core, self.split = core, split
 
     def __call__(self, x: Tensor | Sequence[Tensor]) -> Detections:
-        """Finds boxes.
+        """Detects objects.
 
         Args:
             x: Images (N, 3, h, w) from 0 to 1, or a list of images (3, h, w).
@@ -178,13 +178,14 @@ class OptimizedDetector(Optimized):
             `boxes` (n, 4) in pixels of the given image, `labels` (n,) and `scores` (n,) for each image.
 
         Raises:
-            DeployError: If the images are none, or larger than the example after the detector has resized them.
+            DeployError: If `x` does not contain images, or they are larger than the example after the detector has
+                resized them.
         """
         listed = isinstance(x, list | tuple) and all(checks.is_image(one, self.device) for one in x)
         if not listed and not checks.are_images(x, self.device):
             where = checks.places(self.device)
             raise DeployError(
-                "these are no images for a detector",
+                "the input of the detector is not a batch or list of images",
                 expected=f"floating-point images (N, 3, h, w) {where}, or a list of such images (3, h, w)",
                 found=checks.describe(x),
                 fix="Pass images from 0 to 1.",
@@ -197,8 +198,8 @@ class OptimizedDetector(Optimized):
     def _run(self, x: Tensor | Sequence[Tensor]) -> Detections:
         if self.device.type != "cpu":
             return self._run_on_device(x)
-        # The steps around the core are small. With more threads PyTorch waits for cores on which the engine's threads
-        # still spin after each call; that took ten times as long. Faster R-CNN's second stage is large.
+        # The steps around the core are small. With more threads, PyTorch waits for cores on which the engine's threads
+        # still spin after each call, which took ten times as long. Faster R-CNN's second stage is large.
         number = torch.get_num_threads() if self.split.core.two_stages else 1
         with torch_threads(number):
             images, sizes = self.split.prepare(x)
@@ -226,56 +227,60 @@ def optimize(
     preprocessing: Mapping[str, Any] | None = None,
     device: str | torch.device | None = None,
 ) -> Optimized:
-    """Makes a model fast on this machine's CPU or GPU.
+    """Speeds up inference on this machine's CPU or GPU.
 
-    Batch norms are folded into convolutions, and the engine does the rest. Its outputs on the example are compared
-    with the model's. On a GPU, the first 16 images of the example are compared, and the model computes them on the CPU
-    in single precision.
+    Batch norms are folded into convolutions, and the model runs on an inference engine. The outputs on the example are
+    compared with the original model's. On a GPU, the first 16 images of the example are compared with the model on the
+    CPU in single precision.
 
-    The engine runs all of a model but the post-processing of a detector, which stays torchvision's, in PyTorch: for
-    `SSD` and `RetinaNet` the decoding of boxes and non-maximum suppression, for `FasterRCNN` all that follows the
-    head of the proposal network. The engine's raw outputs are compared with the model's, and in fp32 the boxes too.
+    The post-processing of a detector is not part of the engine. It remains torchvision's, in PyTorch: box decoding and
+    non-maximum suppression for `SSD` and `RetinaNet`, and everything after the head of the proposal network for
+    `FasterRCNN`. The engine's raw outputs are compared with the model's, and in fp32 the boxes too.
 
     Args:
         model: A model in evaluation mode: a classifier, a feature extractor, taps, a segmenter or a detector. With
-            `device`, it may be on any device. It is not changed.
-        example: Images (N, C, H, W) like those it will see, with the batch size to be fast at; for a detector from 0
-            to 1, and otherwise preprocessed.
-        engine: `torch` needs no other package. `inductor` compiles for a minute, with a C++ compiler. `onnxruntime` and
-            `openvino` come with the extra `deploy`. `auto` times all installed ones but `inductor`, and picks the
-            fastest. On a GPU, `torch` and `inductor` replay CUDA graphs, where PyTorch has them. There `inductor` times
-            several kernels for each layer (`max_autotune`), which takes minutes, and it computes in batches of the
-            example's size. `onnxruntime` needs `onnxruntime-gpu`, and `openvino` an Intel GPU; neither was tested on
-            one.
-        precision: `fp32`; `fp16`, on a GPU; `bf16`, for CPUs and GPUs that can multiply it; or `int8`, for which NNCF
-            quantizes, and which `onnxruntime` has on the CPU and `openvino` on the CPU and Intel GPUs. On NVIDIA GPUs,
-            `fp32` follows PyTorch's own settings, which are not changed: by default convolutions multiply in TF32
-            (`torch.backends.cudnn.allow_tf32`), and matrix products do not
-            (`torch.set_float32_matmul_precision`). `inductor` computes 1x1 convolutions as matrix products.
+            `device`, it can be on any device. It is not changed.
+        example: Representative images (N, C, H, W), with the batch size to optimize for. Pass preprocessed images, or
+            images from 0 to 1 for a detector.
+        engine: The inference engine:
+
+            - `torch` needs no other package.
+            - `inductor` compiles for about a minute and needs a C++ compiler.
+            - `onnxruntime` and `openvino` are installed by the extra `deploy`.
+            - `auto` times all installed engines except `inductor`, and picks the fastest.
+
+            On a GPU, `torch` and `inductor` replay CUDA graphs if PyTorch supports them. `inductor` then times several
+            kernels per layer (`max_autotune`), which takes minutes, and computes in batches of the example's size.
+            `onnxruntime` needs `onnxruntime-gpu`, and `openvino` an Intel GPU. Both are untested on GPUs.
+        precision: `fp32`; `fp16`, on a GPU; `bf16`, on CPUs and GPUs with hardware support; or `int8`, quantized with
+            NNCF, for `onnxruntime` on the CPU and `openvino` on the CPU and Intel GPUs. On NVIDIA GPUs, `fp32` follows
+            PyTorch's settings, which are not changed. By default convolutions use TF32
+            (`torch.backends.cudnn.allow_tf32`) and matrix multiplications do not
+            (`torch.set_float32_matmul_precision`). `inductor` computes 1x1 convolutions as matrix multiplications.
         calibration: For `int8`, a few hundred representative images: preprocessed (n, C, H, W), as a tensor or numpy
             array; an iterable of such batches, or of pairs of a batch and its labels, such as a `DataLoader`, of which
             the first 300 images are used; a `Dataset`; or a folder. With labels, or with one folder per class, the
-            accuracy is reported too.
-        threads: Number of threads on the CPU; PyTorch's by default.
-        cache: A folder in which to cache what `onnxruntime` and `openvino` start from. An entry is used only for the
-            same weights, settings, image size, calibration images, versions and CPU, after its SHA-256 and its outputs
-            were checked; otherwise it is rebuilt. A folder that other users may write is refused. You may delete it at
-            any time.
-        preprocessing: How a segmenter's or a detector's calibration folder is read, as for `export`; a detector has
-            its own by default.
-        device: Where to compute, such as `cuda:1`, `xpu` or `mps`; by default the CPU. The function takes images on the
-            device or the CPU, and gives outputs on the device. On `cuda`, the first 8 batch sizes that it sees get a
-            CUDA graph each, recorded at the first call; further sizes run without one.
+            accuracy is measured too.
+        threads: Number of threads on the CPU. By default, PyTorch's number of threads.
+        cache: A folder for compiled `onnxruntime` and `openvino` models. An entry is used only for the same weights,
+            settings, image size, calibration images, versions and CPU, and after its SHA-256 and its outputs have been
+            checked. Otherwise it is rebuilt. A folder that other users can write to is rejected. You can delete the
+            folder at any time.
+        preprocessing: The preprocessing of a calibration folder for a segmenter or a detector, as for `export`. By
+            default, a detector's own.
+        device: The device, such as `cuda:1`, `xpu` or `mps`. By default, the CPU. Inputs can be on the device or the
+            CPU; outputs are on the device. On `cuda`, each of the first 8 batch sizes gets a CUDA graph, which is
+            recorded at the first call. Other batch sizes run without one.
 
     Returns:
-        The model as a function, which several threads may call at once (on the CPU not tested for `inductor`). A
-        detector also takes a list of images (3, h, w).
+        The optimized model as a function. It is thread-safe, which is untested for `inductor` on the CPU. A detector
+        also accepts a list of images (3, h, w).
 
     Raises:
-        DeployError: If the model or the example is unfit, the engine does not support the precision or the device, the
-            outputs differ by more than the precision explains, or the cache cannot be used.
+        DeployError: If the model or the example is not supported, the engine does not support the precision or the
+            device, the outputs differ by more than the precision explains, or the cache cannot be used.
         DeviceError: If the device cannot be used.
-        ImageReadError: If the calibration folder has no images, or one cannot be read.
+        ImageReadError: If the calibration folder contains no images, or an image cannot be read.
         MissingExtraError: If the engine is not installed.
 
     Examples:
@@ -286,7 +291,7 @@ def optimize(
         >>> fast(images).shape, fast.max_abs_error < 1e-3
         (torch.Size([2, 1000]), True)
     """
-    with torch.inference_mode(False):  # what is made in this mode could not be used outside of it
+    with torch.inference_mode(False):  # tensors from inference mode could not be used outside of it
         where = _place(device)
         _check(model, example, engine, precision, calibration, threads, where)
         if where.type != "cpu":
@@ -324,13 +329,13 @@ def _optimized(
 
 @dataclass(frozen=True)
 class Goal:
-    """What an engine has to do.
+    """The requirements on an engine.
 
     Attributes:
-        precision: What it computes in.
-        threads: Threads that it computes with, on the CPU.
-        device: Where it computes.
-        expected: What the original gives for the example, or on a device for its first images.
+        precision: The precision.
+        threads: Number of threads on the CPU.
+        device: The device.
+        expected: The original's outputs for the example, or for its first images if `device` is not the CPU.
     """
 
     precision: str
@@ -340,20 +345,20 @@ class Goal:
 
 
 def _place(device: str | torch.device | None) -> torch.device:
-    """The device with its number, as its tensors name it."""
+    """The device with its index, as tensors name it."""
     if device is None:
         return checks.CPU
     return torch.empty(0, device=find_device(str(device))).device
 
 
 def _on_cpu(model: nn.Module) -> nn.Module:
-    """The model, or a copy of it where any part is on another device."""
+    """The model, or a copy of it on the CPU if any part is on another device."""
     tensors = itertools.chain(model.parameters(), model.buffers())
     return model if all(tensor.device.type == "cpu" for tensor in tensors) else copy.deepcopy(model).cpu()
 
 
 def _fed(calibration: Calibration | None, split: Split | None) -> Calibration | None:
-    """Calibration images as the engine gets them."""
+    """Calibration images in the form of the engine's inputs."""
     if calibration is None or split is None:
         return calibration
     return replace(calibration, read=lambda: split.prepare(calibration.images)[0])
@@ -366,7 +371,7 @@ def for_runtime(
     precision: str,
     calibration: str | Path | None = None,
 ) -> Parts:
-    """Makes what a runtime starts from without PyTorch, and what its outputs are checked with.
+    """Prepares the files from which a runtime starts without PyTorch, with an example to check its outputs.
 
     Args:
         model: A zoo classifier in evaluation mode.
@@ -376,8 +381,8 @@ def for_runtime(
         calibration: Folder of images for `int8`.
 
     Returns:
-        What the engine starts from; images (2, *input_size) as `example`, and the model's outputs for them
-        as `expected`, both as bytes of float32.
+        The engine's files; images (2, *input_size) as `example`, and the model's outputs for them as `expected`, both
+        as bytes of float32.
 
     Raises:
         DeployError: As `optimize`.
@@ -388,9 +393,9 @@ def for_runtime(
     _check(model, example, engine, precision, calibration, None, checks.CPU)
     images = prepare(calibration, model, example) if calibration is not None else None
     if images:
-        example = images.images[:2]  # in the range that it is quantized for
+        example = images.images[:2]  # in the range of the quantization
     make = ENGINES[engine].prepare
-    assert make is not None  # engines of other runtimes have one
+    assert make is not None  # not None for engines with their own runtime
     parts = make(Source(fold(model), example, images), precision)
     checked = {"example": example, "expected": _expected(model, example)}
     return {**parts, **{name: tensor.float().contiguous().numpy().tobytes() for name, tensor in checked.items()}}
@@ -406,16 +411,17 @@ def _expected(model: nn.Module, example: Tensor) -> Any:
         twice = expected if isinstance(expected, Tensor) else fork_safe(lambda: run_on(torch.cat([example] * 2)))
     except Exception as error:  # of any class: assertions, indices, attributes
         raise DeployError(
-            "the model cannot run the example",
+            "the model raised an error for the example",
+            expected="an example that the model accepts",
             found=f"{type(error).__name__}: {checks.first_line(error)}",
             where=f"an example {checks.describe(example)}",
-            fix="Pass an example with the channels, height and width that the model takes.",
+            fix="Pass an example with the channels, height and width that the model accepts.",
         ) from error
     leaves, structure = pytree.tree_flatten(expected)
     rows = all(isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == len(example) for leaf in leaves)
     if not leaves or not rows or pytree.tree_structure(twice) != structure:
         raise DeployError(
-            f"cannot optimize a {type(model).__name__}, whose outputs are not tensors with a row per image",
+            f"a {type(model).__name__} cannot be optimized, because its outputs are not tensors with one row per image",
             expected="a classifier, a feature extractor, taps, a segmenter or a detector",
             found=type(model).__name__,
             where="model",
@@ -425,7 +431,7 @@ def _expected(model: nn.Module, example: Tensor) -> Any:
 
 
 def _measure_agreement(optimized: Optimized, model: nn.Module, calibration: Calibration, cache: Cache) -> None:
-    """Sets the agreement of a quantized model with the original, and a classifier's accuracies if labels are known."""
+    """Sets the agreement of a quantized model with the original, and the accuracies if labels are known."""
     original = model if not isinstance(optimized, OptimizedDetector) else lambda images: model(list(images))
 
     def on_cpu(images: Tensor) -> Any:
@@ -445,23 +451,23 @@ def _measure_agreement(optimized: Optimized, model: nn.Module, calibration: Cali
 
 
 def _require_same_boxes(optimized: OptimizedDetector, model: nn.Module, example: Tensor) -> None:
-    """Refuses a detector in fp32 that finds other boxes in the example than the original."""
+    """Checks that a detector in fp32 finds the same boxes in the example as the original."""
     with torch.inference_mode():
         share = agreement.matched(optimized(example), fork_safe(lambda: model(list(example))))
     if share < SAME_BOXES:  # NaN, where there are no boxes, is not less
         raise DeployError(
-            f"{optimized.engine} does not find the boxes that the detector finds",
+            f"the boxes of the engine {optimized.engine} differ from the detector's",
             expected=f"{SAME_BOXES} % of the boxes with an IoU of {agreement.IOU} and a score within {agreement.SCORE}",
             found=f"{share:.1f} %",
-            fix="Take another engine, and report this one.",
+            fix="Choose another engine, and please report this as a bug.",
         )
 
 
 def _require_same_post_processing(optimized: OptimizedDetector, split: Split, example: Tensor) -> None:
-    """Refuses a detector that makes other boxes of the same raw outputs on the device than on the CPU.
+    """Checks that a device computes the same boxes from the same raw outputs as the CPU.
 
-    The raw outputs were compared already. The boxes of two cores that differ by a rounding may differ by more, because
-    rounding decides which box suppresses another.
+    The raw outputs have already been compared. This function does not compare the boxes of two cores, because rounding
+    differences can decide which box suppresses another.
     """
     with torch.inference_mode():
         images, sizes = split.prepare(example)
@@ -472,15 +478,15 @@ def _require_same_post_processing(optimized: OptimizedDetector, split: Split, ex
     share = agreement.matched(pytree.tree_map(Tensor.cpu, found), wanted, *NEARLY_SAME)
     if share < SAME_BOXES:
         raise DeployError(
-            f"{optimized.device} does not find the boxes that the CPU finds",
+            f"the boxes on {optimized.device} differ from those on the CPU",
             expected=f"{SAME_BOXES} % of the boxes with an IoU of {NEARLY_SAME[0]} and a score within {NEARLY_SAME[1]}",
             found=f"{share:.1f} %",
-            fix="Run the detector in PyTorch, and report this device.",
+            fix="Run the detector in PyTorch, and please report this as a bug.",
         )
 
 
 def _engine_key(engine: str, precision: str) -> dict[str, str]:
-    """The part of the cache key that differs between the engines of a model."""
+    """The part of the cache key that differs between engines."""
     return {"engine": engine, "precision": precision, **versions(ENGINES[engine].packages(precision))}
 
 
@@ -498,7 +504,7 @@ def _fastest(source: Source, goal: Goal, cache: Cache) -> Optimized:
         except DeployError as failure:
             attempts[name] = Attempt(name, None, None, failure.summary)
             continue
-        except Exception as failure:  # runtimes raise nearly anything, and another engine may do
+        except Exception as failure:  # runtimes raise many kinds of errors, and another engine may work
             attempts[name] = Attempt(name, None, None, f"{type(failure).__name__}: {checks.first_line(failure)}")
             continue
         if best is None or attempts[name].milliseconds < attempts[best.engine].milliseconds:  # type: ignore[operator]
@@ -506,7 +512,10 @@ def _fastest(source: Source, goal: Goal, cache: Cache) -> Optimized:
     if best is None:
         reasons = "; ".join(f"{attempt.engine}: {attempt.verdict}" for attempt in attempts.values())
         raise DeployError(
-            "no engine can run the model", found=reasons, fix="Ask for one engine by name to see its whole error."
+            "no engine can run the model",
+            expected="at least one engine that runs the model",
+            found=reasons,
+            fix="Pass the name of an engine to see its full error.",
         )
     attempts[best.engine] = replace(attempts[best.engine], verdict="chosen")
     best.tried = tuple(attempts.values())
@@ -517,15 +526,15 @@ def _reason_to_skip(name: str, goal: Goal) -> str:
     """Why `auto` skips an engine; empty if it does not."""
     engine = ENGINES[name]
     if not engine.knows(goal.device):
-        return f"does not have the device {goal.device}"
+        return f"does not support the device {goal.device}"
     if goal.precision not in engine.precisions_on(goal.device):
-        return f"knows no {goal.precision}{_on(goal.device)}"
+        return f"does not support {goal.precision}{_on(goal.device)}"
     if missing := checks.missing(engine.packages(goal.precision)):
         return f"not installed: {', '.join(missing)}"
     if not engine.has(goal.device):
-        return f"does not have the device {goal.device}"
+        return f"does not support the device {goal.device}"
     if engine.slow_to_compile:
-        return "compiles for a minute; ask for it by name"
+        return "compiles for a minute; pass its name to use it"
     return ""
 
 
@@ -560,7 +569,7 @@ def _milliseconds(run: Callable[[Tensor], Any], example: Tensor) -> float:
         started = time.perf_counter()
         outputs = run(example)
         if example.device.type != "cpu":
-            pytree.tree_leaves(outputs)[0].flatten()[:1].cpu()  # which waits until the device has computed it
+            pytree.tree_leaves(outputs)[0].flatten()[:1].cpu()  # waits until the device has finished
         times.append(time.perf_counter() - started)
     return 1000 * sorted(times)[len(times) // 2]
 
@@ -577,22 +586,30 @@ def _check(
     for what, value, known in (("engine", engine, get_args(EngineName)), ("precision", precision, get_args(Precision))):
         if value not in known:
             raise DeployError(
-                f"no such {what}: {value!r}",
+                unknown(what, str(value), known),
                 expected=nearest(str(value), known, 4),
                 found=repr(value),
-                fix=f"Pass one of {', '.join(known)}.",
+                fix=f"Choose one of {', '.join(known)}.",
             )
     if (precision == "int8") != (calibration is not None):
         given = "no calibration images" if calibration is None else "calibration images"
         raise DeployError(
-            "precision int8 and calibration images go together",
+            "the precision int8 requires calibration images"
+            if calibration is None
+            else f"the precision {precision} does not use calibration images",
+            expected="calibration images if and only if the precision is int8",
             found=f"precision {precision} with {given}",
             where="precision",
-            fix="Pass calibration= for int8, and for int8 alone.",
+            fix="Pass calibration= with a few hundred representative images."
+            if calibration is None
+            else "Leave out calibration=, or choose int8.",
         )
     if threads is not None and threads < 1:
         raise DeployError(
-            f"cannot compute with {threads} threads", expected="1 or more", found=threads, fix="Pass 1 or more threads."
+            f"{threads} is not a valid number of threads",
+            expected="1 or more",
+            found=threads,
+            fix="Pass 1 or more threads.",
         )
     if engine != "auto":
         _check_engine(engine, precision, device)
@@ -607,7 +624,7 @@ def _check(
         )
     if not example.isfinite().all():
         raise DeployError(
-            "the example holds NaN or infinity",
+            "the example contains NaN or infinity",
             expected="finite numbers",
             found="NaN or infinity",
             where="example",
@@ -620,15 +637,15 @@ def _check_engine(name: str, precision: str, device: torch.device) -> None:
     if not engine.knows(device):
         able = [other for other, one in ENGINES.items() if one.knows(device)]
         raise DeployError(
-            f"{name} does not have the device {device}",
+            f"the engine {name} does not support the device {device}",
             expected=f"cpu{''.join(f' or {kind}' for kind in engine.device_types or ())}",
             found=device,
             where="device",
-            fix=f"These engines do: {', '.join(able)}.",
+            fix=f"Engines that support it: {', '.join(able)}.",
         )
     if precision not in engine.precisions_on(device):
         raise DeployError(
-            f"{name} knows no {precision}{_on(device)}",
+            f"the engine {name} does not support {precision}{_on(device)}",
             expected=", ".join(engine.precisions_on(device)),
             found=precision,
             where="precision",
@@ -637,21 +654,22 @@ def _check_engine(name: str, precision: str, device: torch.device) -> None:
     checks.require(engine.packages(precision), f"engine {name}")
     if not engine.has(device):
         raise DeployError(
-            f"{name} does not have the device {device}",
+            f"the installed {name} does not support the device {device}",
             expected=f"a build or plug-in of {name} for {device.type}",
-            found="the CPU alone",
+            found="support for the CPU only",
             where="device",
-            fix="Install it, or take the engine torch.",
+            fix="Install such a build, or choose the engine torch.",
         )
 
 
 def _able(precision: str, device: torch.device) -> str:
-    """Which engines have a precision, on the device or else on others."""
+    """Lists the engines that support a precision, on this device or else on others."""
 
     def names(place: torch.device) -> str:
         return ", ".join(name for name, engine in ENGINES.items() if precision in engine.precisions_on(place))
 
     if here := names(device):
-        return f"These do: {here}."
+        return f"Engines that support it: {here}."
     others = {kind: names(torch.device(kind)) for kind in ("cpu", "cuda", "xpu", "mps")}
-    return f"On other devices these do: {'; '.join(f'{found} on {kind}' for kind, found in others.items() if found)}."
+    able = "; ".join(f"{found} on {kind}" for kind, found in others.items() if found)
+    return f"Engines that support it on other devices: {able}."

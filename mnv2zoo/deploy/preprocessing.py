@@ -1,11 +1,11 @@
-"""How images are prepared for detectors and segmenters, which see whole images: a description that bundles carry.
+"""The preprocessing of whole images for detectors and segmenters, as bundles store it.
 
 | key | value |
 | --- | --- |
-| `input_size` | 3, height and width of the network's images |
-| `resize` | `squash` to exactly that size, or `pad` to the largest size of the image's own aspect within it |
-| `interpolation` | of the resizing: `bilinear`, `bicubic` or another name that Pillow has |
-| `mean`, `std` | of each channel, for values from 0 to 1 |
+| `input_size` | 3, height and width of the input |
+| `resize` | `squash` resizes to exactly that size; `pad` preserves the aspect ratio and pads |
+| `interpolation` | `bilinear`, `bicubic` or another name that Pillow supports |
+| `mean`, `std` | per channel, for values from 0 to 1 |
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ RESIZES = ("squash", "pad")  # padding is at the right or the bottom
 
 
 def of_detector(detector: nn.Module) -> dict[str, Any]:
-    """How one of torchvision's detectors prepares images, for images of one size.
+    """The preprocessing of a torchvision detector, for a fixed input size.
 
     Args:
-        detector: The detector. SSD squashes images. RetinaNet and Faster R-CNN keep the aspect, and their images of
-            landscape format fit the size; those of portrait format get smaller than the detector would make them.
+        detector: The detector. SSD squashes images. RetinaNet and Faster R-CNN preserve the aspect ratio. For them, the
+            size suits landscape images; portrait images become smaller than in the detector itself.
 
     Returns:
-        The description.
+        The preprocessing.
     """
     module: Any = detector
     transform = module.transform
@@ -51,18 +51,18 @@ def of_detector(detector: nn.Module) -> dict[str, Any]:
 
 
 def whole_image(model: nn.Module, given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Checks a description, or takes that of a detector.
+    """Checks and completes a preprocessing.
 
     Args:
         model: The detector or segmenter.
-        given: The description, which may lack `interpolation` (`bilinear`) and `resize` (`squash`). For a detector its
-            values override the detector's own.
+        given: The preprocessing. `interpolation` defaults to `bilinear` and `resize` to `squash`. For a detector, all
+            values default to its own.
 
     Returns:
-        The whole description.
+        The complete preprocessing.
 
     Raises:
-        DeployError: If a part is missing or has a value that it cannot have.
+        DeployError: If a value is missing or invalid.
     """
     own: Mapping[str, Any] = {"resize": "squash", "interpolation": "bilinear"}
     if detectors.is_detector(model):
@@ -74,7 +74,7 @@ def whole_image(model: nn.Module, given: Mapping[str, Any] | None) -> dict[str, 
             expected=", ".join(KEYS),
             found=", ".join(found),
             where="preprocessing",
-            fix="Pass preprocessing= with how the model was trained to see images.",
+            fix="Pass preprocessing= with the preprocessing that the model was trained with.",
         )
     size, channels = tuple(found["input_size"]), (len(found["mean"]), len(found["std"]))
     valid = (
@@ -88,9 +88,9 @@ def whole_image(model: nn.Module, given: Mapping[str, Any] | None) -> dict[str, 
     )
     if not valid:
         raise DeployError(
-            "images cannot be prepared in this way",
-            expected="input_size (3, height, width), three means and deviations, resize squash or pad, and one of"
-            f" Pillow's interpolations: {', '.join(name.lower() for name in Image.Resampling.__members__)}",
+            "the preprocessing is not supported",
+            expected="input_size (3, height, width), three means and standard deviations, resize squash or pad, and one"
+            f" of Pillow's interpolations: {', '.join(name.lower() for name in Image.Resampling.__members__)}",
             found={name: found[name] for name in KEYS},
             where="preprocessing",
             fix="Correct the values.",

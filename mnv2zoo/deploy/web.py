@@ -1,4 +1,4 @@
-"""Bundles for the browser: a page that classifies photos by onnxruntime-web, and where its runtime comes from."""
+"""Bundles for the browser: a page that classifies images with onnxruntime-web, and the download of this runtime."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ ADDRESS = f"https://registry.npmjs.org/{PACKAGE}/-/{PACKAGE}-{VERSION}.tgz"
 # As `npm view onnxruntime-web@1.30.0 dist.integrity` prints it.
 SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 SIZE = 33_106_585  # bytes
-SECONDS = 60  # without an answer
+SECONDS = 60  # timeout
 
-# Files of the package, and what the page calls them: some hosts send no JavaScript type for `.mjs`.
+# The files of the package, and their names in the bundle: some hosts send no JavaScript type for `.mjs`.
 FILES = {"dist/ort.wasm.bundle.min.mjs": "ort.js", "dist/ort-wasm-simd-threaded.wasm": "ort.wasm"}
 MIT = """onnxruntime-web (ort.js, ort.wasm)
 
@@ -53,18 +53,18 @@ SOFTWARE.
 """
 
 
-INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")  # of preprocess.js, and so are these
+INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")  # in preprocess.js
 CROP_MODES = ("center", "squash", "border")
 
 
 def check(preprocessing: Mapping[str, Any]) -> None:
-    """Requires a preprocessing that the page's script has.
+    """Checks that the page's script supports a preprocessing.
 
     Args:
         preprocessing: The bundle's `preprocess.json`.
 
     Raises:
-        DeployError: If it prepares images in another way.
+        DeployError: If the script does not support it.
     """
     known = {
         "channels": (preprocessing["input_size"][0], (3,)),
@@ -74,11 +74,11 @@ def check(preprocessing: Mapping[str, Any]) -> None:
     for what, (found, able) in known.items():
         if found not in able:
             raise DeployError(
-                f"the page cannot prepare images with {what} {found}",
+                f"the format web does not support {what} {found}",
                 expected=", ".join(map(str, able)),
                 found=found,
                 where="preprocessing",
-                fix="Take format onnx.",
+                fix="Choose the format onnx.",
             )
 
 
@@ -86,42 +86,45 @@ def runtime(folder: Path | None) -> dict[str, bytes]:
     """Finds the files of onnxruntime-web.
 
     Args:
-        folder: The unpacked package, such as `node_modules/onnxruntime-web`; its `dist`; or None to fetch npm's
-            tarball, which is checked against `SHA512`.
+        folder: The unpacked package, such as `node_modules/onnxruntime-web`, or its `dist`. None downloads the tarball
+            from npm and checks it against `SHA512`.
 
     Returns:
-        The files by the names that the page has for them.
+        The files, by their names in the bundle.
 
     Raises:
-        DeployError: If a file is missing, or the tarball cannot be fetched or is another.
+        DeployError: If a file is missing, or the tarball cannot be downloaded or does not match its hash.
     """
     return _unpacked(fetch(ADDRESS)) if folder is None else _in(folder)
 
 
 def fetch(address: str) -> bytes:
-    """Fetches npm's tarball of onnxruntime-web.
+    """Downloads the tarball of onnxruntime-web from npm.
 
     Args:
-        address: Its address.
+        address: Its URL.
 
     Returns:
         Its bytes.
 
     Raises:
-        DeployError: If it cannot be fetched, or is another than the pinned one.
+        DeployError: If it cannot be downloaded, or does not match its hash.
     """
-    fix = f"Run `npm pack {PACKAGE}@{VERSION}` elsewhere, unpack it, and pass its folder as runtime."
-    if constants.HF_HUB_OFFLINE:  # which says for the whole package that nothing is asked for over a network
+    fix = f"Run `npm pack {PACKAGE}@{VERSION}` on another machine, unpack it, and pass its folder as runtime."
+    if constants.HF_HUB_OFFLINE:  # forbids network access for the whole package
         raise DeployError(
-            f"cannot fetch {PACKAGE} {VERSION}", expected="a network", found="HF_HUB_OFFLINE is set", fix=fix
+            f"{PACKAGE} {VERSION} cannot be downloaded",
+            expected="network access",
+            found="HF_HUB_OFFLINE is set",
+            fix=fix,
         )
     try:
         with urllib.request.urlopen(address, timeout=SECONDS) as response:
             data: bytes = response.read(SIZE + 1)
     except (OSError, HTTPException) as error:
         raise DeployError(
-            f"cannot fetch {PACKAGE} {VERSION}",
-            expected="npm's tarball",
+            f"{PACKAGE} {VERSION} cannot be downloaded",
+            expected="the tarball from npm",
             found=getattr(error, "reason", error),
             where=address,
             fix=fix,
@@ -129,7 +132,7 @@ def fetch(address: str) -> bytes:
     found = base64.b64encode(hashlib.sha512(data).digest()).decode()
     if found != SHA512:
         raise DeployError(
-            f"the tarball of {PACKAGE} {VERSION} is not the pinned one",
+            f"the tarball of {PACKAGE} {VERSION} does not match its pinned hash",
             expected=f"SHA-512 {SHA512}",
             found=f"SHA-512 {found}",
             where=address,
@@ -151,11 +154,11 @@ def _in(folder: Path) -> dict[str, bytes]:
         file = next((place for place in places if place.is_file()), None)
         if file is None:
             raise DeployError(
-                f"no {Path(name).name} in the runtime's folder",
+                f"the folder of the runtime does not contain {Path(name).name}",
                 expected=f"the unpacked npm package {PACKAGE}, or its dist",
-                found="a folder without it" if folder.is_dir() else "no such folder",
+                found="a folder without this file" if folder.is_dir() else "no such folder",
                 where=folder,
-                fix=f"Run `npm pack {PACKAGE}@{VERSION}`, unpack it, and pass its folder; or pass none to fetch it.",
+                fix=f"Run `npm pack {PACKAGE}@{VERSION}`, unpack it and pass its folder, or leave out runtime.",
             )
         found[own] = file.read_bytes()
     return found

@@ -42,11 +42,10 @@ class Settings:
     Attributes:
         model: Name of the network, as for `predict`.
         topk: Number of classes per image.
-        engine: As for `deploy.optimize`; None for `torch` on the CPU, and on a GPU for plain PyTorch, or `torch` if the
-            precision is not `fp32`.
+        engine: As for `deploy.optimize`, and None as for `predict`.
         precision: As for `deploy.optimize`.
         calibration: Folder of images for `int8`.
-        exact: Preprocess images as timm does, bit for bit.
+        exact: Preprocess images as timm does, bit for bit, however many there are.
         task: The task, as for `predict`.
         files: Folder for files alongside the rows, as for `predict`.
         threshold: Lowest score that a row reports; None for the task's own.
@@ -116,6 +115,7 @@ class Predictor:
         settings: Everything that decides the rows.
         device: The device, as for `predict`.
         cache: Folder for compiled engines, as for `predict`.
+        images: As for `session.start`.
 
     Attributes:
         settings: The settings.
@@ -130,7 +130,9 @@ class Predictor:
         DeployError: If the cache cannot be filled or used.
     """
 
-    def __init__(self, settings: Settings, device: str | None = None, cache: Path | None = None) -> None:
+    def __init__(
+        self, settings: Settings, device: str | None = None, cache: Path | None = None, images: int | None = None
+    ) -> None:
         self.settings, self.task = settings, settings.find_task().of_model(settings.model)
         self.session = session.start(
             self.task,
@@ -141,6 +143,7 @@ class Predictor:
             settings.exact,
             device,
             cache,
+            images,
         )
         # Gradients need PyTorch, whatever engine gives the rows.
         self._explained = None if settings.explain is None else self.task.load_model(settings.model, device)
@@ -249,12 +252,14 @@ def predict(
             an `hf-hub:` name.
         topk: Classes to tell for each image; all if there are fewer. A model for several labels per image gives every
             label over its own threshold.
-        engine: As for `deploy.optimize`. By default `torch` on the CPU, and on a GPU plain PyTorch, or `torch` if the
-            precision is not `fp32`.
+        engine: As for `deploy.optimize`. By default classifiers run in fp32 on an installed runtime on the CPU: for 10
+            images or fewer on the one that starts first, and for more on the one that is the fastest on this machine,
+            which is measured once for jobs of 256 images or more. Everything else runs on `torch` on the CPU. On a GPU
+            it is plain PyTorch, or `torch` if the precision is not `fp32`. `auto` measures for any number of images.
         precision: As for `deploy.optimize`.
         calibration: Folder of images, for `int8`.
-        exact: Prepare images as timm does, bit for bit. By default large JPEGs are decoded at a fraction of
-            their size, among other savings.
+        exact: Preprocess images as timm does, bit for bit. By default that holds for 10 images or fewer. For more,
+            large JPEGs are decoded at a fraction of their size, among other savings.
         batch_size: Images that go through the network at once.
         device: Where to compute, such as `cuda:1`; by default the CPU if an engine or a precision is given, and
             otherwise the accelerator if there is one.
@@ -262,8 +267,9 @@ def predict(
             detector if it ends in `.coco.json` (`image_id` is the number of the image's row, from 1), or else JSON
             lines. It appears when all rows are there. Until then they are beside it, and where the process was
             killed, the same call goes on from there and yields what was missing.
-        cache: A folder where what `onnxruntime` and `openvino` start from is kept, as for `deploy.optimize`. With
-            it there, neither PyTorch nor timm is imported, unless images are prepared by timm.
+        cache: A folder for what `onnxruntime` and `openvino` start from, as for `deploy.optimize`. By default it is
+            `engines` under `MNV2ZOO_HOME`, which takes 1 GiB at most and which `mnv2zoo cache` lists and clears. A
+            default folder that cannot be written is done without.
         task: The task, as for `finetune`; by default that of the run. A run for a task of your own needs it: code is
             never imported because a run folder names it.
         files: Folder for files alongside the rows, for tasks that write some, such as masks.
@@ -340,14 +346,17 @@ def run(
         yield source
     else:
         return
-    sources = itertools.chain([source], sources)
+    # Enough are counted to know whether it is a small job.
+    first = [source, *itertools.islice(sources, session.LOOK_AHEAD - 1)]
+    images = sum(isinstance(one, Path) for one in first)
+    sources = itertools.chain(first, sources)
 
-    predictor = partial(Predictor, settings, device, Path(cache) if cache else None)
+    predictor = partial(Predictor, settings, device, Path(cache) if cache else None, images)
     if output is None:
-        yield from _predicted(sources, settings, task, batch_size, predictor, None, places)
+        yield from _predicted(sources, settings, task, batch_size, predictor, None, places, images)
         return
     with Journal(Path(output)) as journal:
-        yield from _predicted(sources, settings, task, batch_size, predictor, journal, places)
+        yield from _predicted(sources, settings, task, batch_size, predictor, journal, places, images)
         journal.finish()
 
 
@@ -359,6 +368,7 @@ def _predicted(
     load: Callable[[], Predictor],
     journal: Journal | None,
     places: Sequence[str],
+    images: int,
 ) -> Iterator[Row | ImageReadError]:
     if journal and journal.done:
         warnings.warn(f"{journal.output}: going on after {journal.done} images of an unfinished run", stacklevel=4)
@@ -368,6 +378,7 @@ def _predicted(
     if task.loads_from_zoo and not settings.exact:
         described = names.describe_local(settings.model)
         how = described.preprocessing if described else None
+        how = replace(how, exact=images <= session.FEW) if how else None
     ahead = max(AHEAD, 2 * batch_size)
     if how is None:
         predictor = load()

@@ -1,15 +1,21 @@
 """A loaded network that runs batches of images: with PyTorch, or on a runtime alone.
 
-Importing PyTorch and timm takes as long as classifying hundreds of photos. A `RuntimeSession` needs neither: it starts
-from a cache, which is filled once, with both.
+Importing PyTorch and timm takes as long as classifying hundreds of images. A `RuntimeSession` needs neither. A runtime
+starts from a graph in ONNX. `runtimes.mobilenetv2` writes it from the verified tensors. Models that it does not know
+are exported once, with PyTorch, into a cache.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
+import os
 import platform
-from collections.abc import Callable, Sequence
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,21 +23,40 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from mnv2zoo.convert.fit import as_built
 from mnv2zoo.data import discover
 from mnv2zoo.data.preprocessing import Exact, Fast, Preprocessing, Whole
-from mnv2zoo.errors import DeployError
+from mnv2zoo.errors import DeployError, MissingExtraError, ZooError, one_line
 from mnv2zoo.models import names
+from mnv2zoo.models.names import Description
 from mnv2zoo.runtimes.cache import Cache, versions
+from mnv2zoo.runtimes.mobilenetv2 import Classifier
 from mnv2zoo.runtimes.runners import CALIBRATED, RUNTIMES, Array, Parts, PerProcess, Runner, cores, require_near
+from mnv2zoo.system import accelerators, posix
+from mnv2zoo.system.files import MAX_BYTES, read_all
 from mnv2zoo.tasks import Task
 from mnv2zoo.version import __version__
+from mnv2zoo.weights import store
+from mnv2zoo.weights.schema import WeightsEntry
 
 if TYPE_CHECKING:
     import torch
 
     from mnv2zoo.deploy.optimize import EngineName, Precision
     from mnv2zoo.models.pretrained import Network
-    from mnv2zoo.weights import WeightsEntry
+
+# How `predict` chooses an engine by the number of images. `benchmarks/folder.py` measured the times on two cores.
+FEW = 10  # at most as many are preprocessed as timm does, bit for bit, on the runtime that starts first
+TIMED_FROM = 256  # timing the installed runtimes takes a second, as long as 250 images
+EXPORT_FROM = 1600  # an export takes 9.4 s, and a runtime then saves 5.9 ms per image over PyTorch
+LOOK_AHEAD = EXPORT_FROM  # images that are counted at most
+STARTS_FIRST = ("onnxruntime", "openvino")
+RUNS_FASTEST = ("openvino", "onnxruntime")
+TIMED_BATCH, TIMED_ROUNDS = 32, 5
+
+# Arguments of a model that decide nothing in prediction, or that the graph is written by.
+WRITTEN = ("pad_type", "in_chans", "num_classes", "classifier", "output_stride", "bn_eps")
+TRAINING_ONLY = ("bn_momentum", "drop_rate", "drop_path_rate")
 
 
 class Session(Protocol):
@@ -84,23 +109,25 @@ def start(
     exact: bool = False,
     device: str | None = None,
     cache: Path | None = None,
+    images: int | None = None,
 ) -> Session:
     """Loads a network.
 
     Args:
         task: The task, which loads networks of its own.
         model: Name of the network, as for `predict`.
-        engine: As for `deploy.optimize`; None for `torch` on the CPU, and on a GPU for plain PyTorch, or `torch` if the
-            precision is not `fp32`.
+        engine: As for `deploy.optimize`, and None as for `predict`.
         precision: As for `deploy.optimize`.
         calibration: Folder of images for `int8`.
         exact: Preprocess images as timm does, bit for bit.
         device: The device; by default the CPU if an engine or a precision is given, and otherwise the accelerator
             if there is one.
-        cache: Folder for compiled engines, as for `predict`.
+        cache: Folder for compiled engines, as for `predict`; by default one under `MNV2ZOO_HOME`.
+        images: The number of images of the job, of which `LOOK_AHEAD` are counted at most; None to choose no runtime
+            by it.
 
     Returns:
-        The network, without PyTorch where the cache has it.
+        The network, without PyTorch where that is not needed.
 
     Raises:
         DeviceError: If the device cannot be used.
@@ -108,14 +135,22 @@ def start(
         WeightsError: If its weights cannot be found, fetched or verified.
         DeployError: If the cache cannot be filled or used.
     """
+    few = images is not None and images <= FEW
+    on_cpu = device == "cpu" or (device is None and (engine is not None or not accelerators.may_be_here()))
+    if engine in (None, "auto") and precision == "fp32" and images is not None and task.loads_from_zoo and on_cpu:
+        kept = Cache(cache) if cache else Cache.at_home()
+        chosen = choose(model, images, exact, kept, timed=engine == "auto")
+        if chosen is not None:
+            return chosen
     if device is None and (engine is not None or precision != "fp32"):
         device = "cpu"  # as for `optimize`
-    if cache is not None and engine is not None and not exact and task.loads_from_zoo and device == "cpu":
-        cached = load(model, engine, precision, calibration, cache)
+    if engine is not None and engine in RUNTIMES and not exact and task.loads_from_zoo and device == "cpu":
+        kept = Cache(cache) if cache else Cache.at_home()
+        cached = load(model, engine, precision, calibration, kept, exact=few)
         if cached is not None:
             return cached
     network = task.load_model(model, device)
-    return TorchSession(network, engine, precision, calibration, exact, cache)
+    return TorchSession(network, engine, precision, calibration, exact, cache, few)
 
 
 class TorchSession:
@@ -128,6 +163,7 @@ class TorchSession:
         calibration: Folder of images for `int8`.
         exact: Whether timm preprocesses the images.
         cache: Folder for compiled engines.
+        few: Whether images are preprocessed as timm does, by whatever code.
 
     Attributes:
         name: As in `names.Description`.
@@ -144,9 +180,10 @@ class TorchSession:
         calibration: str | None = None,
         exact: bool = False,
         cache: Path | None = None,
+        few: bool = False,
     ) -> None:
         self.name, self.label_names, self.temperature = network.name, network.label_names, network.temperature
-        fast = network.fast
+        fast = replace(network.fast, exact=True) if few and network.fast else network.fast
         if exact:  # the whole image needs its size, which timm's transforms do not keep
             fast = replace(fast, exact=True) if isinstance(fast, Whole) else None
         self.preprocessing: Preprocessing = fast or Exact(network.transform, network.config["input_size"][0])
@@ -231,6 +268,7 @@ class RuntimeSession:
         label_names: Names of its outputs.
         fingerprint: A hash of its weights.
         run: From images (N, C, height, width) to outputs (N, K).
+        engine: The runtime's name.
         temperature: Number that divides its logits before the softmax; None for none.
     """
 
@@ -239,6 +277,7 @@ class RuntimeSession:
     label_names: Sequence[str]
     fingerprint: str
     run: Callable[[Array], Array]
+    engine: str = ""
     temperature: float | None = None
 
     def __call__(self, prepared: Sequence[bytes | Array]) -> Array:
@@ -246,19 +285,118 @@ class RuntimeSession:
         return self.run(self.preprocessing.array(prepared))
 
 
-def load(model: str, engine: str, precision: str, calibration: str | None, folder: Path) -> RuntimeSession | None:
-    """Starts a runtime from the cache, which is filled the first time; that takes seconds or a minute.
+def choose(model: str, images: int, exact: bool, kept: Cache, timed: bool = False) -> RuntimeSession | None:
+    """Starts the runtime that suits a number of images on this machine, in fp32.
+
+    Args:
+        model: Name of the network, as for `names.describe`.
+        images: The number of images, of which `LOOK_AHEAD` are counted at most.
+        exact: Whether the user wants timm's own preprocessing.
+        kept: The cache.
+        timed: Whether to time the runtimes however few images there are.
+
+    Returns:
+        The session; None where PyTorch is to be used: no runtime is installed or works, or an export does not pay.
+
+    Raises:
+        UnknownModelError: If there is no network of that name.
+        WeightsError: If its weights cannot be found, fetched or verified.
+    """
+    few = images <= FEW
+    start = partial(load, model, kept=kept, exact=exact or few, several=not few, export=images >= EXPORT_FROM)
+    engines = [engine for engine in RUNS_FASTEST if importlib.util.find_spec(engine)]
+    if few and not timed:
+        engines.sort(key=STARTS_FIRST.index)
+    elif len(engines) > 1:
+        engines = _by_speed(model, engines, start, kept, timed or images >= TIMED_FROM)
+    return next(filter(None, (_started(engine, start) for engine in engines)), None)
+
+
+def _started(engine: str, start: Callable[[str], RuntimeSession | None]) -> RuntimeSession | None:
+    """Starts a runtime; None, with a warning, if it fails."""
+    try:
+        return start(engine)
+    except Exception as error:  # runtimes raise nearly anything
+        if isinstance(error, ZooError) and not isinstance(error, DeployError | MissingExtraError):
+            raise
+        warnings.warn(f"the engine {engine} is not used: {one_line(error)}", stacklevel=2)
+        return None
+
+
+def _by_speed(
+    model: str, engines: list[str], start: Callable[[str], RuntimeSession | None], kept: Cache, measure: bool
+) -> list[str]:
+    """Orders engines by the time that they took when they were timed, which they are if that pays."""
+    described = names.describe_local(model)
+    weights = _weights(described.source) if described else None
+    if weights is None:
+        return engines
+    facts = {
+        **_facts(model, weights, engines),
+        "kept": "choice",
+        "engine": " ".join(engines),
+        "precision": "fp32",
+        "processor": f"{platform.machine()} {posix.cpu_info('model name')} {cores()}",
+    }
+    if not (measure or kept.has(facts)):
+        return engines
+
+    def time_them() -> Parts:
+        started = {engine: session for engine in engines if (session := _started(engine, start)) is not None}
+        if not started:
+            raise _ExportNeededError
+        return {"json": json.dumps(_milliseconds(started)).encode()}
+
+    try:
+        times: dict[str, float] = kept.fetch(facts, time_them, lambda parts: json.loads(parts["json"]))
+    except _ExportNeededError:
+        return engines
+    return sorted(times, key=times.__getitem__)
+
+
+def _milliseconds(sessions: Mapping[str, RuntimeSession]) -> dict[str, float]:
+    """Median time of a batch on each, in turns, so that other work on the machine slows all of them."""
+    times: dict[str, list[float]] = {name: [] for name in sessions}
+    for _ in range(TIMED_ROUNDS + 1):
+        for name, session in sessions.items():
+            size = session.preprocessing.input_size
+            batch = np.random.default_rng(0).standard_normal((TIMED_BATCH, *size), np.float32)
+            began = time.perf_counter()
+            session.run(batch)
+            times[name].append(1000 * (time.perf_counter() - began))
+    return {name: statistics.median(own[1:]) for name, own in times.items()}  # the first of each warms it up
+
+
+class _ExportNeededError(Exception):
+    """A network would have to be exported, which does not pay."""
+
+
+def load(
+    model: str,
+    engine: str,
+    precision: str = "fp32",
+    calibration: str | None = None,
+    kept: Cache | None = None,
+    *,
+    exact: bool = False,
+    several: bool = True,
+    export: bool = True,
+) -> RuntimeSession | None:
+    """Starts a runtime from its cache, which is filled the first time; that takes a second, or a minute for `int8`.
 
     Args:
         model: Name of the network, as for `names.describe`.
         engine: One of `deploy.optimize`.
         precision: As for `deploy.optimize`.
         calibration: Folder of images for `int8`.
-        folder: The cache.
+        kept: The cache; by default that under `MNV2ZOO_HOME`.
+        exact: Preprocess images as timm does, bit for bit.
+        several: Whether there will be several images at once, for which runtimes start something else than for one.
+        export: Whether to export a network whose graph cannot be written without PyTorch.
 
     Returns:
         The session; None where PyTorch is needed: for PyTorch's own engines, for weights whose hash only the Hub knows,
-        and for images that only timm can preprocess.
+        for images that only timm can preprocess, and for an export that is not wanted.
 
     Raises:
         UnknownModelError: If there is no network of that name.
@@ -270,22 +408,29 @@ def load(model: str, engine: str, precision: str, calibration: str | None, folde
     described = names.describe_local(model)
     weights = _weights(described.source) if described and engine in RUNTIMES else None
     how = described.preprocessing if described else None
-    if weights is None or how is None:
+    if described is None or weights is None or how is None:
         return None
-    packages = ["timm", "torch", "onnx", "onnxscript", engine, *(["nncf", "PIL"] if precision == "int8" else [])]
     facts = {
+        **_facts(model, weights, [engine, *(["nncf", "PIL"] if precision == "int8" else [])]),
         "kept": "classifier",
-        "model": model,
-        "weights": weights,
         "engine": engine,
         "precision": precision,
         "calibration": _calibration(Path(calibration), how.channels) if calibration else "",
         "processor": platform.machine(),
-        "mnv2zoo": __version__,
-        **versions(packages),
     }
-    make, start = partial(_make, model, how, engine, precision, calibration), partial(_start, how, engine, precision)
-    return replace(Cache(folder).fetch(facts, make, start), temperature=described.temperature if described else None)
+    make = partial(_make, described, model, how, engine, precision, calibration, export)
+    start = partial(_start, replace(how, exact=exact), engine, precision, 2 if several else 1)
+    try:
+        session = (kept or Cache.at_home()).fetch(facts, make, start)
+    except _ExportNeededError:
+        return None
+    return replace(session, temperature=described.temperature)
+
+
+def _facts(model: str, weights: str, engines: Sequence[str]) -> dict[str, str]:
+    """What cache entries of a model depend on."""
+    packages = ("timm", "torch", "onnx", "onnxscript", *engines)
+    return {"model": model, "weights": weights, "mnv2zoo": __version__, **versions(packages)}
 
 
 def _weights(source: Path | WeightsEntry | None) -> str | None:
@@ -300,7 +445,15 @@ def _calibration(folder: Path, channels: int) -> str:
     return discover.fingerprint(folder, discover.spread(discover.find(str(folder), channels), CALIBRATED))
 
 
-def _make(model: str, how: Fast, engine: str, precision: str, calibration: str | None) -> Parts:
+def _make(
+    described: Description, model: str, how: Fast, engine: str, precision: str, calibration: str | None, export: bool
+) -> Parts:
+    installed = importlib.util.find_spec(engine) is not None  # otherwise the way by PyTorch says how to install it
+    classifier = _written(described, how) if installed and precision != "int8" else None
+    if classifier is not None:
+        return _written_parts(described, classifier)
+    if not export:
+        raise _ExportNeededError
     from mnv2zoo.deploy.optimize import for_runtime
     from mnv2zoo.models import pretrained
 
@@ -314,14 +467,78 @@ def _make(model: str, how: Fast, engine: str, precision: str, calibration: str |
     return {**parts, "about": json.dumps(about).encode()}
 
 
-def _start(how: Fast, engine: str, precision: str, parts: Parts) -> RuntimeSession:
+def _written(described: Description, how: Fast) -> Classifier | None:
+    """The classifier whose graph can be written without PyTorch; None for others, which PyTorch exports."""
+    given = {name: value for name, value in described.arguments.items() if value is not None}
+    plain = {*WRITTEN, *TRAINING_ONLY, "global_pool"}
+    entry = described.source if isinstance(described.source, WeightsEntry) else None
+    if (
+        described.head
+        or described.cfg.get("label_offset")
+        or set(given) - plain
+        or not importlib.util.find_spec("onnx")
+    ):
+        return None
+    if given.get("global_pool", "avg") != "avg" or (entry and entry.layout != "timm"):
+        return None
+    data = store.verified(entry).data if entry else _bytes(Path(str(described.source)) / "model.safetensors")
+    try:
+        import safetensors.numpy
+
+        tensors: Any = safetensors.numpy.load(data)
+    except Exception:  # PyTorch's way says what is wrong with it
+        return None
+    config = described.config
+    if "classifier" in given:
+        config = replace(config, classifier=given["classifier"])
+    same, stride, eps = given.get("pad_type") == "same", given.get("output_stride", 32), given.get("bn_eps", 1e-5)
+    classifier = Classifier(config, tensors, how.input_size, same, stride, eps)
+    classes = given.get("num_classes", described.cfg.get("num_classes"))
+    fits = as_built(config, tensors) == config and len(tensors.get("classifier.bias", ())) == classes
+    return classifier if fits and classifier.is_complete() else None
+
+
+def _bytes(path: Path) -> bytes:
+    with posix.open_regular(path) as file:
+        return read_all(file, min(os.fstat(file.fileno()).st_size, MAX_BYTES))
+
+
+def _written_parts(described: Description, classifier: Classifier) -> Parts:
+    random = np.random.default_rng(0)
+    example = random.standard_normal((2, *classifier.input_size), np.float32)
+    about = {
+        "name": described.name,
+        "label_names": list(described.label_names),
+        "fingerprint": _fingerprint_of(classifier),
+    }
+    return {
+        "model": classifier.onnx(),
+        "example": example.tobytes(),
+        "expected": classifier(example).astype(np.float32).tobytes(),
+        "about": json.dumps(about).encode(),
+    }
+
+
+def _start(how: Fast, engine: str, precision: str, images: int, parts: Parts) -> RuntimeSession:
     about = json.loads(parts["about"])
     outputs = PerProcess(partial(RUNTIMES[engine], parts, how.input_size, precision, cores()))
     run = partial(_logits, outputs)
     example = np.frombuffer(parts["example"], np.float32).reshape(-1, *how.input_size)
-    expected = np.frombuffer(parts["expected"], np.float32).reshape(len(example), -1)
-    require_near(engine, precision, float(np.linalg.norm(run(example) - expected) / np.linalg.norm(expected)))
-    return RuntimeSession(about["name"], how, about["label_names"], about["fingerprint"], run)
+    expected = np.frombuffer(parts["expected"], np.float32).reshape(len(example), -1)[:images]
+    error = float(np.linalg.norm(run(example[:images]) - expected) / np.linalg.norm(expected))
+    require_near(engine, precision, error)
+    return RuntimeSession(about["name"], how, about["label_names"], about["fingerprint"], run, engine)
+
+
+def _fingerprint_of(classifier: Classifier) -> str:
+    """The same as `fingerprint` of the network in PyTorch, whose batch norms count batches too."""
+    sha256 = hashlib.sha256()
+    for name in classifier.shapes():
+        sha256.update(np.ascontiguousarray(classifier.tensors[name]).tobytes())
+        if name.endswith("running_var"):
+            counter = classifier.tensors.get(name.replace("running_var", "num_batches_tracked"), np.zeros(()))
+            sha256.update(np.asarray(counter, np.int64).tobytes())
+    return sha256.hexdigest()
 
 
 def _logits(outputs: Runner, batch: Array) -> Array:

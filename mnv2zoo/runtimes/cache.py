@@ -22,6 +22,7 @@ from typing import TypeVar
 import numpy as np
 import safetensors.numpy
 
+from mnv2zoo import environment
 from mnv2zoo.errors import DeployError, one_line
 from mnv2zoo.runtimes.runners import Parts
 from mnv2zoo.system import posix
@@ -30,6 +31,8 @@ from mnv2zoo.system.files import locked, whole_file
 T = TypeVar("T")
 KEY = "key"
 LOCK_SECONDS = 900  # an engine of int8 takes minutes on a slow machine
+ENTRIES, FOLDER = "*.engine", "engines"
+MOST_BYTES = 2**30  # of the entries in the package's own folder; a network of width 1.0 takes 15 MB
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,21 @@ class Cache:
     Attributes:
         folder: The folder; None to cache nothing.
         key: The part of the key that all entries have in common.
+        optional: Whether to do without a folder that cannot be used. Otherwise that is an error.
+        most: Bytes that entries may take; None for any number. Entries that were not used for the longest time go
+            first.
     """
 
     folder: Path | None = None
     key: Mapping[str, str] = field(default_factory=dict)
+    optional: bool = False
+    most: int | None = None
+
+    @classmethod
+    def at_home(cls) -> Cache:
+        """The cache under `MNV2ZOO_HOME`, which is done without where it cannot be used."""
+        home = environment.home()
+        return cls(None if environment.is_homeless(home) else home / FOLDER, optional=True, most=MOST_BYTES)
 
     def fetch(self, key: Mapping[str, str], make: Callable[[], Parts], use: Callable[[Parts], T]) -> T:
         """Loads an entry if there is a valid one, and builds it otherwise.
@@ -68,24 +82,123 @@ class Cache:
             return use(make())
         whole_key = json.dumps({**self.key, **key}, sort_keys=True).encode()
         file = self.folder / f"{hashlib.sha256(whole_key).hexdigest()}.engine"
-        with _reported(self.folder):
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _require_private(self.folder, self.folder.stat())
+        made: list[T] = []
+
+        def make_and_use() -> tuple[Parts, T]:
+            parts = make()
+            made.append(use(parts))
+            return parts, made[0]
+
+        try:
+            return self._fetch(file, whole_key, make_and_use, use)
+        except _UnusableError as error:
+            if not self.optional:
+                raise error.reason from error.__cause__
+            if not isinstance(error.__cause__, OSError):  # a folder that cannot be written is no news at each start
+                warnings.warn(f"engines are not cached: {one_line(error.reason)}", stacklevel=2)
+            return made[0] if made else make_and_use()[1]
+
+    def _fetch(
+        self, file: Path, key: bytes, make_and_use: Callable[[], tuple[Parts, T]], use: Callable[[Parts], T]
+    ) -> T:
+        with _reported(file.parent):
+            if not file.is_file():
+                file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _require_private(file.parent, file.parent.stat())
         # Entries appear whole, so reading needs no lock, and a read-only folder works too.
         with contextlib.suppress(Exception):
-            return use(_read(file, whole_key))
+            used = use(_read(file, key))
+            with contextlib.suppress(OSError):
+                os.utime(file)  # which `make_room` goes by
+            return used
         with _locked(file):
             try:
-                return use(_read(file, whole_key))
+                return use(_read(file, key))
             except FileNotFoundError:
                 pass
             except Exception as error:  # runtimes raise nearly anything at what they cannot use
                 warnings.warn(f"the cache entry {file} cannot be used and is rebuilt: {one_line(error)}", stacklevel=2)
-            parts = make()
-            used = use(parts)
-            with _reported(self.folder):
-                _write(file, whole_key, parts)
+            parts, used = make_and_use()
+            with _reported(file.parent):
+                _write(file, key, parts)
+        self.make_room()
         return used
+
+    def has(self, key: Mapping[str, str]) -> bool:
+        """Whether there is an entry for a key; it need not be valid."""
+        whole_key = json.dumps({**self.key, **key}, sort_keys=True).encode()
+        return self.folder is not None and (self.folder / f"{hashlib.sha256(whole_key).hexdigest()}.engine").is_file()
+
+    def make_room(self) -> None:
+        """Removes the entries that were not used for the longest time, until the others take no more than they may."""
+        if self.folder is None or self.most is None:
+            return
+        with contextlib.suppress(OSError):
+            files = sorted((file.stat().st_mtime, file.stat().st_size, file) for file in self.folder.glob(ENTRIES))
+            held = sum(size for _, size, _ in files)
+            for _, size, file in files[:-1]:  # the one that was just used stays
+                if held <= self.most:
+                    return
+                file.unlink(missing_ok=True)
+                held -= size
+
+    def entries(self) -> list[Entry]:
+        """The entries, the last used first; one that cannot be read is in the list too."""
+        if self.folder is None or not self.folder.is_dir():
+            return []
+        found = []
+        for file in self.folder.glob(ENTRIES):
+            try:
+                status = file.stat()
+            except OSError:  # another process has removed it
+                continue
+            try:
+                about = json.loads(_parts(file)[KEY])
+            except Exception:  # whatever it holds
+                about = {}
+            found.append(Entry(file, status.st_size, status.st_mtime, about))
+        return sorted(found, key=lambda entry: entry.used, reverse=True)
+
+    def clear(self) -> int:
+        """Removes all entries.
+
+        Returns:
+            The bytes that they took.
+
+        Raises:
+            OSError: If one cannot be removed.
+        """
+        if self.folder is None or not self.folder.is_dir():
+            return 0
+        entries = [(file, file.stat().st_size) for file in self.folder.glob(ENTRIES)]
+        for file in (*(file for file, _ in entries), *self.folder.glob("*.lock")):
+            file.unlink(missing_ok=True)
+        return sum(size for _, size in entries)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry of the cache.
+
+    Attributes:
+        file: Its file.
+        size: Bytes that it takes.
+        used: When it was last used, in seconds since 1970.
+        about: Its key; empty for a file that holds none.
+    """
+
+    file: Path
+    size: int
+    used: float
+    about: Mapping[str, str]
+
+
+class _UnusableError(Exception):
+    """The folder cannot be used, for the reason that this holds."""
+
+    def __init__(self, reason: DeployError) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
@@ -107,15 +220,19 @@ def _distributions() -> Mapping[str, list[str]]:
 
 
 def _read(file: Path, key: bytes) -> Parts:
+    parts = _parts(file)
+    if parts.pop(KEY) != key:
+        raise DeployError("it was made from something else")
+    return parts
+
+
+def _parts(file: Path) -> dict[str, bytes]:
     with file.open("rb") as opened:
         _require_private(file, os.fstat(opened.fileno()))
         digest, _, content = opened.read().partition(b"\n")
     if hashlib.sha256(content).hexdigest().encode() != digest:
         raise DeployError("its content has another hash than it had when it was written")
-    parts = {name: part.tobytes() for name, part in safetensors.numpy.load(content).items()}
-    if parts.pop(KEY) != key:
-        raise DeployError("it was made from something else")
-    return parts
+    return {name: part.tobytes() for name, part in safetensors.numpy.load(content).items()}
 
 
 def _write(file: Path, key: bytes, parts: Parts) -> None:
@@ -160,10 +277,13 @@ def _locked(file: Path) -> Iterator[None]:
 def _reported(folder: Path) -> Iterator[None]:
     try:
         yield
+    except DeployError as error:
+        raise _UnusableError(error) from error.__cause__
     except OSError as error:
-        raise DeployError(
+        reason = DeployError(
             "cannot write the cache",
             found=error.strerror or error,
             where=folder,
             fix="Name a folder that can be written, or leave out the cache.",
-        ) from error
+        )
+        raise _UnusableError(reason) from error

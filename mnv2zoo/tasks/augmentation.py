@@ -1,4 +1,4 @@
-"""The augmentation of training images: timm's, or the part of it that a device computes for a whole batch."""
+"""Augmentation of training images: timm's in worker processes, or for whole batches on the device."""
 
 from __future__ import annotations
 
@@ -22,21 +22,20 @@ from mnv2zoo.tasks.recipe import Recipe
 
 
 def augmentation(recipe: Recipe, **preprocessing: Any) -> Callable[[Any], Tensor]:
-    """Creates the augmentation: a random crop as timm makes it, flips, changes of color, and erasing.
+    """Creates the augmentation: timm's random crop, flips, color jitter and random erasing.
 
-    It shows images as the network sees them otherwise. With `crop_mode` `center` the crop is taken from the image, and
-    its aspect is within 3/4 and 4/3 of that of the input, where timm's is within 3/4 and 4/3 of a square. With `squash`
-    and `border` the whole image is squashed or padded first, and the crop is taken from that, so that objects are
-    distorted alike, and padding is seen, in training and evaluation. The image is then so large that the smallest crop
-    still fills the input. Brightness, contrast and saturation of gray and RGB images alone are changed.
+    It matches the preprocessing of evaluation. With `crop_mode` `center`, the aspect ratio of the crop is 3/4 to 4/3
+    times that of the input; timm's is always 3/4 to 4/3. With `squash` and `border`, the whole image is squashed or
+    padded before the crop, so that objects are distorted and padded as in evaluation. The image is then large enough
+    for the smallest crop to fill the input. Color jitter is only applied to grayscale and RGB images.
 
     Args:
         recipe: The recipe.
-        **preprocessing: The preprocessing, as timm names it. Its `crop_pct` is not used: training crops at random.
+        **preprocessing: The preprocessing, with timm's names. `crop_pct` is not used, because training crops at random.
 
     Returns:
-        A function from an RGB image, or from `pixels.Bands`, to a tensor (C, H, W); in 8 bits where `OnDevice` does the
-        rest.
+        A function from an RGB image, or from `pixels.Bands`, to a tensor (C, H, W). If `OnDevice` does the rest, the
+        tensor has 8 bits.
     """
     channels, height, width = preprocessing["input_size"]
     options: dict[str, Any] = {
@@ -63,16 +62,16 @@ def augmentation(recipe: Recipe, **preprocessing: Any) -> Callable[[Any], Tensor
 
 
 def _ratio(height: int, width: int) -> tuple[float, float]:
-    """Bounds of a crop's width by its height."""
+    """The bounds of the crop's width divided by its height."""
     return 3 / 4 * (width / height), 4 / 3 * (width / height)
 
 
 def reader(recipe: Recipe, preprocessing: Mapping[str, Any]) -> Smaller | None:
-    """How images for `augmentation` are read; None for all of their pixels.
+    """The reader of downscaled images for `augmentation`; None if it needs them at full size.
 
     Args:
         recipe: The recipe.
-        preprocessing: The preprocessing, as timm names it.
+        preprocessing: The preprocessing, with timm's names.
     """
     if preprocessing.get("crop_mode", "center") != "center":
         return None
@@ -82,11 +81,11 @@ def reader(recipe: Recipe, preprocessing: Mapping[str, Any]) -> Smaller | None:
 
 @dataclass(frozen=True)
 class WholeFirst:
-    """A transform of images that are squashed or padded first.
+    """A transform that squashes or pads images first.
 
     Attributes:
-        transform: The transform.
-        config: How they are fitted, as for `pixels.fit`.
+        transform: The transform to apply afterwards.
+        config: The preprocessing, as for `pixels.fit`.
     """
 
     transform: Callable[[Any], Tensor]
@@ -98,13 +97,13 @@ class WholeFirst:
 
 
 class OnDevice:
-    """The augmentation of a batch on its device: flips, changes of color, normalization and erasing.
+    """Augmentation of a batch on its device: flips, color jitter, normalization and random erasing.
 
-    torchvision's transforms choose once for a whole batch. Here each image has its own values, drawn on the CPU, so
-    that they do not depend on the device.
+    torchvision's transforms draw random values once for a whole batch. This class draws them for each image, on the
+    CPU, so that they do not depend on the device.
 
     Args:
-        recipe: The augmentation.
+        recipe: The recipe.
         preprocessing: The `mean` and `std` of the colors.
         device: The device.
     """
@@ -115,7 +114,7 @@ class OnDevice:
         self.erase = RandomErasing(recipe.reprob, device=str(device)) if recipe.reprob else None
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Augments images (N, 3, H, W) in 8 bits, and returns what the network takes."""
+        """Augments 8-bit images (N, 3, H, W), and returns normalized ones."""
         count, amount = len(images), self.recipe.color_jitter
         for axis, probability in ((-1, self.recipe.hflip), (-2, self.recipe.vflip)):
             images = torch.where(self._column(torch.rand(count) < probability), images.flip(axis), images)
@@ -128,22 +127,22 @@ class OnDevice:
         return images if self.erase is None else self.erase(images)
 
     def _column(self, values: Tensor) -> Tensor:
-        """Values for the images of a batch (N,), as they are multiplied with it."""
+        """Reshapes one value per image (N,) for broadcasting over a batch."""
         return values.to(self.device).view(-1, 1, 1, 1)
 
 
 def brightness(images: Tensor, factors: Tensor) -> Tensor:
-    """Scales images (N, 3, H, W) from 0 to 1 by factors (N, 1, 1, 1), as torchvision does with one factor for all."""
+    """Scales images (N, 3, H, W) from 0 to 1 by factors (N, 1, 1, 1), like torchvision with one factor per image."""
     return (images * factors).clamp(0, 1)
 
 
 def contrast(images: Tensor, factors: Tensor) -> Tensor:
-    """Moves images towards their mean gray; arguments as for `brightness`."""
+    """Blends images with their mean gray; arguments as for `brightness`."""
     return torch.lerp(rgb_to_grayscale(images).mean((1, 2, 3), keepdim=True), images, factors).clamp(0, 1)
 
 
 def saturation(images: Tensor, factors: Tensor) -> Tensor:
-    """Moves images towards gray; arguments as for `brightness`."""
+    """Blends images with their grayscale version; arguments as for `brightness`."""
     return torch.lerp(rgb_to_grayscale(images), images, factors).clamp(0, 1)
 
 
@@ -151,19 +150,19 @@ JITTERS = (brightness, contrast, saturation)
 
 
 def check(recipe: Recipe) -> None:
-    """Tries the automatic augmentation on a generated image.
+    """Tries the augmentation policy on a generated image.
 
     Args:
         recipe: The recipe.
 
     Raises:
-        RecipeError: If timm does not know it, or would ignore a part of its name.
+        RecipeError: If timm does not know the policy, or would ignore a part of its name.
     """
     if recipe.auto_augment is None:
         return
     first, *sections = recipe.auto_augment.split("-")
     try:
-        # timm passes over sections without a number, and takes its default for an unknown set of transforms.
+        # timm ignores sections without a number, and uses its default for an unknown set of transforms.
         for section in sections:
             if not re.search(r"\d", section) and section not in ("tweights", "t3aw", "t3a"):
                 raise ValueError(f"timm ignores {section!r}")
@@ -172,10 +171,10 @@ def check(recipe: Recipe) -> None:
         transform = augmentation(recipe, input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
         for _ in range(8):
             transform(Image.new("RGB", (48, 40), (120, 60, 30)))
-    except Exception as error:  # assertions among them
+    except Exception as error:  # including assertions
         raise RecipeError(
-            f"timm does not take the augmentation {recipe.auto_augment!r}",
-            expected="such as rand-m7-mstd0.5-inc1, augmix-m3-w3, original or 3a",
+            f"timm does not accept the augmentation policy {recipe.auto_augment!r}",
+            expected="a policy such as rand-m7-mstd0.5-inc1, augmix-m3-w3, original or 3a",
             found=" ".join(str(error).split()) or type(error).__name__,
             where="auto_augment",
             fix="Correct --auto-augment, or leave it out.",

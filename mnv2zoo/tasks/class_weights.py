@@ -1,4 +1,4 @@
-"""Weights of classes in the loss: from their counts, or from a file."""
+"""Class weights in the loss, from class counts or from a file."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ BALANCED = "balanced"
 
 
 def balanced(counts: Sequence[int]) -> list[float]:
-    """Weights classes by how rare they are: the mean count divided by the class's own, as scikit-learn does.
+    """Computes balanced class weights as in scikit-learn: the mean count divided by the count of the class.
 
     Args:
-        counts: The images, or pixels, of each class.
+        counts: The number of images, or pixels, of each class.
 
     Returns:
-        A weight per class; 1 for a class without any.
+        One weight per class; 1 for a class with count 0.
 
     Examples:
         >>> from mnv2zoo.tasks.class_weights import balanced
@@ -33,17 +33,17 @@ def balanced(counts: Sequence[int]) -> list[float]:
 
 
 def read(path: Path, class_names: Sequence[str]) -> list[float]:
-    """Reads weights from a file.
+    """Reads class weights from a file.
 
     Args:
-        path: A JSON file with an object from class names to weights, or a CSV file with a row `name,weight` per class.
-        class_names: The classes.
+        path: A JSON file with an object from class names to weights, or a CSV file with rows `name,weight`.
+        class_names: The class names.
 
     Returns:
-        A weight per class, in their order.
+        One weight per class, in the order of `class_names`.
 
     Raises:
-        RecipeError: If the file cannot be read, or does not give a weight to each class.
+        RecipeError: If the file cannot be read, or lacks the weight of a class.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -71,7 +71,7 @@ def _rows(text: str) -> Mapping[str, str]:
 
 def _bad(path: Path, found: str) -> RecipeError:
     return RecipeError(
-        "cannot take the weights of the classes from the file",
+        "the class weights cannot be read",
         expected=f"{BALANCED!r}, or a .json or .csv file with a number of 0 or more for each class",
         found=found,
         where=path,
@@ -80,18 +80,18 @@ def _bad(path: Path, found: str) -> RecipeError:
 
 
 def weights(choice: str | None, counts: Sequence[int], class_names: Sequence[str]) -> list[float] | None:
-    """The weights that a recipe asks for.
+    """The class weights of a recipe.
 
     Args:
         choice: The recipe's `class_weights`.
-        counts: The images, or pixels, of each class.
-        class_names: The classes.
+        counts: The number of images, or pixels, of each class.
+        class_names: The class names.
 
     Returns:
-        A weight per class; None for equal weights.
+        One weight per class; None for equal weights.
 
     Raises:
-        RecipeError: If a file cannot be read, or does not give a weight to each class.
+        RecipeError: If a file cannot be read, or lacks the weight of a class.
     """
     if choice is None:
         return None

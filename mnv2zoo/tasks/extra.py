@@ -1,4 +1,4 @@
-"""The extra that training and evaluation need."""
+"""The extra that training and evaluation require."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from mnv2zoo.system.installation import install_command
 
 @contextlib.contextmanager
 def needs_train_extra() -> Iterator[None]:
-    """Names the extra `train` where an import within the block fails.
+    """Explains failed imports in the `with` block, which need the extra `train`.
 
     Raises:
-        MissingExtraError: If it does.
+        MissingExtraError: If an import fails.
     """
     try:
         yield
@@ -22,7 +22,8 @@ def needs_train_extra() -> Iterator[None]:
         raise
     except ImportError as error:
         raise MissingExtraError(
-            "training and evaluation need further packages",
-            found=f"no {error.name}",
+            "training and evaluation require the extra `train`",
+            expected="the packages of the extra `train`",
+            found=f"no module {error.name}",
             fix=f"Run: {install_command('train')}",
         ) from error

@@ -1,4 +1,4 @@
-"""A network of the zoo in two parts: the frozen one that computes features, and the head that is trained on them."""
+"""Splits a model of the zoo into a frozen part, which computes features, and the head to train on them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from mnv2zoo.models.mobilenetv2 import MobileNetV2
 
 
 class Head(nn.Module):
-    """The classifier of a network, as a network of its own whose inputs are pooled features.
+    """The classifier of a model as a separate module, whose inputs are pooled features.
 
     Args:
-        model: The network; it shares the classifier.
+        model: The model, which shares its classifier.
     """
 
     def __init__(self, model: MobileNetV2) -> None:
@@ -30,7 +30,7 @@ class Head(nn.Module):
 
 
 class ForwardFeatures(nn.Module):
-    """A network's `forward_features` as a module."""
+    """A model's `forward_features` as a module."""
 
     def __init__(self, model: MobileNetV2) -> None:
         super().__init__()
@@ -42,14 +42,14 @@ class ForwardFeatures(nn.Module):
 
 
 def split(model: Any) -> tuple[nn.Module, nn.Module] | None:
-    """Splits a network.
+    """Splits a model.
 
     Args:
-        model: The network.
+        model: The model.
 
     Returns:
-        A module from images (N, 3, H, W) to pooled features, and one from these to the outputs; None for a network
-        that is not of the zoo.
+        A module from images (N, 3, H, W) to pooled features, and one from features to outputs; None for a model that is
+        not from the zoo.
     """
     if not isinstance(model, MobileNetV2):
         return None

@@ -265,7 +265,7 @@ def with_weights(
         return model, tensors, source.name
     raise RecipeError(
         f"the initial weights belong to another architecture than {target.config.name}",
-        expected=f"weights of {target.config.name}, or for a 20-class model, of the paper's model of that width",
+        expected=f"weights of {target.config.name}, or the paper's weights of that width for a 20-class model",
         found=source.config.name,
         where="init",
         fix="Choose other weights with --init, or another --model.",
@@ -363,10 +363,10 @@ def c20_from_paper(model: MobileNetV2, state_dict: dict[str, Tensor], images: Te
 
     Layers that both models have are copied. The expansion that only the 20-class model has in its first bottleneck
     becomes the identity: the convolution is a unit matrix, and the batch norm after it undoes its own normalization.
-    Its running mean and variance are measured on images, and its shift and scale are set to invert them. In training mode,
-    with the statistics of each batch, it is the identity as far as the batch resembles these images. The ReLU after it
-    has no effect, because its input has already passed a ReLU. Biases, which the paper's model lacks, become zero. The
-    classifier is not changed.
+    Its running mean and variance are measured on images, and its shift and scale are set to invert them. In training
+    mode, with the statistics of each batch, it is the identity as far as the batch resembles these images. The ReLU
+    after it has no effect, because its input has already passed a ReLU. Biases, which the paper's model lacks, become
+    zero. The classifier is not changed.
 
     This is an initialization and not an exact conversion, because two differences remain. The stride of the 64-channel
     stage moves to the 96-channel stage, which therefore sees its input at half the usual scale. And activations are not

@@ -45,7 +45,7 @@ def in_single_precision(value: Any) -> Any:
 
 
 def channels_last(inputs: Any) -> Any:
-    """Puts a batch of images (N, C, H, W) into channels-last memory; anything else stays as it is."""
+    """Converts a batch of images (N, C, H, W) to channels-last memory format; other values are unchanged."""
     if isinstance(inputs, Tensor) and inputs.ndim == 4:
         return inputs.contiguous(memory_format=torch.channels_last)
     return inputs

@@ -23,7 +23,6 @@ from typing import Any, NoReturn
 
 import huggingface_hub
 from huggingface_hub import constants
-from huggingface_hub.file_download import repo_folder_name
 
 from mnv2zoo import environment
 from mnv2zoo.errors import IntegrityError, WeightsUnavailableError
@@ -170,6 +169,8 @@ class Hub:
             WeightsUnavailableError: If the file cannot be downloaded within the time limit.
         """
         cache, shown = self._writable_cache(file), without_secrets(url.partition("?")[0])
+        from huggingface_hub.file_download import repo_folder_name  # with an HTTP client, which takes a while
+
         repository = repo_folder_name(repo_id=file.repo_id, repo_type="model")
         answer = self._answer(
             file,

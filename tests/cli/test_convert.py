@@ -45,10 +45,10 @@ def test_the_command_refuses_in_one_block(tmp_path, run):
     (tmp_path / "names.txt").write_text("ant\nbee\n")
     (tmp_path / "broken.pt").write_bytes(b"\x80\x02junk")
     for arguments, status, told in (
-        (["file.pth", "--model", "mnv2zoo_050"], 1, "They are the tensors of mnv2zoo_035 in the layout torchvision"),
+        (["file.pth", "--model", "mnv2zoo_050"], 1, "The tensors match mnv2zoo_035 in the layout torchvision"),
         (["file.pth", "--model", "mnv2zoo_05"], 2, "mnv2zoo_050"),
         (["file.pth", "--labels", tmp_path / "names.txt"], 1, "expected: 3 names\n  found: 2"),
-        (["broken.pt"], 1, "not a sound checkpoint"),
+        (["broken.pt"], 1, "not a valid PyTorch checkpoint"),
         (["none.h5"], 1, "Check the path"),
     ):
         first, *others = arguments

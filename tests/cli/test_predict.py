@@ -15,7 +15,7 @@ from PIL import Image
 import mnv2zoo
 from mnv2zoo.cli import output
 from mnv2zoo.data import decode
-from mnv2zoo.models import pretrained
+from mnv2zoo.inference import session
 from tests.cli.conftest import process
 from tests.conftest import GOOGLE, GOOGLE_SHA256, SAMPLES, needs_google, needs_samples, raw_entry
 
@@ -110,7 +110,7 @@ def test_a_file_is_whole_or_not_there(run, zoo, photos, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     before = sorted(tmp_path.iterdir())
-    monkeypatch.setattr(pretrained, "load", fail)
+    monkeypatch.setattr(session, "start", fail)
     assert predict(run, "photos", "--output", "rows.jsonl").status == 130
     assert sorted(tmp_path.iterdir()) == before
 

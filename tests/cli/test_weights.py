@@ -173,7 +173,7 @@ def test_pin_all_leaves_a_pin_that_the_hub_contradicts_and_says_so(run, index_fi
     assert getattr(before, field) == wrong
     done = run("weights", "pin", "--all", "--index", path)
     assert (done.status, len(done.errors)) == (1, 1)
-    assert "mnv2zoo_035.b is pinned to another file than the Hub has" in done.err
+    assert "the pin of mnv2zoo_035.b does not match the file on the Hub" in done.err
     assert index.read(path)["mnv2zoo_035.b"] == before
     assert index.read(path)["mnv2zoo_035.c"].sha256 == expected[2][1]
 

@@ -109,7 +109,7 @@ def test_a_network_keeps_the_form_of_its_classifier(name, form):
         with pytest.raises(ConversionError):
             from_native(tensors, name, "seed")
     if name == "mnv2zoo_035" and form != "linear":
-        with pytest.raises(ConversionError, match=f"a classifier of form {form.removesuffix('_act')}"):
+        with pytest.raises(ConversionError, match=f"a classifier of the form {form.removesuffix('_act')}"):
             from_native(tensors, name, "torchvision")
 
 

@@ -43,7 +43,7 @@ def test_an_unknown_layout_gets_the_nearest_name():
 def test_weights_of_another_architecture_are_recognized_in_the_error(native):
     with pytest.raises(ConversionError) as failure:
         convert.to_native(native, "mnv2zoo_050", "timm")
-    assert failure.value.fix == f"They are the tensors of {SMALL} in the layout timm."
+    assert failure.value.fix == f"The tensors match {SMALL} in the layout timm."
 
 
 def test_the_nearest_layout_and_the_first_keys_are_named(torchvision_tensors):
@@ -55,7 +55,7 @@ def test_the_nearest_layout_and_the_first_keys_are_named(torchvision_tensors):
         "features.3.conv.0.0.weight, features.3.conv.0.1.weight, features.3.conv.0.1.bias and 2 more"
     )
     assert error.found == "features.3.conv.0.0.gamma"
-    assert error.fix == "The nearest layout is torchvision."
+    assert error.fix == "The closest layout is torchvision."
 
 
 @pytest.mark.parametrize("layout", ["timm", "torchvision", "transformers"])
@@ -76,18 +76,18 @@ def test_a_wrong_shape_is_shown_with_its_key_and_the_network_it_would_fit(layout
     }
     assert error.where == first[layout]
     assert (error.expected, error.found) == ((32, 3, 3, 3), (16, 3, 3, 3))
-    assert error.fix == f"They are the tensors of mnv2zoo_050 in the layout {layout}."
+    assert error.fix == f"The tensors match mnv2zoo_050 in the layout {layout}."
 
 
 def test_tensors_of_another_network_are_recognised(torchvision_tensors):
     for wrong in ("mnv2zoo_100_c20", "mnv2zoo_110d", "mnv2zoo_140"):
         assert refusal(to_native, torchvision_tensors, wrong).fix == (
-            f"They are the tensors of {NAME} in the layout torchvision."
+            f"The tensors match {NAME} in the layout torchvision."
         )
 
 
 def test_the_wrong_layout_is_named_in_either_direction(tensors, torchvision_tensors):
-    assert refusal(to_native, tensors, NAME, "torchvision").fix == f"They are the tensors of {NAME} in the layout timm."
+    assert refusal(to_native, tensors, NAME, "torchvision").fix == f"The tensors match {NAME} in the layout timm."
     assert refusal(from_native, torchvision_tensors, NAME, "timm").fix == (
-        f"They are the tensors of {NAME} in the layout torchvision."
+        f"The tensors match {NAME} in the layout torchvision."
     )

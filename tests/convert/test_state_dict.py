@@ -90,7 +90,7 @@ def test_a_head_outside_the_network_is_not_left_out_unasked(tensors):
     backbone = {key: value for key, value in tensors.items() if not key.startswith("classifier")}
     whole = {**prefixed(backbone, "backbone."), "head.weight": torch.ones(5, 1280), "head.bias": torch.ones(5)}
     error = refusal(to_native, whole, NAME)
-    assert (error.expected, error.found) == ("a classifier under 'backbone.'", "head.weight")
+    assert (error.expected, error.found) == ("a classifier with the prefix 'backbone.'", "head.weight")
     assert "--backbone" in error.fix
     assert to_native(without_head(whole), NAME).keys() == backbone.keys()
 
@@ -104,7 +104,7 @@ def test_averaged_weights_are_preferred_to_others_in_one_state_dict(tensors):
 
 def test_a_student_and_a_teacher_are_told_apart_by_nobody(tensors):
     error = refusal(to_native, prefixed(tensors, "student.") | prefixed(tensors, "teacher."), NAME)
-    assert error.found == "networks under 'student.', 'teacher.'"
+    assert error.found == "models with the prefixes 'student.', 'teacher.'"
 
 
 def test_a_whole_state_dict_is_taken_as_it_is(tensors):

@@ -36,7 +36,7 @@ def test_a_pickled_object_is_not_brought_to_life(tmp_path):
 def test_what_torch_save_did_not_write_is_refused(content):
     with pytest.raises(ConversionError) as error:
         torch_files.read(content)
-    assert error.value.problem == "the file is not a sound checkpoint of PyTorch"
+    assert error.value.problem == "the file is not a valid PyTorch checkpoint"
 
 
 def test_settings_are_stand_ins_and_allowed_for_one_reading_alone(tmp_path):

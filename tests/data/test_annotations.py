@@ -47,7 +47,7 @@ def test_several_tar_files_have_to_be_splits(tmp_path: Path) -> None:
 def test_a_file_beyond_its_limit_is_not_read(tmp_path: Path) -> None:
     file = files_in(write(tmp_path, "x.xml"))["x.xml",]
     assert read_bytes(file, most=16) == b"content of x.xml"
-    with pytest.raises(ValueError, match="16 bytes, where 15 are the most"):
+    with pytest.raises(ValueError, match="16 bytes, more than the limit of 15"):
         read_bytes(file, most=15)
 
 

@@ -111,7 +111,7 @@ def test_difficult_objects_are_ignored_and_make_no_class(cells: Path) -> None:
         ((5, 6, 5, 20), "boxes without area: 1 (JPEGImages/b.jpg)"),
         ((30, 6, 20, 20), "boxes with swapped corners: 1 (JPEGImages/b.jpg)"),
         ((90, 6, 99, 20), "boxes outside their image: 1 (JPEGImages/b.jpg)"),
-        (("nan", 6, 99, 20), "boxes that are no numbers: 1 (JPEGImages/b.jpg)"),
+        (("nan", 6, 99, 20), "boxes with invalid numbers: 1 (JPEGImages/b.jpg)"),
     ],
 )
 def test_a_bad_box_is_refused_or_left_out_and_told(cells: Path, corners: tuple[float, ...], kind: str) -> None:
@@ -128,7 +128,7 @@ def test_a_box_beyond_its_image_ends_at_the_edge(cells: Path) -> None:
     voc(cells, "b", ("red", (-5, 6, 90, 70)))
     found = boxes.read(cells)
     assert found.splits["train"][1].boxes[0].corners == (0, 6, 80, 60)
-    assert found.notes == ("boxes that reach beyond their image, and end at its edge: 1",)
+    assert found.notes == ("boxes that were clipped to their image: 1",)
 
 
 def test_images_without_objects_stay(cells: Path) -> None:
@@ -177,7 +177,7 @@ def test_coco_has_its_own_classes_in_order_of_ids_with_gaps(tmp_path: Path) -> N
     (tmp_path / "annotations/captions_train2017.json").write_text('{"annotations": []}')
     found = boxes.read(tmp_path)
     assert (found.form, found.class_names) == ("coco", ("zebra", "ant"))
-    assert found.notes == ("classes without boxes are left out: unseen",)
+    assert found.notes == ("classes without boxes are ignored: unseen",)
     names = {split: [image.name for image in own] for split, own in found.splits.items()}
     assert names == {"train": ["train2017/1.jpg", "train2017/2.jpg"], "val": ["val2017/1.jpg"]}
     assert found.splits["train"][0].boxes == (boxes.Box("ant", (1, 2, 4, 6)),)
@@ -231,7 +231,7 @@ def test_unknown_categories_and_missing_images_are_told_together(tmp_path: Path)
     with pytest.raises(DataError) as error:
         boxes.read(tmp_path)
     assert error.value.found == (
-        "boxes of an unknown category: 1 (annotation 1 in boxes.json); images that are not there: 1 (gone.jpg)"
+        "boxes of an unknown category: 1 (annotation 1 in boxes.json); images that do not exist: 1 (gone.jpg)"
     )
     found = boxes.read(tmp_path, skip_bad=True)
     assert found.splits["train"][0].boxes == (boxes.Box("cell", (1, 1, 3, 3)),)
@@ -241,7 +241,7 @@ def test_two_documents_for_one_split_are_refused(tmp_path: Path) -> None:
     image(tmp_path / "x.jpg")
     for name in ("one", "two"):
         coco(tmp_path / f"{name}.json", ["x.jpg"], [(0, 1, [1, 1, 2, 2])], cell=1)
-    with pytest.raises(DataError, match="two files with boxes for train"):
+    with pytest.raises(DataError, match="two files have boxes for the split train"):
         boxes.read(tmp_path)
 
 
@@ -249,7 +249,7 @@ def test_images_alone_are_refused(tmp_path: Path) -> None:
     image(tmp_path / "a/x.jpg")
     with pytest.raises(DataError) as error:
         boxes.read(tmp_path)
-    assert (error.value.problem, error.value.found) == ("no boxes", "1 images without either")
+    assert (error.value.problem, error.value.found) == ("the data has no boxes", "1 images without annotations")
 
 
 @needs_bccd
@@ -285,4 +285,4 @@ def test_the_size_of_an_image_bounds_boxes_whose_annotation_has_none(tmp_path: P
     file.write_text(re.sub("<size>.*</size>", "", file.read_text()))
     found = boxes.read(tmp_path)
     assert found.splits["train"][0].boxes[0].corners == (10, 20, 80, 50)
-    assert found.notes == ("boxes that reach beyond their image, and end at its edge: 1",)
+    assert found.notes == ("boxes that were clipped to their image: 1",)

@@ -30,7 +30,7 @@ def test_images_that_cannot_be_read_stop_a_training_before_it_begins(photos):
 def test_a_class_that_is_left_without_images_is_an_error(photos):
     for file in (photos / "red").iterdir():
         file.write_bytes(b"")
-    with pytest.raises(DataError, match=r"(?s)without readable images.*red"):
+    with pytest.raises(DataError, match=r"(?s)'red' has no readable images.*none in red"):
         check(find(photos), skip_bad=True)
 
 

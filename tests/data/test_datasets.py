@@ -88,7 +88,7 @@ def test_an_empty_class_is_an_error_that_names_it(photos):
 
 
 def test_one_class_is_an_error(tmp_path):
-    with pytest.raises(DataError, match="too few classes") as error:
+    with pytest.raises(DataError, match="only one class") as error:
         find(fill(tmp_path / "photos", colors=["red"]))
     assert error.value.found == "'red' alone"
 

@@ -144,8 +144,8 @@ def cut_jpeg(tmp_path):
     ("content", "reason"),
     [
         (lambda _: b"", "an empty file"),
-        (lambda _: b"a note, not an image", "no known image format"),
-        (lambda _: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no known image format"),  # EPS
+        (lambda _: b"a note, not an image", "an unknown image format"),
+        (lambda _: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "an unknown image format"),  # EPS
         (cut_jpeg, "truncated"),
         (lambda _: bomb(), "decompression bomb"),
     ],

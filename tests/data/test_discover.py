@@ -58,7 +58,7 @@ def test_folders_are_searched_as_the_images_are_asked_for(photos):
     shutil.rmtree(photos / "more")
     *found, error, last = walk
     assert [file.name for file in found] == [f"0000{number}.jpg" for number in range(1, 7)]
-    assert "cannot search a folder" in str(error)
+    assert "cannot read the folder" in str(error)
     assert last == photos / "z.jpg"
 
 

@@ -31,7 +31,7 @@ def test_an_unknown_name_gets_the_nearest():
 def test_a_name_of_two_classes_is_refused():
     with pytest.raises(DataError) as failure:
         match_classes(["crane"], ["crane", "bee", "crane"])
-    assert failure.value.problem == "2 of the network's classes are called 'crane'"
+    assert failure.value.problem == "the model has 2 classes named 'crane'"
 
 
 @pytest.mark.parametrize(

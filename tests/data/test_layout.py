@@ -39,7 +39,7 @@ def test_folders_with_usual_names_that_hold_class_folders_are_splits(tmp_path):
 def test_a_folder_around_everything_is_unwrapped(tmp_path):
     listing = read(images(tmp_path, "photos/a/1.jpg", "photos/b/2.jpg"))
     assert [image.label for image in listing.splits["train"]] == ["a", "b"]
-    assert listing.notes == ["the class folders are those in photos/, the only folder there"]
+    assert listing.notes == ["the class folders are in photos/, the only folder in the data"]
 
 
 def test_ambiguous_names_are_refused_until_the_layout_says_what_they_are(tmp_path):

@@ -95,10 +95,10 @@ def test_palettes_are_numbers_and_colors_are_refused(streets: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "found"),
     [
-        ("size", "masks of another size than their image: 1 (train/images/b.jpg)"),
+        ("size", "masks with another size than their image: 1 (train/images/b.jpg)"),
         ("no mask", "images without a mask: 1 (train/images/b.jpg)"),
         ("no image", "masks without an image: 1 (train/masks/b.png)"),
-        ("no png", "masks that cannot be read, such as with 'no known image format': 1 (train/images/b.jpg)"),
+        ("no png", "masks that cannot be read, such as with 'an unknown image format': 1 (train/images/b.jpg)"),
     ],
 )
 def test_what_does_not_fit_is_named_or_left_out(streets: Path, damage: str, found: str) -> None:
@@ -126,7 +126,7 @@ def test_images_alone_are_refused(tmp_path: Path) -> None:
     Image.new("RGB", (2, 2)).save(tmp_path / "images/a.png")
     with pytest.raises(DataError) as error:
         masks.read(tmp_path, skip_bad=True)
-    assert error.value.found == "1 images, and none has a mask"
+    assert error.value.found == "1 images without masks"
 
 
 @pytest.mark.skipif(not CAMVID.is_dir(), reason=f"CamVid is not at {CAMVID}")

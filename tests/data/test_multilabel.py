@@ -52,7 +52,7 @@ def test_every_form_gives_the_same_labels(tmp_path):
     assert (found(columns), columns.class_names, list(columns.splits)) == (TRUTH, NAMES, ["train"])
     coco = read(fill_coco(tmp_path / "coco"))
     assert (found(coco), coco.class_names) == (TRUTH, NAMES[::-1])
-    assert coco.notes == ("labels that no training image shows are left out: unseen",)
+    assert coco.notes == ("labels without training images are ignored: unseen",)
     folders = read(fill_folders(tmp_path / "folders"))
     labeled = {number: labels for number, labels in TRUTH.items() if labels}
     assert (found(folders), folders.class_names) == (labeled, NAMES)
@@ -97,20 +97,20 @@ def test_rows_of_one_image_are_joined(tmp_path):
     write_csv(tmp_path / "x.csv", [("image", "labels"), ("001.png", "a"), ("001.png", "b")])
     listing = read(tmp_path)
     assert found(listing) == {1: ["a", "b"]}
-    assert listing.notes == ("images in several rows, with the labels of all: 001.png",)
+    assert listing.notes == ("images in several rows have the labels of all of them: 001.png",)
 
 
 @pytest.mark.parametrize(
     ("rows", "problem", "told"),
     [
-        ([("picture", "labels"), ("001.png", "a")], "no labels", "1 images without any"),
+        ([("picture", "labels"), ("001.png", "a")], "no labels", "1 images without labels"),
         ([("image",), ("001.png",)], "a CSV file has no labels", "'image'"),
         (
             [("image", "labels", "who", "when"), ("001.png", "a", "x", "y")],
-            "columns that are not known",
+            "unknown columns",
             "'who', 'when'",
         ),
-        ([("image", "a", "a"), ("001.png", "1", "0")], "two columns of one name", "'a'"),
+        ([("image", "a", "a"), ("001.png", "1", "0")], "two columns of a CSV file have the same name", "'a'"),
     ],
 )
 def test_columns_that_are_not_known_are_named(tmp_path, rows, problem, told):
@@ -133,10 +133,10 @@ def test_bad_rows_are_counted_with_their_lines_or_left_out(tmp_path):
     rows = [("001.png", "1", "0"), ("002.png", "0", "yes"), ("", "", ""), ("9.png", "1", "1"), ("002.png", "1")]
     write_csv(tmp_path / "x.csv", [("image", "a", "b"), *rows[:1], (), *rows[1:]])
     assert refused(tmp_path).found == (
-        "values that are neither 0 nor 1, such as 'yes' in 'b': 1 (line 4 of x.csv); "
-        "values that are neither 0 nor 1, such as '' in 'a': 1 (line 5 of x.csv); "
-        "images that are not there: 2 (line 5 of x.csv, 9.png); "
-        "rows with another number of cells than the 3 columns: 1 (line 7 of x.csv)"
+        "values other than 0 and 1, such as 'yes' in 'b': 1 (line 4 of x.csv); "
+        "values other than 0 and 1, such as '' in 'a': 1 (line 5 of x.csv); "
+        "images that do not exist: 2 (line 5 of x.csv, 9.png); "
+        "rows that do not have 3 cells, like the header: 1 (line 7 of x.csv)"
     )
     assert found(read(tmp_path, skip_bad_images=True)) == {1: ["a"]}
 
@@ -144,14 +144,14 @@ def test_bad_rows_are_counted_with_their_lines_or_left_out(tmp_path):
 def test_an_unknown_split_is_counted(tmp_path):
     save(tmp_path, [1])
     write_csv(tmp_path / "x.csv", [("image", "labels", "split"), ("001.png", "a", "holdout")])
-    assert refused(tmp_path).found == "rows of an unknown split, such as 'holdout': 1 (line 2 of x.csv)"
+    assert refused(tmp_path).found == "rows with an unknown split, such as 'holdout': 1 (line 2 of x.csv)"
 
 
 def test_a_label_that_training_does_not_see_is_refused(tmp_path):
     folder = fill(tmp_path / "data")
     write_csv(folder / "val.csv", [("image", "labels"), ("val/016.png", "red|purple"), ("val/017.png", "pink")])
     error = refused(folder)
-    assert error.problem == "there are labels in val that train lacks"
+    assert error.problem == "the split val has labels that train lacks"
     assert error.found == "pink, purple"
 
 
@@ -168,7 +168,7 @@ def test_two_files_for_one_split_and_images_without_any_label_are_refused(tmp_pa
     assert refused(folder).found == "all.csv, more.csv"
     assert found(read(folder / "more.csv")) == {1: ["a"]}
     write_csv(folder / "more.csv", [("image", "labels"), ("001.png", "")])
-    assert refused(folder / "more.csv").problem == "no label on any image"
+    assert refused(folder / "more.csv").problem == "no image has a label"
 
 
 def test_files_about_something_else_do_not_matter(tmp_path):
@@ -205,7 +205,7 @@ def test_one_name_for_different_images_is_refused(tmp_path):
     copy_into(tmp_path / "data", tmp_path / "one.png", "a/x.png")
     copy_into(tmp_path / "data", tmp_path / "two.png", "b/x.png")
     error = refused(tmp_path / "data")
-    assert error.problem == "files of one name in several class folders are different images"
+    assert error.problem == "files with the same name in several class folders are different images"
     assert error.found == "1: x.png"
 
 
@@ -221,7 +221,7 @@ def test_bad_annotations_of_coco_are_counted(tmp_path):
     assert refused(folder).found == (
         "annotations of an unknown category: 1 (annotation 50 in annotations.json); "
         "annotations of an unknown image: 1 (annotation 51 in annotations.json); "
-        "images that are not there: 1 (gone.png)"
+        "images that do not exist: 1 (gone.png)"
     )
     del document["images"][0]["file_name"]
     (folder / "annotations.json").write_text(json.dumps(document))

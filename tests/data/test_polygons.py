@@ -47,7 +47,7 @@ def test_classes_are_numbered_from_one_and_overlaps_belong_to_none(tmp_path):
     write(tmp_path, [{"category_id": 3, "segmentation": [SQUARE]}, {"category_id": 7, "segmentation": [OTHER]}])
     listing = polygons.read(tmp_path)
     assert listing.class_names == ("background", "road", "car")
-    assert listing.notes == ("classes are the categories of the COCO annotations; 0 is the background",)
+    assert listing.notes == ("classes are the categories of the COCO annotations, and 0 is the background",)
     (image,) = listing.splits["train"]
     wanted = np.zeros(SIZE[::-1], np.uint8)
     road, car = square((2, 3, 8, 9)), square((6, 5, 12, 12))
@@ -103,15 +103,15 @@ def test_what_cannot_be_drawn_is_named_or_left_out(tmp_path, segmentation):
     write(tmp_path, [good, {"category_id": 7, "segmentation": segmentation}])
     with pytest.raises(DataError) as error:
         polygons.read(tmp_path)
-    assert error.value.found == "objects without a polygon in their image: 1 (annotation 1 of train.jpg)"
+    assert error.value.found == "objects without a polygon inside their image: 1 (annotation 1 of train.jpg)"
     assert found(tmp_path, skip=True).classes == (0, 1)
 
 
 def test_other_mistakes(tmp_path):
     good = {"category_id": 3, "segmentation": [SQUARE]}
     for values, words in (
-        ({"width": 30}, "annotations for another size than their image's: 1"),
-        ({"file_name": "gone.jpg"}, "images that are not there: 1"),
+        ({"width": 30}, "annotations with another size than their image: 1"),
+        ({"file_name": "gone.jpg"}, "images that do not exist: 1"),
     ):
         write(tmp_path, [good], **values)
         with pytest.raises(DataError) as error:

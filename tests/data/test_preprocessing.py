@@ -171,3 +171,23 @@ def test_arrays_and_photos_share_a_batch():
     white = Image.new("RGB", (50, 40), "white"), Bands.of(np.full((40, 50), 65535, np.uint16), 1)
     found = fast.batch([fast.prepare(image) for image in white], torch.device("cpu"))
     assert torch.equal(found, torch.full((2, 1, 32, 32), 2.0))
+
+
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_exact_arrays_are_timms_bit_for_bit(mode, channels, tmp_path):
+    random = np.random.default_rng(0)
+    small = Image.fromarray(random.integers(0, 256, (40, 30, 3), np.uint8))
+    small.resize((900, 1200), Image.Resampling.BICUBIC).save(
+        tmp_path / "large.jpg", quality=90
+    )  # sides are over 3 * 37
+    mean, std = (0.485, 0.456, 0.406)[:channels], (0.229, 0.224, 0.225)[:channels]
+    how = Fast((channels, 32, 32), 0.875, "bicubic", mean, std, mode, exact=True)
+    assert how.at_least is None
+    data = {"crop_pct": 0.875, "interpolation": "bicubic", "mean": mean, "std": std, "crop_mode": mode}
+    theirs = create_transform((channels, 32, 32), **data)
+    photo = decode.read(tmp_path / "large.jpg", at_least=how.at_least)
+    wanted = theirs(photo.convert("L") if channels == 1 else photo).numpy()
+    assert (how.array([how.prepare(photo)])[0] == wanted).all()
+    quick = Fast((channels, 32, 32), 0.875, "bicubic", mean, std, mode)
+    assert (quick.array([quick.prepare(photo)])[0] != wanted).any()  # so the comparison can tell

@@ -99,12 +99,16 @@ def test_images_that_were_renamed_are_recognized_by_the_hashes_of_a_run(photos, 
         (rows().replace("red/07.png,train\n", ""), "1 images in the data are not in the list", "train/red/07.png"),
         (
             rows().replace("blue/00.png,test", "blue/00.png,tset"),
-            "1 images in the list have a split of another",
+            "1 images in the list have an unknown split",
             "tset",
         ),
-        (rows() + "red/07.png,val\n", "1 images come twice in the list", "red/07.png"),
-        (rows() + "train/red/07.png,val\n", "1 rows of the list are of images that others are of", "train/red/07.png"),
-        (rows().replace("blue/00.png", "00.png"), "1 names in the list fit several images", "00.png"),
+        (rows() + "red/07.png,val\n", "1 images are listed twice", "red/07.png"),
+        (
+            rows() + "train/red/07.png,val\n",
+            "1 rows in the list match the same image as another row",
+            "train/red/07.png",
+        ),
+        (rows().replace("blue/00.png", "00.png"), "1 names in the list match several images", "00.png"),
         (rows().replace("train", "val"), "the list has no images to train on", "none"),
         (rows("file,split"), "cannot read the list of images", "file, split"),
         ("image,split\n", "cannot read the list of images", "no rows"),
@@ -135,7 +139,7 @@ def test_images_that_cannot_be_read_need_no_row_where_they_are_left_out(photos, 
         apply(find(photos), listed)
     data = apply(find(photos), listed, skip_bad_images=True)
     assert sum(map(len, data.splits.values())) == 24
-    assert data.notes[-1] == "1 images that cannot be read are not in the list"
+    assert data.notes[-1] == "1 unreadable images are not in the list"
 
 
 def test_groups_are_a_column_or_what_a_pattern_finds_in_the_path(photos, tmp_path):
@@ -156,9 +160,9 @@ def test_an_image_without_a_group_is_named_and_counted(photos, tmp_path):
     listed = write(tmp_path / "list.csv", "image,plant\nblue/00.png,\nblue/01.png,a\n")
     with pytest.raises(DataError) as error:
         group_names(find(photos), "plant", listed)
-    assert error.value.problem == "23 of 24 images have no cell in the column 'plant'"
+    assert error.value.problem == "23 of 24 images have an empty cell in the column 'plant'"
     for given in (None, listed):
         with pytest.raises(DataError) as error:
             group_names(find(photos), "patient", given)
-        assert error.value.problem == "there is no column 'patient' to group images by"
+        assert error.value.problem == "cannot group images by the column 'patient': it does not exist"
     assert error.value.expected == "a column such as plant"

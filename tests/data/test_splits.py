@@ -190,7 +190,7 @@ def test_a_fold_is_held_out_and_the_test_images_stay():
         ({"one": "ab", "two": "ab"}, "too few groups for 3 folds", "2"),
         (
             {"one": "aab", "two": "a", "three": "a"},
-            "1 classes would be missing from the training images of a fold",
+            "1 classes would have no training images in some fold",
             "b (fold",
         ),
     ],

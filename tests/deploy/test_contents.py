@@ -199,8 +199,8 @@ def test_a_threshold_leaves_out_lower_scores(bundle, tmp_path):
 @pytest.mark.slow
 def test_the_card_tells_what_the_model_takes_and_how_many_boxes_are_the_same(bundle):
     card = (bundle / "README.md").read_text(encoding="utf-8")
-    assert "give `boxes`, `scores`, and `labels` that count the lines of `labels.txt` from 1." in card
-    assert "Boxes that are PyTorch's, on 12 image files of many kinds: 100.0 % of " in card
+    assert "give `boxes`, `scores`, and `labels`, which are line numbers in `labels.txt` from 1." in card
+    assert "Boxes that match PyTorch's, on 12 image files of many kinds: 100.0 % of " in card
     assert json.loads((bundle / "preprocess.json").read_text())["input_size"] == [3, 160, 160]
     assert (bundle / "labels.txt").read_text(encoding="utf-8").splitlines() == CELLS
 
@@ -219,7 +219,7 @@ def test_a_bundle_that_finds_something_else_does_not_appear(model, arguments, so
     monkeypatch.setattr(export, "script", lambda template: written(template).replace(sound, wrong))
     with pytest.raises(DeployError) as error:
         deploy.export(model, tmp_path / "bundle", **arguments)
-    assert error.value.problem == "the bundle does not compute what the model computes"
+    assert error.value.problem == "the results of the bundle differ from the model's"
     assert not list(tmp_path.iterdir())
 
 
@@ -233,14 +233,17 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path):
     out = tmp_path / "bundle"
     assert problem(detector("ssdlite"), out, "litert").expected == "onnx, openvino"
     assert problem(segmenter("lraspp"), out, "executorch", preprocessing=WHOLE).found == "executorch"
-    assert problem(segmenter("lraspp"), out).problem == "no classifier of the zoo"
+    assert problem(segmenter("lraspp"), out).problem == "a Segmenter cannot be exported"
     assert problem(detector("ssdlite"), out, label_names=["a", "b"]).expected.startswith("3 names")
     assert problem(detector("fasterrcnn"), out, label_names=["a"]).expected.startswith("3 names")
     assert problem(segmenter("lraspp"), out, label_names=["a"], preprocessing=WHOLE).expected.startswith("5 names")
     assert problem(detector("ssdlite"), out, preprocessing={"input_size": (3, 96, 96)}).where == "preprocessing"
     assert problem(detector("retinanet"), out, preprocessing={"resize": "squash"}).where == "preprocessing"
     assert problem(detector("retinanet"), out, preprocessing={"input_size": (3, 100, 128)}).found == "100 x 128"
-    assert problem(network(), out, preprocessing=WHOLE).problem == "a MobileNetV2 is no segmenter for these images"
+    assert (
+        problem(network(), out, preprocessing=WHOLE).problem
+        == "the outputs of a MobileNetV2 are not those of a segmenter"
+    )
     assert (
         problem(torch.nn.Identity().eval(), out, preprocessing=WHOLE | {"input_size": (1, 9, 9)}).where
         == "preprocessing"

@@ -115,7 +115,7 @@ def test_a_forked_process_reports_a_device_that_its_parent_has_used():
                 fail()
             except DeployError as error:
                 assert error.found == "Cannot re-initialize CUDA in forked subprocess"
-                assert error.problem == "a forked process cannot use cuda:0, which its parent has used"
+                assert error.problem == "a forked process cannot use cuda:0, because its parent has used it"
                 os._exit(0)
             os._exit(1)
         sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))

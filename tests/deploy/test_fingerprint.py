@@ -256,7 +256,7 @@ def holds(value):
 def test_a_model_that_cannot_be_told_from_another_is_refused(make):
     with pytest.raises(DeployError) as failure:
         fingerprint(make().eval())
-    assert failure.value.fix == "Leave out the cache."
+    assert failure.value.fix == "Leave out cache=."
 
 
 def test_a_model_that_holds_itself_has_a_fingerprint():

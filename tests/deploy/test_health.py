@@ -56,7 +56,7 @@ def test_fp32_is_as_fast_as_pytorch_says():
 def test_an_engine_that_is_not_there_is_a_note_with_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     finding = health.engine("openvino")
-    assert (finding.status, finding.found) == ("note", "engine openvino needs openvino")
+    assert (finding.status, finding.found) == ("note", "the engine openvino requires openvino")
     assert "[deploy]" in finding.fix
 
 

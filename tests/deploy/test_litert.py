@@ -73,9 +73,9 @@ def test_a_file_computes_what_pytorch_computes(precision, layout, bytes_per_weig
 @pytest.mark.parametrize(
     ("format", "options", "where", "fix"),
     [
-        ("onnx", {"layout": "nhwc"}, "layout", "These formats have nhwc: litert."),
+        ("onnx", {"layout": "nhwc"}, "layout", "Formats that support nhwc: litert."),
         ("litert", {"layout": "hwc"}, "layout", None),
-        ("litert", {"precision": "bf16"}, "precision", "These formats have bf16: openvino."),
+        ("litert", {"precision": "bf16"}, "precision", "Formats that support bf16: openvino."),
     ],
 )
 def test_what_the_runtime_has_not_is_refused_before_anything_is_written(format, options, where, fix, tmp_path):

@@ -57,8 +57,8 @@ def test_agreement_and_accuracy_are_those_worked_by_hand(folder):
         "accuracy": {"pytorch": 95.0, "bundle": 65.0, "loss": 30.0},
     }
     assert found.sentence("images") == (
-        "On 20 images of colors, 70.0 % of the images keep their class; "
-        "top-1 accuracy is 65.00 %, and 95.00 % in PyTorch (a loss of 30.00 points)"
+        "On 20 images of colors, 70.0 % of the images get the same class; "
+        "top-1 accuracy is 65.00 %, compared with 95.00 % in PyTorch (a loss of 30.00 points)"
     )
 
 
@@ -67,7 +67,9 @@ def test_without_class_folders_the_accuracy_is_not_measured(folder):
     found = loss.measure(Brightest().eval(), blind_to_green, flat, "colors")
     assert (found.images, found.agreement, found.accuracy) == (11, 100.0, None)
     assert json.loads(json.dumps(found.to_json()))["accuracy"] is None
-    assert found.sentence("images").endswith("their labels are not known, so the accuracy was not measured")
+    assert found.sentence("images").endswith(
+        "the accuracy was not measured, because the labels of the images are unknown"
+    )
 
 
 def test_a_folder_that_is_no_class_is_an_error(folder):

@@ -69,7 +69,7 @@ def test_an_operator_that_an_opset_lacks_is_an_error():
     document = onnx.load_from_string(engines.to_onnx(model, torch.zeros(1, 3, 64, 64)))
     with pytest.raises(DeployError) as error:
         opsets.convert(document, 14)
-    assert (error.value.problem, error.value.where) == ("the model has no form in opset 14", "opset")
+    assert (error.value.problem, error.value.where) == ("the model cannot be converted to opset 14", "opset")
 
 
 @pytest.fixture(scope="session")

@@ -242,7 +242,7 @@ def test_other_boxes_than_the_detectors_are_an_error(monkeypatch):
     monkeypatch.setattr(detectors.PostProcessing, "__call__", lambda self, outputs, sizes: [NOTHING] * len(sizes))
     with pytest.raises(DeployError) as error:
         deploy.optimize(whole, images, "torch")
-    assert error.value.problem == "torch does not find the boxes that the detector finds"
+    assert error.value.problem == "the boxes of the engine torch differ from the detector's"
     assert error.value.found == "0.0 %"
 
 
@@ -253,7 +253,7 @@ def test_a_detector_refuses_what_are_no_images(wrong):
     fast = deploy.optimize(detector("ssdlite"), detector_images("ssdlite"), "torch")
     with pytest.raises(DeployError) as error:
         fast(wrong)
-    assert error.value.problem == "these are no images for a detector"
+    assert error.value.problem == "the input of the detector is not a batch or list of images"
 
 
 @pytest.mark.slow
@@ -367,18 +367,24 @@ def test_a_device_that_is_not_there_is_an_error(small, x, device):
             "torch",
             "int8",
             "cuda",
-            "torch knows no int8 on cuda",
-            "On other devices these do: onnxruntime, openvino on cpu; openvino on xpu.",
+            "the engine torch does not support int8 on cuda",
+            "Engines that support it on other devices: onnxruntime, openvino on cpu; openvino on xpu.",
         ),
-        ("openvino", "bf16", "xpu", "openvino knows no bf16 on xpu", "These do: torch, inductor."),
+        (
+            "openvino",
+            "bf16",
+            "xpu",
+            "the engine openvino does not support bf16 on xpu",
+            "Engines that support it: torch, inductor.",
+        ),
         (
             "onnxruntime",
             "fp32",
             "mps",
-            "onnxruntime does not have the device mps",
-            "These engines do: torch, inductor.",
+            "the engine onnxruntime does not support the device mps",
+            "Engines that support it: torch, inductor.",
         ),
-        ("openvino", "fp32", "cuda", "openvino does not have the device cuda", None),
+        ("openvino", "fp32", "cuda", "the engine openvino does not support the device cuda", None),
     ],
 )
 def test_an_engine_names_those_that_can(engine, precision, device, problem, fix):
@@ -395,7 +401,7 @@ def test_a_runtime_without_the_device_is_left_out_and_refused(engine, device):
     if ENGINES[engine].has(place):
         pytest.skip(f"{engine} has {device} here")
     goal = optimization.Goal("fp32", 1, place, None)
-    assert optimization._reason_to_skip(engine, goal) == f"does not have the device {place}"
+    assert optimization._reason_to_skip(engine, goal) == f"does not support the device {place}"
     with pytest.raises(DeployError) as error:
         optimization._check_engine(engine, "fp32", place)
     assert error.value.where == "device"
@@ -424,7 +430,9 @@ def test_a_model_on_the_gpu_stays_there(x):
     model = network().cuda()
     fast = deploy.optimize(model, x.cuda(), device="cuda")
     assert next(model.parameters()).device.type == "cuda"
-    assert {attempt.engine: attempt.verdict for attempt in fast.tried}["openvino"] == "does not have the device cuda:0"
+    assert {attempt.engine: attempt.verdict for attempt in fast.tried}[
+        "openvino"
+    ] == "does not support the device cuda:0"
     assert (fast(x) - expected(model, x.cuda())).norm() < 0.1 * fast(x).norm()
 
 

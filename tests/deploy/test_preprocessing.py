@@ -65,6 +65,6 @@ def test_a_segmenter_does_not_tell_how_it_sees_images():
 def test_values_that_cannot_be_are_refused(wrong):
     with pytest.raises(DeployError) as error:
         preprocessing.whole_image(segmenter("lraspp"), {**WHOLE, **wrong})
-    assert error.value.problem == "images cannot be prepared in this way"
+    assert error.value.problem == "the preprocessing is not supported"
     (name,) = wrong
     assert error.value.found[name] == wrong[name]

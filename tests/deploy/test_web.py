@@ -297,9 +297,9 @@ def test_a_runtime_that_is_not_there_is_an_error_before_anything_is_written(tmp_
     absent = problem(model, tmp_path / "bundle", "web", runtime=tmp_path / "absent")
     assert (absent.where, absent.found) == (tmp_path / "absent", "no such folder")
     empty = problem(model, tmp_path / "bundle", "web", runtime=tmp_path)
-    assert (empty.where, empty.found) == (tmp_path, "a folder without it")
+    assert (empty.where, empty.found) == (tmp_path, "a folder without this file")
     other = problem(model, tmp_path / "bundle", "onnx", runtime=tmp_path)
-    assert (other.where, other.expected) == ("runtime", "a runtime for web alone")
+    assert (other.where, other.expected) == ("runtime", "runtime only with the format web")
     assert not list(tmp_path.iterdir())
 
 
@@ -318,7 +318,7 @@ def test_another_tarball_than_the_pinned_one_is_refused(host, tmp_path):
     with pytest.raises(DeployError) as error:
         web.fetch(f"{host}absent.tgz")
     assert (error.value.problem, error.value.where) == (
-        f"cannot fetch onnxruntime-web {web.VERSION}",
+        f"onnxruntime-web {web.VERSION} cannot be downloaded",
         f"{host}absent.tgz",
     )
 
@@ -336,4 +336,4 @@ def test_an_image_that_the_page_cannot_prepare_is_refused():
     for other in ({"input_size": (1, 64, 64)}, {"interpolation": "quadratic"}, {"crop_mode": "corner"}):
         with pytest.raises(DeployError) as error:
             web.check(known | other)
-        assert (error.value.where, error.value.fix) == ("preprocessing", "Take format onnx.")
+        assert (error.value.where, error.value.fix) == ("preprocessing", "Choose the format onnx.")

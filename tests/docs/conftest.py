@@ -31,7 +31,9 @@ def site(made_once: MadeOnce) -> Path:
 
     def build(folder: Path) -> None:
         command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
-        built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        # As the workflow of a repository builds it, at the root of a host.
+        workflow = {"GITHUB_REPOSITORY": "example/mnv2zoo", "SITE_URL": "https://docs.example.org/"}
+        built = subprocess.run(command, cwd=ROOT, env=os.environ | workflow, capture_output=True, text=True)
         assert built.returncode == 0, built.stderr
 
     return made_once("site", build)

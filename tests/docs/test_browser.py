@@ -8,13 +8,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from mnv2zoo import architecture
 from mnv2zoo.weights import index
 from tests.conftest import ROOT
+from tests.docs.test_code import COMMANDS, RUN
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests need the extra: pip install -e '.[dev]'")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs the extra: pip install -e '.[dev]'")
@@ -111,6 +112,36 @@ def test_search_finds_the_taps(opened: str, new_page: Any, address: str, site: P
     assert page.url.endswith("api/features.html#mnv2zoo.features.BottleneckTaps")
 
 
+# What readers type, and the page that has to be among the first three results.
+QUERIES = {
+    "create_model": "create-model.html",
+    "distillation": "finetune.html",
+    "choose": "choose.html",
+    "onnx": "deploy.html",
+    "BottleneckTaps": "features.html",
+    "create_model arguments": "create-model.html",
+    "install": "install.html",
+}
+
+
+def test_search_finds_what_readers_type(new_page: Any, address: str) -> None:
+    page = new_page(address, **VIEWS["light"])
+    page.goto(f"{address}index.html")
+    field = page.get_by_role("textbox", name="Search")
+    field.click()
+    found = {}
+    for query, wanted in QUERIES.items():
+        field.fill("")
+        page.keyboard.type(query)
+        page.locator(f".md-search-result__link[href*='h={query.split()[0]}']").first.wait_for()
+        # One item for each page; its sections are further links in it.
+        links = page.locator(".md-search-result__item > .md-search-result__link:first-child")
+        first = [link.get_attribute("href").partition("?")[0].rpartition("/")[2] for link in links.all()[:3]]
+        if wanted not in first:
+            found[query] = first
+    assert found == {}
+
+
 def test_search_finds_chinese_words(new_page: Any, address: str) -> None:
     page = new_page(address, **VIEWS["light"])
     page.goto(f"{address}zh/finetune.html")
@@ -146,8 +177,11 @@ def test_the_zoo_sorts(opened: str, new_page: Any, address: str, site: Path) -> 
     def numbers(number: int) -> list[float]:
         return [float(words) for words in column(number) if words]
 
-    for title, number in (("params (M)", 4), ("GMACs", 5), ("top-1 (%)", 7)):
-        button, header = page.get_by_role("button", name=f"{title}"), page.locator(f".zoo th:nth-child({number})")
+    for title, number in (("top-1 (%)", 4), ("ms", 6), ("MB", 7), ("GMACs", 9)):
+        button, header = (
+            page.get_by_role("button", name=title, exact=True),
+            page.locator(f".zoo th:nth-child({number})"),
+        )
         button.click()
         assert header.get_attribute("aria-sort") == "ascending"
         assert numbers(number) == sorted(numbers(number))
@@ -181,7 +215,7 @@ def test_the_zoo_filters(new_page: Any, address: str) -> None:
     filters.get_by_label("top-1 (%) at least").fill("75")
     assert shown() == len([entry for entry in weights if entry.metrics.get("top1", 0) >= 75])
     filters.get_by_label("GMACs at most").fill("0.6")
-    filters.get_by_label("params (M) at most").fill("5")
+    filters.get_by_label("MB at most").fill("20")
     assert page.locator(".zoo tbody tr:visible").all_inner_texts()[0].split()[0] == "mnv2zoo_110d"
     filters.get_by_role("button", name="Reset").click()
     page.locator(".zoo-count", has_text=f"{ROWS} of").wait_for()
@@ -210,6 +244,102 @@ def test_code_copies(new_page: Any, address: str) -> None:
     copied = page.evaluate("navigator.clipboard.readText()")
     source = (ROOT / "docs/models/mnv2zoo_100.md").read_text(encoding="utf-8")
     assert f"```python\n{copied.rstrip()}\n```" in source
+
+
+CONTRAST = """(button) => {
+  const light = (text) => {
+    const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number);
+    return { rgb: [r, g, b], a };
+  };
+  const luminance = (rgb) => rgb
+    .map((part) => part / 255)
+    .map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, part, index) => sum + part * [0.2126, 0.7152, 0.0722][index], 0);
+  const over = (front, back) => front.rgb.map((part, index) => front.a * part + (1 - front.a) * back[index]);
+  const paper = light(getComputedStyle(button.closest("pre").querySelector("code")).backgroundColor).rgb;
+  const ink = over(light(getComputedStyle(button).color), paper);
+  const [more, less] = [luminance(ink), luminance(paper)].sort((a, b) => b - a);
+  return (more + 0.05) / (less + 0.05);
+}"""
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_copy_buttons_are_visible_without_hovering(view: str, new_page: Any, address: str) -> None:
+    page = new_page(address, **VIEWS[view])
+    page.goto(f"{address}models/mnv2zoo_100.html")
+    button = page.locator(".md-clipboard, .md-code__button[data-md-type='copy']").first
+    assert button.is_visible()
+    assert button.evaluate(CONTRAST) >= 3
+
+
+# Tables and code that are wider than their place, which one has to scroll to read.
+CUT = """() => [...document.querySelectorAll(".md-typeset__scrollwrap, .md-typeset pre > code")]
+    .filter((element) => element.scrollWidth > element.clientWidth + 1)
+    .map((element) => element.innerText.slice(0, 60));"""
+
+
+def test_nothing_is_cut_on_a_desk(new_page: Any, address: str, site: Path) -> None:
+    page = new_page(address, **VIEWS["light"])
+    cut = {}
+    for path in sorted(site.rglob("*.html")):
+        name = path.relative_to(site).as_posix()
+        page.goto(address + name)
+        if found := page.evaluate(CUT):
+            cut[name] = found
+    assert cut == {}
+
+
+class Goal(NamedTuple):
+    """What a reader comes for: the links to click from the home page, and the first line of code there."""
+
+    clicks: tuple[str, ...]
+    code: str
+
+
+GOALS = {
+    "pretrained model": Goal(
+        ("Get a prediction in five minutes",), "mnv2zoo predict examples/coffee.jpg --model mnv2zoo_100_c20"
+    ),
+    "choice": Goal(("Choose a model",), 'timm.create_model("mnv2zoo_100_c20", pretrained=True)'),
+    "fine-tune": Goal(("Fine-tune on your photos",), "mnv2zoo finetune photos --out run"),
+    "backbone": Goal(("Use it as a backbone",), 'mnv2zoo.features.BottleneckTaps(model, ["Bottleneck_13"])'),
+    "deploy": Goal(("Deploy", "Speed up inference"), "mnv2zoo.deploy.optimize(model, images)"),
+    "arguments": Goal(("Look up create_model arguments",), 'timm.create_model("mnv2zoo_100_c20", pretrained=True)'),
+    "own weights": Goal(("Load your own weights",), "mnv2zoo weights convert flowers.keras --out flowers"),
+}
+
+
+@pytest.mark.parametrize("goal", GOALS.values(), ids=GOALS.keys())
+def test_a_goal_is_two_clicks_from_home_with_code_on_the_first_screen(goal: Goal, new_page: Any, address: str) -> None:
+    assert len(goal.clicks) <= 2
+    page = new_page(address, viewport={"width": 1280, "height": 800})
+    page.goto(f"{address}index.html")
+    for title in goal.clicks:
+        page.locator("main").get_by_role("link", name=title, exact=True).first.click()
+    code = page.locator("main pre code", has_text=goal.code).first
+    code.wait_for()
+    line = code.evaluate(LINE, goal.code)
+    assert line["top"] >= 0
+    assert line["bottom"] <= 800
+    name = page.url.removeprefix(address).partition("#")[0].replace(".html", ".md")
+    run = [*RUN[f"docs/{name}"], *COMMANDS.get(f"docs/{name}", ())]
+    assert any(goal.code in code for code in run), "the tests run it"
+
+
+# Where a line of code is on the screen.
+LINE = """(element, wanted) => {
+  const text = element.textContent, start = text.indexOf(wanted);
+  const walker = document.createTreeWalker(element, NodeFilter.SHOW_TEXT), range = document.createRange();
+  let passed = 0, begun = false;
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    const end = passed + node.length;
+    if (!begun && start < end) { range.setStart(node, start - passed); begun = true; }
+    if (begun && start + wanted.length <= end) { range.setEnd(node, start + wanted.length - passed); break; }
+    passed = end;
+  }
+  const { top, bottom } = range.getBoundingClientRect();
+  return { top, bottom };
+}"""
 
 
 def test_the_switch_makes_page_and_drawings_dark(new_page: Any, address: str) -> None:

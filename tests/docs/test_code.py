@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import os
 import pkgutil
 import re
+import shlex
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 from typing import NamedTuple
@@ -59,6 +63,33 @@ def test_the_python_blocks_of_a_page_run_in_their_order(page: str, workplace: Pa
     names: dict[str, object] = {}
     for number, code in enumerate(RUN[page], 1):
         exec(compile(code, f"{page}, Python block {number}", "exec"), names)
+
+
+# The first commands of guides, and what a test adds to them so that they end soon.
+COMMANDS = {
+    "docs/five-minutes.md": ("mnv2zoo predict examples/coffee.jpg --model mnv2zoo_100_c20", "", "food_containers"),
+    "docs/finetune.md": ("mnv2zoo finetune photos --out run", " --epochs 1 --train head --device cpu", ""),
+    "docs/elsewhere.md": ("mnv2zoo weights convert flowers.keras --out flowers --labels names.txt", "", "flowers"),
+}
+KERAS = "import keras; keras.applications.MobileNetV2((96, 96, 3), weights=None, classes=3).save('flowers.keras')"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", COMMANDS)
+def test_the_first_command_of_a_guide_runs(page: str, workplace: Path) -> None:
+    command, added, said = COMMANDS[page]
+    assert command in [line for block in BLOCKS[page] if block.language == "sh" for line in block.code.splitlines()]
+    if "keras" in command:
+        pytest.importorskip("keras", reason="needs Keras, of the extra dev")
+        (workplace / "names.txt").write_text("daisy\nrose\ntulip\n")
+        environment = os.environ | {"KERAS_BACKEND": "torch", "KERAS_HOME": str(workplace)}
+        subprocess.run([sys.executable, "-c", KERAS], env=environment, check=True, cwd=workplace)
+    words = shlex.split(command + added)[1:]
+    done = subprocess.run(
+        [sys.executable, "-m", "mnv2zoo", *words], cwd=workplace, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout + done.stderr
 
 
 def test_python_that_is_not_run_says_why() -> None:

@@ -143,13 +143,13 @@ def test_the_zoo_has_a_row_for_each_model_and_weights(site: Path) -> None:
 
 def test_a_models_page_tells_what_the_configuration_and_the_index_tell(site: Path, name: str) -> None:
     text = (site / f"models/{name}.html").read_text(encoding="utf-8")
-    steps = rows_of(text, "step")
+    steps = rows_of(text, "layers")
     config = architecture.get(name)
     figures = mnv2zoo.model_info(name)
     assert sum(int(row[6].replace(",", "")) for row in steps) == figures.params
     assert sum(int(row[7].replace(",", "")) for row in steps) == figures.macs
     assert sum(int(row[3]) for row in steps[1:-2]) == len(architecture.bottlenecks(config))
-    maps = [(int(row[1]), int(row[2])) for row in rows_of(text, "level")]
+    maps = [(int(row[1]), int(row[2])) for row in rows_of(text, "bottleneck")]
     assert maps == list(zip(figures.feature_channels, figures.feature_reductions, strict=True))
     for entry in index.entries_of(name):
         start = text.index(f'id="{entry.tag}"')
@@ -180,6 +180,42 @@ def test_the_header_leads_to_the_page_in_the_other_language(site: Path) -> None:
             assert place == (f"zh/{path.name}" if path.parent == site and path.name in translated else "zh/index.html")
 
 
+def test_pages_lead_to_the_repository_and_name_the_version(site: Path) -> None:
+    text = (site / "choose.html").read_text(encoding="utf-8")
+    assert '<a href="https://github.com/example/mnv2zoo" title="Go to repository" class="md-source">' in text
+    assert 'href="https://github.com/example/mnv2zoo/edit/main/docs/choose.md"' in text
+    assert '<link rel="canonical" href="https://docs.example.org/choose.html">' in text
+    (footer,) = re.findall(r'class="md-copyright__highlight">(.*?)</div>', text, re.S)
+    assert footer.strip() == f"mnv2zoo {mnv2zoo.__version__}"
+
+
+def test_files_of_the_root_are_pages_with_links_within_the_site(site: Path) -> None:
+    changelog = (site / "changelog.html").read_text(encoding="utf-8")
+    assert f'<h2 id="{mnv2zoo.__version__.replace(".", "")}' in changelog
+    assert 'href="contributing.html"' in changelog
+    assert 'href="https://github.com/example/mnv2zoo/edit/main/CHANGELOG.md"' in changelog
+    contributing = (site / "contributing.html").read_text(encoding="utf-8")
+    assert 'href="adding.html"' in contributing
+    assert "cff-version: " in html.unescape(re.sub("<[^>]+>", "", (site / "citation.html").read_text(encoding="utf-8")))
+    assert "Apache License" in (site / "license.html").read_text(encoding="utf-8")
+
+
+def test_the_zoo_begins_with_what_is_recommended_and_ends_with_models_without_weights(site: Path) -> None:
+    rows = rows_of((site / "zoo.html").read_text(encoding="utf-8"), "model")
+    names = [f"{row[0]}.{row[1]}" for row in rows]
+    assert names[: len(index.RECOMMENDED)] == list(index.RECOMMENDED)
+    without = [row[1] == "none yet" for row in rows]
+    assert without == sorted(without)
+
+
+def test_the_header_has_one_way_to_the_other_language(site: Path) -> None:
+    for path in site.rglob("*.html"):
+        header = path.read_text(encoding="utf-8").partition("<main")[0]
+        header = re.sub(r'<div class="md-search".*?</form>', "", header, flags=re.S)
+        if path.parent.name != "zh":
+            assert header.count("中文") == 1, path
+
+
 @pytest.fixture
 def scripts(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The module that generates, with those that it is made of."""
@@ -207,7 +243,7 @@ def test_accuracy_against_time_is_drawn_once_it_is_measured(
     assert 'drawings/latency.svg"' in scripts.PARTS["costs"]()
     drawing = scripts.model_pages.all_drawings()["latency.svg"]
     assert "A processor, 2026-01-02" in drawing
-    assert "mnv2zoo_100, PyTorch as it is: 17.25, 72.91" in drawing
+    assert "mnv2zoo_100, eager PyTorch: 17.25, 72.91" in drawing
     assert drawing.count('class="point"') == 3, "one for each, and the legend's"
 
 

@@ -60,7 +60,7 @@ def test_a_package_without_a_card_gets_one_with_its_classes_and_metrics(tmp_path
     results = {"test": {"top1": 50.0, "top5": 90.0}, "val": {"top1": 1.0}}
     card = ModelCard(cards.package_card(tmp_path / "README.md", entry(), results, CONFIG))
     assert "# mnv2zoo_035.tulips" in card.text
-    assert "The network's input is 224 x 224 pixels. There are 1000 classes: tench, " in card.text
+    assert "The input size is 224 x 224 pixels. There are 1000 classes: tench, " in card.text
     found = [(result.dataset_split, result.metric_name, result.metric_value) for result in card.data.eval_results]
     assert found == [
         ("test", "top-1 accuracy (%)", 50.0),
@@ -100,15 +100,15 @@ def test_a_bundles_card_has_the_hashes_of_its_files():
     [
         (CONFIG, "without mnv2zoo, as timm's `mobilenetv2_035`", ["import mnv2zoo", "temperature"]),
         ({"architecture": "mobilenetv2_035", "temperature": 1.5}, "`temperature`", ["import mnv2zoo", "pipeline"]),
-        ({"architecture": "mnv2zoo_050_c20"}, "timm does not have the network mnv2zoo_050_c20", ["without mnv2zoo"]),
+        ({"architecture": "mnv2zoo_050_c20"}, "timm does not have the model mnv2zoo_050_c20", ["without mnv2zoo"]),
         (
             {"architecture": "mnv2zoo_035", "model_args": {"classifier": "conv"}},
-            "timm does not build a classifier of the form 'conv'",
+            "timm does not support classifiers of the form 'conv'",
             ["without mnv2zoo"],
         ),
         (
             {"architecture": "mnv2zoo_035", "task": "detect", "head": {"name": "ssdlite"}},
-            "timm has neither detectors nor segmenters",
+            "timm has no detectors or segmenters",
             ["import"],
         ),
     ],

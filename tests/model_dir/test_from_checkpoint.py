@@ -67,7 +67,7 @@ def test_training_starts_from_the_folder(tmp_path):
 def test_weights_are_identified():
     for layout, name in (("seed", "mnv2zoo_140_c20"), ("torchvision", "mnv2zoo_110d"), ("timm", "mnv2zoo_120d")):
         assert convert.identify(theirs(layout, name).state_dict()) == (name, layout)
-    with pytest.raises(ConversionError, match="nearest layout is torchvision"):
+    with pytest.raises(ConversionError, match="closest layout is torchvision"):
         convert.identify({"features.0.0.weight": torch.ones(1)})
 
 

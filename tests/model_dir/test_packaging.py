@@ -354,7 +354,7 @@ def test_a_folder_with_other_things_is_left_alone(flowers, tmp_path):
         other.mkdir(exist_ok=True)
         (other / "notes.txt").write_text("mine")
         before = {path: path.read_bytes() for path in other.rglob("*") if path.is_file()}
-        with pytest.raises(weights.WeightsError, match="the folder holds something else"):
+        with pytest.raises(weights.WeightsError, match="the folder contains other files"):
             packaging.pack(flowers, NAME, "MIT", other)
         assert {path: path.read_bytes() for path in other.rglob("*") if path.is_file()} == before
 

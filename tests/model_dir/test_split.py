@@ -222,7 +222,7 @@ def test_a_network_without_a_record_of_its_images_says_so(copied, tmp_path):
     shutil.copytree(run, tmp_path / "packed")
     (tmp_path / "packed/split.json").unlink()
     scores = mnv2zoo.evaluate(photos, tmp_path / "packed")
-    assert scores.measured == "all 80 images, which may include training images: no split.json tells"
+    assert scores.measured == "all 80 images, which may include training images: there is no split.json"
 
 
 def test_the_hashes_of_a_run_are_those_of_the_files(memorized):

@@ -154,7 +154,7 @@ def test_timms_other_families_are_told_apart_from_misspelt_names(tmp_path, name)
     for given in (name, str(tmp_path)):
         with pytest.raises(UnknownModelError) as error:
             names.describe(given)
-        assert error.value.problem == f"{given} is a timm network of another family"
+        assert error.value.problem == f"{given} is a timm model of another family"
         assert error.value.found.strip("'").partition(".")[0] == name.partition(".")[0]
     with pytest.raises(UnknownModelError, match="unknown architecture"):
         names.describe("mobilenetv2_10")

@@ -190,7 +190,7 @@ def test_links_in_circles_end_and_lose_nothing(photos, tmp_path, target, kind):
 def test_a_link_that_points_to_nothing_is_an_error(photos, tmp_path):
     (photos / "yellow").symlink_to("unmounted")
     for place in (photos, packed(photos, tmp_path / "photos.tar")):
-        with pytest.raises(DataError, match="'yellow' points to nothing"):
+        with pytest.raises(DataError, match="'yellow' is broken"):
             find(place)
     (error,) = [item for item in discover.walk([str(photos)]) if isinstance(item, ImageReadError)]
     assert "yellow" in error.where
@@ -274,7 +274,7 @@ def test_a_tar_file_that_was_cut_short_is_an_error(tmp_path, photos, cut):
         end = archive.offset
     length = {"header": last.offset, "end": end}.get(cut) or int(len(content) * cut)
     path.write_bytes(content[:length])
-    with pytest.raises(DataError, match="damaged or incomplete") as error:
+    with pytest.raises(DataError, match="corrupt or incomplete") as error:
         find(path)
     assert error.value.fix
 
@@ -282,7 +282,7 @@ def test_a_tar_file_that_was_cut_short_is_an_error(tmp_path, photos, cut):
 def test_two_tar_files_in_one_are_not_half_read(tmp_path, photos):
     path = tar(photos, tmp_path / "a.tar")
     path.write_bytes(path.read_bytes() * 2)
-    with pytest.raises(DataError, match="damaged or incomplete") as error:
+    with pytest.raises(DataError, match="corrupt or incomplete") as error:
         find(path)
     assert "follows its end" in error.value.found
 
@@ -291,7 +291,7 @@ def test_a_split_that_has_to_be_unpacked_is_an_error(splits, tmp_path):
     with tarfile.open(splits / "val.tar.gz", "w:gz") as archive:
         archive.add(splits / "val", "val")
     shutil.rmtree(splits / "val")
-    with pytest.raises(DataError, match=r"val\.tar\.gz has to be unpacked"):
+    with pytest.raises(DataError, match=r"compressed file val\.tar\.gz cannot be read"):
         find(splits)
 
 
@@ -322,14 +322,14 @@ def places(tmp_path):
         ("photos.zip", "a zip file", "Unpack"),
         ("labels.csv", "a .csv file", "one folder per class"),
         ("empty.tar", "an empty file", "folder"),
-        ("damaged.tar", "a damaged or incomplete tar file", "tar tf"),
+        ("damaged.tar", "a corrupt or incomplete tar file", "tar tf"),
         ("photos.tar.gz", "a compressed tar file", "Unpack"),
         ("photos.tar.xz", "a compressed tar file", "Unpack"),
         ("photos.tgz", "a compressed tar file", "Unpack"),
-        ("dangling", "a link that points to nothing", "Restore"),
+        ("dangling", "a broken link", "Restore"),
         ("pipe", "a special file", "folder"),
-        ("missing", "nothing of that name", "spelling"),
-        ("folder/missing", "nothing of that name", "spelling"),
+        ("missing", "no such file or folder", "spelling"),
+        ("folder/missing", "no such file or folder", "spelling"),
     ],
 )
 def test_what_is_no_data_is_named_with_what_to_do(tmp_path, name, found, fix):
@@ -447,7 +447,7 @@ def test_class_folders_that_hold_splits_are_an_error(tmp_path):
         for split in ("train", "val"):
             (tmp_path / "data" / color / split).mkdir(parents=True)
             photo(color, 1).save(tmp_path / "data" / color / split / "1.png")
-    with pytest.raises(DataError, match="each class folder holds folders of splits"):
+    with pytest.raises(DataError, match="the class folders contain split folders"):
         find(tmp_path / "data")
 
 
@@ -456,7 +456,7 @@ def test_one_folder_around_everything_is_passed_through_as_in_a_tar_file(tmp_pat
     shutil.copytree(splits, outer / "inner")
     data = find(outer)
     assert names(data) == names(find(splits))
-    assert data.notes == ("the class folders are those in inner/, the only folder there",)
+    assert data.notes == ("the class folders are in inner/, the only folder in the data",)
 
 
 @pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
@@ -479,7 +479,7 @@ def test_two_folders_whose_names_look_the_same_are_one_class(photos):
     data = find(photos)
     assert data.class_names == ("blue", "é")
     assert [s.target for s in data.splits["train"]].count(1) == 16
-    assert any("one class each: é" in note for note in data.notes)
+    assert any("count as one class: é" in note for note in data.notes)
 
 
 def test_copies_of_a_training_image_are_not_validated_on(photos):

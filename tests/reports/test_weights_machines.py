@@ -383,7 +383,7 @@ print(json.dumps(told))
     assert "HF_HOME" in pinned
     assert not [*public.glob("~*")]
     (mirror,) = program(text, NAME, MNV2ZOO_WEIGHTS_DIR="~/mirror")
-    assert "whole path" in mirror
+    assert "absolute path" in mirror
 
 
 @pytest.mark.environment

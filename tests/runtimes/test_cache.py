@@ -1,5 +1,6 @@
 """What engines start from is kept, and used only while it is what was kept."""
 
+import os
 import threading
 import warnings
 
@@ -231,7 +232,7 @@ def test_bad_caches_are_told(x, tmp_path):
     (tmp_path / "file").write_text("mine", encoding="utf-8")
     with pytest.raises(DeployError, match="cannot write the cache"):
         deploy.optimize(network(), x, "onnxruntime", cache=tmp_path / "file" / "engines")
-    with pytest.raises(DeployError, match="Leave out the cache"):
+    with pytest.raises(DeployError, match="Leave out cache="):
         deploy.optimize(Odd().eval(), x, "onnxruntime", cache=tmp_path)
 
 
@@ -242,3 +243,61 @@ class Odd(nn.Module):
 
     def forward(self, x):
         return self.function(x)
+
+
+def test_entries_that_were_not_used_for_the_longest_time_make_room(tmp_path):
+    full = Cache(tmp_path / "engines", most=5000)
+    for number in range(3):
+        full.fetch({"number": str(number)}, lambda: {"model": bytes(1500)}, dict)
+    for age, entry in enumerate(full.entries()):
+        os.utime(entry.file, (1000 - age, 1000 - age))
+    oldest = full.entries()[-1].about["number"]
+    assert full.fetch({"number": oldest}, refuse, dict) == {"model": bytes(1500)}  # so it is the youngest now
+    full.fetch({"number": "3"}, lambda: {"model": bytes(1500)}, dict)
+    left = {entry.about["number"] for entry in full.entries()}
+    assert left == {"3", oldest}
+
+
+def test_the_newest_entry_stays_however_large_it_is(tmp_path):
+    full = Cache(tmp_path / "engines", most=10)
+    full.fetch({"number": "0"}, lambda: {"model": bytes(1500)}, dict)
+    full.fetch({"number": "1"}, lambda: {"model": bytes(1500)}, dict)
+    assert [entry.about["number"] for entry in full.entries()] == ["1"]
+
+
+def test_entries_are_listed_and_cleared(kept):
+    assert (kept.entries(), kept.clear()) == ([], 0)
+    kept.fetch({"engine": "one"}, lambda: {"model": b"x"}, dict)
+    kept.folder.joinpath("junk.engine").write_bytes(b"junk")
+    listed = {entry.file.name: entry.about for entry in kept.entries()}
+    assert listed.pop("junk.engine") == {}
+    assert list(listed.values()) == [{"engine": "one", "model": "a"}]
+    taken = sum(entry.size for entry in kept.entries())
+    assert kept.clear() == taken
+    assert list(kept.folder.iterdir()) == []
+
+
+def test_an_optional_folder_that_others_may_write_is_done_without(tmp_path):
+    tmp_path.chmod(0o777)
+    with pytest.warns(UserWarning, match="engines are not cached: others may write"):
+        assert Cache(tmp_path, optional=True).fetch({}, lambda: {"model": b"x"}, dict) == {"model": b"x"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_optional_folder_that_cannot_be_written_is_done_without(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    made = []
+
+    def make():
+        made.append(1)
+        return {"model": b"x"}
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Cache(tmp_path / "file" / "engines", optional=True).fetch({}, make, dict) == {"model": b"x"}
+    assert made == [1]
+
+
+def test_a_user_without_a_home_keeps_nothing(monkeypatch):
+    monkeypatch.setenv("MNV2ZOO_HOME", "~nobody-of-that-name/x")
+    assert Cache.at_home().folder is None

@@ -68,7 +68,7 @@ def test_a_script_without_a_guard_is_an_error_before_anything_is_written(photos,
         return
     expected, found, where, fix = done.stdout.strip().split("|")
     assert expected == 'a script whose work is under `if __name__ == "__main__":`'
-    assert found == "work outside of it"
+    assert found == "work outside that guard"
     assert where == str(tmp_path / "script.py")
     assert "workers=0" in fix
     assert not out.exists()

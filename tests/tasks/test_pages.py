@@ -53,6 +53,6 @@ def test_a_model_card_has_the_scores_of_each_split():
     run = {"data": "/data/tulips", "recipe": {"lr": 0.1, "seed": None}}
     card = pages.model_card("own:Task", "net", "mnv2zoo_035", "scratch", run, {"val": Errors(3, 0.25, 0.125)})
     assert "| val | 3 | 0.25 | 0.125 |" in card
-    assert "`mnv2zoo_035` trained with mnv2zoo on `tulips` for the task `own:Task`, from scratch." in card
+    assert "`mnv2zoo_035`, trained with mnv2zoo on `tulips` for the task `own:Task`. Initial weights: scratch." in card
     assert "`lr`" in card
     assert "`seed`" not in card

@@ -24,7 +24,7 @@ def test_an_unknown_value_is_an_error_that_names_the_nearest():
         ({"epochs": "10"}, "int; found: '10'"),
         ({"lr": float("nan")}, "float or null; found: nan"),
         ({"mean": (0.5,) * 9}, "where: mean"),
-        ({"std": (0.5, 0.5, 0.0)}, "numbers above 0"),
+        ({"std": (0.5, 0.5, 0.0)}, "numbers greater than 0"),
         ({"precision": "fp8"}, "fp32 or bf16 or fp16; found: 'fp8'"),
         ({"batch_size": 1}, "from 2"),
         ({"batch_size": 7, "mixup": 0.2}, "an even number"),

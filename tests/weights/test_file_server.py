@@ -89,15 +89,15 @@ def test_characters_of_names_are_percent_encoded():
 @pytest.mark.parametrize(
     ("template", "found"),
     [
-        ("https://files.example/weights", "the same address for every file"),
-        ("https://files.example/{repo_id}/{revision}", "the same address for every file"),
+        ("https://files.example/weights", "the same URL for every file"),
+        ("https://files.example/{repo_id}/{revision}", "the same URL for every file"),
         ("https://files.example/{repo}/{filename}", "the unknown field {repo}"),
         ("https://files.example/{}/{filename}", "the unknown field {}"),
         ("https://files.example/{filename", "expected '}' before end of string"),
-        ("ftp://files.example/{filename}", "no http or https address"),
-        ("files.example/{filename}", "no http or https address"),
-        ("file:///srv/{filename}", "no http or https address"),
-        ("https:///{filename}", "no http or https address"),
+        ("ftp://files.example/{filename}", "another kind of URL"),
+        ("files.example/{filename}", "another kind of URL"),
+        ("file:///srv/{filename}", "another kind of URL"),
+        ("https:///{filename}", "another kind of URL"),
         ("https://[{filename}", "Invalid IPv6 URL"),
     ],
 )
@@ -176,7 +176,9 @@ def test_a_body_without_end_is_bounded(server, tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("client")
-@pytest.mark.parametrize(("status", "fix"), [(403, "S3 answers 403"), (401, "USER:PASSWORD"), (500, "of its own")])
+@pytest.mark.parametrize(
+    ("status", "fix"), [(403, "S3 also returns 403"), (401, "USER:PASSWORD"), (500, "the server has a problem")]
+)
 def test_a_refusal_names_the_server_and_what_to_do(server, hub, status, fix):
     server.trick = lambda request: request.send_error(status) or True
     with pytest.raises(weights.WeightsUnavailableError) as raised:
@@ -190,14 +192,14 @@ def test_a_refusal_names_the_server_and_what_to_do(server, hub, status, fix):
 def test_what_the_server_has_not_is_asked_of_the_hub(server, hub, data):
     (server.folder / PLACE).unlink()
     with (
-        pytest.warns(UserWarning, match="does not exist \\(404\\), so the Hub is asked"),
+        pytest.warns(UserWarning, match="does not exist \\(404\\), so it is downloaded from the Hub"),
         pytest.raises(weights.WeightsUnavailableError) as raised,
     ):
         weights.load(NAME)
     assert raised.value.found.startswith(f"{server.url}/{PLACE} does not exist (404); on the Hub: ")
     assert "MNV2ZOO_WEIGHTS_URL" in raised.value.fix
     hub.add("team/w", "model.safetensors", data, revision=COMMIT)
-    with pytest.warns(UserWarning, match="so the Hub is asked"):
+    with pytest.warns(UserWarning, match="so it is downloaded from the Hub"):
         assert weights.fetch(NAME).read_bytes() == data
 
 
@@ -209,7 +211,7 @@ def test_a_copy_of_the_hub_is_a_file_server_too(server, hub, monkeypatch, data, 
     assert server.requests == []
     weights.fetch(NAME).unlink()
     hub.fail(status=404, times=1, error_code=code)
-    with pytest.warns(UserWarning, match="so the Hub is asked"):
+    with pytest.warns(UserWarning, match="so it is downloaded from the Hub"):
         assert weights.fetch(NAME).read_bytes() == data
 
 
@@ -251,7 +253,7 @@ def test_weights_without_a_hash_are_not_asked_of_the_server(server, hub, overlay
     hub.fail(status=404)
     with pytest.raises(weights.UnpinnedWeightsError) as raised:
         weights.load(NAME)
-    assert "trusted with pinned weights only" in raised.value.problem
+    assert "cannot be downloaded from a plain file server" in raised.value.problem
     assert "mnv2zoo weights pin" in raised.value.fix
     assert server.requests == []
 

@@ -51,7 +51,7 @@ def test_an_invalid_token_is_broken(hub, token, status):
     hub.fail(status=status, match="whoami")
     checks = {finding.check: finding for finding in health.hub()}
     assert checks["Hub"].status == "ok"
-    assert (checks["token"].status, checks["token"].found) == ("broken", f"not valid: the Hub answers {status}")
+    assert (checks["token"].status, checks["token"].found) == ("broken", f"not valid: the Hub returned {status}")
     assert "HF_TOKEN" in checks["token"].fix
 
 
@@ -116,7 +116,10 @@ def test_nothing_is_asked_offline(hub, monkeypatch, tmp_path):
     [
         ({}, "none"),
         ({"http_proxy": "http://me:s3cret@proxy.example:3128"}, "http://***@proxy.example:3128"),
-        ({"http_proxy": "http://proxy.example:3128", "no_proxy": "127.0.0.1"}, "none for 127.0.0.1, by NO_PROXY"),
+        (
+            {"http_proxy": "http://proxy.example:3128", "no_proxy": "127.0.0.1"},
+            "none for 127.0.0.1, because of NO_PROXY",
+        ),
     ],
 )
 def test_the_proxy_is_named_without_its_password(hub, monkeypatch, proxies, expected):
@@ -170,7 +173,7 @@ def test_an_index_is_checked_with_its_signature(tmp_path, monkeypatch):
     path.write_text(path.read_text().replace("zoo/weights", "zoo/w3ights"))
     finding = health.index_file(path)
     assert finding.status == "broken"
-    assert "not what its maintainer signed" in finding.found
+    assert "signature does not match" in finding.found
     assert signature.path_of(path).exists()
 
 

@@ -60,4 +60,5 @@ def test_a_bad_further_index_leaves_the_shipped_names_readable(further):
 def test_weights_that_nobody_lists_are_an_error(name):
     with pytest.raises(UnknownModelError) as error:
         index.entry(name)
-    assert (error.value.problem, error.value.found) == ("no such weights", repr(name.replace("mobilenetv2", "mnv2zoo")))
+    found = repr(name.replace("mobilenetv2", "mnv2zoo"))
+    assert (error.value.problem, error.value.found) == (f"unknown weights {found}", found)

@@ -31,7 +31,7 @@ def test_an_entry_that_somebody_else_changes_meanwhile_is_not_overwritten(hub, t
     assert next(rows).status == "pinned"
     changed = pins.fill(path.read_text(), "mnv2zoo_035.b", {"sha256": "3" * 64})
     path.write_text(changed)
-    with pytest.raises(weights.WeightsIndexError, match="changed while it was being pinned"):
+    with pytest.raises(weights.WeightsIndexError, match="changed while the index was being pinned"):
         next(rows)
     assert path.read_text() == changed
 

@@ -1,4 +1,4 @@
-"""Scripts that bundles carry as `predict.py`, one for each task, and what they share.
+"""The scripts that become `predict.py` in bundles, one per task, and their shared module.
 
-An export replaces their imports from this package by the text of the modules.
+An export replaces their imports from this package with the text of the modules.
 """

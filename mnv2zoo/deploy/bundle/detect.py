@@ -1,6 +1,6 @@
-"""Finds objects in photos with the model beside this file: `python predict.py photo.jpg ... [--save-images DIR]`.
+"""Detects objects with the model in this folder: `python predict.py photo.jpg ... [--save-images DIR]`.
 
-It needs numpy, pillow and the model's runtime: onnxruntime for model.onnx, openvino for model.xml.
+Requires numpy, pillow and the runtime of the model: onnxruntime for model.onnx, openvino for model.xml.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Detected = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any
 
 
 def detect(model: Callable[..., Any], photo: Image.Image, config: dict[str, Any]) -> Detected:
-    """Boxes (n, 4) in pixels of an upright RGB photo, labels (n,) from 1 on, and scores (n,) in descending order."""
+    """Boxes (n, 4) in pixels of an upright RGB image, labels (n,) from 1, and scores (n,) in descending order."""
     width, height = whole_size(photo.size, config)
     inside = [np.array([height, width], np.int64)] if config["resize"] == "pad" else []
     boxes, labels, scores = model(normalized_whole(photo, config)[None], *inside)
@@ -32,7 +32,7 @@ def detect(model: Callable[..., Any], photo: Image.Image, config: dict[str, Any]
 
 
 def detections(found: Detected, label_names: list[str], threshold: float) -> list[dict[str, Any]]:
-    """The boxes with a score of at least the threshold as rows; their classes count from 0."""
+    """The boxes with a score of at least the threshold, as rows. Classes are numbered from 0."""
     return [
         {
             "class": int(label) - 1,
@@ -41,17 +41,17 @@ def detections(found: Detected, label_names: list[str], threshold: float) -> lis
             "box": [round(float(value), 2) for value in box],
         }
         for box, label, score in zip(*found, strict=True)
-        if round(float(score), 6) >= threshold and label > 0  # the score that is shown; 0 is the background
+        if round(float(score), 6) >= threshold and label > 0  # the printed score; 0 is the background
     ]
 
 
 def main() -> int:
-    """Prints the boxes in each photo; returns 1 if one cannot be read."""
+    """Prints the boxes in each image; returns 1 if an image cannot be read."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("photos", nargs="+", type=Path)
-    parser.add_argument("--threshold", type=float, default=0.5, help="lowest score of a box (0.5 by default)")
-    parser.add_argument("--json", action="store_true", help="print JSON, a line per photo")
-    parser.add_argument("--save-images", type=Path, metavar="DIR", help="save photos with their boxes drawn")
+    parser.add_argument("photos", nargs="+", type=Path, help="image files")
+    parser.add_argument("--threshold", type=float, default=0.5, help="minimum score of a box (default: 0.5)")
+    parser.add_argument("--json", action="store_true", help="print JSON, one line per image")
+    parser.add_argument("--save-images", type=Path, metavar="DIR", help="save images with their boxes to this folder")
     args = parser.parse_args()
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names that a terminal cannot show
     config = json.loads((HERE / "preprocess.json").read_text(encoding="utf-8"))

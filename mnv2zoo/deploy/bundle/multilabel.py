@@ -1,8 +1,8 @@
-"""Labels photos with the model beside this file: `python predict.py photo.jpg ... [--threshold T] [--json]`.
+"""Predicts labels with the model in this folder: `python predict.py photo.jpg ... [--threshold T] [--json]`.
 
-A photo may have any number of labels: those whose scores reach their thresholds in thresholds.json. It needs numpy,
-pillow and the model's runtime: onnxruntime for model.onnx, openvino for model.xml, ai-edge-litert for model.tflite,
-executorch and torch for model.pte, torch for model.pt2.
+An image can have any number of labels: those whose scores reach their thresholds in thresholds.json. Requires numpy,
+pillow and the runtime of the model: onnxruntime for model.onnx, openvino for model.xml, ai-edge-litert for
+model.tflite, executorch and torch for model.pte, torch for model.pt2.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from mnv2zoo.deploy.bundle.runtime import HERE, Array, lines, load, read_or_repo
 
 
 def preprocess(photo: Image.Image | Bands, config: dict[str, Any]) -> Array:
-    """A photo as the model wants it, fitted and normalized: (channels, height, width)."""
+    """Preprocesses an image for the model: resized and normalized, (channels, height, width)."""
     return network_input(to_rgb(photo) if isinstance(photo, Image.Image) else photo, config)
 
 
 def main() -> int:
-    """Prints the labels of each photo; returns 1 if one cannot be read."""
+    """Prints the labels of each image; returns 1 if an image cannot be read."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("photos", nargs="+", type=Path)
-    parser.add_argument("--threshold", type=float, metavar="T", help="lowest score, in place of thresholds.json")
-    parser.add_argument("--json", action="store_true", help="print JSON, a line per photo")
+    parser.add_argument("photos", nargs="+", type=Path, help="image files")
+    parser.add_argument("--threshold", type=float, metavar="T", help="minimum score, instead of thresholds.json")
+    parser.add_argument("--json", action="store_true", help="print JSON, one line per image")
     args = parser.parse_args()
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names that a terminal cannot show
     config = json.loads((HERE / "preprocess.json").read_text(encoding="utf-8"))

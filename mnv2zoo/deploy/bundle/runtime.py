@@ -1,7 +1,7 @@
-"""Runs a bundle's model on its runtime, and reads photos: what the scripts of all tasks share.
+"""Runs the model of a bundle and reads images. The scripts of all tasks share this module.
 
-`deploy.export` writes this file's text into a bundle's script. It uses the standard library, Pillow, numpy and the
-runtime alone.
+`deploy.export` copies its text to the bundle's script. It only uses the standard library, Pillow, numpy and the
+runtime.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ HERE = Path(__file__).resolve().parent
 
 
 def load(folder: Path = HERE) -> Model:
-    """The model, as a function from its inputs to its output, or to a list of its outputs."""
+    """Loads the model as a function from its inputs to its output, or to a list of outputs."""
     return Model(folder)
 
 
 class Model:
-    """What `load` gives. Load it in each process: a fork copies a runtime without its threads."""
+    """The model that `load` returns. Load it in each process, because a fork copies a runtime without its threads."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.process = folder, os.getpid()
@@ -36,7 +36,7 @@ class Model:
     def __call__(self, *inputs: Any) -> Any:
         """The output for images (N, 3, height, width), or a list of outputs."""
         if os.getpid() != self.process:
-            raise RuntimeError("The model was loaded in another process. Call load() in this one, after the fork.")
+            raise RuntimeError("The model was loaded in another process. Call load() in this process, after the fork.")
         outputs = self.run(*inputs)
         return outputs[0] if len(outputs) == 1 else outputs
 
@@ -45,10 +45,10 @@ class Model:
 
 
 def open_model(folder: Path) -> Callable[..., list[Array]]:
-    """Starts the runtime that the model's file is for."""
+    """Starts the runtime of the model file."""
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     if (folder / "model.onnx").exists():
-        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its thread keeps a forked process from ending
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its thread prevents a forked process from ending
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -59,7 +59,7 @@ def open_model(folder: Path) -> Callable[..., list[Array]]:
     if (folder / "model.xml").exists():
         import openvino
 
-        hint = "bf16" if manifest["precision"] == "bf16" else "f32"  # of what the file leaves in floating point
+        hint = "bf16" if manifest["precision"] == "bf16" else "f32"  # for floating-point operations
         compiled = openvino.Core().compile_model(folder / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": hint})
         return lambda *inputs: list(compiled(list(inputs)).values())
     if (folder / "model.tflite").exists():
@@ -83,26 +83,26 @@ def open_model(folder: Path) -> Callable[..., list[Array]]:
 
 
 def one_by_one(run: Callable[[Array], Array]) -> Callable[[Array], list[Array]]:
-    """A function of images made from one of a single image."""
+    """Turns a function of a single image into a function of a batch."""
     return lambda images: [np.concatenate([run(image[None]) for image in images])]
 
 
 def read(path: str | Path, channels: int = 3) -> Any:
-    """Reads a photo in any mode, and turns it upright; or an image with the channels that the model takes."""
+    """Reads an image as upright RGB, or with the given number of channels."""
     return open_image(path, channels)[0]
 
 
 def read_or_report(path: Path, channels: int = 3) -> Any:
-    """Reads an image as `read` does; prints an error and gives None if it cannot be read."""
+    """Reads an image like `read`. If it cannot be read, prints an error and returns None."""
     try:
         return read(path, channels)
-    except Exception as error:  # decoders raise nearly anything
+    except Exception as error:  # decoders raise many kinds of errors
         print(f"error: cannot read {path}: {reason(error)}", file=sys.stderr)
         return None
 
 
 def new_file(folder: Path, photo: Path, suffix: str, taken: set[Path]) -> Path:
-    """A file in a folder with a photo's name, and a number if another photo of this call has it already."""
+    """The output file for an image, with a number in its name if another image of this call has the same name."""
     file, number = folder / f"{photo.stem}{suffix}", 1
     while file in taken:
         number += 1
@@ -112,5 +112,5 @@ def new_file(folder: Path, photo: Path, suffix: str, taken: set[Path]) -> Path:
 
 
 def lines(file: Path) -> list[str]:
-    """The lines of `labels.txt`, which may hold any character but a line end."""
+    """The lines of `labels.txt`, which can contain any character except a line break."""
     return file.read_bytes().decode().removesuffix("\n").split("\n")

@@ -1,6 +1,7 @@
-"""Labels the pixels of photos with the model beside this file: `python predict.py photo.jpg ... [--masks DIR]`.
+"""Segments images with the model in this folder: `python predict.py photo.jpg ... [--masks DIR]`.
 
-It needs numpy, pillow and the model's runtime: onnxruntime for model.onnx, openvino for model.xml, torch for model.pt2.
+Requires numpy, pillow and the runtime of the model: onnxruntime for model.onnx, openvino for model.xml, torch for
+model.pt2.
 """
 
 from __future__ import annotations
@@ -21,22 +22,24 @@ from mnv2zoo.deploy.bundle.runtime import HERE, lines, load, new_file, read_or_r
 
 
 def segment(model: Callable[..., Any], photo: Image.Image, config: dict[str, Any]) -> np.ndarray[Any, Any]:
-    """The class of each pixel (height, width) of an upright RGB photo."""
+    """The class of each pixel (height, width) of an upright RGB image."""
     return class_mask(model(normalized_whole(photo, config)[None])[0], photo.size, config)
 
 
 def pixels(mask: np.ndarray[Any, Any], label_names: list[str]) -> dict[str, int]:
-    """How many pixels each class has, for the classes in a mask."""
+    """The number of pixels of each class in a mask."""
     return {label_names[number]: int(count) for number, count in enumerate(np.bincount(mask.ravel())) if count}
 
 
 def main() -> int:
-    """Writes a mask for each photo and prints its classes; returns 1 if one cannot be read."""
+    """Writes a mask for each image and prints its classes; returns 1 if an image cannot be read."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("photos", nargs="+", type=Path)
-    parser.add_argument("--masks", type=Path, default=Path("masks"), metavar="DIR", help="for the masks (masks)")
-    parser.add_argument("--json", action="store_true", help="print JSON, a line per photo")
-    parser.add_argument("--save-images", type=Path, metavar="DIR", help="save photos with their masks drawn")
+    parser.add_argument("photos", nargs="+", type=Path, help="image files")
+    parser.add_argument(
+        "--masks", type=Path, default=Path("masks"), metavar="DIR", help="folder for the masks (default: masks)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, one line per image")
+    parser.add_argument("--save-images", type=Path, metavar="DIR", help="save images with their masks to this folder")
     args = parser.parse_args()
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names that a terminal cannot show
     config = json.loads((HERE / "preprocess.json").read_text(encoding="utf-8"))

@@ -223,7 +223,7 @@ def score(logits: Tensor, targets: Tensor, label_names: Sequence[str], temperatu
         logits: The network's output, N x C.
         targets: The classes of the N images, integers from 0 to C - 1.
         label_names: Names of the C classes.
-        temperature: What to divide logits by before the softmax; None for nothing.
+        temperature: Softmax temperature; None for no temperature.
 
     Returns:
         The figures.
@@ -235,7 +235,10 @@ def score(logits: Tensor, targets: Tensor, label_names: Sequence[str], temperatu
     """
     if len(targets) == 0:
         raise DataError(
-            "no images to score", expected="at least one", found="none", fix="Look into the split's folder."
+            "there are no images to measure",
+            expected="at least one image",
+            found="no images",
+            fix="Check the folder of the split.",
         )
     if len(label_names) != logits.shape[1]:
         raise ValueError(f"expected a label for each of {logits.shape[1]} classes, found {len(label_names)}")

@@ -1,4 +1,4 @@
-"""How well a network detects, as COCO measures it: https://cocodataset.org/#detection-eval."""
+"""Metrics of a detector, as COCO defines them: https://cocodataset.org/#detection-eval."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mnv2zoo.errors import DataError
 from mnv2zoo.tasks import base
 from mnv2zoo.tasks.detect.rows import THRESHOLD
 
-MATCHED = 0.5  # IoU from which a box is that of an object, in the confusion matrix
+MATCHED = 0.5  # minimum IoU of a box and its object in the confusion matrix
 MAX_DETECTIONS = 100
 AREAS = ("all", "small", "medium", "large")  # by 32 x 32 and 96 x 96 pixels of the image
 
@@ -24,17 +24,17 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class ClassScores:
-    """The metrics of a class. Percentages are None where there are no objects.
+    """The metrics of a class. Metrics are None if there are no objects.
 
     Attributes:
         label: Its name.
-        images: Images with objects of it.
-        objects: Objects of it.
-        ap: Average precision over IoU of 0.50 to 0.95, in percent.
+        images: Number of images with objects of this class.
+        objects: Number of objects of this class.
+        ap: Average precision over IoU thresholds from 0.50 to 0.95, in percent.
         ap50: Average precision at IoU 0.5, in percent.
-        precision: At IoU 0.5, at the score where F1 is best, in percent.
-        recall: The same of the recall.
-        score: That score.
+        precision: Precision in percent at IoU 0.5 and at the score threshold with the highest F1.
+        recall: Recall in percent at the same threshold.
+        score: This score threshold.
         curve: Precision in percent at recalls of 0, 1, ... 100 %.
     """
 
@@ -55,17 +55,17 @@ class Scores(base.Scores):
 
     Attributes:
         images: Number of images, at least one.
-        map: Mean over the classes of the average precision over IoU of 0.50, 0.55, ... 0.95, in percent: 101 points,
-            100 boxes per image.
+        map: Average precision in percent, averaged over the classes and over IoU thresholds of 0.50, 0.55, ... 0.95,
+            with 101 recall points and at most 100 boxes per image.
         map50: The same at IoU 0.5.
         map75: The same at IoU 0.75.
-        map_small: The same as `map` of objects below 32 x 32 pixels; None without such objects.
-        map_medium: Of objects from there to 96 x 96 pixels.
-        map_large: Of larger objects.
+        map_small: `map` of objects smaller than 32 x 32 pixels; None without such objects.
+        map_medium: `map` of objects from there to 96 x 96 pixels.
+        map_large: `map` of larger objects.
         per_class: The metrics of each class.
-        confusion: C + 1 rows of C + 1 counts: rows are the truth, columns the boxes with scores of 0.5 or more. They
-            belong together from IoU 0.5 on. The last row is of boxes without an object, the last column of objects
-            without a box.
+        confusion: C + 1 rows of C + 1 counts: rows are true classes, columns are classes of boxes with a score of at
+            least 0.5, matched at IoU 0.5. The last row counts boxes without an object, the last column objects without
+            a box.
     """
 
     map: float
@@ -111,7 +111,7 @@ class Scores(base.Scores):
         return f"mAP {self.map:.2f} %, AP50 {self.map50:.2f} %, of {self.images} images with {self.objects} objects"
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """The classes, as `mnv2zoo evaluate` prints them; precision and recall are those where F1 is best."""
+        """The classes, as `mnv2zoo evaluate` prints them, with precision and recall at the highest F1."""
         titles = ["class", " images", " objects", " AP (%)", " AP50 (%)", " precision (%)", " recall (%)", " at score"]
         rows = [
             [
@@ -145,12 +145,12 @@ def _percent(value: float | None) -> str:
 
 @dataclass(frozen=True)
 class Judged:
-    """An image's boxes beside its objects, in pixels of the image.
+    """The boxes of an image, matched with its objects, in pixels of the image.
 
     Attributes:
         truth: The objects: `boxes` (n, 4), `labels` (n,) from 0 and `ignored` (n,).
-        found: The boxes with scores of `THRESHOLD` or more, the highest first: `boxes`, `labels` and `scores`.
-        of: The number of each box's object; -1 for none, -2 where an ignored one is there.
+        found: The boxes with a score of at least `THRESHOLD`, the highest first: `boxes`, `labels` and `scores`.
+        of: The index of each box's object; -1 for no object, -2 for an ignored object.
     """
 
     truth: Mapping[str, Array]
@@ -159,7 +159,7 @@ class Judged:
 
     @property
     def mistakes(self) -> int:
-        """Objects without a box, boxes without an object, and boxes of another class than their object."""
+        """The number of objects without a box, boxes without an object, and boxes with the wrong class."""
         matched = [number for number in self.of if number >= 0]
         missed = int((~self.truth["ignored"]).sum()) - len(matched)
         confused = sum(
@@ -182,7 +182,7 @@ class Detections(base.Metric):
         self._images: list[tuple[dict[str, Array], dict[str, Array]]] = []
 
     def update(self, outputs: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str, Tensor]]) -> None:
-        """Adds a batch: the `boxes`, `labels` and `scores` of each image, and its target as `Evaluation` gives it."""
+        """Adds a batch: the `boxes`, `labels` and `scores` of each image, and its target from `Evaluation`."""
         for found, target in zip(outputs, targets, strict=True):
             scale = target["scale"].repeat(2)
             self._images.append((_arrays(found, scale), _arrays(target, scale)))
@@ -191,44 +191,50 @@ class Detections(base.Metric):
         """Computes the metrics of all batches.
 
         Raises:
-            DataError: If there are no images, or an object is of a class that the network does not have.
+            DataError: If there are no images, or an object belongs to a class that the model lacks.
         """
         return score(self._images, self._label_names)
 
     def judged(self) -> list[Judged]:
-        """The boxes of each image beside its objects, in the order in which they were added."""
+        """The boxes of each image, matched with its objects, in the order in which they were added."""
         return [judge(found, truth) for found, truth in self._images]
 
 
 def _arrays(values: Mapping[str, Tensor], scale: Tensor) -> dict[str, Array]:
-    """Boxes in pixels of the image, and classes from 0. RetinaNet may find what it takes for background."""
+    """Boxes in pixels of the image, and classes from 0. Boxes of the background, which RetinaNet may predict, go."""
     arrays = {"boxes": (values["boxes"] * scale).double().numpy(), "labels": values["labels"].numpy() - 1}
     arrays |= {name: values[name].numpy() for name in ("scores", "ignored") if name in values}
     return {name: array[arrays["labels"] >= 0] for name, array in arrays.items()}
 
 
 def score(images: Sequence[tuple[Mapping[str, Array], Mapping[str, Array]]], label_names: Sequence[str]) -> Scores:
-    """Compares boxes with objects.
+    """Computes the metrics of boxes.
 
     Args:
         images: For each image its boxes (`boxes` as left, top, right and bottom, `labels` from 0, `scores`) and its
-            objects (`boxes`, `labels`, `ignored`). Ignored objects count as COCO's crowds, and those without area not
-            at all.
+            objects (`boxes`, `labels`, `ignored`). Ignored objects are treated like COCO's crowds. Objects without area
+            are left out.
         label_names: Names of the classes.
 
     Returns:
         The metrics.
 
     Raises:
-        DataError: If there are no images, or an object is of a class that the network does not have.
+        DataError: If there are no images, or an object belongs to a class that the model lacks.
     """
     if not images:
-        raise DataError("no images to score", expected="at least one", found="none", fix="Check the split's folder.")
+        raise DataError(
+            "there are no images to measure",
+            expected="at least one image",
+            found="no images",
+            fix="Check the folder of the split.",
+        )
     if strays := sum(int((truth["labels"] >= len(label_names)).sum()) for _, truth in images):
         raise DataError(
-            "objects of a class that the network does not have",
+            "some objects belong to classes that the model lacks",
             expected=f"classes from 0 to {len(label_names) - 1}",
-            found=f"another one for {strays} objects",
+            found=f"other classes for {strays} objects",
+            fix="Evaluate on data with the model's classes, or use a model with the classes of the data.",
         )
     precision, scores = _evaluated(images, len(label_names))  # (IoU, recall, class, area)
     return Scores(
@@ -248,9 +254,9 @@ def score(images: Sequence[tuple[Mapping[str, Array], Mapping[str, Array]]], lab
 
 
 def _evaluated(images: Sequence[tuple[Mapping[str, Array], Mapping[str, Array]]], classes: int) -> tuple[Array, Array]:
-    """Precision and scores by IoU (10), recall (101), class and area (4); -1 where there are no objects."""
+    """Precision and scores by IoU (10), recall (101), class and area (4); -1 for missing objects."""
     truths: list[dict[str, Any]] = []
-    # faster-coco-eval needs a box, so here is one beyond the image.
+    # faster-coco-eval needs at least one box, so add one outside the image.
     boxes: list[dict[str, Any]] = [{"image_id": 1, "category_id": 1, "bbox": [-2.0, -2.0, 1.0, 1.0], "score": 0.0}]
     for number, (found, truth) in enumerate(images, start=1):
         for corners, label, ignored in zip(truth["boxes"], truth["labels"], truth["ignored"], strict=True):
@@ -309,14 +315,14 @@ def _class_scores(label: str, number: int, images: Sequence[Any], precision: Arr
 
 
 def judge(found: Mapping[str, Array], truth: Mapping[str, Array]) -> Judged:
-    """Finds the object of each box: the free one of highest IoU, the surest box first.
+    """Matches boxes with objects: in the order of their scores, each box gets the free object with the highest IoU.
 
     Args:
         found: The boxes, as for `score`.
         truth: The objects.
 
     Returns:
-        Both, and which belong together. Of objects that a box overlaps equally, one of its own class comes first.
+        The boxes, the objects and their matches. Among objects with equal IoU, one of the box's class is preferred.
     """
     order = np.argsort(-found["scores"], kind="stable")
     order = order[found["scores"][order] >= THRESHOLD]
@@ -340,7 +346,7 @@ def _overlaps(boxes: Array, others: Array) -> Array:
 
 
 def _within(box: Array, crowds: Array) -> bool:
-    """Whether at least half of a box lies in an ignored object, as COCO has it for crowds."""
+    """Whether at least half of a box lies in an ignored object, as COCO defines it for crowds."""
     if not len(crowds):
         return False
     sides = np.minimum(box[2:], crowds[:, 2:]) - np.maximum(box[:2], crowds[:, :2])
@@ -349,7 +355,7 @@ def _within(box: Array, crowds: Array) -> bool:
 
 
 def confusion(images: Sequence[Judged], classes: int) -> tuple[tuple[int, ...], ...]:
-    """Counts which objects were taken for what.
+    """Computes the confusion matrix.
 
     Args:
         images: The images.

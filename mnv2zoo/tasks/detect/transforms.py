@@ -1,4 +1,4 @@
-"""From an image and its objects to what a detector takes, by torchvision's transforms, which move boxes too."""
+"""Transforms of images and boxes for detectors, with torchvision's v2 transforms."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from mnv2zoo.data.preprocessing import Whole
 from mnv2zoo.tasks.detect.objects import Objects
 from mnv2zoo.tasks.recipe import Recipe
 
-# An object of which less is left after a crop is left out: it can hardly be told from the background.
+# Minimum visible fraction of an object after a crop. With less, it is removed, because it resembles the background.
 MIN_VISIBLE = 0.25
 
 Target = dict[str, Tensor]
 
 
 def whole(preprocessing: Mapping[str, Any]) -> Whole:
-    """The resizing of whole images that a preprocessing means.
+    """The resizing of whole images for a preprocessing.
 
     Args:
-        preprocessing: `input_size`, `interpolation` and `crop_mode` as timm names them: `squash` for images of exactly
-            that size, `border` for those that keep the ratio of their sides.
+        preprocessing: timm's `input_size`, `interpolation` and `crop_mode`: `squash` resizes to exactly that size,
+            `border` preserves the aspect ratio.
 
     Returns:
-        The resizing. Its colors are from 0 to 1, since detectors normalize images themselves.
+        The resizing. Colors are from 0 to 1, because detectors normalize images themselves.
     """
     _, height, width = preprocessing["input_size"]
     keep_ratio = preprocessing["crop_mode"] == "border"
@@ -40,10 +40,10 @@ def whole(preprocessing: Mapping[str, Any]) -> Whole:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The transform of images to evaluate on.
+    """The transform for evaluation.
 
     Attributes:
-        whole: Resizes them, as for prediction.
+        whole: Resizes images, as for prediction.
     """
 
     whole: Whole
@@ -56,8 +56,8 @@ class Evaluation:
             objects: Its objects.
 
         Returns:
-            The image (3, height, width) with values from 0 to 1; and `boxes` (n, 4) in its pixels, `labels` from 1,
-            `ignored`, and `scale`, by which x and y are multiplied for pixels of the image that came in.
+            The image (3, height, width) with values from 0 to 1; and a target with `boxes` (n, 4) in its pixels,
+            `labels` from 1, `ignored`, and `scale`, the factors from its x and y to those of the original image.
         """
         prepared = self.whole.prepare(image)
         pixels = torch.from_numpy(self.whole.array([prepared])[0])
@@ -76,10 +76,10 @@ def _target(objects: Objects) -> Target:
 
 @dataclass(frozen=True)
 class Training:
-    """The transform of images to train on.
+    """The transform for training.
 
     Attributes:
-        steps: Functions of image and target, which come one after the other.
+        steps: Functions of image and target, which are applied in this order.
     """
 
     steps: tuple[Callable[[Any, Any], tuple[Any, Any]], ...]
@@ -89,7 +89,7 @@ class Training:
 
         Args:
             image: The upright RGB image.
-            objects: Its objects. Ignored ones are left out.
+            objects: Its objects. Ignored objects are left out.
 
         Returns:
             The image (3, height, width) with values from 0 to 1; and `boxes` (n, 4) in its pixels and `labels` from 1.
@@ -106,11 +106,11 @@ class Training:
 
 
 def training(preprocessing: Mapping[str, Any], recipe: Recipe) -> Training:
-    """Creates the transform of images to train on.
+    """Creates the transform for training.
 
     Args:
-        preprocessing: As for `whole`, and the `mean` of the colors, which fills what lies beyond an image.
-        recipe: The augmentation.
+        preprocessing: As for `whole`, with the `mean` of the colors, which fills borders.
+        recipe: The recipe with the augmentation.
 
     Returns:
         The transform.
@@ -137,7 +137,7 @@ class Resize:
     """Resizes images and boxes as `Whole` does.
 
     Attributes:
-        whole: Says to which size.
+        whole: Determines the size.
     """
 
     whole: Whole
@@ -153,9 +153,9 @@ class Resize:
 
 @dataclass(frozen=True)
 class ScaleJitter:
-    """Shows objects larger or smaller, by a crop or by a border at random.
+    """Scales objects at random, by cropping the image or adding a border.
 
-    torchvision's own needs images of one size.
+    Unlike torchvision's `ScaleJitter`, it supports images of different sizes.
 
     Attributes:
         low: The lowest factor.

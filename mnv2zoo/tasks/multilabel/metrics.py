@@ -166,7 +166,10 @@ def score(
     """
     if len(targets) == 0:
         raise DataError(
-            "no images to score", expected="at least one", found="none", fix="Look into the split's folder."
+            "there are no images to measure",
+            expected="at least one image",
+            found="no images",
+            fix="Check the folder of the split.",
         )
     if logits.shape != targets.shape or logits.shape[1] != len(label_names):
         raise ValueError(
@@ -206,12 +209,12 @@ def score(
 
 
 def _each(metric: Any, given: Tensor, hot: Tensor) -> Tensor:
-    """A metric of each label (K,). torchmetrics' own checks would refuse a single label."""
+    """A metric of each label (K,), without torchmetrics' checks, which reject a single label."""
     return torch.atleast_1d(metric(given, hot, hot.shape[1], average="none", validate_args=False))
 
 
 def _average_precision(scores: Tensor, hot: Tensor) -> Tensor:
-    """The area under each label's precision-recall curve (K,); 0 for a label that no image has."""
+    """The area under the precision-recall curve of each label (K,); 0 for a label that does not occur."""
     found = torch.zeros(scores.shape[1], dtype=torch.float64)
     for label in hot.any(0).nonzero()[:, 0].tolist():
         found[label] = metrics.binary_average_precision(scores[:, label], hot[:, label], validate_args=False)

@@ -1,7 +1,7 @@
-"""From logits at the network's size to the class of each pixel of the image, the same in training and in prediction.
+"""Computes the class of each pixel of an image from logits at the model's output size, for evaluation and prediction.
 
-Logits are interpolated bilinearly before the best class is chosen, so that borders do not follow the network's coarser
-pixels. One class is interpolated at a time, so that memory does not grow with the classes.
+Logits are interpolated bilinearly before the best class is chosen, so that borders do not follow the coarser output
+grid. One class is interpolated at a time, so that memory does not grow with the number of classes.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def class_mask(logits: np.ndarray[Any, np.dtype[np.float32]], size: tuple[int, i
         size: Width and height of the image.
 
     Returns:
-        Class numbers (height, width). Of equal logits the first class counts.
+        Class numbers (height, width). Ties go to the first class.
     """
-    # On the way up, Pillow's and PyTorch's filters are the same; on the way down both average.
+    # For upsampling, Pillow's and PyTorch's filters are equal; for downsampling, both average.
     return pixels.class_mask(logits, size, {"resize": "squash", "input_size": (3, *logits.shape[1:])})
 
 

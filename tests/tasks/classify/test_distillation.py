@@ -87,7 +87,7 @@ def test_its_weights_stay_and_only_the_student_gets_gradients(run):
 
 def test_other_classes_are_an_error(run):
     folder, _ = run(("blue", "green", "yellow"))
-    with pytest.raises(RecipeError, match="a teacher of other classes") as caught:
+    with pytest.raises(RecipeError, match="the classes of the teacher differ") as caught:
         Teacher(str(folder), CLASSES, recipe.make(), PREPROCESSING)
     assert "'red' is in only one of the two" in caught.value.summary
     with pytest.raises(UnknownModelError):

@@ -229,7 +229,7 @@ def test_a_network_that_gives_no_figures_is_refused_with_the_number_of_images(me
 
 
 def test_no_images_are_an_error():
-    with pytest.raises(DataError, match="no images to score"):
+    with pytest.raises(DataError, match="no images to measure"):
         score(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), NAMES)
 
 
@@ -238,7 +238,7 @@ def test_no_images_are_an_error():
     [
         (LOGITS, TARGETS, NAMES[:2], "a label for each of 3 classes, found 2"),
         (LOGITS, TARGETS[:3], NAMES, "4, 3"),
-        (LOGITS, torch.tensor([0, 1, -1, 3]), NAMES, r"(?s)classes from 0 to 2.*another one for 2 of 4 images"),
+        (LOGITS, torch.tensor([0, 1, -1, 3]), NAMES, r"(?s)classes from 0 to 2.*other classes for 2 of 4 images"),
     ],
 )
 def test_what_does_not_fit_is_an_error(logits, targets, names, reason):

@@ -207,7 +207,7 @@ def test_a_heat_map_stands_beside_each_mistake_and_doubtful_labels_have_a_sectio
     page = MarkdownIt().enable("table").parse((tmp_path / "README.md").read_text())
     assert sections(page)["Probable label errors"] == [["30", "cat", "ant", "75.0"]]
     assert pictures(page) == ["confusion.png", "mistakes.png", "labels.png"]
-    assert "Beside each image, what speaks most for the answer is red" in (tmp_path / "README.md").read_text()
+    assert "shows the parts that support the prediction in red" in (tmp_path / "README.md").read_text()
     drawn = pixels(tmp_path / "mistakes.png").astype(int)
     red, blue = ((drawn == color).all(-1).sum(0) > 50 for color in (RED, (0, 0, 255)))
     columns = np.select([red, blue], [1, 2])

@@ -15,7 +15,7 @@ def test_the_card_holds_what_the_hub_reads_and_what_people_do():
     assert (card.data.pipeline_tag, card.data.library_name) == ("object-detection", "mnv2zoo")
     results = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert results == {"map": 50.5, "map50": 50.5, "map75": 50.5}
-    assert "the head `retinanet` on `mnv2zoo_100`" in text
+    assert "the head `retinanet` and the backbone `mnv2zoo_100`" in text
     assert "| val | 1 | 2 | 50.50 | 50.50 | 50.50 |" in text
     assert "cell\\_1" in text
     assert "`init`" not in text

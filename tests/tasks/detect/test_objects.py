@@ -61,7 +61,7 @@ def test_a_sideways_photo_turns_its_boxes_if_they_are_of_the_stored_size(tmp_pat
     found = {sample.name: sample.target for sample in data.splits["train"]}
     assert found["JPEGImages/upright.png"] == Objects(((10, 20, 30, 50),), (0,), (False,), (72, 96))
     assert found["JPEGImages/stored.png"] == Objects(((22, 10, 52, 30),), (0,), (False,), (72, 96))
-    assert data.notes == ("images whose boxes were turned with them, as EXIF says: 1 (JPEGImages/stored.png)",)
+    assert data.notes == ("images whose boxes were rotated with them, according to EXIF: 1 (JPEGImages/stored.png)",)
 
 
 def test_a_size_that_is_not_the_images_is_an_error_or_left_out(tmp_path):
@@ -69,7 +69,7 @@ def test_a_size_that_is_not_the_images_is_an_error_or_left_out(tmp_path):
     Image.new("RGB", (50, 50)).save(folder / "JPEGImages/001.png")
     with pytest.raises(DataError) as error:
         objects.find(folder, Layout())
-    assert error.value.found == "annotations for another size than their image's: 1 (JPEGImages/001.png)"
+    assert error.value.found == "annotations with another size than their image: 1 (JPEGImages/001.png)"
     data = objects.find(folder, Layout(skip_bad_images=True))
     assert [sample.name for sample in data.splits["train"]] == [f"JPEGImages/00{n}.png" for n in (0, 2, 3)]
 

@@ -112,7 +112,7 @@ def test_bad_data_is_refused_before_anything_is_written(tmp_path):
     write_csv(data / "val.csv", [("image", "labels"), ("val/016.png", "")])
     with pytest.raises(DataError) as error:
         mnv2zoo.finetune(data, MODEL, tmp_path / "run", **QUICK)
-    assert error.value.problem == "no validation image has a label"
+    assert error.value.problem == "none of the validation images has a label"
     assert not (tmp_path / "run").exists()
 
 

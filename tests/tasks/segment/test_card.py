@@ -16,7 +16,7 @@ def test_the_card():
     results = {result.metric_name: result.metric_value for result in card.data.eval_results}
     assert results == {"mIoU": 51.25, "pixel accuracy": 80.0, "mean accuracy": 60.0}
     assert card.data.eval_results[0].dataset_name == "streets"
-    assert "the head `smp:Unet` on `mnv2zoo_100`, trained with mnv2zoo on `streets`, from google's weights" in card.text
+    assert "the head `smp:Unet` and the backbone `mnv2zoo_100`, trained with mnv2zoo on `streets`." in card.text
     assert "| val | 3 | 51.25 | 80.00 | 60.00 |" in card.text
     assert "| a\\|b | 60.0 |" in card.text
     assert "| `lr` | `0.001` |" in card.text

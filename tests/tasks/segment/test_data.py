@@ -44,7 +44,7 @@ def test_ignored_numbers_are_void(tmp_path):
     with pytest.raises(DataError) as error:
         data.find(folder, Layout(ignore_index=7))
     assert "such as 255: 12 (" in error.value.found
-    assert "--ignore-index says, 7" in error.value.fix
+    assert "--ignore-index (now 7)" in error.value.fix
     for file in folder.glob("*/masks/*.png"):
         numbers = np.array(Image.open(file))
         Image.fromarray(np.where(numbers == VOID, 7, numbers).astype(np.uint8)).save(file)
@@ -65,7 +65,7 @@ def test_names_that_no_pixel_has_are_noted(tmp_path):
     fill(tmp_path / "data")
     (tmp_path / "data/classes.txt").write_text("sky\nroad\ncar\ntrain\n")
     found = data.find(tmp_path / "data", Layout())
-    assert found.notes == ("no training pixel shows train",)
+    assert found.notes == ("classes without training pixels: train",)
     assert len(found.class_names) == 4
 
 

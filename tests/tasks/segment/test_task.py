@@ -280,7 +280,7 @@ def test_the_ignored_number_is_that_of_the_run_unless_another_is_given(trained, 
     (other / "val/masks/08.png").write_bytes(b"nothing")
     with pytest.raises(DataError) as error:
         mnv2zoo.evaluate(other, tmp_path / "run")
-    unreadable = "masks that cannot be read, such as with 'no known image format': 1 (val/images/08.png)"
+    unreadable = "masks that cannot be read, such as with 'an unknown image format': 1 (val/images/08.png)"
     assert error.value.found == unreadable  # and no word of the number 9, which is still ignored
 
 
