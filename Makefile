@@ -1,5 +1,4 @@
-# Everything runs in .venv, which is made when it is first needed and brought up to date when
-# pyproject.toml changes.
+# Everything runs in .venv, which is created on first use and updated when pyproject.toml changes.
 
 PYTHON ?= python3
 VENV := .venv
@@ -21,13 +20,13 @@ WEIGHTS ?= ../shared/weights/google_mobilenet_v2_1.0_224/model.safetensors
 help:  ## list the targets
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z -]+):.*## /\1\t/' | expand -t 24
 
-# The stamps come last in each recipe, so that a step that was cut short is done again.
+# The stamps come last in each recipe, so that an interrupted step runs again.
 $(VENV)/.made:
 	$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 
 $(VENV)/.package: pyproject.toml | $(VENV)/.made
-	@echo "Installing mnv2zoo into $(VENV). The first time this takes some minutes."
+	@echo "Installing mnv2zoo into $(VENV). The first time, this takes a few minutes."
 	$(PIP) --editable .
 	@touch $@
 
@@ -58,14 +57,14 @@ quick: export OMP_NUM_THREADS ?= 1
 quick: $(VENV)/.dev  ## run the tests that are not slow, in under three minutes on two cores
 	$(BIN)/python -m pytest -n 2 -m "not slow" $(TESTS)
 
-browser-test: $(VENV)/.dev  ## look at the documentation in Chromium, which `make test` does too where there is one
+browser-test: $(VENV)/.dev  ## test the documentation in Chromium, as `make test` does if Chromium is installed
 	$(BIN)/python -m pytest tests/docs/test_browser.py
 
 attack: export OMP_NUM_THREADS ?= 1
-attack: $(VENV)/.dev  ## attack what docs/security.md promises, for half an hour, and count
+attack: $(VENV)/.dev  ## attack the guarantees of docs/security.md for half an hour, and count the results
 	$(BIN)/python -m attacks
 
-# The page of the demo needs npm's onnxruntime-web; without a network the documentation has no demo.
+# The demo page needs onnxruntime-web from npm. Without a network, the documentation has no demo.
 docs: $(VENV)/.dev  ## build the documentation into site/
 	$(BIN)/mkdocs build --strict
 	-$(BIN)/mnv2zoo export mnv2zoo_100_c20 --format web --out site/demo
@@ -73,10 +72,10 @@ docs: $(VENV)/.dev  ## build the documentation into site/
 docs-serve: $(VENV)/.dev  ## serve the documentation while you write it
 	$(BIN)/mkdocs serve
 
-generate: $(VENV)/.dev  ## write what is generated in README.md and docs/
+generate: $(VENV)/.dev  ## write the generated parts of README.md and docs/
 	$(BIN)/python scripts/generate.py
 
-check: $(VENV)/.dev  ## fail if what is generated is out of date
+check: $(VENV)/.dev  ## fail if a generated part is out of date
 	$(BIN)/python scripts/generate.py --check
 
 lint: $(VENV)/.dev words  ## check style, format, who imports whom, and words
@@ -103,7 +102,7 @@ build/scan/.made: requirements/scan.txt
 	build/scan/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
 	@touch $@
 
-scan: build/scan/.made  ## look for harmful content in the bundled weights
+scan: build/scan/.made  ## scan the bundled weights for harmful content
 	build/scan/bin/python scripts/scan.py
 
 build/fuzz/.made: pyproject.toml
@@ -122,14 +121,14 @@ build/audit/.made:
 	build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
 	@touch $@
 
-audit: build/audit/.made  ## ask PyPI for known flaws of what the lock files list; needs the network
+audit: build/audit/.made  ## check the locked packages for known vulnerabilities; needs a network
 	build/audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements/ci.txt
 	build/audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements/scan.txt
 
-# Outside .venv, since these libraries pin versions of others.
+# Outside .venv, because these libraries pin versions of others.
 .venv-ecosystem/.made: pyproject.toml
 	$(PYTHON) -m venv --clear .venv-ecosystem
-	@echo "Installing other libraries into .venv-ecosystem. This takes some minutes and 8 GB."
+	@echo "Installing other libraries into .venv-ecosystem. This takes a few minutes and 8 GB."
 	.venv-ecosystem/bin/pip install --quiet --disable-pip-version-check --editable ".[ecosystem]"
 	@touch $@
 
@@ -137,7 +136,7 @@ ecosystem: export OMP_NUM_THREADS ?= 1
 ecosystem: .venv-ecosystem/.made  ## use models and folders in other libraries, into docs/results/ecosystem.json; then `make generate`
 	.venv-ecosystem/bin/python scripts/ecosystem.py
 
-# ARGS="--weights FILE --mean 0.5 --std 0.5" takes other weights than those of the Hub.
+# ARGS="--weights FILE --mean 0.5 --std 0.5" uses a local file instead of weights from the Hub.
 elsewhere: $(VENV)/.dev  ## measure what forgotten padding or normalization costs, with WEIGHTS on the photos in IMAGENET
 	$(BIN)/python examples/elsewhere.py $(IMAGENET) --weights $(WEIGHTS) --out docs/results/elsewhere.json
 

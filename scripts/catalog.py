@@ -14,7 +14,7 @@ from mnv2zoo.weights.schema import WeightsEntry
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMES = "\u00a0\u00d7\u00a0"  # a multiplication sign that no line is broken at
-# The shipped index alone: what MNV2ZOO_WEIGHTS_INDEX adds here is nothing to publish.
+# The shipped index alone: weights from MNV2ZOO_WEIGHTS_INDEX are private to this machine.
 WEIGHTS = index.read(index.shipped_path())
 
 
@@ -34,7 +34,7 @@ def weights_of(config: Config) -> list[WeightsEntry]:
 
 
 def input_size(config: Config, entry: WeightsEntry | None = None) -> tuple[int, int]:
-    """Height and width that figures are told for: those of weights, by default the architecture's own, or 224."""
+    """Height and width that figures refer to: those of the weights, by default the first ones, or 224."""
     known = [entry] if entry else weights_of(config)
     return known[0].input_size[1:] if known else (224, 224)
 
@@ -51,7 +51,7 @@ def measured(benchmark: str) -> dict[str, Any]:
 
 
 def is_measured(benchmark: str) -> bool:
-    """Whether there is anything that a benchmark wrote."""
+    """Whether a benchmark has results."""
     return (ROOT / f"benchmarks/results/{benchmark}.json").is_file()
 
 

@@ -1,4 +1,4 @@
-"""The documentation's drawings, as SVG that is put into its pages.
+"""The documentation's diagrams, as SVG that is inserted into its pages.
 
 Colors come from the page: the classes are in docs/stylesheets/extra.css, so that a drawing follows the page from
 light to dark. Lengths are in the units of each drawing's view box.

@@ -1,4 +1,4 @@
-"""Draws the figure of the home page: what one set of weights gives, from feature maps to classes and boxes.
+"""Draws the figure of the home page: the outputs of one set of weights, from feature maps to classes and boxes.
 
 The upper half shows the output of the stem, of every bottleneck and of the head for a photo, each at its own
 resolution. The colors of a map are the first three principal components of its channels. The lower half shows the

@@ -1,4 +1,4 @@
-"""Facts that mkdocs.yml cannot contain: the addresses of the repository, the version, and pages made of files in the root.
+"""Adds to mkdocs.yml the addresses of the repository, the version, and pages with files from the root.
 
 The addresses point to the repository whose workflow builds the site, as in the package's metadata, or to a clone's
 origin on GitHub. Without either, the site has no links to the repository.
