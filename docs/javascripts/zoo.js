@@ -20,7 +20,7 @@
     shown: (count, all) => `${count} of ${all} shown`,
   };
   const chinese = {
-    any: "不限", search: "搜索", reset: "重置", most: "不超过", least: "不低于",
+    any: "不限", search: "搜索", reset: "重置", most: "：不超过", least: "：不低于",
     sortBy: (title) => `按${title}排序`,
     shown: (count, all) => `显示 ${count} / ${all} 行`,
   };
