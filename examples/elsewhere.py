@@ -29,7 +29,7 @@ WAYS = {
     "as they were trained": ("same", HALF),
     "symmetric padding": ("symmetric", HALF),
     "ImageNet's mean and deviation": ("same", IMAGENET),
-    "no normalisation": ("same", NONE),
+    "no normalization": ("same", NONE),
     "symmetric padding, ImageNet's mean and deviation": ("symmetric", IMAGENET),
 }
 

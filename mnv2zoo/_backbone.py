@@ -1,4 +1,4 @@
-"""Builds a model of the zoo as the backbone of a detector or a segmenter."""
+"""Builds a zoo model as the backbone of a detector or a segmenter."""
 
 from __future__ import annotations
 

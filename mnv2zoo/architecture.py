@@ -1,7 +1,7 @@
 """The architectures: one frozen config class and the table of named configs.
 
 This module holds data and arithmetic only and does not need torch. `models/mobilenetv2.py` builds a model from a
-config. Channels, strides, parameter counts and multiply-adds are all computed here.
+config. Channels, strides, parameter counts and MACs are all computed here.
 
 The paper is Sandler et al. 2018, "MobileNetV2: Inverted Residuals and Linear Bottlenecks",
 https://arxiv.org/abs/1801.04381. Its letters are used here: t is the expansion factor, c the output channels at
@@ -235,7 +235,7 @@ def features(config: Config, output_stride: int = 32) -> tuple[Feature, ...]:
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution or linear layer, with what counting its parameters and multiply-adds needs.
+    """A convolution or linear layer, with the facts that its parameters and MACs are counted from.
 
     Attributes:
         in_channels: Input channels divided by groups.
@@ -260,13 +260,13 @@ class Layer:
         return weights + self.out_channels * (self.bias + 2 * self.norm)
 
     def macs(self, size: tuple[int, int]) -> int:
-        """Counts the multiply-adds for one image. Biases and batch norms are not counted.
+        """Counts the MACs for one image. Biases and batch norms are not counted.
 
         Args:
             size: Height and width of the image in pixels.
 
         Returns:
-            The number of multiply-adds.
+            The number of MACs.
         """
         # Every stride-2 convolution here pads so that an odd side rounds up.
         height, width = (-(-side // self.reduction) if self.reduction else 1 for side in size)
@@ -318,7 +318,7 @@ def parameters(config: Config, num_classes: int | None = None, in_chans: int = 3
 
 
 def macs(config: Config, size: tuple[int, int] = (224, 224), num_classes: int | None = None, in_chans: int = 3) -> int:
-    """Counts the multiply-adds of an architecture's convolution and linear layers for one image.
+    """Counts the MACs of an architecture's convolution and linear layers for one image.
 
     Args:
         config: The architecture.
@@ -327,7 +327,7 @@ def macs(config: Config, size: tuple[int, int] = (224, 224), num_classes: int | 
         in_chans: Channels of the input image.
 
     Returns:
-        The number of multiply-adds, such as 0.3008 G for width 1.0 at 224 pixels. Biases, batch norms,
+        The number of MACs, such as 0.3008 G for width 1.0 at 224 pixels. Biases, batch norms,
         activations and shortcuts are not counted.
 
     Examples:

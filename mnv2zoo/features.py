@@ -25,7 +25,7 @@ def bottleneck_names(model: MobileNetV2) -> list[str]:
     """Lists the names of a model's layers that can be tapped, from stem to head.
 
     Args:
-        model: A model of the zoo.
+        model: A zoo model.
 
     Returns:
         `C1` (stem convolution, batch norm and activation), `Bottleneck_1` and so on, and `C2` (head convolution,
@@ -46,7 +46,7 @@ def levels(model: MobileNetV2) -> dict[str, list[nn.Module]]:
     """Returns the modules of each layer that can be tapped.
 
     Args:
-        model: A model of the zoo.
+        model: A zoo model.
 
     Returns:
         For each name in `bottleneck_names`, the modules that compute its map from the previous one.
@@ -63,7 +63,7 @@ def freeze_before(model: MobileNetV2, level: str | None) -> list[nn.Module]:
     """Freezes all layers before the given one, so that their parameters no longer require gradients.
 
     Args:
-        model: A model of the zoo.
+        model: A zoo model.
         level: A name from `bottleneck_names`, or None for all layers.
 
     Returns:
@@ -84,7 +84,7 @@ class BottleneckTaps(nn.Module):
     model loads into the taps with `strict=False`.
 
     Args:
-        model: A model of the zoo, such as `timm.create_model("mnv2zoo_100", pretrained=True)`.
+        model: A zoo model, such as `timm.create_model("mnv2zoo_100", pretrained=True)`.
         names: Names from `bottleneck_names`. The maps come in this order.
         location: `output` for the output of each layer. `expansion` for the wide map after a bottleneck's 1x1
             expansion, before its depthwise convolution and stride, as SSDLite uses it (paper, section 6.2:
@@ -161,7 +161,7 @@ class BottleneckTaps(nn.Module):
         return [*info, _fact(HEAD, model.num_features, bottlenecks(model)[-1].reduction, "bn2")]
 
     def _stages(self, model: MobileNetV2, blocks: list[Bottleneck], deepest: int) -> nn.Sequential:
-        """Collects the bottlenecks up to the deepest layer. Of that one, only the first half may be needed."""
+        """Collects the bottlenecks up to the deepest layer. Only the first half of that one may be needed."""
         stages: list[list[nn.Module]] = [[] for _ in range(blocks[-1].stage + 1)] if blocks else []
         for block in blocks:
             module: nn.Module = model.blocks[block.stage][block.index]  # type: ignore[index]
@@ -240,7 +240,7 @@ def bottlenecks(model: MobileNetV2) -> list[Bottleneck]:
     """Lists a model's bottlenecks, without those that were removed.
 
     Args:
-        model: A model of the zoo.
+        model: A zoo model.
 
     Returns:
         A description of each, from fine to coarse.
@@ -252,7 +252,7 @@ def bottlenecks(model: MobileNetV2) -> list[Bottleneck]:
 def _check_model(model: object) -> None:
     if not isinstance(model, MobileNetV2):
         raise TypeError(
-            f"expected a model of the zoo, found {type(model).__name__}. Pass the result of timm.create_model(...), "
+            f"expected a zoo model, found {type(model).__name__}. Pass the result of timm.create_model(...), "
             "created without features_only"
         )
 

@@ -68,7 +68,7 @@ def test_it_trains_and_then_detects(build):
     assert all(((row["labels"] > 0) & (row["labels"] < 3)).all() for row in found)
 
 
-def test_pretrained_weights_carry_it_and_their_normalisation(build, source):
+def test_pretrained_weights_carry_it_and_their_normalization(build, source):
     model = build(pretrained_backbone=True)
     state = model.backbone.state_dict()
     own = {key.removeprefix("taps."): value for key, value in state.items() if key.startswith("taps.")}

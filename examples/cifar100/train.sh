@@ -28,4 +28,4 @@ train fine "$START" further
 train coarse "$runs/further" coarse
 train coarse "$runs/coarse" superclasses
 mnv2zoo weights pack "$runs/superclasses" --name mnv2zoo_100_c20.cifar100_coarse --license Apache-2.0 --description \
-    "CIFAR-100's 20 superclasses, from random initialisation; CIFAR-100 names no licence: free for research with citation"
+    "CIFAR-100's 20 superclasses, from random initialization; CIFAR-100 names no license: free for research with citation"

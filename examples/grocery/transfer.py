@@ -24,7 +24,7 @@ RESULTS = ROOT / "docs/results/transfer.json"
 MODEL = "mnv2zoo_100_c20"
 PHOTOS = 1000
 LEARNING_RATES = (0.01, 0.05)
-NORMALISATION = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}  # of Google's weights, and for training from scratch
+NORMALIZATION = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}  # of Google's weights, and for training from scratch
 
 
 def thousand(source: Path, target: Path) -> None:
@@ -55,9 +55,9 @@ def main(grocery: Path, head: Path, runs: Path) -> None:
     thousand(grocery, data)
     recipe = tomllib.loads(Path(__file__).with_name("transfer.toml").read_text(encoding="utf-8"))["recipe"]
     starts: dict[str, dict[str, Any]] = {
-        "random": {"init": "random", **NORMALISATION},
+        "random": {"init": "random", **NORMALIZATION},
         "cifar100_coarse": {"init": "pretrained"},
-        "imagenet": {"init": str(head), **NORMALISATION},
+        "imagenet": {"init": str(head), **NORMALIZATION},
     }
     results = {}
     for start, own in starts.items():

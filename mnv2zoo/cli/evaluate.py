@@ -56,7 +56,8 @@ def command(
         str | None,
         typer.Option(
             metavar="classes|splits",
-            help="What the subfolders of DATA are: 'classes', or 'splits' such as train and val. By default, detected.",
+            help="The meaning of the subfolders of DATA: 'classes', or 'splits' such as train and val. By default, "
+            "detected.",
             show_default=False,
         ),
     ] = None,

@@ -66,7 +66,7 @@ def _print_network(model: dict[str, Any]) -> None:
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Describes a model of the zoo.
+    """Describes a zoo model.
 
     Args:
         name: An architecture, or `architecture.tag` for one set of its weights.
@@ -91,9 +91,9 @@ def describe_folder(name: str, folder: Path) -> dict[str, Any]:
         folder: The folder.
 
     Returns:
-        The `name`, `task`, `head`, `architecture`, `params`, `input_size` and `label_names`; `model`, `init` and
-        `epochs` of the training; `results` by split; and `file`, `bytes` and `sha256` of the weights. Values that the
-        folder does not record are None.
+        The `name`, `task`, `head`, `architecture`, `params`, `input_size` and `label_names`, the `model`, `init` and
+        `epochs` of the training, the `results` by split, and the `file`, `bytes` and `sha256` of the weights. Values
+        that the folder does not record are None.
 
     Raises:
         UnknownModelError: If its `config.json` names no architecture.
@@ -177,7 +177,7 @@ def is_percentage(name: str, value: Any) -> bool:
 
 
 def giga(macs: int) -> str:
-    """Formats multiply-adds as GMACs."""
+    """Formats MACs as GMACs."""
     return f"{macs / 1e9:.4f}"
 
 

@@ -1,4 +1,4 @@
-"""`mnv2zoo list`: print the models of the zoo as a table."""
+"""`mnv2zoo list`: print the zoo models as a table."""
 
 from __future__ import annotations
 

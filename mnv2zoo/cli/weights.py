@@ -64,7 +64,7 @@ def verify(names: Names = None, as_json: Json = False, debug: Debug = False) -> 
     """Verify the weights files on this machine.
 
     Downloads nothing. Without NAME, verifies all weights in the index. The status of a file is "ok", "BAD" (do not use
-    the file), "not pinned yet" (there is no hash to compare with, neither in the index nor from an earlier use) or "not
+    the file), "no hash" (there is no hash to compare with, neither in the index nor from an earlier use) or "not
     here" (there is no file on this machine).
     """
     from mnv2zoo import weights
@@ -92,7 +92,7 @@ def _verify(entry: WeightsEntry) -> dict[str, Any]:
     if path is None:
         status = "not here"
     else:
-        status = "ok" if store.verify_local(entry) else "not pinned yet"
+        status = "ok" if store.verify_local(entry) else "no hash"
     return {"status": status, "path": path and str(path), "problem": None}
 
 

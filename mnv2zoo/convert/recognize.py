@@ -62,7 +62,7 @@ def without_head(state_dict: Mapping[str, Any]) -> Tensors:
         ConversionError: If it contains no backbone of this package.
     """
     tensors = state_dict_.unwrap(state_dict)
-    if keras.recognises(tensors):
+    if keras.recognizes(tensors):
         return keras.without_head(tensors)
     for published in architecture.CONFIGS.values():
         for layout in layouts_of(published):
@@ -83,7 +83,7 @@ def unwrap(checkpoint: Mapping[str, Any]) -> Tensors:
 
 def tidy(tensors: Tensors) -> Tensors:
     """Converts Keras' names to those of its layout."""
-    return keras.tidy(tensors) if keras.recognises(tensors) else tensors
+    return keras.tidy(tensors) if keras.recognizes(tensors) else tensors
 
 
 def require_head(found: Found, converted: Tensors) -> None:
@@ -183,7 +183,7 @@ def _has_other_head(tensors: Tensors) -> bool:
 
 def nearest(tensors: Tensors, config: Config) -> Layout:
     """Finds the layout that shares the most keys with the tensors or, failing that, the most parts of keys."""
-    if keras.recognises(tensors):
+    if keras.recognizes(tensors):
         return keras.LAYOUT
 
     def parts(keys: Iterable[str]) -> set[str]:

@@ -69,7 +69,7 @@ def find(checkpoint: Mapping[str, Any], whole: bool = False) -> Found:
     if not isinstance(checkpoint, Mapping):
         raise _other("a mapping", checkpoint, None)
     taken, held = _held(checkpoint)
-    if whole or keras.recognises(key for key in held if isinstance(key, str)):
+    if whole or keras.recognizes(key for key in held if isinstance(key, str)):
         return Found({key: _tensor(key, value) for key, value in held.items()}, taken)
     prefix = _prefix(held)
     inside = {key: value for key, value in held.items() if isinstance(key, str) and key.startswith(prefix)}

@@ -72,7 +72,7 @@ def read(data: bytes) -> Any:
         The saved object, with stand-ins for settings.
 
     Raises:
-        ConversionError: If the file contains objects of other classes, or was not written by `torch.save`.
+        ConversionError: If the file contains anything but tensors and containers, or was not written by `torch.save`.
     """
     import torch
 

@@ -138,14 +138,14 @@ def find(place: str | Path, root: Path | None = None, layout: Layout | None = No
     """Finds the images and their classes.
 
     Args:
-        place: A folder with one subfolder per class; a folder with subfolders `train` and optionally `val` and `test`
-            that each have one subfolder per class; a tar file of either; a folder with one tar file per split; or a
-            dataset name that timm accepts, such as `torch/cifar10` or `hfds/owner/name`.
+        place: A folder with one subfolder per class, or with subfolders `train` and optionally `val` and `test`
+            that each have one subfolder per class. Also a tar file of either, a folder with one tar file per split, or
+            a dataset name that timm accepts, such as `torch/cifar10` or `hfds/owner/name`.
         root: Folder for timm datasets. Default: `datasets` in `MNV2ZOO_HOME`.
         layout: How images are laid out, if their folders are ambiguous.
 
     Returns:
-        The data. Images without a split are in `train`. Classes are those of `train`, in alphabetical order.
+        The data. Images without a split are in `train`. The classes come from `train`, in alphabetical order.
         The last note says in one line what was found and not used.
 
     Raises:
@@ -179,8 +179,8 @@ def _arrange(listing: Listing, place: str | Path, channels: int = 3) -> Data:
     notes = list(listing.notes)
     found = {split: own for split, own in listing.splits.items() if own}
     # If there are no training images, take the classes from the images to evaluate.
-    labelled = found["train"] if "train" in found else itertools.chain.from_iterable(found.values())
-    names = sorted({entry.label for entry in labelled})
+    labeled = found["train"] if "train" in found else itertools.chain.from_iterable(found.values())
+    names = sorted({entry.label for entry in labeled})
     empty = sorted(listing.classes.get("train", set()) - set(names))
     if "train" in found and empty:
         raise DataError(

@@ -44,7 +44,7 @@ SYSTEM = frozenset(
         "Thumbs.db", "ehthumbs.db", "desktop.ini", "Icon\r",
     )
 )  # fmt: skip
-# Files that mark a model folder, whose pictures are not training images: a run's files, or timm's.
+# Files that mark a model folder, whose images are not training images: a run's files, or timm's.
 MODEL_FILES = (("recipe.json", "split.json"), ("config.json", "model.safetensors"))
 MOST = 5  # maximum number of kinds on the line
 

@@ -97,7 +97,7 @@ def read(place: str | Path, layout: Layout = Layout()) -> Listing:
         layout: How images are laid out, if their folders are ambiguous.
 
     Returns:
-        What was found.
+        The images and notes that were found.
 
     Raises:
         DataError: If there are no images, or it is ambiguous which folders are splits.

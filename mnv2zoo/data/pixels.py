@@ -101,7 +101,7 @@ def open_image(
 ) -> tuple[Image.Image | Bands, tuple[str, ...]]:
     """Reads an image file for a model.
 
-    For models with 1 or 3 channels, images are read as in `open_rgb`. For other models, the channels are those of the
+    For models with 1 or 3 channels, images are read as in `open_rgb`. For other models, the channels come from the
     file: of an array from `numpy.save`, of an image such as RGBA, or of all pages of a TIFF. A TIFF needs
     `tifffile` if a page has several channels of 16 bits or more, or more channels than Pillow supports. Models with one
     channel also read arrays.
@@ -213,7 +213,7 @@ def header(source: str | Path | BytesIO) -> tuple[tuple[int, int], int]:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Converts an image opened with Pillow to upright 8-bit RGB.
 
-    The EXIF orientation is applied. Transparency becomes white, as on a web page. Of an animation, the first frame is
+    The EXIF orientation is applied. Transparency becomes white, as on a web page. The first frame of an animation is
     used. Integers of more than 8 bits are taken as 16 bits (white is 65535), and floats as values from 0 to 1. If an
     image has values outside that range, they are stretched so that the lowest is black and the highest is
     white.

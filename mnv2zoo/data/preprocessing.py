@@ -1,7 +1,7 @@
 """Preprocesses images for a model, exactly as timm does or faster.
 
 Both ways have the same three steps: `at_least` says how large an image must be decoded, `prepare` processes one image
-as far as possible, and `batch` turns several prepared images into the model's input.
+as far as possible, and `batch` turns several of its results into the model's input.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mnv2zoo.runtimes.runners import Array
 
 # A JPEG is decoded at least this many times larger than the target, so that the resizing filter determines the result.
-# For 3 or more, Pillow's documentation of `Image.resize` calls the result hard to tell from that of the whole photo.
+# From 3 on, the result can hardly be distinguished from that of the whole photo (documentation of `Image.resize`).
 REDUCING_GAP = 3
 FIELDS = ("input_size", "crop_pct", "interpolation", "mean", "std")
 MAX_CHANNELS = 8  # of images that are read from files

@@ -211,7 +211,7 @@ def _refuse_torn(data: Data, groups: Groups) -> None:
             )
 
 
-def _units(samples: Sequence[AnySample], groups: Groups, labelled: bool) -> list[_Unit]:
+def _units(samples: Sequence[AnySample], groups: Groups, labeled: bool) -> list[_Unit]:
     """Returns the images that stay together, in the order of their first image."""
     found: dict[str, _Unit] = {}  # by group and by the identifier that copies share
     for sample in samples:
@@ -224,7 +224,7 @@ def _units(samples: Sequence[AnySample], groups: Groups, labelled: bool) -> list
             unit.classes += other.classes
             found |= {key: unit for key, own in found.items() if own is other}
         unit.names.add(sample.name)
-        unit.classes.update(classes_of(sample.target) if labelled else ())
+        unit.classes.update(classes_of(sample.target) if labeled else ())
         found |= dict.fromkeys(keys, unit)
     return list({id(unit): unit for unit in found.values()}.values())
 

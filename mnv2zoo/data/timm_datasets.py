@@ -95,7 +95,7 @@ def _open(name: str, root: Path, spellings: Sequence[str], needed: bool) -> Any:
     for spelling in spellings:
         try:
             dataset: Any = create_dataset(name, root=str(root), split=spelling, download=True)
-        except Exception as error:  # from any of the libraries behind timm
+        except Exception as error:  # from any of the libraries that timm uses
             # A ValueError means an unknown split. No other error may hide a split.
             if isinstance(error, ValueError) and not (needed and spelling == spellings[-1]):
                 continue

@@ -107,7 +107,7 @@ class _Directory:
 
 @dataclass(frozen=True, slots=True)
 class TarFolder:
-    """A folder in a tar file. Its attributes are those of `Folder`."""
+    """A folder in a tar file. It has the attributes of `Folder`."""
 
     name: str
     path: Path

@@ -56,9 +56,9 @@ def prepare(
     """Finds or checks calibration images.
 
     Args:
-        calibration: Preprocessed images (n, C, H, W); an iterable of such batches, or of pairs of a batch and its
-            labels, such as a `DataLoader`; a `Dataset`; or a folder of images. Its subfolders are classes if all their
-            names are classes of the model.
+        calibration: Preprocessed images (n, C, H, W), or an iterable of such batches or of pairs of a batch and its
+            labels, such as a `DataLoader`. Also a `Dataset` or a folder of images. Its subfolders are classes if all
+            their names are classes of the model.
         model: The model, whose preprocessing is applied to the images in a folder.
         example: Preprocessed images (N, C, H, W).
         preprocessing: The preprocessing of a folder's images for a segmenter or detector. By default, a detector's own.

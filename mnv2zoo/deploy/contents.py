@@ -506,7 +506,7 @@ def _description(model: nn.Module) -> Description:
             expected="a zoo classifier or its name, a detector, or a segmenter with preprocessing",
             found=type(model).__name__,
             where="model",
-            fix="Pass a model of the zoo from timm.create_model, or preprocessing= for a segmenter.",
+            fix="Pass a zoo model from timm.create_model, or preprocessing= for a segmenter.",
         )
     name = f"{config.name}.{cfg['tag']}" if cfg.get("tag") else config.name
     return Description(name, config, dict(cfg))

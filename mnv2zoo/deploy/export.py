@@ -101,8 +101,8 @@ def export(
         The bundle.
 
     Raises:
-        DeployError: If the model cannot be exported; the format does not support the precision, opset or layout; the
-            folder is not empty or cannot be written; onnxruntime-web cannot be found or downloaded, or does not match
+        DeployError: If the model cannot be exported, the format does not support the precision, opset or layout, the
+            folder is not empty or cannot be written, onnxruntime-web cannot be found or downloaded, or does not match
             its hash; or the bundle's results differ from the model's.
         DataError: If the label names do not match the model or `labels.txt`, or a subfolder of `data` is not a class
             of the model.

@@ -58,7 +58,7 @@ class Attempt:
 class Optimized:
     """A model on an engine: a function from images (N, C, H, W) to the model's outputs.
 
-    N can be any number; C, H and W are those of the example. Objects can be pickled, copied and used in forked
+    N can be any number; C, H and W must match the example. Objects can be pickled, copied and used in forked
     processes. Each process starts its own engine on the first call. It does not compile or export the model again,
     except for `inductor`.
 
@@ -252,14 +252,14 @@ def optimize(
             On a GPU, `torch` and `inductor` replay CUDA graphs if PyTorch supports them. `inductor` then times several
             kernels per layer (`max_autotune`), which takes minutes, and computes in batches of the example's size.
             `onnxruntime` needs `onnxruntime-gpu`, and `openvino` an Intel GPU. Both are untested on GPUs.
-        precision: `fp32`; `fp16`, on a GPU; `bf16`, on CPUs and GPUs with hardware support; or `int8`, quantized with
+        precision: `fp32`, `fp16` (on a GPU), `bf16` (on CPUs and GPUs with hardware support), or `int8`, quantized with
             NNCF, for `onnxruntime` on the CPU and `openvino` on the CPU and Intel GPUs. On NVIDIA GPUs, `fp32` follows
             PyTorch's settings, which are not changed. By default convolutions use TF32
             (`torch.backends.cudnn.allow_tf32`) and matrix multiplications do not
             (`torch.set_float32_matmul_precision`). `inductor` computes 1x1 convolutions as matrix multiplications.
         calibration: For `int8`, a few hundred representative images: preprocessed (n, C, H, W), as a tensor or numpy
-            array; an iterable of such batches, or of pairs of a batch and its labels, such as a `DataLoader`, of which
-            the first 300 images are used; a `Dataset`; or a folder. With labels, or with one folder per class, the
+            array, a `Dataset`, or a folder. Also an iterable of batches, or of pairs of a batch and its labels, such as
+            a `DataLoader`. The first 300 images of an iterable are used. With labels, or with one folder per class, the
             accuracy is measured too.
         threads: Number of threads on the CPU. By default, PyTorch's number of threads.
         cache: A folder for compiled `onnxruntime` and `openvino` models. An entry is used only for the same weights,

@@ -22,21 +22,21 @@ PARQUET_ROWS = 10_000  # that are in memory at once, and in a row group
 
 
 class Journal:
-    """The rows of a run, in a database beside the file that they will be.
+    """The rows of a run, in a database next to the output file.
 
-    A row that was added is there when the process is killed; the next run finds it and goes on. `finish` writes
-    the file, as its ending says: `.csv`, `.parquet`, `.coco.json` for a detector, or else JSON lines. The database is
-    `.<file name>.partial` and goes away with it.
+    Added rows survive if the process is killed, and the next run resumes after them. `finish` writes the
+    file in the format of its suffix: `.csv`, `.parquet`, `.coco.json` for a detector, or else JSON lines. The database,
+    `.<file name>.partial`, is removed then.
 
     Attributes:
-        done: Rows that an earlier run has left.
+        done: The number of rows from an earlier run.
     """
 
     def __init__(self, output: Path) -> None:
         """Opens it.
 
         Args:
-            output: The file. What it held before stays until the rows are complete.
+            output: The file. An older file is replaced when the rows are complete.
 
         Raises:
             OSError: If the file could not be written there.
@@ -103,7 +103,7 @@ class Journal:
                     expected=", ".join(f"{name} {str(earlier.get(name))[:80]}" for name in differing),
                     found=", ".join(f"{name} {str(settings.get(name))[:80]}" for name in differing),
                     where=self.path,
-                    fix="Go on with its settings, or delete that file to begin anew.",
+                    fix="Use the same settings to resume, or delete this file to start again.",
                 )
             self._database.execute("BEGIN")
             self._database.execute("DELETE FROM settings")

@@ -32,7 +32,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("Ray is not installed", found=error, fix=f"Run: {install_command('ray')}") from error
 
-# Reading and writing are light; with this share of a core they fit in beside a worker a core.
+# Reading and writing are light; with this share of a core they fit alongside one worker per core.
 LIGHT = 0.1
 
 
@@ -66,7 +66,7 @@ def predict(
         TaskError: If the task cannot be found, or does not name its columns.
         ImageReadError: If there are no images.
         OutputError: If the folder holds something.
-        ray.exceptions.RayError: If a worker fails. One that dies is started anew, and its batches are repeated.
+        ray.exceptions.RayError: If a worker fails. A worker that dies is restarted, and its batches are repeated.
     """
     _check(settings)
     remote = "://" in output
@@ -142,7 +142,7 @@ def classify(
 
     Returns:
         A row for each image: `image`, `model`, `predictions` as in `mnv2zoo.predict`, and `error`, which is
-        null or tells why it cannot be read.
+        null or says why it cannot be read.
     """
     return sources.map_batches(
         Worker,

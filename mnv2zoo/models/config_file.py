@@ -1,4 +1,4 @@
-"""Reads and writes `config.json` files of timm and transformers, with bounds on every value.
+"""Reads and writes `config.json` files as timm and transformers do, with bounds on every value.
 
 `portable` rewrites the content so that other libraries can open the folder. `read` checks it and returns the same
 model under this package's names.

@@ -521,7 +521,7 @@ def _conv(in_channels: int, out_channels: int, kernel_size: int, padding: str = 
 class MobileNetV2Features(nn.Module):
     """Returns a model's feature maps as a list: timm's `features_only=True`.
 
-    Parameter names are those of the full model. Layers after the deepest map are removed.
+    Parameters keep their names in the full model. Layers after the deepest map are removed.
 
     Args:
         model: The model. Its modules are shared, not copied.

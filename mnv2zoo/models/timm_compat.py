@@ -1,4 +1,4 @@
-"""All private names of timm and PyTorch that this package uses.
+"""All private names in timm and PyTorch that this package uses.
 
 If a timm version lacks a function or has changed its arguments, importing the package raises an error here. Private
 names of the Hub client are in `weights/hub_private`, which works without PyTorch.
@@ -66,7 +66,7 @@ def redirect(name: str, when: Callable[[Any], bool], build: Callable[..., Any]) 
 
 
 def inductor_settings(**settings: Any) -> Any:
-    """Creates a context with other settings for Inductor, the compiler behind `torch.compile`.
+    """Creates a context with other settings for Inductor, the compiler of `torch.compile`.
 
     Args:
         **settings: Names and values of `torch._inductor.config`.

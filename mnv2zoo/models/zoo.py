@@ -21,7 +21,7 @@ class ModelInfo:
         name: The name that you asked for.
         architecture: Its architecture.
         params: Learned parameters, for the number of classes below.
-        macs: Multiply-adds of convolution and linear layers for one image of `input_size`.
+        macs: MACs of convolution and linear layers for one image of `input_size`.
         input_size: Channels, height and width. Those of the weights, if there are any.
         num_classes: Number of classes. That of the weights, if there are any.
         feature_channels: Channels of the maps of `features_only=True`, from fine to coarse.

@@ -1,1 +1,1 @@
-"""What runs a network without PyTorch and timm."""
+"""Runtimes, which run a model without PyTorch and timm."""

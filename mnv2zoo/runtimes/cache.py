@@ -39,8 +39,8 @@ MOST_BYTES = 2**30  # of the entries in the package's own folder; a network of w
 class Cache:
     """A folder of entries.
 
-    The hash in an entry reveals damage, truncation and mix-ups. It does not reveal malice, because whoever can write
-    the entry can write the hash too. So a folder that other users may write is refused, and such a file is not used.
+    The hash in an entry reveals damage, truncation and mix-ups. It does not reveal malice, because an attacker who can
+    write the entry can write the hash too. So a folder or a file that other users may write is not used.
 
     Attributes:
         folder: The folder; None to cache nothing.
@@ -94,7 +94,7 @@ class Cache:
         except _UnusableError as error:
             if not self.optional:
                 raise error.reason from error.__cause__
-            if not isinstance(error.__cause__, OSError):  # a folder that cannot be written is no news at each start
+            if not isinstance(error.__cause__, OSError):  # a read-only folder needs no warning
                 warnings.warn(f"engines are not cached: {one_line(error.reason)}", stacklevel=2)
             return made[0] if made else make_and_use()[1]
 

@@ -157,7 +157,7 @@ def onnxruntime(parts: Parts, shape: Sequence[int], precision: str, threads: int
     def run(images: Array) -> list[Array]:
         if len(images) < threads:
             return session(threads).run(None, {INPUT: images})
-        # A core an image is faster than all cores at each.
+        # One core per image is faster than all cores on each.
         rows = [{INPUT: images[place : place + 1]} for place in range(len(images))]
         with ThreadPoolExecutor(threads) as pool:
             found = pool.map(functools.partial(session(1).run, None), rows)
@@ -171,7 +171,7 @@ def _onnxruntime_on_gpu(runtime: Any, parts: Parts, number: int) -> Runner:
     options.log_severity_level = 3
     providers = [(CUDA_PROVIDER, {"device_id": number}), "CPUExecutionProvider"]
     session = runtime.InferenceSession(parts["model"], options, providers=providers)
-    if session.get_providers()[0] != CUDA_PROVIDER:  # it goes on with the CPU, where CUDA's libraries are missing
+    if session.get_providers()[0] != CUDA_PROVIDER:  # it falls back to the CPU if CUDA's libraries are missing
         raise DeployError(
             "ONNX Runtime cannot use the GPU",
             expected=CUDA_PROVIDER,
@@ -195,7 +195,7 @@ def openvino_compiler(
         place: The device.
 
     Returns:
-        A function from further settings of OpenVINO's, by name, to the network compiled for one image at a time.
+        A function from further OpenVINO settings, by name, to the model compiled for one image at a time.
     """
     import openvino
 
@@ -247,8 +247,8 @@ def openvino(parts: Parts, shape: Sequence[int], precision: str, threads: int, p
         with one_caller:
             if len(images) == 1:
                 return [output.copy() for output in single()(images).values()]
-            # A core an image is faster than all cores at each. Requests take turns: in an AsyncInferQueue, OpenVINO's
-            # threads call Python back, and can wait for its lock while who holds it waits for them to end.
+            # One core per image is faster than all cores on each. Requests take turns, because in an AsyncInferQueue,
+            # OpenVINO's threads call Python and can deadlock: they wait for its lock, whose holder waits for them.
             requests, found = several(), []
             # An image goes to the request that had the one a round before it, whose answer is taken first.
             for place in range(len(images) + len(requests)):

@@ -17,7 +17,7 @@ def may_be_here() -> bool:
     """Whether PyTorch may find an accelerator.
 
     Returns:
-        False only where there certainly is none: PyTorch was built for the CPU alone, or no driver is there.
+        False only if there certainly is no accelerator: PyTorch was built for the CPU only, or a driver is missing.
     """
     if sys.platform == "darwin":
         return platform.machine() == "arm64"  # mps

@@ -174,7 +174,7 @@ def cpu_info(field: str) -> str:
         field: A field of `/proc/cpuinfo`, such as `model name`.
 
     Returns:
-        Its value. Empty if there is no such field, and on other systems.
+        Its value. Empty if the field is missing, and on other systems.
     """
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []

@@ -56,7 +56,7 @@ def preload(modules: Sequence[str]) -> None:
 def _chosen() -> str | None:
     """Returns the start method that the program chose, if it is not Python's default.
 
-    Creating a lock or a queue fixes the default method, so the default does not tell what the program chose.
+    Creating a lock or a queue fixes the default method, so the default says nothing about the choice of the program.
     """
     method = multiprocessing.get_start_method(allow_none=True)
     return None if method == multiprocessing.get_all_start_methods()[0] else method

@@ -197,7 +197,7 @@ class Task(ABC):
     """A task: its data, targets, model, head, loss, metrics, report and predictions.
 
     To create your own task, derive a class, implement the abstract methods, and override others as needed. By default,
-    a task trains a model of the zoo with `num_outputs` outputs on images in class folders.
+    a task trains a zoo model with `num_outputs` outputs on images in class folders.
 
     Train it with `finetune(..., task=MyTask())` or `--task module:MyTask`. The trainer handles devices, processes,
     epochs, steps, the optimizer, checkpoints and the run folder. It calls the methods in the order in which they are
@@ -236,7 +236,7 @@ class Task(ABC):
 
     @property
     def loads_from_zoo(self) -> bool:
-        """Whether trained models load like models of the zoo, whose preprocessing does not need PyTorch."""
+        """Whether trained models load like zoo models, whose preprocessing does not need PyTorch."""
         return type(self).load_model is Task.load_model
 
     @property

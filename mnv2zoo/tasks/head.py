@@ -1,4 +1,4 @@
-"""Splits a model of the zoo into a frozen part, which computes features, and the head to train on them."""
+"""Splits a zoo model into a frozen part, which computes features, and the head to train on them."""
 
 from __future__ import annotations
 

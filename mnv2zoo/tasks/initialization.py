@@ -73,7 +73,7 @@ def find(name: str, recipe: Recipe, rgb_only: bool = False) -> tuple[Description
             expected="a model with 3 input channels",
             found=f"{channels} input channels in {name}",
             where="model",
-            fix="Start from a model of the zoo, such as mnv2zoo_100.",
+            fix="Start from a zoo model, such as mnv2zoo_100.",
         )
     _check_channels(channels, recipe)
     if recipe.teacher is not None and (found := names.describe(recipe.teacher).in_chans) != channels:
@@ -311,7 +311,7 @@ def _source(init: str, target: Description) -> Description | Path | None:
             f"unknown initial weights {init!r}",
             expected="pretrained, random, a model name from the zoo, a run folder or a checkpoint file",
             found=repr(init),
-            fix="Check the path, or list the models of the zoo with `mnv2zoo list`.",
+            fix="Check the path, or list the zoo models with `mnv2zoo list`.",
         ) from error
 
 

@@ -261,7 +261,7 @@ class Recipe:
     # Data and splits.
     layout: Literal["classes", "splits"] | None = _choice(
         None,
-        "What the subfolders of the data are: `classes`, or `splits` such as train and val. By default, detected",
+        "The meaning of the subfolders of the data: `classes`, or `splits` such as train and val. By default, detected",
     )
     train_dir: str | None = _choice(None, "Folder of training images, absolute or inside the data")
     val_dir: str | None = _choice(None, "Folder of validation images, absolute or inside the data")

@@ -140,7 +140,7 @@ def learning_rate(recipe: Recipe) -> float:
 def side_of_epoch(recipe: Recipe, epoch: int, full: int) -> int:
     """Side of the training images in an epoch, in pixels, for progressive resizing.
 
-    The four stages are those of EfficientNetV2's progressive learning (Tan and Le 2021,
+    The four stages follow EfficientNetV2's progressive learning (Tan and Le 2021,
     https://arxiv.org/abs/2104.00298, section 4.2).
 
     Args:

@@ -185,7 +185,7 @@ def _folder(out: Path, fold: int) -> Path:
 
 
 def _shared(begun: Mapping[str, Any], given: Mapping[str, Any], model_name: str | None) -> tuple[dict[str, Any], str]:
-    """The recipe and the model of the remaining folds, which are those of the first fold."""
+    """The recipe and the model of the first fold, which the remaining folds use too."""
     recipe, model = resume.resumed(dict(begun), given, model_name)
     return recipe.to_json(), model
 

@@ -95,7 +95,7 @@ class HubFile:
 
     @property
     def pin(self) -> Record | None:
-        """What the content must match according to an index, or None if no index lists the file."""
+        """The record in an index that the content must match, or None if no index lists the file."""
         return None if self.sha256 is None else Record(self.revision, self.sha256, self.size or 0)
 
 

@@ -230,7 +230,7 @@ def fields_are_known(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:
         needed = [f for f in needed if f not in LOCATION_FIELDS]
     for field in needed:
         if field not in raw:
-            yield field, "the field, null if its value is unknown", "no such field"
+            yield field, "the field, null if its value is unknown", "a missing field"
 
 
 def key_names_an_architecture(key: str, raw: Mapping[str, Any]) -> Iterator[Breach]:

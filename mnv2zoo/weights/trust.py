@@ -22,7 +22,7 @@ LOCK_SECONDS = 10  # the record is locked for milliseconds at a time
 
 @dataclass(frozen=True)
 class Record:
-    """What was found on the first use of a location.
+    """The record of the first use of a location.
 
     Attributes:
         commit: Commit of the repository. None if the file came from a mirror and the Hub could not be reached.

@@ -73,7 +73,7 @@ def test_weights_are_identified():
 
 @needs_google
 @needs_samples
-def test_real_weights_need_their_padding_and_normalisation(tmp_path):
+def test_real_weights_need_their_padding_and_normalization(tmp_path):
     photos = sorted(SAMPLES.glob("*.jpg"))[:20]
     right = {}
     half = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}

@@ -67,7 +67,7 @@ def test_features_only_is_timms(paper, settings, images):
 
 
 @pytest.mark.parametrize("paper", PAPER)
-def test_initialisation_is_timms(paper):
+def test_initialization_is_timms(paper):
     theirs, ours = timm.create_model(paper.replace("mnv2zoo", "mobilenetv2")), timm.create_model(paper)
     torch.manual_seed(0)
     efficientnet_init_weights(theirs)
@@ -88,7 +88,7 @@ def test_tutorial_networks_compute_what_the_tutorial_computes(width, images):
     assert_close(ours.train()(images), theirs.train()(images).flatten(1))
 
 
-def test_the_tutorial_network_has_the_tutorials_initialisation():
+def test_the_tutorial_network_has_the_tutorials_initialization():
     # PyTorch's own: uniform within 1 / sqrt(fan-in), where the paper's has variance 2 / fan-out.
     weight = timm.create_model("mnv2zoo_100_c20").conv_head.weight
     assert weight.abs().max() <= 320**-0.5

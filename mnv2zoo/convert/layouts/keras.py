@@ -34,7 +34,7 @@ RANDOM_STATE = "seed_generator_state"  # of dropout and augmentation, which only
 
 
 def modules(config: Config) -> Iterator[str]:
-    """Yields the names of Keras layers with weights in execution order.
+    """Yields the Keras layer names of layers with weights in execution order.
 
     Args:
         config: The architecture.
@@ -73,7 +73,7 @@ def names(config: Config) -> dict[str, str]:
 LAYERS = tuple(modules(Config("any width", PAPER_STAGES)))
 
 
-def recognises(keys: Iterable[str]) -> bool:
+def recognizes(keys: Iterable[str]) -> bool:
     """Checks whether keys are Keras' keys, which contain slashes where others have dots."""
     return any("/" in key for key in keys)
 

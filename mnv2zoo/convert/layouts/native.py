@@ -1,6 +1,6 @@
 """The native layout: the name and shape of every tensor of a model.
 
-The names are those of timm's MobileNetV2. The 20-class models use the same names where they have the same layers,
+timm's MobileNetV2 has the same names. The 20-class models use the same names where they have the same layers,
 and `classifier_bn` for the batch norm after the classifier.
 """
 

@@ -1,4 +1,4 @@
-"""What the layouts of models from TensorFlow have in common.
+"""The common part of the layouts of TensorFlow models.
 
 Three properties of these models are not in their state dicts:
 

@@ -272,14 +272,14 @@ def score(logits: Tensor, targets: Tensor, label_names: Sequence[str], temperatu
 
 
 class _Outcome(NamedTuple):
-    """What is known of each of N images, without the scores of all classes: vectors (N,).
+    """Facts about each of N images, without the scores of all classes: vectors (N,).
 
     Attributes:
         predicted: The class of the highest logit.
         confidences: Its probability.
-        ranks: The number of classes before the true one.
+        ranks: The number of classes with a higher logit than the true one.
         losses: Cross-entropy.
-        log_norms: The logarithm of what the exponentials of the logits are divided by.
+        log_norms: The logarithm of the softmax denominator.
     """
 
     predicted: Tensor

@@ -131,7 +131,7 @@ def align(samples: Sequence[AnySample], class_names: Sequence[str], label_names:
         DataError: If a mask shows a class that the model lacks.
     """
     shown = sorted({number for sample in samples for number in sample.target.classes})
-    # Without a classes.txt, the class names are numbers, which are those of the model.
+    # Without a classes.txt, the class names are numbers, as in the model.
     plain = list(class_names) == [*map(str, range(len(class_names)))]
     names = list(label_names)
     numbers = {

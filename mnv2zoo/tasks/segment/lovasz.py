@@ -9,7 +9,7 @@ from torch import Tensor
 def lovasz_softmax(logits: Tensor, masks: Tensor, ignore_index: int) -> Tensor:
     """Computes the Lovász extension of 1 - IoU, averaged over the classes that the masks show.
 
-    The value and its gradient are those of segmentation_models_pytorch's `LovaszLoss("multiclass")`.
+    The value and its gradient equal `LovaszLoss("multiclass")` in segmentation_models_pytorch.
 
     Args:
         logits: Float tensor (N, C, H, W).

@@ -40,7 +40,7 @@ def normalized(photos, mean, std):
 
 
 @pytest.mark.parametrize("side", [64, 128, 32])
-def test_it_sees_images_of_its_size_in_its_normalisation(run, side):
+def test_it_sees_images_of_its_size_in_its_normalization(run, side):
     folder, model = run(side=64)
     # Of one color each, so that there is one way to resize them.
     colors, outputs = torch.rand(4, 3, 1, 1), torch.randn(4, 3)
