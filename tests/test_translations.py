@@ -1,10 +1,10 @@
 """The Chinese pages keep step with the English ones: the same pages, headings, code, generated parts and figures."""
 
+import importlib
 import io
 import itertools
 import os
 import re
-import sys
 import tokenize
 from pathlib import Path
 from typing import Any
@@ -149,15 +149,30 @@ def test_comments_in_code_are_chinese(page: Path) -> None:
     ] == []
 
 
-@parametrize(ALL)
-def test_generated_tables_are_chinese(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def chinese(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module that translates generated parts."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    sys.modules.pop("chinese", None)
-    import chinese
+    return importlib.import_module("chinese")
 
+
+@parametrize(ALL)
+def test_generated_tables_are_chinese(page: Path, chinese: Any) -> None:
     parts = re.findall(r"<!-- generated: \S+ -->\n(.*?)<!-- end: ", read(page), re.S)
     # Add what is found here to scripts/chinese.toml.
     assert [cell for part in parts for cell in chinese.untranslated(part)] == []
+
+
+def test_figures_and_names_are_put_into_the_translation(chinese: Any) -> None:
+    part = "| family { data-filter=choice } | batch 32 |\n| [a](models/a.md) | new words |\n"
+    part += "\n2 threads.\n"
+    assert chinese.page(part).splitlines() == [
+        "| 系列 { data-filter=choice } | 批次大小 32 |",
+        "| [a](../models/a.md) | new words |",
+        "",
+        "2 个线程。",
+    ]
+    assert chinese.untranslated(chinese.page(part)) == ["new words"]
 
 
 @parametrize(ALL)
