@@ -112,8 +112,8 @@ def _cached() -> Iterator[Cached]:
 
     for entry in Cache.at_home().entries():
         kind = "choice" if entry.about.get("kept") == "choice" else "engine"
-        named = [entry.about.get(name, "?") for name in ("model", "engine", "precision")]
-        yield Cached(kind, *named, entry.size, _time(entry.used), os.fspath(entry.file))
+        model, engine, precision = (entry.about.get(name, "?") for name in ("model", "engine", "precision"))
+        yield Cached(kind, model, engine, precision, entry.size, _time(entry.used), os.fspath(entry.file))
     status = []
     for file in _copies():
         with contextlib.suppress(FileNotFoundError):

@@ -94,7 +94,7 @@ def test_transformers_opens_a_package_from_the_hub(folders, hub, images, plain_p
     assert labels == LABELS
 
 
-@pytest.mark.ecosystem("transformers", "`pipeline` classifies with the 20-class network, after `import mnv2zoo`")
+@pytest.mark.ecosystem("transformers", "`pipeline` classifies with the 20-class model, after `import mnv2zoo`")
 def test_transformers_opens_a_network_that_timm_does_not_have(tmp_path):
     from transformers import pipeline
 

@@ -50,7 +50,7 @@ def test_patchcore_scores_an_odd_image_highest():
     assert scores[2] > 2 * max(scores[:2])
 
 
-@pytest.mark.ecosystem("segmentation-models-pytorch", "`Unet` trains with networks as encoders, `tu-mnv2zoo_...`")
+@pytest.mark.ecosystem("segmentation-models-pytorch", "`Unet` trains with models as encoders, `tu-mnv2zoo_...`")
 @pytest.mark.parametrize("name", [NAME, "mnv2zoo_050_c20"])
 def test_unet_encodes_with_our_feature_maps(name):
     torch.manual_seed(0)
