@@ -1,7 +1,7 @@
-"""Prediction for any number of images, which are found, read, run through the network and recorded at the same time.
+"""Prediction for any number of images. Images are found, read, predicted and recorded at the same time.
 
-Threads read images some hundreds ahead of the network, and begin before PyTorch and timm are imported, which takes
-seconds where they are needed; nothing else piles up.
+Threads read a few hundred images ahead of the model. They start before PyTorch and timm are imported, which takes
+seconds if they are needed. Nothing else accumulates.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Settings:
         task: The task, as for `predict`.
         files: Folder for files alongside the rows, as for `predict`.
         threshold: Lowest score that a row reports; None for the task's own.
-        save_images: Folder for pictures with the predictions drawn in, as for `predict`.
+        save_images: Folder for copies of the images with the predictions drawn in, as for `predict`.
         explain: Folder for heat maps, as for `predict`.
         reject_below: Top score under which a row is rejected, as for `predict`.
         root: The folder that holds all images; files alongside the rows lie as their images do in it.
@@ -73,9 +73,9 @@ class Settings:
         """Finds the task.
 
         Raises:
-            TaskError: If there is none, a folder is given for files or pictures that it does not write, or rows are to
-                be rejected that have no top score.
-            ArgumentError: If `reject_below` is no number from 0 to 1.
+            TaskError: If the task does not exist, does not write the requested files or images, or its rows have no top
+                score to reject them by.
+            ArgumentError: If `reject_below` is not a number from 0 to 1.
         """
         task = find_task(self.task, records.task_name(self.model), self.model)
         rejects = "a classifier. Detectors leave out boxes under --threshold"
@@ -182,7 +182,7 @@ class Predictor:
         return [{key: value for key, value in row.items() if not key.startswith("_")} for row in whole]
 
     def _rejected(self, row: Row) -> Row:
-        """What a row has besides if its top score is too low."""
+        """The extra field of a row whose top score is too low."""
         lowest = self.settings.reject_below
         return {"rejected": True} if lowest is not None and self.task.top_score(row) < lowest else {}
 
@@ -224,7 +224,7 @@ _LATER = ("task", "files", "threshold", "save_images", "explain", "reject_below"
 
 def predict(
     paths: str | Path | Iterable[str | Path],
-    model: str = "mnv2zoo_100",
+    model: str | Path = "mnv2zoo_100",
     *,
     topk: int = 5,
     engine: EngineName | None = None,
@@ -242,63 +242,64 @@ def predict(
     explain: str | Path | None = None,
     reject_below: float | None = None,
 ) -> Generator[Row | ImageReadError, None, None]:
-    """Predicts the classes of images, or whatever else the network was trained for.
+    """Predicts the classes of images, or the outputs of the model's task.
 
-    Images are found and read while others go through the network, so there may be any number of them.
+    Images are found and read while others are predicted, so memory does not grow with their number.
 
     Args:
-        paths: Files, folders with all below them, and globs.
+        paths: Files, folders (searched recursively) and globs.
         model: An architecture, `architecture.tag`, a folder with `config.json` and `model.safetensors`, or
             an `hf-hub:` name.
-        topk: Classes to tell for each image; all if there are fewer. A model for several labels per image gives every
-            label over its own threshold.
-        engine: As for `deploy.optimize`. By default classifiers run in fp32 on an installed runtime on the CPU: for 10
-            images or fewer on the one that starts first, and for more on the one that is the fastest on this machine,
-            which is measured once for jobs of 256 images or more. Everything else runs on `torch` on the CPU. On a GPU
-            it is plain PyTorch, or `torch` if the precision is not `fp32`. `auto` measures for any number of images.
+        topk: Number of classes per image. A model for several labels per image returns every label over its own
+            threshold.
+        engine: As for `deploy.optimize`. By default, classifiers run in fp32 on an installed runtime on the CPU. Up to
+            10 images run on the runtime that starts fastest. More images run on the fastest one on this machine, which
+            is measured once, in the first job with at least 256 images. Other models run on `torch` on the CPU. On a
+            GPU, the default is plain PyTorch, or `torch` if the precision is not `fp32`. `auto` measures for any number
+            of images.
         precision: As for `deploy.optimize`.
         calibration: Folder of images, for `int8`.
-        exact: Preprocess images as timm does, bit for bit. By default that holds for 10 images or fewer. For more,
-            large JPEGs are decoded at a fraction of their size, among other savings.
-        batch_size: Images that go through the network at once.
-        device: Where to compute, such as `cuda:1`; by default the CPU if an engine or a precision is given, and
-            otherwise the accelerator if there is one.
-        output: File to keep the rows in too: CSV or Parquet if it ends in `.csv` or `.parquet`, COCO results of a
-            detector if it ends in `.coco.json` (`image_id` is the number of the image's row, from 1), or else JSON
-            lines. It appears when all rows are there. Until then they are beside it, and where the process was
-            killed, the same call goes on from there and yields what was missing.
-        cache: A folder for what `onnxruntime` and `openvino` start from, as for `deploy.optimize`. By default it is
-            `engines` under `MNV2ZOO_HOME`, which takes 1 GiB at most and which `mnv2zoo cache` lists and clears. A
-            default folder that cannot be written is done without.
-        task: The task, as for `finetune`; by default that of the run. A run for a task of your own needs it: code is
-            never imported because a run folder names it.
-        files: Folder for files alongside the rows, for tasks that write some, such as masks.
-        threshold: Lowest score of the boxes in a row, from 0 to 1; by default 0.5. For several labels per image, the
-            lowest score of every label; by default the thresholds of the model. Other tasks ignore it.
-        save_images: Folder for a picture of each image with its boxes or mask drawn in.
-        explain: Folder for a heat map of each image, which shows what a classifier's first class rests on (Grad-CAM).
-        reject_below: Add `"rejected": True` to the row of each image whose top score, from 0 to 1, is under this one.
+        exact: Preprocess images as timm does, bit for bit. Always on for up to 10 images. Otherwise, large JPEGs are
+            decoded at a fraction of their size, among other savings.
+        batch_size: Images per batch.
+        device: The device, such as `cuda:1`. By default the CPU if an engine or a precision is given, and otherwise the
+            accelerator if there is one.
+        output: File to write the rows to as well: CSV or Parquet for `.csv` or `.parquet`, COCO results of a detector
+            for `.coco.json` (`image_id` is the number of the image's row, from 1), or else JSON Lines. The file
+            appears
+            when all rows are complete. If the process is killed, the same call resumes and yields the missing rows.
+        cache: Folder for compiled `onnxruntime` and `openvino` models, as for `deploy.optimize`. Default: `engines` in
+            `MNV2ZOO_HOME`, which takes at most 1 GiB. `mnv2zoo cache` lists and clears it. If the default folder is not
+            writable, nothing is cached.
+        task: The task, as for `finetune`. Default: the task of the run. A run for your own task needs it, because code
+            is never imported just because a run folder names it.
+        files: Folder for files such as masks, for tasks that write some.
+        threshold: Minimum score of boxes, from 0 to 1 (default: 0.5). For several labels per image, the minimum score
+            of every label (default: the thresholds of the model). Other tasks ignore it.
+        save_images: Folder for copies of the images with boxes or masks drawn in.
+        explain: Folder for a heat map of each image (Grad-CAM of a classifier's top class).
+        reject_below: Add `"rejected": True` to the row of each image whose top score is below this number (0 to 1).
             CSV and Parquet files then have a column `rejected`. For classifiers.
 
     Yields:
-        For each image its row, or the reason why it cannot be read. A classifier's row is `{"image": ..., "model": ...,
+        A row per image, or the reason why the image cannot be read. A classifier's row is `{"image": ..., "model": ...,
         "predictions": [{"class": int, "label": str, "score": float}, ...]}`.
 
     Raises:
-        TaskError: If there is no such task, the run's task is not built in and none is given, or an argument does not
-            suit it.
-        ArgumentError: If `reject_below` is no number from 0 to 1.
-        UnknownModelError: If there is no network of that name.
-        WeightsError: If its weights cannot be found, fetched or verified.
+        TaskError: If the task does not exist, a run has its own task and none is given, or an argument does not apply
+            to the task.
+        ArgumentError: If `reject_below` is not a number from 0 to 1.
+        UnknownModelError: If the model does not exist.
+        WeightsError: If its weights cannot be found, downloaded or verified.
         DeviceError: If the device cannot be used.
-        DeployError: If the engine cannot run the network, or the cache cannot be used.
-        MissingExtraError: If what the engine or the output needs is not installed.
+        DeployError: If the engine cannot run the model, or the cache cannot be used.
+        MissingExtraError: If a package that the engine or the output needs is not installed.
         OSError: If the output cannot be written.
-        OutputError: If the output cannot be gone on with: another process is at work on it, or an unfinished
-            run was made with other arguments.
+        OutputError: If the output cannot be resumed, because another process writes to it, or an unfinished run has
+            other arguments.
     """
     settings = Settings(
-        model,
+        str(model),
         topk,
         engine,
         precision,
@@ -334,13 +335,13 @@ def run(
         cache: As for `predict`.
 
     Yields:
-        For each image its row, or the reason why it cannot be read.
+        A row per image, or the reason why the image cannot be read.
     """
     task = settings.find_task()
     places = [os.fspath(paths)] if isinstance(paths, str | Path) else [os.fspath(path) for path in paths]
     settings = replace(settings, task=task, root=discover.common_root(places))
     sources = discover.walk(places, task.in_chans(settings.model))
-    for source in sources:  # without any image, no network is loaded
+    for source in sources:  # without images, no model is loaded
         if isinstance(source, Path):
             break
         yield source
@@ -385,7 +386,7 @@ def _predicted(
         how, ahead = predictor.session.preprocessing, 2 * batch_size
     read_one = partial(_open, at_least=how.at_least, channels=how.channels)
     with contextlib.closing(decode.read_all(sources, how.prepare, ahead, read_one)) as all:
-        # Asked for the first, threads begin to read, and go on while the network is being loaded.
+        # The request for the first image starts the reading threads, which continue while the model is loaded.
         read = itertools.chain(list(itertools.islice(all, 1)), all)
         predictor = predictor or load()
         if journal:

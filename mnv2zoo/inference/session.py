@@ -111,11 +111,11 @@ def start(
     cache: Path | None = None,
     images: int | None = None,
 ) -> Session:
-    """Loads a network.
+    """Loads a model.
 
     Args:
-        task: The task, which loads networks of its own.
-        model: Name of the network, as for `predict`.
+        task: The task, which loads its own models.
+        model: Name of the model, as for `predict`.
         engine: As for `deploy.optimize`, and None as for `predict`.
         precision: As for `deploy.optimize`.
         calibration: Folder of images for `int8`.
@@ -428,13 +428,13 @@ def load(
 
 
 def _facts(model: str, weights: str, engines: Sequence[str]) -> dict[str, str]:
-    """What cache entries of a model depend on."""
+    """The facts that the cache entries of a model depend on."""
     packages = ("timm", "torch", "onnx", "onnxscript", *engines)
     return {"model": model, "weights": weights, "mnv2zoo": __version__, **versions(packages)}
 
 
 def _weights(source: Path | WeightsEntry | None) -> str | None:
-    """What tells weights, and all that the index or a folder says of them, from others."""
+    """An identifier of weights and of everything that the index or a folder says about them."""
     if isinstance(source, Path):
         files = [source / name for name in ("config.json", "model.safetensors")]
         return discover.fingerprint(source, files) if all(file.is_file() for file in files) else None

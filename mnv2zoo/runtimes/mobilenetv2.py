@@ -1,7 +1,7 @@
 """MobileNetV2 without PyTorch: as an ONNX document written from its config and tensors, and in NumPy to check that.
 
-An export from PyTorch takes seconds, because PyTorch, timm and the exporter are imported and the network is traced.
-The networks of this family are a chain of convolutions, so their graph can be written down from the config table.
+An export from PyTorch takes seconds, because PyTorch, timm and the exporter are imported and the model is traced.
+MobileNetV2 is a chain of convolutions, so its graph can be written directly from the config table.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Classifier:
         return shapes
 
     def is_complete(self) -> bool:
-        """Whether the tensors are those of the network: all of them, no others, and in single precision."""
+        """Whether the tensors match the model: all of them, no others, and in single precision."""
         if "classifier.bias" not in self.tensors:
             return False
         wanted = self.shapes()
@@ -123,7 +123,7 @@ class Classifier:
         return weight.astype(np.float32), bias.astype(np.float32)
 
     def padding(self, conv: Conv, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-        """What is added before and after a map of that height and width, for each of the two."""
+        """The padding before and after a map of that height and width, per dimension."""
         wide = (conv.kernel - 1) * conv.dilation
         if not self.same_padding:
             each = (conv.stride - 1 + wide) // 2
