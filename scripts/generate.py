@@ -593,8 +593,8 @@ def files() -> Iterator[tuple[Path, str]]:
     models = {ROOT / f"docs/models/{name}.md": name for name in architecture.CONFIGS}
     for path in sorted({*ROOT.glob("README*.md"), *(ROOT / "docs").rglob("*.md"), *models}):
         text = path.read_text(encoding="utf-8") if path.exists() else model_pages.begun(models[path])
-        in_chinese = path.parent.name == "zh" or path.name == "README.zh.md"
-        yield path, generate(text, chinese.translate) if in_chinese else generate(text)
+        translate = chinese.page if path.parent == ROOT / "docs/zh" else str
+        yield path, generate(text, chinese.translate if path.name == "README.zh.md" else translate)
 
 
 def main() -> int:

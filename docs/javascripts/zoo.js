@@ -14,6 +14,17 @@
     filter: header.dataset.filter,
     numeric: header.style.textAlign === "right",
   }));
+  const english = {
+    any: "any", search: "search", reset: "Reset", most: " at most", least: " at least",
+    sortBy: (title) => `Sort by ${title}`,
+    shown: (count, all) => `${count} of ${all} shown`,
+  };
+  const chinese = {
+    any: "不限", search: "搜索", reset: "重置", most: "：不超过", least: "：不低于",
+    sortBy: (title) => `按${title}排序`,
+    shown: (count, all) => `显示 ${count} / ${all} 行`,
+  };
+  const words = document.documentElement.lang === "zh" ? chinese : english;
   const value = (row, column) => row.cells[column.index].textContent.trim();
 
   function make(tag, properties, ...children) {
@@ -43,7 +54,7 @@
   const shown = make("output", { className: "zoo-count" });
 
   function filter() {
-    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const wanted = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     for (const row of rows) {
       const fits = controls.every(({ column, input }) => {
         const [wanted, found] = [input.value, value(row, column)];
@@ -52,13 +63,13 @@
         if (column.filter === "choice") return found === wanted;
         return column.filter === "most" ? Number(found) <= Number(wanted) : Number(found) >= Number(wanted);
       });
-      row.hidden = !fits || !words.every((word) => row.textContent.toLowerCase().includes(word));
+      row.hidden = !fits || !wanted.every((word) => row.textContent.toLowerCase().includes(word));
     }
-    shown.value = `${rows.filter((row) => !row.hidden).length} of ${rows.length} shown`;
+    shown.value = words.shown(rows.filter((row) => !row.hidden).length, rows.length);
   }
 
   for (const column of columns) {
-    const button = make("button", { type: "button", title: `Sort by ${column.title}` }, column.title);
+    const button = make("button", { type: "button", title: words.sortBy(column.title) }, column.title);
     button.addEventListener("click", () => sort(column));
     column.header.replaceChildren(button);
     // On a phone each row becomes a card, whose lines say what they are.
@@ -67,21 +78,21 @@
     let input;
     if (column.filter === "choice") {
       const choices = [...new Set(rows.map((row) => value(row, column)))].filter(Boolean).sort();
-      input = make("select", { name: column.title }, new Option("any", ""), ...choices.map((word) => new Option(word)));
+      input = make("select", { name: column.title }, new Option(words.any, ""), ...choices.map((word) => new Option(word)));
     } else {
       input = make("input", { type: "number", name: column.title, step: "any", min: 0, inputMode: "decimal" });
     }
     controls.push({ column, input });
   }
 
-  const bounds = { choice: "", most: " at most", least: " at least" };
+  const bounds = { choice: "", most: words.most, least: words.least };
   const labels = controls.map(({ column, input }) => make("label", {}, column.title + bounds[column.filter], input));
   const form = make(
     "form",
     { className: "zoo-filters" },
-    make("label", {}, "search", search),
+    make("label", {}, words.search, search),
     ...labels,
-    make("button", { type: "reset", className: "md-button" }, "Reset"),
+    make("button", { type: "reset", className: "md-button" }, words.reset),
     shown,
   );
   form.addEventListener("input", filter);

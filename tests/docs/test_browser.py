@@ -149,10 +149,10 @@ def test_search_finds_chinese_words(new_page: Any, address: str) -> None:
     page = new_page(address, **VIEWS["light"])
     page.goto(f"{address}zh/finetune.html")
     page.get_by_role("textbox", name="搜索").click()
-    page.keyboard.type("照片")
+    page.keyboard.type("微调")
     page.keyboard.press("End")  # the search listens to keys, of which these characters have none
     page.locator(".md-search-result__link[href*='zh/finetune.html']").first.click()
-    page.locator("h1", has_text="用自己的照片微调").wait_for()
+    page.locator("h1", has_text="用自己的图片微调").wait_for()
 
 
 @pytest.mark.parametrize("opened", ["served", "as files"])
@@ -161,7 +161,7 @@ def test_the_header_leads_to_a_translation_and_back(opened: str, new_page: Any, 
     page = new_page(start, **VIEWS["phone"])
     page.goto(f"{start}finetune.html")
     page.locator("header").get_by_role("link", name="中文").click()
-    page.locator("h1", has_text="用自己的照片微调").wait_for()
+    page.locator("h1", has_text="用自己的图片微调").wait_for()
     page.locator("header").get_by_role("link", name="English").click()
     page.locator("h1", has_text="Fine-tune").wait_for()
     assert page.url == f"{start}finetune.html"

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom without a network, and print what is stored in them."""
+"""Each notebook runs from top to bottom without a network, and prints its stored outputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def printed(notebook: nbformat.NotebookNode) -> list[str]:
-    """What each cell prints, but for the progress of a training, whose figures differ between machines."""
+    """The standard output of each cell, without the progress of training, whose figures differ between machines."""
     cells = [cell for cell in notebook.cells if cell.cell_type == "code" and "finetune(" not in cell.source]
     return ["".join(out.text for out in cell.outputs if out.get("name") == "stdout") for cell in cells]
 
@@ -36,4 +36,8 @@ def test_a_notebook_prints_what_it_shows(
     shown = printed(notebook)
     assert any(shown), f"{path.name} is stored without its outputs"
     nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}}).execute()
-    assert printed(notebook) == shown
+    *before, score = printed(notebook)
+    assert before == shown[:-1]
+    # Which few of the 24 images are missed depends on rounding.
+    assert score.endswith(" of 24 images are classified correctly\n")
+    assert int(score.split()[0]) >= 20
