@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -168,7 +170,23 @@ class WeightsEntry:
             return self.own_label_names
         if self.labels is None:
             return tuple(str(i) for i in range(self.num_classes))
-        from timm.data import ImageNetInfo  # reads its tables, and most loads need no labels
+        return _imagenet_names()
+
+
+def _imagenet_names() -> tuple[str, ...]:
+    """Reads timm's ImageNet names from its files, because importing timm takes seconds.
+
+    They are the descriptions of `timm.data.ImageNetInfo`, which reads them if a file is somewhere else.
+    """
+    timm = find_spec("timm")
+    tables = Path(str(timm and timm.origin)).parent / "data" / "_info"
+    try:
+        synsets = (tables / "imagenet_synsets.txt").read_text(encoding="utf-8").splitlines()
+        lemmas = (tables / "imagenet_synset_to_lemma.txt").read_text(encoding="utf-8").splitlines()
+        names = dict(csv.reader(lemmas, delimiter="\t"))
+        return tuple(names[synset] for synset in synsets)
+    except (OSError, KeyError, ValueError):
+        from timm.data import ImageNetInfo
 
         info = ImageNetInfo("imagenet-1k")
         return tuple(info.index_to_description(i) for i in range(info.num_classes()))

@@ -2,11 +2,14 @@
 
 import contextlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from timm.data import ImageNetInfo
 
 from mnv2zoo.weights import WeightsIndexError, schema
 from tests.conftest import raw_entry
@@ -147,3 +150,21 @@ def test_any_field_of_any_value_is_accepted_or_refused_and_nothing_else(fields, 
 def test_any_text_is_accepted_or_refused_and_nothing_else(document):
     with pytest.raises(WeightsIndexError):
         schema.parse(document, PATH)
+
+
+@pytest.mark.parametrize("found", [True, False], ids=["by its files", "by importing it"])
+def test_imagenet_names_are_timms(found, monkeypatch):
+    if not found:
+        monkeypatch.setattr(schema, "find_spec", lambda name: None)
+    info = ImageNetInfo("imagenet-1k")
+    assert schema._imagenet_names() == tuple(info.index_to_description(number) for number in range(1000))
+
+
+def test_imagenet_names_are_read_without_importing_timm():
+    code = (
+        "import sys\nfrom mnv2zoo.weights import index\n"
+        "names = index.entry('mnv2zoo_100.google_in1k').label_names\n"
+        "print(names[967], 'timm' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True)
+    assert done.stdout.split() == ["espresso", "False"]
