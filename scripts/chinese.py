@@ -9,7 +9,7 @@ from pathlib import Path
 # A cell of a generated table, and the cell in its place.
 WORDS: dict[str, str] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 HOLES = re.compile(r"\{\*?\}")
-# What is not words: code, addresses, HTML, included files and paths.
+# Anything else: code, addresses, HTML, included files and paths.
 CODE = re.compile(r"`[^`]*`|\]\([^)]*\)|https?://\S+|<[^>]+>|\{[^}]*\}|--8<--.*|[\w.]+/[\w.]*[_.]\w*")
 WORD = re.compile(r"\b[a-z][a-z-]*[a-z]\b")
 # Lowercase words that are the same in Chinese.
@@ -45,7 +45,7 @@ def translate(part: str) -> str:
         part: A generated part of an English page.
 
     Returns:
-        The part in Chinese. What has no translation stays in English; `untranslated` finds it.
+        The part in Chinese. Text without a translation stays in English; `untranslated` finds it.
     """
     lines = []
     for line in part.splitlines():
