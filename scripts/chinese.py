@@ -9,7 +9,7 @@ from pathlib import Path
 # A cell of a generated table, and the cell in its place.
 WORDS: dict[str, str] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 HOLES = re.compile(r"\{\*?\}")
-# Anything else: code, addresses, HTML, included files and paths.
+# Parts that are not words: code, addresses, HTML, included files and paths.
 CODE = re.compile(r"`[^`]*`|\]\([^)]*\)|https?://\S+|<[^>]+>|\{[^}]*\}|--8<--.*|[\w.]+/[\w.]*[_.]\w*")
 WORD = re.compile(r"\b[a-z][a-z-]*[a-z]\b")
 # Lowercase words that are the same in Chinese.
