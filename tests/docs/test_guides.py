@@ -107,7 +107,7 @@ def test_what_is_gathered_where_there_is_a_network_works_where_there_is_none(
         "mnv2zoo_100_c20.cifar100_coarse",
     ]
     assert "examples/coffee.jpg" in told
-    assert not (tmp_path / "here/mnv2zoo_home").exists(), "nothing was trusted on first use"
+    assert not (tmp_path / "here/mnv2zoo_home/first_use.json").exists(), "nothing was trusted on first use"
 
 
 def test_weights_of_ones_own_get_a_name(checkout: Path, hub: HubServer, tmp_path: Path) -> None:

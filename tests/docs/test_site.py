@@ -202,7 +202,7 @@ def test_files_of_the_root_are_pages_with_links_within_the_site(site: Path) -> N
 
 
 def test_the_zoo_begins_with_what_is_recommended_and_ends_with_models_without_weights(site: Path) -> None:
-    rows = rows_of((site / "zoo.html").read_text(encoding="utf-8"), "model")
+    rows = rows_of((site / "zoo.html").read_text(encoding="utf-8"), "model", "weights", "family")
     names = [f"{row[0]}.{row[1]}" for row in rows]
     assert names[: len(index.RECOMMENDED)] == list(index.RECOMMENDED)
     without = [row[1] == "none yet" for row in rows]
