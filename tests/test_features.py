@@ -210,8 +210,8 @@ def test_a_pruned_network_has_fewer_levels(small):
 @pytest.mark.parametrize(
     ("names", "location", "words"),
     [
-        ([], "output", "a list of names"),
-        ("Bottleneck_3", "output", "a list of names"),
+        ([], "output", "a list of layer names"),
+        ("Bottleneck_3", "output", "a list of layer names"),
         (["Bottleneck_21"], "output", "Bottleneck_1"),
         (["bottleneck_7"], "output", "Bottleneck_7"),
         (["C1", "C1"], "output", "once"),

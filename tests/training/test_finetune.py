@@ -252,5 +252,5 @@ def test_arrays_with_other_channels_stop_it_before_anything_is_written(tmp_path)
     arrays = fill_with_arrays(tmp_path / "arrays", 4)
     with pytest.raises(DataError) as error:
         mnv2zoo.finetune(arrays, MODEL, tmp_path / "run", **QUICK, in_chans=5)
-    assert "4 channels in an array of shape (36, 50, 4), where the network takes 5 channels" in error.value.found
+    assert "4 channels in an array of shape (36, 50, 4), but the model takes 5 channels" in error.value.found
     assert not (tmp_path / "run").exists()

@@ -166,7 +166,7 @@ def test_the_confusions_of_many_classes_are_listed_and_not_drawn(tmp_path):
     page = write(tmp_path, scores=scores(confusions.tolist()))
     with (tmp_path / "confusion.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
-    assert header == ["truth", "prediction", "images"]
+    assert header == ["true", "predicted", "images"]
     assert len(rows) == report.DRAWN + 2
     assert [row for row in rows if row[0] == "class-3"] == [["class-3", "class-3", "1"], ["class-3", "class-5", "7"]]
     assert not (tmp_path / "confusion.png").exists()
