@@ -37,7 +37,7 @@ def with_statistics(model):
 
 
 def seen(model, x):
-    """What hooks on the whole network see, at (name, location)."""
+    """The outputs that hooks on the whole model see, by (name, location)."""
     maps, handles = {}, []
 
     def keep(key, which):

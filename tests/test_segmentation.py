@@ -1,4 +1,4 @@
-"""Segmenters: torchvision's heads on our networks, and our networks in other libraries."""
+"""Segmenters: torchvision's heads on our models, and our models in other libraries."""
 
 import json
 import sys

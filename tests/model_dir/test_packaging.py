@@ -28,7 +28,7 @@ RESULTS = {"val": {"images": 8, "loss": 0.2, "top1": 93.75, "top5": 100.0}, "tes
 
 
 def make_run(folder, name="mnv2zoo_035", labels=LABELS, results=RESULTS, card=True, **arguments):
-    """A folder as fine-tuning leaves it, with random weights; arguments are those of the network."""
+    """A folder as fine-tuning leaves it, with random weights. The arguments go to the model."""
     folder.mkdir(parents=True)
     model = timm.create_model(name, num_classes=len(labels), **arguments)
     save_config_for_hf(model, folder / "config.json", model_config={"label_names": labels})

@@ -54,7 +54,7 @@ def splits(tmp_path):
     return folder
 
 
-# What an image is.
+# Which files are images.
 
 
 def clutter(folder):

@@ -1,4 +1,4 @@
-"""Reports about what networks are built of, what they give, and which images they take."""
+"""Reports about the parts of models, their outputs, and the images they take."""
 
 import copy
 import io

@@ -29,7 +29,7 @@ def test_head_only_sees_each_image_once(photos, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_head_only_is_the_same_with_and_without_the_cache(photos, tmp_path):
-    # With augmentation switched off, the cache must not change what is learnt.
+    # With augmentation switched off, the cache must not change the trained head.
     still = {
         "scale": 1.0,
         "hflip": 0.0,

@@ -187,7 +187,7 @@ def test_every_way_of_fitting_goes_from_training_to_a_bundle(values, input_size,
     right = sum(row["predictions"][0]["label"] == file.parent.name for row, file in zip(rows, files, strict=True))
     assert scores.top1 == pytest.approx(100 * right / 18)
 
-    # What timm makes of config.json, for photos.
+    # The preprocessing of photos that timm reads from config.json.
     if channels == 3:
         model = timm.create_model(f"local-dir:{run}", pretrained=True).eval()
         transform = create_transform(**resolve_data_config(pretrained_cfg=model.pretrained_cfg, use_test_size=True))

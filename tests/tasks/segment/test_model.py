@@ -1,4 +1,4 @@
-"""What a segmenter starts from, and which part of it is trained."""
+"""The initial weights of a segmenter, and the part of it that is trained."""
 
 import pytest
 import timm
