@@ -38,7 +38,7 @@ def test_frozen_norms_train_no_parameters():
 def test_weights_of_another_architecture_are_refused():
     with pytest.raises(ConversionError) as error:
         _backbone.build("mnv2zoo_100", "mnv2zoo_035")
-    assert (error.value.expected, error.value.found) == ("mnv2zoo_100", "mnv2zoo_035")
+    assert (error.value.expected, error.value.found) == ("weights for mnv2zoo_100", "weights for mnv2zoo_035")
 
 
 def test_the_last_bottleneck_at_each_reduction_is_named():

@@ -37,7 +37,7 @@ def with_statistics(model):
 
 
 def seen(model, x):
-    """What hooks on the whole network see, at (name, location)."""
+    """The outputs that hooks on the whole model see, by (name, location)."""
     maps, handles = {}, []
 
     def keep(key, which):
@@ -210,8 +210,8 @@ def test_a_pruned_network_has_fewer_levels(small):
 @pytest.mark.parametrize(
     ("names", "location", "words"),
     [
-        ([], "output", "a list of names"),
-        ("Bottleneck_3", "output", "a list of names"),
+        ([], "output", "a list of layer names"),
+        ("Bottleneck_3", "output", "a list of layer names"),
         (["Bottleneck_21"], "output", "Bottleneck_1"),
         (["bottleneck_7"], "output", "Bottleneck_7"),
         (["C1", "C1"], "output", "once"),

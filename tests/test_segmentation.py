@@ -1,4 +1,4 @@
-"""Segmenters: torchvision's heads on our networks, and our networks in other libraries."""
+"""Segmenters: torchvision's heads on our models, and our models in other libraries."""
 
 import json
 import sys
@@ -237,7 +237,7 @@ def test_weights_that_do_not_fit_are_refused(run, tmp_path):
     broken = {
         "missing": {key: tensor for key, tensor in state.items() if key != name},
         "unexpected": state | {"more": torch.ones(1)},
-        "of another shape": state | {name: torch.ones(4, 16, 1, 1)},
+        "with another shape": state | {name: torch.ones(4, 16, 1, 1)},
     }
     for kind, tensors in broken.items():
         safetensors.torch.save_file(tensors, folder / "model.safetensors")

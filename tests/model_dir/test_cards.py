@@ -90,7 +90,7 @@ def test_a_bundles_card_has_the_hashes_of_its_files():
     assert f"- `model.onnx`: `{hashlib.sha256(b'model').hexdigest()}`\n" in text
     assert "pip install numpy pillow onnxruntime\n" in text
     assert "on 12 image files of many kinds: 1.5e-06" in text
-    assert "License of the weights: not known" in text
+    assert "- License of the weights: unknown\n" in text
     assert "as onnx in fp32 with opset 17 and IR version 8." in text
     assert "- Top-1 accuracy is 80 %\n\nSHA-256" in text
 

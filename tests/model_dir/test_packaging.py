@@ -28,7 +28,7 @@ RESULTS = {"val": {"images": 8, "loss": 0.2, "top1": 93.75, "top5": 100.0}, "tes
 
 
 def make_run(folder, name="mnv2zoo_035", labels=LABELS, results=RESULTS, card=True, **arguments):
-    """A folder as fine-tuning leaves it, with random weights; arguments are those of the network."""
+    """A folder as fine-tuning leaves it, with random weights. The arguments go to the model."""
     folder.mkdir(parents=True)
     model = timm.create_model(name, num_classes=len(labels), **arguments)
     save_config_for_hf(model, folder / "config.json", model_config={"label_names": labels})
@@ -238,7 +238,7 @@ def test_the_arguments_that_are_told_apart_are_the_networks_own():
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
 def test_a_folder_that_is_no_run_is_told(flowers, file):
     (flowers / file).unlink()
-    with pytest.raises(weights.WeightsError, match=f"not a finished run\n  expected: {file}"):
+    with pytest.raises(weights.WeightsError, match=f"is not a finished run\n  expected: a {file} from "):
         packaging.pack(flowers, NAME, "MIT")
     assert not (flowers / "package").exists()
 
@@ -263,7 +263,7 @@ def without(tensors, key):
         (
             lambda t: without(t, "classifier.bias"),
             ConversionError,
-            r"(?s)expected: a tensor \(3,\)\n  found: none\n.*bias",
+            r"(?s)expected: a tensor \(3,\)\n  found: no such tensor\n.*bias",
         ),
         (lambda t: without(t, "conv_head.weight"), ConversionError, "conv_head"),
         (lambda t: as_bytes(t | {"extra": torch.zeros(1)}), ConversionError, "(?s)expected: no such tensor\n.* extra"),
@@ -285,7 +285,7 @@ def test_weights_that_are_not_the_networks_are_refused(flowers, make, error, mes
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architecture": "mnv2zoo_100"}, r"(?s)expected: mnv2zoo_035, .* Call it mnv2zoo_100\.flowers"),
+        ({"architecture": "mnv2zoo_100"}, r"(?s)expected: mnv2zoo_035, .* Use the name mnv2zoo_100\.flowers\."),
         ({"architecture": "resnet18"}, "found: 'resnet18'"),
         ({"architecture": None}, "found: None"),
         ({"num_classes": 4}, "model_args"),
@@ -321,7 +321,7 @@ def test_a_file_that_is_no_json_object_is_told(flowers, file, text):
 @pytest.mark.parametrize("results", [{"test": 87.5}, {"test": {"top1": 101}}, {"test": {"top1": "87.5"}}])
 def test_figures_that_are_no_percents_are_refused(flowers, results):
     (flowers / "results.json").write_text(json.dumps(results))
-    with pytest.raises(weights.WeightsError, match=r"expected: (figures by name|numbers from 0 to 100)"):
+    with pytest.raises(weights.WeightsError, match=r"expected: (metrics by name|numbers from 0 to 100)"):
         packaging.pack(flowers, NAME, "MIT")
 
 

@@ -54,7 +54,7 @@ def splits(tmp_path):
     return folder
 
 
-# What an image is.
+# Which files are images.
 
 
 def clutter(folder):
@@ -126,7 +126,7 @@ def test_what_is_found_and_not_used_is_counted_in_one_line(photos, tmp_path, kin
 def test_a_class_of_heic_files_alone_is_an_error_that_says_so(photos):
     for file in (photos / "red").iterdir():
         file.rename(file.with_suffix(".heic"))
-    with pytest.raises(DataError, match="'red' is a class without images") as error:
+    with pytest.raises(DataError, match="the class folder 'red' has no images") as error:
         find(photos)
     assert "8 .heic files" in error.value.found
 

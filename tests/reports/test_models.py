@@ -1,4 +1,4 @@
-"""Reports about what networks are built of, what they give, and which images they take."""
+"""Reports about the parts of models, their outputs, and the images they take."""
 
 import copy
 import io
@@ -571,7 +571,7 @@ def test_a_class_name_with_a_line_end_is_refused(tmp_path, name):
     assert not (tmp_path / "bundle").exists()
     edit = {"label_names": ["fine", name]}
     run, _ = write_run(tmp_path / "run", edit=lambda document: document.update(edit))
-    with pytest.raises(WeightsUnavailableError, match="line end"):
+    with pytest.raises(WeightsUnavailableError, match="label_names with a line break"):
         names.describe(str(run))
 
 

@@ -195,7 +195,7 @@ def test_a_proxy_that_wants_a_password_is_named(failure, proxy, scheme):
         ({"status": 401}, "401", "HF_TOKEN"),
         ({"status": 401, "error_code": "RepoNotFound"}, "RepoNotFound", "private"),
         ({"status": 403, "error_code": "GatedRepo"}, "GatedRepo", "conditions"),
-        ({"status": 403}, "403", "may read zoo/w"),
+        ({"status": 403}, "403", "access to zoo/w"),
         ({"status": 404, "error_code": "RepoNotFound"}, "RepoNotFound", "name zoo/w"),
         ({"status": 404, "error_code": "RevisionNotFound"}, "RevisionNotFound", "revision"),
         ({"status": 404, "error_code": "EntryNotFound"}, "EntryNotFound", "file name"),

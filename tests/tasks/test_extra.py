@@ -10,7 +10,7 @@ from mnv2zoo.tasks.extra import needs_train_extra
 def test_a_missing_package_is_named_with_its_extra():
     with pytest.raises(MissingExtraError) as error, needs_train_extra():
         import no_package_of_this_name  # noqa: F401
-    assert error.value.found == "no no_package_of_this_name"
+    assert error.value.found == "no module no_package_of_this_name"
     assert error.value.fix == f"Run: {install_command('train')}"
 
 

@@ -24,7 +24,7 @@ def test_mixup_asks_each_process_for_an_even_batch(monkeypatch):
     monkeypatch.setattr(accelerate_settings, "Accelerator", Two)
     with pytest.raises(RecipeError) as error:
         accelerate_settings.start(Recipe(batch_size=6, mixup=0.2))
-    assert (error.value.where, "3 each" in str(error.value.found)) == ("batch_size", True)
+    assert (error.value.where, "3 images per process" in str(error.value.found)) == ("batch_size", True)
     with pytest.raises(AssertionError):  # what would come of it
         Mixup(0.2)(torch.rand(3, 3, 8, 8), torch.zeros(3, dtype=torch.long))
     accelerate_settings.start(Recipe(batch_size=8, mixup=0.2))

@@ -19,8 +19,8 @@ def test_head_only_sees_each_image_once(photos, tmp_path, monkeypatch):
     from mnv2zoo.data.datasets import Sample
 
     reads = []
-    real = Sample.read
-    monkeypatch.setattr(Sample, "read", lambda self: reads.append(self.name) or real(self))
+    real = Sample.source
+    monkeypatch.setattr(Sample, "source", lambda self: reads.append(self.name) or real(self))
     result = mnv2zoo.finetune(photos, MODEL, tmp_path / "run", **{**QUICK, "train": "head", "epochs": 20})
     assert len(result.history) == 20
     train = json.loads((tmp_path / "run/split.json").read_text())["train"]
@@ -29,7 +29,7 @@ def test_head_only_sees_each_image_once(photos, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_head_only_is_the_same_with_and_without_the_cache(photos, tmp_path):
-    # With augmentation switched off, the cache must not change what is learnt.
+    # With augmentation switched off, the cache must not change the trained head.
     still = {
         "scale": 1.0,
         "hflip": 0.0,

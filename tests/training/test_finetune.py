@@ -187,7 +187,7 @@ def test_every_way_of_fitting_goes_from_training_to_a_bundle(values, input_size,
     right = sum(row["predictions"][0]["label"] == file.parent.name for row, file in zip(rows, files, strict=True))
     assert scores.top1 == pytest.approx(100 * right / 18)
 
-    # What timm makes of config.json, for photos.
+    # The preprocessing of photos that timm reads from config.json.
     if channels == 3:
         model = timm.create_model(f"local-dir:{run}", pretrained=True).eval()
         transform = create_transform(**resolve_data_config(pretrained_cfg=model.pretrained_cfg, use_test_size=True))
@@ -252,5 +252,5 @@ def test_arrays_with_other_channels_stop_it_before_anything_is_written(tmp_path)
     arrays = fill_with_arrays(tmp_path / "arrays", 4)
     with pytest.raises(DataError) as error:
         mnv2zoo.finetune(arrays, MODEL, tmp_path / "run", **QUICK, in_chans=5)
-    assert "4 channels in an array of shape (36, 50, 4), where the network takes 5 channels" in error.value.found
+    assert "4 channels in an array of shape (36, 50, 4), but the model takes 5 channels" in error.value.found
     assert not (tmp_path / "run").exists()

@@ -168,7 +168,7 @@ def test_groups_are_not_torn_apart_and_too_few_leave_no_folder(photos, tmp_path)
         assert not train & val
     with pytest.raises(DataError) as error:
         mnv2zoo.finetune(photos, MODEL, tmp_path / "new" / "run", **{**values, "folds": 9})
-    assert (error.value.problem, error.value.found) == ("too few groups for 9 folds", 8)
+    assert (error.value.problem, error.value.found) == ("there are only 8 groups for 9 folds", 8)
     assert not (tmp_path / "new").exists()
 
 

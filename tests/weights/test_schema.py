@@ -95,12 +95,12 @@ def test_a_missing_field_is_not_taken_for_null():
         schema.parse(text({"mnv2zoo_100.a": raw}), PATH)
 
 
-@pytest.mark.parametrize("shared", [{}, {"revision": "b" * 40, "sha256": "c" * 64}])
-def test_two_entries_share_neither_location_nor_hash(shared):
+@pytest.mark.parametrize(("shared", "same"), [({}, "location"), ({"revision": "b" * 40, "sha256": "c" * 64}, "sha256")])
+def test_two_entries_share_neither_location_nor_hash(shared, same):
     one, other = raw_entry(**shared), raw_entry(**shared)
     if shared:
         other["repo_id"] = "zoo/other"
-    with pytest.raises(WeightsIndexError, match="two entries"):
+    with pytest.raises(WeightsIndexError, match=rf"mnv2zoo_100\.a and mnv2zoo_100\.b have the same {same}\n"):
         schema.parse(text({"mnv2zoo_100.a": one, "mnv2zoo_100.b": other}), PATH)
 
 
@@ -162,7 +162,9 @@ def test_imagenet_names_are_timms(found, monkeypatch):
 
 def test_imagenet_names_are_read_without_importing_timm():
     code = (
-        "import sys\nfrom mnv2zoo.weights import index\n"
+        "import sys, _mnv2zoo_entry\n"
+        "_mnv2zoo_entry.is_command_line = True\n"  # so that the package does not register its models with timm
+        "from mnv2zoo.weights import index\n"
         "names = index.entry('mnv2zoo_100.google_in1k').label_names\n"
         "print(names[967], 'timm' in sys.modules)"
     )

@@ -1,4 +1,4 @@
-"""The report of a training: its pictures, opened, and its page, rendered."""
+"""The report of a run: its figures, opened, and its page, rendered."""
 
 import csv
 import io
@@ -106,7 +106,7 @@ def shows(picture, color):
 
 
 def cells(figure):
-    """What is written into the cells of a confusion matrix, by row and column."""
+    """The text in the cells of a confusion matrix, by row and column."""
     return {
         (int(cell.get_position()[1]), int(cell.get_position()[0])): cell.get_text() for cell in figure.axes[0].texts
     }
@@ -166,7 +166,7 @@ def test_the_confusions_of_many_classes_are_listed_and_not_drawn(tmp_path):
     page = write(tmp_path, scores=scores(confusions.tolist()))
     with (tmp_path / "confusion.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
-    assert header == ["truth", "prediction", "images"]
+    assert header == ["true", "predicted", "images"]
     assert len(rows) == report.DRAWN + 2
     assert [row for row in rows if row[0] == "class-3"] == [["class-3", "class-3", "1"], ["class-3", "class-5", "7"]]
     assert not (tmp_path / "confusion.png").exists()
@@ -297,7 +297,7 @@ def test_in_pictures_names_are_shortened_by_their_width_and_else_stand_as_they_a
     assert wide.strip("W") == narrow.strip("i") == "…"
     assert 10 < len(wide) < 20 < 40 < len(narrow)
     assert others[:2] == names[2:4]
-    assert others[2] == "class 4"  # no font at hand has the letter
+    assert others[2] == "class 4"  # no installed font has the letter
     assert others[3].startswith("long name long")
 
 

@@ -58,7 +58,7 @@ def test_a_mask_that_changed_is_an_error(tmp_path):
     Image.new("L", (5, 5)).save(sample.target.file.place)
     with pytest.raises(DataError) as error:
         sample.target.read()
-    assert (error.value.expected, error.value.found) == ("48 x 36 pixels", "5 x 5")
+    assert (error.value.expected, error.value.found) == ("48 x 36 pixels", "5 x 5 pixels")
 
 
 def test_names_that_no_pixel_has_are_noted(tmp_path):

@@ -1,4 +1,4 @@
-"""What a segmenter starts from, and which part of it is trained."""
+"""The initial weights of a segmenter, and the part of it that is trained."""
 
 import pytest
 import timm
@@ -105,7 +105,7 @@ def test_weights_that_do_not_fit_are_refused(build, tmp_path):
     run = str(save(build(head="smp:PSPNet"), tmp_path / "run"))
     with pytest.raises(ConversionError) as error:
         build(init=run)
-    assert "that 'lraspp' needs" in error.value.problem
+    assert "that the head 'lraspp' needs" in error.value.problem
     with pytest.raises(ConversionError) as error:
         build("mnv2zoo_050", init=run)
     assert (error.value.expected, error.value.found) == ("mnv2zoo_050", SMALL)
