@@ -68,7 +68,7 @@ def test_the_python_blocks_of_a_page_run_in_their_order(page: str, workplace: Pa
 # The first commands of guides, and what a test adds to them so that they end soon.
 COMMANDS = {
     "docs/five-minutes.md": ("mnv2zoo predict examples/coffee.jpg --model mnv2zoo_100_c20", "", "food_containers"),
-    "docs/finetune.md": ("mnv2zoo finetune photos --out run", " --init random --epochs 1 --train head --device cpu", ""),
+    "docs/finetune.md": ("mnv2zoo finetune photos --out run", " --init random --epochs 1 --device cpu", ""),
     "docs/elsewhere.md": ("mnv2zoo weights convert flowers.keras --out flowers --labels names.txt", "", "flowers"),
 }
 KERAS = "import keras; keras.applications.MobileNetV2((96, 96, 3), weights=None, classes=3).save('flowers.keras')"
