@@ -372,7 +372,7 @@ def _predicted(
     images: int,
 ) -> Iterator[Row | ImageReadError]:
     if journal and journal.done:
-        warnings.warn(f"{journal.output}: going on after {journal.done} images of an unfinished run", stacklevel=4)
+        warnings.warn(f"{journal.output}: resuming an unfinished run after {journal.done} images", stacklevel=4)
         sources = (source for source in sources if isinstance(source, ImageReadError) or source not in journal)
     predictor: Predictor | None = None
     how: Preprocessing | None = None
