@@ -476,7 +476,7 @@ def _segmenter(model: nn.Module, label_names: Sequence[str] | None, preprocessin
 
 def _no_segmenter(model: nn.Module, found: str) -> DeployError:
     return DeployError(
-        f"the outputs of a {type(model).__name__} are not those of a segmenter",
+        f"the outputs of this {type(model).__name__} model are not those of a segmenter",
         expected="logits (N, K, H, W) for images (N, 3, H, W), or a dict with logits at out",
         found=found,
         where="model",
@@ -502,7 +502,7 @@ def _description(model: nn.Module) -> Description:
     config, cfg = getattr(model, "arch_config", None), getattr(model, "pretrained_cfg", None)
     if config is None or cfg is None or not getattr(model, "num_classes", 0):
         raise DeployError(
-            f"a {type(model).__name__} cannot be exported",
+            f"this {type(model).__name__} model cannot be exported",
             expected="a zoo classifier or its name, a detector, or a segmenter with preprocessing",
             found=type(model).__name__,
             where="model",

@@ -205,7 +205,7 @@ def _check_contents(held: Contents, format: str, precision: str) -> None:
     for what, value, able in (("format", format, held.formats), ("precision", precision, held.precisions)):
         if value not in able:
             raise DeployError(
-                f"a {held.architecture} cannot be exported {'as' if what == 'format' else 'in'} {value}",
+                f"this {held.architecture} model cannot be exported {'as' if what == 'format' else 'in'} {value}",
                 expected=", ".join(able),
                 found=value,
                 where=what,

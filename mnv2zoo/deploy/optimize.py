@@ -421,7 +421,8 @@ def _expected(model: nn.Module, example: Tensor) -> Any:
     rows = all(isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == len(example) for leaf in leaves)
     if not leaves or not rows or pytree.tree_structure(twice) != structure:
         raise DeployError(
-            f"a {type(model).__name__} cannot be optimized, because its outputs are not tensors with one row per image",
+            f"this {type(model).__name__} model cannot be optimized, "
+            "because its outputs are not tensors with one row per image",
             expected="a classifier, a feature extractor, taps, a segmenter or a detector",
             found=type(model).__name__,
             where="model",

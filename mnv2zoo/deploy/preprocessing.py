@@ -70,7 +70,7 @@ def whole_image(model: nn.Module, given: Mapping[str, Any] | None) -> dict[str, 
     found = {**own, **(given or {})}
     if lacking := [name for name in KEYS if name not in found]:
         raise DeployError(
-            f"the preprocessing of a {type(model).__name__} lacks {', '.join(lacking)}",
+            f"the preprocessing of this {type(model).__name__} model lacks {', '.join(lacking)}",
             expected=", ".join(KEYS),
             found=", ".join(found),
             where="preprocessing",

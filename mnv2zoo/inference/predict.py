@@ -372,7 +372,8 @@ def _predicted(
     images: int,
 ) -> Iterator[Row | ImageReadError]:
     if journal and journal.done:
-        warnings.warn(f"{journal.output}: going on after {journal.done} images of an unfinished run", stacklevel=4)
+        count = f"{journal.done} image{'s' if journal.done > 1 else ''}"
+        warnings.warn(f"{journal.output}: resuming an unfinished run after {count}", stacklevel=4)
         sources = (source for source in sources if isinstance(source, ImageReadError) or source not in journal)
     predictor: Predictor | None = None
     how: Preprocessing | None = None

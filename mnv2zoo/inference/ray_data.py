@@ -73,7 +73,13 @@ def predict(
     folder = output if remote else str(Path(output).absolute().with_name(f".{Path(output).name}.partial"))
     if not remote:
         if not files.vacant(Path(output)):
-            raise OutputError("the folder must be new or empty", found="something else", where=output)
+            raise OutputError(
+                f"the output folder {output} is not empty",
+                expected="a new or empty folder",
+                found="other files",
+                where=output,
+                fix="Choose another folder.",
+            )
         shutil.rmtree(folder, ignore_errors=True)
     if not ray.is_initialized():
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
@@ -115,7 +121,7 @@ def _sources(paths: Sequence[str], channels: int) -> tuple[ray.data.Dataset, lis
         found = list(discover.walk(paths, channels))
         missed = [item for item in found if isinstance(item, ImageReadError)]
         missed += [
-            ImageReadError("cannot read the image", found="no file", where=item)
+            ImageReadError("cannot read the image", found="no such file", where=item)
             for item in found
             if isinstance(item, Path) and not item.is_file()
         ]
@@ -125,7 +131,9 @@ def _sources(paths: Sequence[str], channels: int) -> tuple[ray.data.Dataset, lis
     try:
         images = ray.data.read_binary_files(places, include_paths=True, file_extensions=endings, num_cpus=LIGHT)
     except ValueError as error:
-        raise ImageReadError("no images", found=str(error).partition(".")[0], where=", ".join(paths)) from error
+        raise ImageReadError(
+            f"no images found in {', '.join(paths)}"[:200], found=str(error).partition(".")[0], where=", ".join(paths)
+        ) from error
     return images, missed
 
 
@@ -197,5 +205,5 @@ def _errors(output: str) -> list[ImageReadError]:
     rows = pyarrow.dataset.dataset(output, format="parquet")
     failed = rows.to_table(columns=["image", "error"], filter=pyarrow.dataset.field("error").is_valid())
     return [
-        ImageReadError("an image was left out", found=row["error"], where=row["image"]) for row in failed.to_pylist()
+        ImageReadError("the image was skipped", found=row["error"], where=row["image"]) for row in failed.to_pylist()
     ]

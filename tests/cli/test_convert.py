@@ -37,7 +37,7 @@ def test_the_command_predicts_with_what_it_converted(tmp_path, run):
     assert sorted(each["label"] for each in row["predictions"]) == ["ant", "bee", "cat"]
     again = run(*asked)
     assert (again.status, len(again.errors)) == (1, 1)
-    assert "must be new or empty" in again.err
+    assert f"the folder {tmp_path / 'out'} is not empty\n  expected: a new or empty folder\n" in again.err
 
 
 def test_the_command_refuses_in_one_block(tmp_path, run):
@@ -65,7 +65,7 @@ def test_the_command_reports_what_it_took_and_what_it_left_out(tmp_path, run):
     done = run("weights", "convert", tmp_path / "last.ckpt", "--out", tmp_path / "out")
     assert (done.status, done.err) == (0, "")
     assert "mnv2zoo_035 from the layout openmmlab, padded symmetrically\n" in done.out
-    assert "weights: took 314 tensors in state_dict under 'model.', left out loss.weight\n" in done.out
+    assert "weights: took 314 tensors in state_dict with prefix 'model.', left out loss.weight\n" in done.out
     told = json.loads(run("weights", "convert", tmp_path / "last.ckpt", "--out", tmp_path / "other", "--json").out)
     assert (told["taken"], told["prefix"], told["left_out"]) == ("state_dict", "model.", ["loss.weight"])
 
@@ -80,4 +80,4 @@ def test_a_head_outside_the_network_is_refused_and_the_backbone_converts(tmp_pat
     assert not (tmp_path / "out").exists()
     done = run("weights", "convert", tmp_path / "file.pt", "--backbone", "--out", tmp_path / "out")
     assert (done.status, done.err) == (0, "")
-    assert "under 'backbone.', left out head.weight, head.bias\n" in done.out
+    assert "with prefix 'backbone.', left out head.weight, head.bias\n" in done.out

@@ -25,7 +25,7 @@ class UploadHandler(_Handler):
     """The Hub's protocol for writing, as far as one commit of small files needs it, on top of that for reading.
 
     `hub` keeps what is committed; `stored` has the bytes of large files by their hash, and `private` the
-    private repositories. Whoever writes needs a token.
+    private repositories. Writing needs a token.
     """
 
     stored: dict[str, bytes]
@@ -152,7 +152,7 @@ def test_pack_warns_where_a_name_would_build_another_network(run, tmp_path):
         (["--push", REPO, "--repo-id", REPO], 2, "--repo-id"),
         (["--private"], 2, "--push"),
         (["--name", "mnv2zoo_036.flowers"], 2, "mnv2zoo_035"),
-        (["--name", "mnv2zoo_050.flowers"], 1, "Call it mnv2zoo_035.flowers"),
+        (["--name", "mnv2zoo_050.flowers"], 1, "Use the name mnv2zoo_035.flowers"),
         (["--name", "mnv2zoo_035"], 1, "architecture.tag"),
         (["--license", ""], 1, "the name of a license"),
         (["--repo-id", "flowers"], 1, "owner/name"),

@@ -28,7 +28,7 @@ def nothing(file):
 @pytest.mark.parametrize(
     ("name", "make", "found"),
     [
-        ("none.pt", nothing, "none"),
+        ("none.pt", nothing, "no such file"),
         ("file.onnx", lambda file: file.touch(), "'file.onnx'"),
         ("folder.pt", lambda file: file.mkdir(), "a folder"),
         ("cut.safetensors", lambda file: file.write_bytes(b"\x10"), None),
@@ -48,7 +48,7 @@ def test_a_file_larger_than_any_weights_is_not_read(tmp_path, monkeypatch):
     (tmp_path / "file.pt").write_bytes(b"four")
     with pytest.raises(ConversionError) as failure:
         files.read(tmp_path / "file.pt")
-    assert (failure.value.expected, failure.value.found) == ("at most 3 bytes", "4")
+    assert (failure.value.expected, failure.value.found) == ("at most 3 bytes", "4 bytes")
 
 
 def test_weights_in_a_folder_are_found_in_timms_order(tmp_path):

@@ -79,7 +79,7 @@ def test_a_layout_is_recognised_and_may_be_named(layout, name):
 def test_every_other_pair_of_layout_and_network_is_refused():
     for layout, possible in LAYOUTS.items():
         supported = [name for name, config in architecture.CONFIGS.items() if not possible.lacks(config)]
-        # timm's is the native layout, so the 20-class networks have it although timm has not them.
+        # timm's is the native layout, so the 20-class models have it, although timm lacks these models.
         expected = list(architecture.CONFIGS) if layout == "timm" else {"keras": PAPER, **SUPPORTED}[layout]
         assert sorted(supported) == sorted(expected)
 
@@ -136,7 +136,7 @@ def test_old_checkpoints_without_batch_counters_convert_and_load():
 
 
 class TestTransformers:
-    """What is not in the keys: padding, epsilon and the background class."""
+    """Settings that the keys do not show: padding, epsilon and the background class."""
 
     name = "mnv2zoo_035"
 
@@ -194,5 +194,5 @@ class TestTransformers:
             from_native(tensors, self.name, "transformers")
         assert caught.value.where == "blocks.2.1.bn3.running_var"
         assert caught.value.found == "0.0004"
-        assert caught.value.expected == "at least 0.00099"
+        assert caught.value.expected == "a variance of at least 0.00099"
         assert "torchvision" in caught.value.fix

@@ -64,7 +64,7 @@ def test_the_average_of_swa_leaves_its_counter_out():
     net = theirs("torchvision", NAME, num_classes=3)
     average = torch.optim.swa_utils.AveragedModel(net, use_buffers=True)
     found = state_dict.find({"epoch": 3, "swa": average.state_dict()})
-    assert str(found) == "took 314 tensors in swa under 'module.', left out n_averaged"
+    assert str(found) == "took 314 tensors in swa with prefix 'module.', left out n_averaged"
     assert found.tensors.keys() == net.state_dict().keys()
     assert to_native(average.state_dict(), NAME).keys() == to_native(net.state_dict(), NAME).keys()
 

@@ -1,4 +1,4 @@
-"""The files of a place by their paths, and what is told of bad annotations."""
+"""Files are listed by their paths, and bad annotations are reported."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_trouble_is_told_at_once_or_left_out(tmp_path: Path) -> None:
             trouble.add("boxes without area", f"{number}.jpg")
         told = "boxes without area: 7 (0.jpg, 1.jpg, 2.jpg, 3.jpg, 4.jpg and 2 more)"
         if skip:
-            assert trouble.report() == [f"left out: {told}"]
+            assert trouble.report() == [f"skipped: {told}"]
         else:
             with pytest.raises(DataError) as error:
                 trouble.report()

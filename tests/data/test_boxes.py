@@ -120,7 +120,7 @@ def test_a_bad_box_is_refused_or_left_out_and_told(cells: Path, corners: tuple[f
         boxes.read(cells)
     assert (error.value.found, error.value.where) == (kind, cells)
     found = boxes.read(cells, skip_bad=True)
-    assert found.notes == (f"left out: {kind}",)
+    assert found.notes == (f"skipped: {kind}",)
     assert found.splits["train"][1].boxes == (boxes.Box("red", (5, 6, 7, 8)),)
 
 

@@ -23,7 +23,9 @@ def test_images_that_cannot_be_read_stop_a_training_before_it_begins(photos):
     done = []
     data = check(find(photos), skip_bad=True, advance=done.append)
     assert len(data.splits["train"]) == 22
-    assert any("2 images are left out" in note and "train/red/00.png" in note for note in data.notes)
+    assert any(
+        "2 images are skipped because they cannot be read" in note and "train/red/00.png" in note for note in data.notes
+    )
     assert sum(done) == 24
 
 
@@ -60,6 +62,6 @@ def test_an_image_with_other_channels_is_named_with_what_the_network_takes(tmp_p
     data = find(tmp_path, layout=Layout(in_chans=5))
     with pytest.raises(DataError) as error:
         check(data, skip_bad=False)
-    expected = "train/bee/0.npy (4 channels in an array of shape (4, 6, 4), where the network takes 5 channels)"
+    expected = "train/bee/0.npy (4 channels in an array of shape (4, 6, 4), but the model takes 5 channels)"
     assert error.value.found == expected
     assert "--in-chans" in error.value.fix

@@ -76,21 +76,21 @@ def test_classes_come_from_train(tmp_path):
     assert data.notes == ("test has no images of 1 of 3 classes: green",)
     (folder / "test" / "purple").mkdir()
     photo("red", 1).save(folder / "test" / "purple" / "1.png")
-    with pytest.raises(DataError, match="classes in test that train lacks") as error:
+    with pytest.raises(DataError, match="the split test has classes that train lacks") as error:
         find(folder)
     assert error.value.found == "purple"
 
 
 def test_an_empty_class_is_an_error_that_names_it(photos):
     (photos / "yellow").mkdir()
-    with pytest.raises(DataError, match="'yellow' is a class without images"):
+    with pytest.raises(DataError, match="the class folder 'yellow' has no images"):
         find(photos)
 
 
 def test_one_class_is_an_error(tmp_path):
     with pytest.raises(DataError, match="only one class") as error:
         find(fill(tmp_path / "photos", colors=["red"]))
-    assert error.value.found == "'red' alone"
+    assert error.value.found == "'red' only"
 
 
 def test_images_in_no_class_are_told_of(photos):

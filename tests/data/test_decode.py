@@ -161,7 +161,7 @@ def test_what_is_no_sound_image_is_reported_by_name_and_reason(tmp_path, content
 def test_what_is_no_file_is_reported(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "link.jpg").symlink_to("nowhere.jpg")
-    reasons = {"": "a folder", "absent.jpg": "no file", "pipe.jpg": "a special file", "link.jpg": "no file"}
+    reasons = {"": "a folder", "absent.jpg": "no such file", "pipe.jpg": "a special file", "link.jpg": "no such file"}
     for name, reason in reasons.items():
         with pytest.raises(ImageReadError, match=reason):
             decode.read(tmp_path / name)

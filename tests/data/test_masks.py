@@ -39,7 +39,7 @@ def streets(tmp_path: Path) -> Path:
 def test_images_find_their_masks_and_splits(streets: Path) -> None:
     found = masks.read(streets)
     assert found.class_names == ("0", "1", "2")
-    assert found.notes == ("classes are called by their numbers, 0 to 2: there is no classes.txt",)
+    assert found.notes == ("classes are named by their numbers, 0 to 2, because there is no classes.txt",)
     assert {split: [image.name for image in own] for split, own in found.splits.items()} == {
         "train": ["train/images/a.jpg", "train/images/b.jpg"],
         "val": ["val/images/c.jpg"],

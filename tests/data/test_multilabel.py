@@ -103,7 +103,7 @@ def test_rows_of_one_image_are_joined(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "problem", "told"),
     [
-        ([("picture", "labels"), ("001.png", "a")], "no labels", "1 images without labels"),
+        ([("photo", "labels"), ("001.png", "a")], "no labels", "1 images without labels"),
         ([("image",), ("001.png",)], "a CSV file has no labels", "'image'"),
         (
             [("image", "labels", "who", "when"), ("001.png", "a", "x", "y")],
@@ -122,10 +122,10 @@ def test_columns_that_are_not_known_are_named(tmp_path, rows, problem, told):
 
 
 def test_a_file_without_a_column_of_images_is_refused(tmp_path):
-    write_csv(tmp_path / "x.csv", [("picture", "labels"), ("001.png", "a")])
+    write_csv(tmp_path / "x.csv", [("photo", "labels"), ("001.png", "a")])
     error = refused(tmp_path / "x.csv")
-    assert error.problem == "the file has no column 'image'"
-    assert error.found == "picture, labels"
+    assert error.problem == f"{tmp_path / 'x.csv'} has no column 'image'"
+    assert error.found == "photo, labels"
 
 
 def test_bad_rows_are_counted_with_their_lines_or_left_out(tmp_path):
@@ -159,7 +159,7 @@ def test_a_folder_of_images_is_not_taken_for_a_label(tmp_path):
     save(tmp_path / "images", [1, 2])
     write_csv(tmp_path / "x.csv", [("file", "labels"), ("001.png", "a")])
     error = refused(tmp_path)
-    assert (error.problem, error.found) == ("no labels", "the folder 'images' alone")
+    assert (error.problem, error.found) == ("the data has no labels", "only the folder 'images'")
 
 
 def test_two_files_for_one_split_and_images_without_any_label_are_refused(tmp_path):

@@ -171,9 +171,9 @@ def test_channels_are_scaled_by_their_type():
 @pytest.mark.parametrize(
     ("array", "channels", "words"),
     [
-        (np.zeros((4, 6, 3), np.uint8), 5, "3 channels in an array of shape (4, 6, 3), where the network takes 5 chan"),
-        (np.zeros((4, 6), np.uint8), 2, "1 channel in an array of shape (4, 6), where the network takes 2 channels"),
-        (np.zeros((2, 3, 4, 5), np.uint8), 5, "an array of shape (2, 3, 4, 5), where the network takes (height, width"),
+        (np.zeros((4, 6, 3), np.uint8), 5, "3 channels in an array of shape (4, 6, 3), but the model takes 5 chan"),
+        (np.zeros((4, 6), np.uint8), 2, "1 channel in an array of shape (4, 6), but the model takes 2 channels"),
+        (np.zeros((2, 3, 4, 5), np.uint8), 5, "an array of shape (2, 3, 4, 5), but the model takes (height, width"),
         (np.zeros((4, 6, 2), np.int64), 2, "values of type int64"),
         (np.full((4, 6, 2), np.nan), 2, "not finite"),
         (np.zeros((0, 6, 2), np.uint8), 2, "shape (0, 6, 2)"),

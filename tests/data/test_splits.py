@@ -187,7 +187,7 @@ def test_a_fold_is_held_out_and_the_test_images_stay():
 @pytest.mark.parametrize(
     ("groups", "problem", "found"),
     [
-        ({"one": "ab", "two": "ab"}, "too few groups for 3 folds", "2"),
+        ({"one": "ab", "two": "ab"}, "there are only 2 groups for 3 folds", "2"),
         (
             {"one": "aab", "two": "a", "three": "a"},
             "1 classes would have no training images in some fold",

@@ -233,7 +233,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path):
     out = tmp_path / "bundle"
     assert problem(detector("ssdlite"), out, "litert").expected == "onnx, openvino"
     assert problem(segmenter("lraspp"), out, "executorch", preprocessing=WHOLE).found == "executorch"
-    assert problem(segmenter("lraspp"), out).problem == "a Segmenter cannot be exported"
+    assert problem(segmenter("lraspp"), out).problem == "this LRASPP model cannot be exported"
     assert problem(detector("ssdlite"), out, label_names=["a", "b"]).expected.startswith("3 names")
     assert problem(detector("fasterrcnn"), out, label_names=["a"]).expected.startswith("3 names")
     assert problem(segmenter("lraspp"), out, label_names=["a"], preprocessing=WHOLE).expected.startswith("5 names")
@@ -242,7 +242,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path):
     assert problem(detector("retinanet"), out, preprocessing={"input_size": (3, 100, 128)}).found == "100 x 128"
     assert (
         problem(network(), out, preprocessing=WHOLE).problem
-        == "the outputs of a MobileNetV2 are not those of a segmenter"
+        == "the outputs of this MobileNetV2 model are not those of a segmenter"
     )
     assert (
         problem(torch.nn.Identity().eval(), out, preprocessing=WHOLE | {"input_size": (1, 9, 9)}).where

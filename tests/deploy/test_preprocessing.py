@@ -1,4 +1,4 @@
-"""How whole images are prepared is what torchvision's detectors do, or what the user says."""
+"""Whole images are preprocessed as torchvision's detectors do it, or as the user asks."""
 
 import pytest
 
@@ -46,7 +46,7 @@ def test_a_description_overrides_the_detectors_own():
 def test_a_segmenter_does_not_tell_how_it_sees_images():
     with pytest.raises(DeployError) as error:
         preprocessing.whole_image(segmenter("lraspp"), {"mean": (0, 0, 0)})
-    assert error.value.problem == "the preprocessing of a LRASPP lacks input_size, std"
+    assert error.value.problem == "the preprocessing of this LRASPP model lacks input_size, std"
     assert error.value.where == "preprocessing"
 
 

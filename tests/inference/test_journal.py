@@ -100,7 +100,7 @@ def test_a_killed_run_goes_on_with_nothing_lost_and_nothing_twice(tiny, tmp_path
     assert run.returncode == -signal.SIGKILL
     assert not file.exists()
 
-    with pytest.warns(UserWarning, match="going on after"):
+    with pytest.warns(UserWarning, match="resuming an unfinished run after"):
         rest = list(mnv2zoo.predict(folder, tiny, batch_size=2, output=file))
     assert 0 < len(rest) < len(whole)
     assert [row["image"] for row in read(file)] == [row["image"] for row in whole]
@@ -119,11 +119,11 @@ def test_an_unfinished_run_is_not_mixed_with_another(tiny, photos, tmp_path):
     stopped.close()
     for paths, options in ((photos, {"topk": 1}), (photos, {"exact": True}), (photos / "00000.jpg", {})):
         with (
-            pytest.warns(UserWarning, match="going on"),
-            pytest.raises(OutputError, match=r"(?s)other settings.*delete that file"),
+            pytest.warns(UserWarning, match="resuming an unfinished run"),
+            pytest.raises(OutputError, match=r"(?s)other settings.*delete this file"),
         ):
             list(mnv2zoo.predict(paths, tiny, output=file, **options))
-    with pytest.warns(UserWarning, match="going on after 2 images"):
+    with pytest.warns(UserWarning, match="resuming an unfinished run after 2 images"):
         assert len(list(mnv2zoo.predict(photos, tiny, output=file))) == 5
     assert len(read(file)) == 7
 

@@ -38,7 +38,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tiny, tmp_path):
         if count == 2000:
             early = resident()
     assert count == 6000
-    # What is waiting is bounded; 4000 images' pixels alone would be 12 MB.
+    # The queue is bounded: the pixels of 4000 images alone would take 12 MB.
     assert resident() - early < 8
 
 
@@ -56,9 +56,9 @@ def test_engines_agree(tiny, photos, engine):
 
 
 def test_what_the_engine_does_not_know_is_one_error(tiny, photos):
-    with pytest.raises(DeployError, match="torch knows no int8"):
+    with pytest.raises(DeployError, match="the engine torch does not support int8"):
         list(mnv2zoo.predict(photos, tiny, precision="int8", calibration=photos))
-    with pytest.raises(DeployError, match="torch knows no fp16"):
+    with pytest.raises(DeployError, match="the engine torch does not support fp16"):
         list(mnv2zoo.predict(photos, tiny, precision="fp16"))
 
 

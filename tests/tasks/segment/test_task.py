@@ -120,7 +120,7 @@ def test_a_prediction_that_stops_is_continued(trained, tmp_path):
     first.close()
     assert begun == wanted[:3]
     assert not output.exists()
-    with pytest.warns(UserWarning, match="going on after 3 images"):
+    with pytest.warns(UserWarning, match="resuming an unfinished run after 3 images"):
         rest = list(mnv2zoo.predict(data / "train/images", str(run), **options))
     assert rest == wanted[3:]
     assert [json.loads(line) for line in output.read_text().splitlines()] == wanted
