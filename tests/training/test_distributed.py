@@ -76,7 +76,7 @@ def test_a_photo_that_vanishes_while_the_run_reads_it_is_one_clear_error(photos,
     with pytest.raises(ZooError) as error:
         mnv2zoo.finetune(photos, MODEL, tmp_path / "run", **{**ONE, "workers": workers})
     assert "Traceback" not in str(error.value)
-    assert "no file" in str(error.value)
+    assert "no such file" in str(error.value)
     assert not (tmp_path / "run").exists()
 
 
