@@ -164,5 +164,6 @@ def with_note_of_added(recorded: Mapping[str, Any], data: Data, found: int) -> D
     added = found - recorded.get("images", {}).get("found", found)
     if added <= 0:
         return data
-    note = f"{added} images were added since the run started; they are ignored, because a run keeps its first images"
+    images = "1 image was" if added == 1 else f"{added} images were"
+    note = f"{images} added since the run started and ignored, because a run keeps its first images"
     return dataclasses.replace(data, notes=(*data.notes, note))

@@ -174,7 +174,7 @@ def test_changes_of_the_data_in_mid_run_are_one_clear_line(photos, stopped):
     photo("red", 99).save(photos / "red" / "99.png")
     done = cli("finetune", str(photos), "--out", str(run), "--resume")
     assert done.returncode == 0, done.stderr
-    assert [line for line in done.stdout.splitlines() if "1 images were added since the run started" in line]
+    assert [line for line in done.stdout.splitlines() if "1 image was added since the run started" in line]
     assert not any(
         "99.png" in name for names in json.loads((run / "split.json").read_text()).values() for name in names
     )
