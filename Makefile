@@ -160,6 +160,7 @@ bench: $(VENV)/.dev $(RUN)  ## measure, for about an hour, into benchmarks/resul
 	$(BIN)/python benchmarks/folder.py
 	$(BIN)/python benchmarks/detection_folder.py
 	$(BIN)/python benchmarks/head_training.py
+	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/preprocessing.py
 	$(BIN)/python benchmarks/deploy_accuracy.py $(RUN) $(GROCERY)
 	$(BIN)/python scripts/generate.py
