@@ -132,6 +132,7 @@ def _build(
     """Returns the files of the model folder, and the preprocessing in them."""
     import timm
 
+    import mnv2zoo.models.registry  # noqa: F401  # registers the architectures with timm
     from mnv2zoo.data import transforms
     from mnv2zoo.model_dir import files
     from mnv2zoo.models.cfg import pretrained_cfg
