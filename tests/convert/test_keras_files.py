@@ -239,7 +239,8 @@ class TestHeads:
 
     @pytest.mark.parametrize("file", ["hidden.keras", "hidden.h5", "hidden.weights.h5"])
     def test_two_dense_layers_are_refused_by_name(self, models, file):
-        with pytest.raises(ConversionError, match=r"(?s)layers that a MobileNetV2 cannot have.*kernel \(1280, 8\).*--backbone") as caught:
+        message = r"(?s)layers that a MobileNetV2 cannot have.*kernel \(1280, 8\).*--backbone"
+        with pytest.raises(ConversionError, match=message) as caught:
             convert.to_native(convert.read(models / file).tensors, NAME)
         assert "dense_" in caught.value.found or "dense/" in caught.value.found
 
