@@ -4,7 +4,8 @@
 
 Run the same command again to resume. With `--dev`, the script stops before the test images are used, for choosing
 recipes. A finished run, even one from another machine, is not trained again: it is evaluated on the test images and
-gets its row.
+gets its row. With `--with-val`, the model is trained on the training and validation images together, for settings that
+are final. Its row has no validation metrics then.
 """
 
 import argparse
@@ -27,7 +28,7 @@ MACHINE = "machine.json"  # in a finished run: its parameter count and the train
 def main() -> None:
     """Trains the model, and writes its row."""
     args = arguments()
-    run = args.runs / f"{args.recipe}-{args.seed}"
+    run = args.runs / f"{args.recipe}{'-with-val' if args.with_val else ''}-{args.seed}"
     if not (run / MACHINE).exists():
         train(args, run)
     if not args.dev:
@@ -40,12 +41,13 @@ def train(args: argparse.Namespace, run: Path) -> None:
     result = mnv2zoo.finetune(
         args.data,
         out=run,
-        task=without_test(described["task"]),
+        task=development(described["task"], args.with_val),
         resume=True,
         init=str(args.weights),
         seed=args.seed,
         workers=args.workers,
         **({} if args.device is None else {"device": args.device}),
+        precision=args.precision,
         **described["recipe"] | ({} if args.epochs is None else {"epochs": args.epochs}),
     )
     parameters = list(result.model.parameters())
@@ -68,19 +70,27 @@ def row(args: argparse.Namespace, run: Path) -> dict[str, Any]:
         "epoch": results["epoch"],
         # From the median epoch, to exclude pauses and other load on the machine.
         "minutes": round(statistics.median(epoch["seconds"] for epoch in epochs) * len(epochs) / 60, 1),
-        "val": results["val"],
+        **({} if args.with_val else {"val": results["val"]}),
         "test": mnv2zoo.evaluate(args.data, run, split="test").to_json(),
         **facts,
     }
 
 
-def without_test(name: str) -> Task:
-    """The task, on data without test images."""
+def development(name: str, with_val: bool) -> Task:
+    """The task, on data without test images.
+
+    Args:
+        name: The task's name.
+        with_val: Whether to train on the validation images too. They remain validation images, so the best epoch is
+            among the last ones.
+    """
 
     class Development(type(find_task(name))):  # type: ignore[misc]
         def find_data(self, *arguments: Any) -> Data:
             data = super().find_data(*arguments)
             data.splits.pop("test", None)
+            if with_val:
+                data.splits["train"] += data.splits["val"]
             return data
 
     Development.name = name  # so that the run belongs to the built-in task
@@ -96,6 +106,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--device", help="device, such as cuda (default: the first GPU if there is one)")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
+    parser.add_argument("--with-val", action="store_true", help="train on the training and validation images")
     parser.add_argument("--runs", type=Path, default=Path("runs/heads"))
     parser.add_argument("--epochs", type=int, help="number of epochs, instead of the recipe's")
     parser.add_argument("--dev", action="store_true", help="stop before the test, without adding a row")
