@@ -59,6 +59,16 @@ def cpu_name() -> str:
     return _cpu_info("model name") or platform.processor() or platform.machine()
 
 
+def processor(cpu: str) -> str:
+    """The short name of a CPU, such as `Intel Xeon`."""
+    return cpu.replace("(R)", "").removesuffix(" Processor")
+
+
+def folder(cpu: str) -> str:
+    """The name of the folder with the results of a CPU, such as `intel-xeon`."""
+    return re.sub("[^a-z0-9]+", "-", processor(cpu).lower()).strip("-")
+
+
 def _cpu_info(field: str) -> str:
     """The facts about the first core in Linux; empty on other systems."""
     info = Path("/proc/cpuinfo")
@@ -159,9 +169,9 @@ def summary(seconds: list[float]) -> dict[str, object]:
 
 
 def write(name: str, results: Mapping[str, object]) -> None:
-    """Writes results with the machine they were measured on, and prints where."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    """Writes results with the machine they were measured on, to the folder of its processor, and prints where."""
+    path = RESULTS / folder(cpu_name()) / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     about = {"benchmark": name, "date": datetime.date.today().isoformat(), "machine": machine()}
     path.write_text(json.dumps({**about, **results}, indent=2) + "\n", encoding="utf-8")
     print(f"Written to {path}")

@@ -45,21 +45,27 @@ def figures(config: Config, entry: WeightsEntry | None) -> tuple[str, str]:
     return f"{architecture.parameters(config) / 1e6:.2f}", f"{macs / 1e9:.4f}"
 
 
+def measurements(benchmark: str) -> list[dict[str, Any]]:
+    """The results of a benchmark on each processor: the newest first, and those of one day by the processor's name."""
+    found = [_read(path) for path in sorted((ROOT / "benchmarks/results").glob(f"*/{benchmark}.json"))]
+    return sorted(found, key=lambda results: results.get("date", ""), reverse=True)
+
+
 def measured(benchmark: str) -> dict[str, Any]:
-    """The last results of a benchmark."""
-    return _read(f"benchmarks/results/{benchmark}.json")
+    """The newest results of a benchmark."""
+    return measurements(benchmark)[0]
 
 
 def is_measured(benchmark: str) -> bool:
     """Whether a benchmark has results."""
-    return (ROOT / f"benchmarks/results/{benchmark}.json").is_file()
+    return bool(measurements(benchmark))
 
 
 def recorded(name: str) -> dict[str, Any]:
     """The last results of an example, or of the attacks, for the documentation."""
-    return _read(f"docs/results/{name}.json")
+    return _read(ROOT / f"docs/results/{name}.json")
 
 
-def _read(place: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((ROOT / place).read_text(encoding="utf-8"))
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found

@@ -571,7 +571,7 @@ PARTS: dict[str, Callable[..., str]] = {
         *(head_cache, training_step, grocery, long_tail, folds, multilabel, transfer, preprocessing, taps),
         *(heads, service, gpu, gpu_speedups, forgotten, ecosystem, alphas, attacks, bounds, fuzz),
         *(c20_figures, c20_releases, c20_runs),
-        *(performance.performance, performance.processors, performance.engine_choice),
+        *(performance.performance, performance.processors, performance.engine_choice, performance.speedups),
     )
 }
 

@@ -1,15 +1,18 @@
-"""The parts of docs/performance.md, and its drawings, from the last results of the benchmarks.
+"""The parts of docs/performance.md, and its drawings, from the newest results of the benchmarks.
 
-If a benchmark has no results yet, its section shows the command that measures it.
+The table that compares processors shows the newest of each. If a benchmark has no results yet, its section shows the
+command that measures it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import drawings
-from catalog import is_measured, measured, table
+from catalog import is_measured, measured, measurements, table
+
+from benchmarks import report
 
 RESULTS = Mapping[str, Any]
 ARGUMENTS = {"deploy_accuracy": " RUN DATA"}  # arguments that a benchmark requires
@@ -38,13 +41,13 @@ def machine(results: RESULTS) -> str:
 
 def processor(results: RESULTS) -> str:
     """The short name of the processor that a benchmark ran on."""
-    return results["machine"]["cpu"].replace("(R)", "").removesuffix(" Processor")
+    return report.processor(results["machine"]["cpu"])
 
 
 def processors() -> str:
     """A row for each machine that the page's benchmarks ran on."""
     found: dict[str, dict[str, Any]] = {}
-    for results in (measured(section) for section in SECTIONS if is_measured(section)):
+    for results in (results for section in SECTIONS for results in measurements(section)):
         about, row = results["machine"], found.setdefault(processor(results), {"flags": [], "versions": {}})
         row["cores"] = about["cores"]
         row["flags"] = max(row["flags"], about.get("flags", []), key=len)
@@ -80,11 +83,60 @@ def engine_choice() -> str:
     batches = batches_of(speed)
     rows = []
     for job, fits, engine in JOBS:
-        times = (f"{speed[batch][engine]['times_timm']:.1f}" for batch in batches)
+        times = (f"{speed[batch][engine]['times_timm']:.1f}" if engine in speed[batch] else "" for batch in batches)
         lost = f"{accuracy[engine]['points_lost']:.2f}" if engine in accuracy else ""
         rows.append((job, fits, f"`{engine}`", *times, lost))
     header = " | ".join(f"speedup, {batch}:" for batch in batches)
-    return table(f"you want to | processor | engine and precision | {header} | top-1 points lost:", rows)
+    choice = table(f"you want to | processor | engine and precision | {header} | top-1 points lost:", rows)
+    return choice + f"\n*{processor(speed)}.*\n"
+
+
+def fastest(found: RESULTS, batch: str, precision: str) -> float:
+    """The speedup of the fastest engine in a precision."""
+    return max(row["times_timm"] for name, row in found[batch].items() if name.endswith(f" {precision}"))
+
+
+def first_prediction_of(found: RESULTS, name: str) -> float:
+    """The speedup of a process from its start to the first prediction."""
+    return found["timm"]["median_ms"] / found[name]["median_ms"]
+
+
+# A comparison as a user would name it, its benchmark, and its speedup from the results of that.
+COMPARISONS: tuple[tuple[str, str, Callable[[RESULTS], float]], ...] = (
+    ("one image, fastest `fp32` engine", "deploy", lambda r: fastest(r, "batch 1", "fp32")),
+    ("one image, fastest `bf16` engine", "deploy", lambda r: fastest(r, "batch 1", "bf16")),
+    ("one image, fastest `int8` engine", "deploy", lambda r: fastest(r, "batch 1", "int8")),
+    ("batch of 32, fastest `fp32` engine", "deploy", lambda r: fastest(r, "batch 32", "fp32")),
+    ("batch of 32, fastest `bf16` engine", "deploy", lambda r: fastest(r, "batch 32", "bf16")),
+    ("batch of 32, fastest `int8` engine", "deploy", lambda r: fastest(r, "batch 32", "int8")),
+    ("classify 1,000 images from a folder, first run", "folder", lambda r: r["no option, first"]["times_timm"]),
+    ("classify 1,000 images from a folder, later runs", "folder", lambda r: r["no option"]["times_timm"]),
+    ("first prediction, first process", "first_prediction", lambda r: first_prediction_of(r, "mnv2zoo predict, first")),
+    ("first prediction, later processes", "first_prediction", lambda r: first_prediction_of(r, "mnv2zoo predict")),
+    ("load verified weights", "create_model", lambda r: 1 / r["ratio"]),
+    ("SSDLite on images, over torchvision", "detection_folder", lambda r: r["results"]["default"]["times_torchvision"]),
+    ("read 12-megapixel photos, first epoch", "large_photos", lambda r: r["times_timm"]["first epoch with the check"]),
+    ("read 12-megapixel photos, later epochs", "large_photos", lambda r: r["times_timm"]["later epochs"]),
+)
+
+
+def speedups() -> str:
+    """A row for each comparison, and a column for each processor with results of any of their benchmarks."""
+    found = {
+        words: {processor(results): cell(speedup, results) for results in measurements(benchmark)}
+        for words, benchmark, speedup in COMPARISONS
+    }
+    names = sorted({name for row in found.values() for name in row})
+    rows = ((words, *(row.get(name, "") for name in names)) for words, row in found.items())
+    return table(" | ".join(["speedup over timm", *(f"{name}:" for name in names)]), rows)
+
+
+def cell(speedup: Callable[[RESULTS], float], results: RESULTS) -> str:
+    """A speedup with one decimal; empty if it was not measured."""
+    try:
+        return f"{speedup(results):.1f}"
+    except (KeyError, ValueError):  # `max` raises the latter where a batch has no engine of a precision
+        return ""
 
 
 def deploy(results: RESULTS) -> str:
@@ -186,9 +238,8 @@ def first_prediction(results: RESULTS) -> str:
         "mnv2zoo predict, first": "`mnv2zoo predict`, first process",
         "mnv2zoo predict": "`mnv2zoo predict`, later processes",
     }
-    timm = results["timm"]["median_ms"]
     rows = [
-        (words, f"{results[name]['median_ms']:.0f}", f"{timm / results[name]['median_ms']:.1f}")
+        (words, f"{results[name]['median_ms']:.0f}", f"{first_prediction_of(results, name):.1f}")
         for name, words in names.items()
         if name in results
     ]

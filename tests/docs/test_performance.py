@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from benchmarks import report
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
@@ -22,7 +24,6 @@ def row(times: float, goal: float | None) -> dict[str, Any]:
     return {"ms_an_image": 2.5, "timm_ms_an_image": 17.5, "times_timm": times, "goal": goal, "rounds": 30}
 
 
-MEASURED = ("deploy", "deploy_accuracy")
 DEPLOY = {
     "machine": MACHINE,
     "threads": 2,
@@ -35,10 +36,11 @@ DEPLOY = {
 
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of results, from which the page is made."""
+    """The folder of a processor's results, from which the page is made."""
     monkeypatch.syspath_prepend(ROOT / "scripts")
     monkeypatch.setattr(importlib.import_module("catalog"), "ROOT", tmp_path)
-    folder = tmp_path / "benchmarks/results"
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "benchmarks/results")
+    folder = report.RESULTS / "a"
     folder.mkdir(parents=True)
     return folder
 
@@ -46,6 +48,20 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def performance(results: Path) -> ModuleType:
     return importlib.import_module("performance")
+
+
+AMD, INTEL = "AMD EPYC", "Intel(R) Xeon(R) Processor"
+
+
+@pytest.fixture
+def write(results: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Writes the results of a benchmark, as if it had run on a processor on a day."""
+
+    def write(cpu: str, day: int, name: str, measured: dict[str, Any]) -> None:
+        monkeypatch.setattr(report, "cpu_name", lambda: cpu)
+        report.write(name, {**measured, "date": f"2026-11-{day:02}"})
+
+    return write
 
 
 def test_the_page_has_every_section_and_each_has_a_benchmark(performance: ModuleType) -> None:
@@ -92,14 +108,96 @@ def test_the_page_names_each_processor_once(performance: ModuleType, results: Pa
     }
 
 
+def newest(benchmark: str) -> dict[str, Any]:
+    """The newest results in the repository."""
+    files = sorted((ROOT / "benchmarks/results").glob(f"*/{benchmark}.json"))
+    return max((json.loads(file.read_text()) for file in files), key=lambda results: results["date"])
+
+
 def test_the_page_begins_with_the_engine_for_each_job(performance: ModuleType) -> None:
     rows = rows_of(PAGE.partition("<!-- end: engine_choice -->")[0])
-    speed, accuracy = (json.loads((ROOT / f"benchmarks/results/{name}.json").read_text()) for name in MEASURED)
+    speed, accuracy = newest("deploy"), newest("deploy_accuracy")
     assert len(rows) == 2 + len(performance.JOBS)
     processor, engine, *times, lost = rows["get the most speed"]
     assert (processor, engine) == ("`avx512_vnni` or `amx_int8`", "`openvino int8`")
     assert times == [f"{speed[batch]['openvino int8']['times_timm']:.1f}" for batch in ("batch 1", "batch 32")]
     assert lost == f"{accuracy['engines']['openvino int8']['points_lost']:.2f}"
+
+
+def test_an_engine_that_was_not_measured_has_no_speed(performance: ModuleType, results: Path) -> None:
+    (results / "deploy.json").write_text(json.dumps(DEPLOY))
+    (results / "deploy_accuracy.json").write_text(json.dumps({"engines": {}}))
+    text = performance.engine_choice()
+    rows = rows_of(text)
+    assert rows["start at once, install nothing"] == ["any", "`torch fp32`", "1.5", "3.6", ""]
+    assert rows["get the most speed without calibration images"][2:] == ["8.5", "", ""]
+    assert text.endswith("*A.*\n")
+
+
+def test_each_file_lies_in_the_folder_of_its_processor() -> None:
+    for file in (ROOT / "benchmarks/results").rglob("*.json"):
+        cpu = json.loads(file.read_text())["machine"]["cpu"]
+        assert file == ROOT / "benchmarks/results" / report.folder(cpu) / file.name
+
+
+def test_a_folder_has_the_short_name_of_its_processor() -> None:
+    assert report.folder("Intel(R) Xeon(R) Processor @ 2.60GHz") == "intel-xeon-processor-2-60ghz"
+    assert report.folder(INTEL) == "intel-xeon"
+    assert report.folder("x86_64") == "x86-64"
+
+
+def test_two_processors_keep_their_results_and_the_newest_are_shown(
+    performance: ModuleType, write: Callable[..., None]
+) -> None:
+    write(INTEL, 3, "create_model", {"timm": {"median_ms": 30}, "mnv2zoo": {"median_ms": 10}, "ratio": 0.333})
+    write(AMD, 2, "create_model", {"timm": {"median_ms": 40}, "mnv2zoo": {"median_ms": 20}, "ratio": 0.5})
+    places = [str(file.relative_to(report.RESULTS)) for file in sorted(report.RESULTS.rglob("*.json"))]
+    assert places == ["amd-epyc/create_model.json", "intel-xeon/create_model.json"]
+    text = performance.performance("create_model")
+    assert "| timm | 30 |" in text
+    assert text.endswith("*Intel Xeon.*\n")
+    assert set(rows_of(performance.processors())) == {"processor", "---", "AMD EPYC", "Intel Xeon"}
+    write(AMD, 4, "create_model", {"timm": {"median_ms": 50}, "mnv2zoo": {"median_ms": 20}, "ratio": 0.4})
+    assert performance.performance("create_model").endswith("*AMD EPYC.*\n")
+
+
+def test_of_results_of_one_day_the_first_processor_is_shown(
+    performance: ModuleType, write: Callable[..., None]
+) -> None:
+    for cpu in (INTEL, AMD):
+        write(cpu, 3, "import_time", {"timm": {"median_ms": 30}, "more": {"median_ms": 10}})
+    assert performance.performance("import_time").endswith("*AMD EPYC.*\n")
+
+
+def test_speedups_of_each_processor_come_from_its_own_results(
+    performance: ModuleType, write: Callable[..., None]
+) -> None:
+    write(INTEL, 3, "deploy", {**DEPLOY, "machine": {**MACHINE, "cpu": INTEL}})
+    write(AMD, 2, "deploy", {"batch 1": {"timm, channels last": row(9, None), "onnxruntime fp32": row(4.26, None)}})
+    write(AMD, 2, "create_model", {"ratio": 0.4})
+    write(AMD, 2, "folder", {"no option, first": {"times_timm": 3.04}})
+    medians = {"timm": 3000, "mnv2zoo predict, first": 750, "mnv2zoo predict": 500}
+    write(AMD, 2, "first_prediction", {name: {"median_ms": ms} for name, ms in medians.items()})
+    write(INTEL, 2, "detection_folder", {"results": {"default": {"times_torchvision": 2.5}}})
+    write(INTEL, 2, "large_photos", {"times_timm": {"first epoch with the check": 3, "later epochs": 24}})
+    assert rows_of(performance.speedups()) == {
+        "speedup over timm": ["AMD EPYC", "Intel Xeon"],
+        "---": ["--:", "--:"],
+        "one image, fastest `fp32` engine": ["4.3", "1.5"],
+        "one image, fastest `bf16` engine": ["", "8.5"],
+        "one image, fastest `int8` engine": ["", ""],
+        "batch of 32, fastest `fp32` engine": ["", "3.6"],
+        "batch of 32, fastest `bf16` engine": ["", ""],
+        "batch of 32, fastest `int8` engine": ["", ""],
+        "classify 1,000 images from a folder, first run": ["3.0", ""],
+        "classify 1,000 images from a folder, later runs": ["", ""],
+        "first prediction, first process": ["4.0", ""],
+        "first prediction, later processes": ["6.0", ""],
+        "load verified weights": ["2.5", ""],
+        "SSDLite on images, over torchvision": ["", "2.5"],
+        "read 12-megapixel photos, first epoch": ["", "3.0"],
+        "read 12-megapixel photos, later epochs": ["", "24.0"],
+    }
 
 
 def test_drawings_show_each_bar_and_describe_it(performance: ModuleType, results: Path) -> None:
