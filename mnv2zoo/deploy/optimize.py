@@ -7,7 +7,6 @@ import functools
 import itertools
 import json
 import pickle
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,10 +26,10 @@ from mnv2zoo.models.pretrained import find_device
 from mnv2zoo.models.timm_compat import pytree
 from mnv2zoo.runtimes.cache import Cache, versions
 from mnv2zoo.runtimes.runners import Parts, PerProcess, require_near
+from mnv2zoo.runtimes.timing import milliseconds
 
 EngineName = Literal["auto", "torch", "inductor", "onnxruntime", "openvino"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
-TIMED_SECONDS, TIMED_RUNS = 0.5, 20  # `auto` times an engine until the first of these limits
 # The percentage of boxes in the example that an engine must match in fp32. A few may differ, because rounding decides
 # which of two boxes with nearly equal scores suppresses the other.
 SAME_BOXES = 98
@@ -46,7 +45,7 @@ class Attempt:
         engine: Its name.
         milliseconds: Median time for the example; None if it was not timed.
         error: Distance of its outputs from the original's, relative to their norm; None if it did not run.
-        verdict: `chosen`, `slower`, or the reason why it was skipped.
+        verdict: `chosen`, by how many percent it was slower than the chosen engine, or the reason why it was skipped.
     """
 
     engine: str
@@ -492,25 +491,20 @@ def _engine_key(engine: str, precision: str) -> dict[str, str]:
 
 
 def _fastest(source: Source, goal: Goal, cache: Cache) -> Optimized:
-    best: Optimized | None = None
+    started: dict[str, Optimized] = {}
     attempts: dict[str, Attempt] = {}
     for name in ENGINES:
         if reason := _reason_to_skip(name, goal):
             attempts[name] = Attempt(name, None, None, reason)
             continue
         try:
-            optimized, error = _build(name, source, goal, cache)
-            example = source.example.to(goal.device)
-            attempts[name] = Attempt(name, _milliseconds(optimized, example), error, "slower")
+            started[name], error = _build(name, source, goal, cache)
+            attempts[name] = Attempt(name, None, error, "")
         except DeployError as failure:
             attempts[name] = Attempt(name, None, None, failure.summary)
-            continue
         except Exception as failure:  # runtimes raise many kinds of errors, and another engine may work
             attempts[name] = Attempt(name, None, None, f"{type(failure).__name__}: {checks.first_line(failure)}")
-            continue
-        if best is None or attempts[name].milliseconds < attempts[best.engine].milliseconds:  # type: ignore[operator]
-            best = optimized
-    if best is None:
+    if not started:
         reasons = "; ".join(f"{attempt.engine}: {attempt.verdict}" for attempt in attempts.values())
         raise DeployError(
             "no engine can run the model",
@@ -518,9 +512,21 @@ def _fastest(source: Source, goal: Goal, cache: Cache) -> Optimized:
             found=reasons,
             fix="Pass the name of an engine to see its full error.",
         )
-    attempts[best.engine] = replace(attempts[best.engine], verdict="chosen")
-    best.tried = tuple(attempts.values())
-    return best
+    example = source.example.to(goal.device)
+    times = milliseconds({name: functools.partial(_finished, run, example) for name, run in started.items()})
+    fastest = min(times, key=times.__getitem__)
+    for name, own in times.items():
+        verdict = "chosen" if name == fastest else f"slower by {100 * (own / times[fastest] - 1):.0f} %"
+        attempts[name] = replace(attempts[name], milliseconds=own, verdict=verdict)
+    started[fastest].tried = tuple(attempts.values())
+    return started[fastest]
+
+
+def _finished(run: Callable[[Tensor], Any], example: Tensor) -> None:
+    """Runs a model, and waits until its device has finished."""
+    outputs = run(example)
+    if example.device.type != "cpu":
+        pytree.tree_leaves(outputs)[0].flatten()[:1].cpu()
 
 
 def _reason_to_skip(name: str, goal: Goal) -> str:
@@ -561,18 +567,6 @@ def _build(name: str, source: Source, goal: Goal, cache: Cache) -> tuple[Optimiz
     if engine.prepare is None:
         return start({})
     return cache.fetch(_engine_key(name, precision), functools.partial(engine.prepare, source, precision), start)
-
-
-def _milliseconds(run: Callable[[Tensor], Any], example: Tensor) -> float:
-    """Median time of a run, after the one that checked it."""
-    times: list[float] = []
-    while len(times) < TIMED_RUNS and (sum(times) < TIMED_SECONDS or len(times) < 3):
-        started = time.perf_counter()
-        outputs = run(example)
-        if example.device.type != "cpu":
-            pytree.tree_leaves(outputs)[0].flatten()[:1].cpu()  # waits until the device has finished
-        times.append(time.perf_counter() - started)
-    return 1000 * sorted(times)[len(times) // 2]
 
 
 def _check(

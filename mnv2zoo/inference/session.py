@@ -12,8 +12,6 @@ import importlib.util
 import json
 import os
 import platform
-import statistics
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +30,7 @@ from mnv2zoo.models.names import Description
 from mnv2zoo.runtimes.cache import Cache, versions
 from mnv2zoo.runtimes.mobilenetv2 import Classifier
 from mnv2zoo.runtimes.runners import CALIBRATED, RUNTIMES, Array, Parts, PerProcess, Runner, cores, require_near
+from mnv2zoo.runtimes.timing import milliseconds
 from mnv2zoo.system import accelerators, posix
 from mnv2zoo.system.files import MAX_BYTES, read_all
 from mnv2zoo.tasks import Task
@@ -52,7 +51,7 @@ EXPORT_FROM = 1600  # an export takes 9.4 s, and a runtime then saves 5.9 ms per
 LOOK_AHEAD = EXPORT_FROM  # images that are counted at most
 STARTS_FIRST = ("onnxruntime", "openvino")
 RUNS_FASTEST = ("openvino", "onnxruntime")
-TIMED_BATCH, TIMED_ROUNDS = 32, 5
+TIMED_BATCH = 32
 
 # Arguments of a model that decide nothing in prediction, or that the graph is written by.
 WRITTEN = ("pad_type", "in_chans", "num_classes", "classifier", "output_stride", "bn_eps")
@@ -355,16 +354,13 @@ def _by_speed(
 
 
 def _milliseconds(sessions: Mapping[str, RuntimeSession]) -> dict[str, float]:
-    """Median time of a batch on each, in turns, so that other work on the machine slows all of them."""
-    times: dict[str, list[float]] = {name: [] for name in sessions}
-    for _ in range(TIMED_ROUNDS + 1):
-        for name, session in sessions.items():
-            size = session.preprocessing.input_size
-            batch = np.random.default_rng(0).standard_normal((TIMED_BATCH, *size), np.float32)
-            began = time.perf_counter()
-            session.run(batch)
-            times[name].append(1000 * (time.perf_counter() - began))
-    return {name: statistics.median(own[1:]) for name, own in times.items()}  # the first of each warms it up
+    """Median time of a batch on each."""
+    random = np.random.default_rng(0)
+    batches = {
+        name: random.standard_normal((TIMED_BATCH, *session.preprocessing.input_size), np.float32)
+        for name, session in sessions.items()
+    }
+    return milliseconds({name: partial(session.run, batches[name]) for name, session in sessions.items()})
 
 
 class _ExportNeededError(Exception):

@@ -136,6 +136,9 @@ def test_auto_keeps_the_fastest_and_says_why(small, x):
     assert set(timed) == set(QUICK)
     assert fast.engine == min(timed, key=timed.get)
     assert tried[fast.engine].verdict == "chosen"
+    for name in timed.keys() - {fast.engine}:
+        margin = 100 * (timed[name] / timed[fast.engine] - 1)
+        assert tried[name].verdict == f"slower by {margin:.0f} %"
     assert "minute" in tried["inductor"].verdict
     torch.testing.assert_close(fast(x), expected(small, x), rtol=1e-3, atol=1e-3)
 

@@ -1,0 +1,108 @@
+"""Measures whether `auto` picks the fastest engine in fp32: for each model, number of threads and batch size.
+
+After `optimize` has picked an engine, all engines that it tried take turns with the same images. For one image, they
+are also measured directly after a small operation of PyTorch, as in a service that preprocesses with it. Goal: the
+picked engine takes at most 5 % longer than the fastest. Weights are random.
+
+    python benchmarks/engines.py --models mnv2zoo_100 ssdlite
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import report
+import timm
+import torch
+from torch import Tensor, nn
+
+from mnv2zoo import architecture, deploy, detection, segmentation
+from mnv2zoo.runtimes.cache import versions
+
+GOAL = 1.05
+SETTLE = 0.05  # seconds, as in deploy.py
+HEADS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int]]] = {
+    "ssdlite": (lambda: detection.ssdlite("mnv2zoo_100", 91, size=(320, 320), score_thresh=0.5), (320, 320)),
+    "lraspp": (lambda: segmentation.lraspp("mnv2zoo_100", 21), (320, 320)),
+}
+MODELS = (*(name for name in architecture.CONFIGS if not name.endswith("_c20")), *HEADS)
+
+
+def build(name: str) -> tuple[nn.Module, tuple[int, int]]:
+    """A model with random weights, and the size of its images."""
+    torch.manual_seed(0)
+    if name in HEADS:
+        make, size = HEADS[name]
+        return make().eval(), size
+    return timm.create_model(name).eval(), (224, 224)
+
+
+def medians(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median milliseconds of calls that take turns."""
+    series = report.take_turns(calls, rounds, warm_up=1, settle=SETTLE)
+    return {name: round(1000 * statistics.median(seconds), 3) for name, seconds in series.items()}
+
+
+def after_pytorch(run: Callable[[Tensor], object], images: Tensor) -> object:
+    """Normalizes images in PyTorch, and runs a model on them."""
+    return run(((images - 0.5) / 0.5).clamp(0, 1))
+
+
+@torch.inference_mode()
+def measure(name: str, batches: list[int], rounds: int, cache: str) -> None:
+    """Runs in the measured process; prints a row per batch size as JSON."""
+    model, size = build(name)
+    rows = []
+    for batch in batches:
+        images = torch.rand(batch, 3, *size, generator=torch.Generator().manual_seed(0))
+        picked = deploy.optimize(model, images, cache=cache)
+        tried = [attempt.engine for attempt in picked.tried if attempt.milliseconds is not None]
+        runs = {engine: deploy.optimize(model, images, engine, cache=cache) for engine in tried}
+        turns = rounds if batch == 1 else max(4, rounds // 3)
+        row: dict[str, Any] = {"batch": batch, "picked": picked.engine}
+        row["ms"] = medians({engine: partial(run, images) for engine, run in runs.items()}, turns)
+        row["times_fastest"] = round(row["ms"][picked.engine] / min(row["ms"].values()), 3)
+        if batch == 1:
+            calls = {engine: partial(after_pytorch, run, images) for engine, run in runs.items()}
+            row["ms_after_pytorch"] = medians(calls, turns)
+        rows.append(row)
+    print(json.dumps(rows))
+
+
+def main() -> None:
+    parser = report.parser(__doc__)
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS, metavar="MODEL")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32], help="batch sizes (default: 1, 8, 32)")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads (default: 1, 2)")
+    parser.add_argument("--rounds", type=int, default=12, help="turns of each engine for one image (default: 12)")
+    parser.add_argument("--measure", nargs=2, metavar=("NAME", "CACHE"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        measure(args.measure[0], args.batch, args.rounds, args.measure[1])
+        return
+
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as cache:
+        for name in args.models:
+            for threads in args.threads:
+                words = [__file__, "--measure", name, cache, "--rounds", str(args.rounds)]
+                env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+                found = report.in_process(*words, "--batch", *map(str, args.batch), env=env)
+                rows += [{"model": name, "threads": threads, **row} for row in found]
+                for row in rows[-len(found) :]:
+                    print(row, flush=True)
+    worst = max(row["times_fastest"] for row in rows)
+    print(f"`auto` takes at most {worst} times as long as the fastest engine")
+    facts = {"versions": versions(["onnxruntime", "openvino"]), "goal": GOAL, "worst": worst}
+    report.write("engines", {**facts, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

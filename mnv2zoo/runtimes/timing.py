@@ -1,0 +1,45 @@
+"""Times functions that take turns."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+ROUNDS, MOST_SECONDS = 5, 10.0  # turns of each function; there are no further rounds after so many seconds
+# The threads of PyTorch and ONNX Runtime spin for a while after a call, and would take a core from the next function.
+SETTLE_SECONDS = 0.05
+COUNTED_SECONDS = 0.05
+
+
+def milliseconds(functions: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+    """Times functions in turns, so that other work on the machine slows all of them.
+
+    Each turn begins with calls that do not count.
+
+    Args:
+        functions: The functions by name.
+
+    Returns:
+        The median time of a call of each, in milliseconds.
+    """
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    end = time.perf_counter() + MOST_SECONDS
+    for _ in range(ROUNDS):
+        for name, function in functions.items():
+            _durations(function, SETTLE_SECONDS)
+            times[name] += _durations(function, COUNTED_SECONDS)
+        if time.perf_counter() > end:
+            break
+    return {name: 1000 * statistics.median(own) for name, own in times.items()}
+
+
+def _durations(function: Callable[[], object], seconds: float) -> list[float]:
+    """Calls a function at least once and for so long, and returns the duration of each call in seconds."""
+    found: list[float] = []
+    end = time.perf_counter() + seconds
+    while not found or time.perf_counter() < end:
+        began = time.perf_counter()
+        function()
+        found.append(time.perf_counter() - began)
+    return found

@@ -1,0 +1,48 @@
+"""Functions that take turns, on a clock that only they advance."""
+
+import pytest
+
+from mnv2zoo.runtimes import timing
+
+
+class Clock:
+    """Its time advances by what functions say that they take."""
+
+    def __init__(self, monkeypatch):
+        self.now, self.calls = 0.0, []
+        monkeypatch.setattr(timing.time, "perf_counter", lambda: self.now)
+
+    def function(self, name, seconds):
+        def run():
+            self.calls.append(name)
+            self.now += seconds(len(self.calls)) if callable(seconds) else seconds
+
+        return run
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    return Clock(monkeypatch)
+
+
+def test_functions_take_turns_and_the_median_counts(clock):
+    times = timing.milliseconds({"fast": clock.function("fast", 0.06), "slow": clock.function("slow", 0.2)})
+    assert times == {"fast": pytest.approx(60), "slow": pytest.approx(200)}
+    # One call settles, one counts.
+    assert clock.calls == (["fast"] * 2 + ["slow"] * 2) * timing.ROUNDS
+
+
+def test_a_call_that_other_work_slowed_does_not_decide(clock):
+    slowed = clock.function("a", lambda number: 5.0 if number == 2 else 0.06)
+    assert timing.milliseconds({"a": slowed, "b": clock.function("b", 0.07)})["a"] == pytest.approx(60)
+
+
+def test_short_calls_are_repeated(clock):
+    timing.milliseconds({"short": clock.function("short", 0.01)})
+    assert len(clock.calls) == pytest.approx(timing.ROUNDS * 10, abs=timing.ROUNDS)
+
+
+def test_slow_functions_get_a_single_turn(clock):
+    times = timing.milliseconds({name: clock.function(name, 20.0) for name in "ab"})
+    assert times == {"a": pytest.approx(20_000), "b": pytest.approx(20_000)}
+    assert clock.calls == ["a", "a", "b", "b"]
