@@ -153,6 +153,7 @@ bench: $(VENV)/.dev $(RUN)  ## measure, for about an hour, into benchmarks/resul
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/large_photos.py
 	$(BIN)/python benchmarks/deploy.py
+	$(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/engine_profile.py
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/engine_cache.py

@@ -374,7 +374,8 @@ def heads(data: str) -> str:
     groups: dict[str, list[dict[str, Any]]] = {}
     for name, row in recorded("heads").items():
         if name.startswith(f"{data}-"):
-            groups.setdefault(row.get("peer") or f"`{row['recipe']}`", []).append(row)
+            on = "" if row.get("peer") or "val" in row else ", with the validation images"
+            groups.setdefault(row.get("peer") or f"`{row['recipe']}`{on}", []).append(row)
     rows = [
         (
             name,

@@ -166,6 +166,65 @@ def drawing(batch: str) -> str:
     return f"performance-{batch.replace(' ', '-')}"
 
 
+def engines(results: RESULTS) -> str:
+    """What `auto` picked with the most threads, and how one image fares directly after an operation of PyTorch."""
+    threads = max(row["threads"] for row in results["rows"])
+    models: dict[str, dict[int, RESULTS]] = {}
+    for row in results["rows"]:
+        if row["threads"] == threads:
+            models.setdefault(row["model"], {})[row["batch"]] = row
+    batches = sorted({batch for rows in models.values() for batch in rows})
+    rows = []
+    for name, own in models.items():
+        cells: list[object] = [f"`{name}`"]
+        for batch in batches:
+            ms, picked = own[batch]["ms"], own[batch]["picked"]
+            cells += [f"`{picked}`", f"{ms[picked] / batch:.1f}"]
+        one = own[min(batches)]
+        rows.append([*cells, f"{one['ms_after_pytorch'][one['picked']]:.1f}"])
+    header = " | ".join(f"batch {batch} | ms/image:" for batch in batches)
+    return (
+        table(f"model, `fp32` | {header} | one image after PyTorch, ms:", rows)
+        + f"\n{threads} threads. With any model, batch size and number of threads that were measured, the picked engine "
+        f"takes at most {100 * (results['worst'] - 1):.0f} % longer than the fastest.\n"
+    )
+
+
+def scale(results: RESULTS) -> str:
+    """A row for each case: time per unit at the smallest and the largest size, and the peak of memory."""
+    rows = []
+    for name, case in results["results"].items():
+        sizes = {int(size): row for size, row in case["sizes"].items()}
+        first, last = sizes[min(sizes)], sizes[max(sizes)]
+        growth = max(row.get("growth", 1.0) for row in sizes.values())
+        rows.append(
+            [
+                SCALED[name],
+                f"{min(sizes):,} to {max(sizes):,} {case['unit']}",
+                f"{first['us_per_unit']:,.1f}",
+                f"{last['us_per_unit']:,.1f}",
+                f"{growth:.2f}",
+                f"{first['mb']:,}",
+                f"{last['mb']:,}",
+            ]
+        )
+    header = "µs per unit, smallest: | µs per unit, largest: | growth: | MB, smallest: | MB, largest:"
+    return table(f"what | sizes | {header}", rows)
+
+
+# The cases of benchmarks/scale.py, as a user would name them.
+SCALED = {
+    "predict": "`predict` on a folder",
+    "resume": "resume `predict`, all rows but 100 done",
+    "split": "split for validation",
+    "evaluate": "`evaluate` on a folder",
+    "tar": "`evaluate` on a tar file",
+    "finetune": "`finetune` the classifier, with report",
+    "answer": "`predict` 100 images",
+    "index": "import, list models, create one",
+}
+
+
 def deploy_accuracy(results: RESULTS) -> str:
     rows = (
         (
@@ -290,8 +349,8 @@ def large_photos(results: RESULTS) -> str:
 SECTIONS = {
     section.__name__: section
     for section in (
-        *(deploy, engine_profile, deploy_accuracy, folder, detection_folder, first_prediction),
-        *(engine_cache, create_model, import_time, training, large_photos),
+        *(deploy, engines, engine_profile, deploy_accuracy, folder, detection_folder, first_prediction),
+        *(engine_cache, create_model, import_time, training, large_photos, scale),
     )
 }
 
