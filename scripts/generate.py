@@ -529,7 +529,6 @@ def fuzz() -> str:
 FORGOTTEN = {
     "as they were trained": "as trained",
     "ImageNet's mean and deviation": "ImageNet mean and standard deviation",
-    "no normalization": "no normalization",
     "symmetric padding, ImageNet's mean and deviation": "symmetric padding, ImageNet mean and standard deviation",
 }
 
