@@ -136,16 +136,15 @@ def start(
         DeployError: If the cache cannot be filled or used.
     """
     few = images is not None and images <= FEW
+    kept = Cache(cache) if cache else Cache.at_home()
     on_cpu = device == "cpu" or (device is None and (engine is not None or not accelerators.may_be_here()))
     if engine in (None, "auto") and precision == "fp32" and images is not None and task.loads_from_zoo and on_cpu:
-        kept = Cache(cache) if cache else Cache.at_home()
         chosen = choose(model, images, exact, kept, timed=engine == "auto")
         if chosen is not None:
             return chosen
     if device is None and (engine is not None or precision != "fp32"):
         device = "cpu"  # as for `optimize`
     if engine is not None and engine in RUNTIMES and not exact and task.loads_from_zoo and device == "cpu":
-        kept = Cache(cache) if cache else Cache.at_home()
         cached = load(model, engine, precision, calibration, kept, exact=few)
         if cached is not None:
             return cached
@@ -303,12 +302,15 @@ def choose(model: str, images: int, exact: bool, kept: Cache, timed: bool = Fals
         WeightsError: If its weights cannot be found, fetched or verified.
     """
     few = images <= FEW
-    start = partial(load, model, kept=kept, exact=exact or few, several=not few, export=images >= EXPORT_FROM)
     engines = [engine for engine in RUNS_FASTEST if importlib.util.find_spec(engine)]
+    found = _find(model) if engines else None
+    if found is None:
+        return None
+    start = partial(_load, found, kept=kept, exact=exact or few, several=not few, export=images >= EXPORT_FROM)
     if few and not timed:
         engines.sort(key=STARTS_FIRST.index)
     elif len(engines) > 1:
-        engines = _by_speed(model, engines, start, kept, timed or images >= TIMED_FROM)
+        engines = _by_speed(found, engines, start, kept, timed or images >= TIMED_FROM)
     return next(filter(None, (_started(engine, start) for engine in engines)), None)
 
 
@@ -324,15 +326,11 @@ def _started(engine: str, start: Callable[[str], RuntimeSession | None]) -> Runt
 
 
 def _by_speed(
-    model: str, engines: list[str], start: Callable[[str], RuntimeSession | None], kept: Cache, measure: bool
+    found: _Found, engines: list[str], start: Callable[[str], RuntimeSession | None], kept: Cache, measure: bool
 ) -> list[str]:
     """Orders engines by the time that they took when they were timed, which they are if that pays."""
-    described = names.describe_local(model)
-    weights = _weights(described.source) if described else None
-    if weights is None:
-        return engines
     facts = {
-        **_facts(model, weights, engines),
+        **_facts(found, engines),
         "kept": "choice",
         "engine": " ".join(engines),
         "precision": "fp32",
@@ -379,8 +377,6 @@ def load(
     kept: Cache | None = None,
     *,
     exact: bool = False,
-    several: bool = True,
-    export: bool = True,
 ) -> RuntimeSession | None:
     """Starts a runtime from its cache, which is filled the first time; that takes a second, or a minute for `int8`.
 
@@ -391,12 +387,10 @@ def load(
         calibration: Folder of images for `int8`.
         kept: The cache; by default that under `MNV2ZOO_HOME`.
         exact: Preprocess images as timm does, bit for bit.
-        several: Whether there will be several images at once, for which runtimes start something else than for one.
-        export: Whether to export a network whose graph cannot be written without PyTorch.
 
     Returns:
         The session; None where PyTorch is needed: for PyTorch's own engines, for weights whose hash only the Hub knows,
-        for images that only timm can preprocess, and for an export that is not wanted.
+        and for images that only timm can preprocess.
 
     Raises:
         UnknownModelError: If there is no network of that name.
@@ -405,39 +399,85 @@ def load(
             written or is not the user's own.
         MissingExtraError: If the engine is not installed.
     """
+    found = _find(model) if engine in RUNTIMES else None
+    return _load(found, engine, precision, calibration, kept, exact=exact) if found else None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A model that a runtime can start.
+
+    Attributes:
+        model: Its name, as the user gave it.
+        described: Its description.
+        weights: Identifies its weights and everything that the index or a folder says about them.
+        preprocessing: The preprocessing of its images.
+    """
+
+    model: str
+    described: Description
+    weights: str
+    preprocessing: Fast
+
+
+def _find(model: str) -> _Found | None:
+    """Describes a model; None if only PyTorch can run it."""
     described = names.describe_local(model)
-    weights = _weights(described.source) if described and engine in RUNTIMES else None
-    how = described.preprocessing if described else None
-    if described is None or weights is None or how is None:
+    weights = _weights(described.source) if described else None
+    preprocessing = described.preprocessing if described else None
+    if described is None or weights is None or preprocessing is None:
         return None
+    return _Found(model, described, weights, preprocessing)
+
+
+def _load(
+    found: _Found,
+    engine: str,
+    precision: str = "fp32",
+    calibration: str | None = None,
+    kept: Cache | None = None,
+    *,
+    exact: bool = False,
+    several: bool = True,
+    export: bool = True,
+) -> RuntimeSession | None:
+    """Starts a runtime for a model that was found; arguments as for `load`.
+
+    `several` says whether batches will have more than one image, for which runtimes start other kernels. Unless
+    `export` is set, the result is None for a model whose graph cannot be written without PyTorch.
+    """
+    how = found.preprocessing
     facts = {
-        **_facts(model, weights, [engine, *(["nncf", "PIL"] if precision == "int8" else [])]),
+        **_facts(found, [engine, *(["nncf", "PIL"] if precision == "int8" else [])]),
         "kept": "classifier",
         "engine": engine,
         "precision": precision,
         "calibration": _calibration(Path(calibration), how.channels) if calibration else "",
         "processor": platform.machine(),
     }
-    make = partial(_make, described, model, how, engine, precision, calibration, export)
+    make = partial(_make, found, engine, precision, calibration, export)
     start = partial(_start, replace(how, exact=exact), engine, precision, 2 if several else 1)
     try:
         session = (kept or Cache.at_home()).fetch(facts, make, start)
     except _ExportNeededError:
         return None
-    return replace(session, temperature=described.temperature)
+    return replace(session, temperature=found.described.temperature)
 
 
-def _facts(model: str, weights: str, engines: Sequence[str]) -> dict[str, str]:
+def _facts(found: _Found, engines: Sequence[str]) -> dict[str, str]:
     """The facts that the cache entries of a model depend on."""
     packages = ("timm", "torch", "onnx", "onnxscript", *engines)
-    return {"model": model, "weights": weights, "mnv2zoo": __version__, **versions(packages)}
+    return {"model": found.model, "weights": found.weights, "mnv2zoo": __version__, **versions(packages)}
 
 
 def _weights(source: Path | WeightsEntry | None) -> str | None:
     """An identifier of weights and of everything that the index or a folder says about them."""
     if isinstance(source, Path):
         files = [source / name for name in ("config.json", "model.safetensors")]
-        return discover.fingerprint(source, files) if all(file.is_file() for file in files) else None
+        try:
+            return discover.fingerprint(source, files) if all(file.is_file() for file in files) else None
+        except OSError:  # PyTorch's way says what is wrong with it
+            return None
     return json.dumps(source.to_json()) if source and source.pinned else None
 
 
@@ -445,25 +485,23 @@ def _calibration(folder: Path, channels: int) -> str:
     return discover.fingerprint(folder, discover.spread(discover.find(str(folder), channels), CALIBRATED))
 
 
-def _make(
-    described: Description, model: str, how: Fast, engine: str, precision: str, calibration: str | None, export: bool
-) -> Parts:
+def _make(found: _Found, engine: str, precision: str, calibration: str | None, export: bool) -> Parts:
     installed = importlib.util.find_spec(engine) is not None  # otherwise the way by PyTorch says how to install it
-    classifier = _written(described, how) if installed and precision != "int8" else None
+    classifier = _written(found.described, found.preprocessing) if installed and precision != "int8" else None
     if classifier is not None:
-        return _written_parts(described, classifier)
+        return _written_parts(found.described, classifier)
     if not export:
         raise _ExportNeededError
     from mnv2zoo.deploy.optimize import for_runtime
     from mnv2zoo.models import pretrained
 
-    loaded = pretrained.load(model, "cpu")
+    loaded = pretrained.load(found.model, "cpu")
     about = {
         "name": loaded.name,
         "label_names": list(loaded.label_names),
         "fingerprint": fingerprint(loaded.model),
     }
-    parts = for_runtime(loaded.model, how.input_size, engine, precision, calibration)
+    parts = for_runtime(loaded.model, found.preprocessing.input_size, engine, precision, calibration)
     return {**parts, "about": json.dumps(about).encode()}
 
 
