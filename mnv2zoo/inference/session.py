@@ -1,8 +1,8 @@
-"""A loaded network that runs batches of images: with PyTorch, or on a runtime alone.
+"""Loads models that run batches of images, with PyTorch or on a runtime alone.
 
 Importing PyTorch and timm takes as long as classifying hundreds of images. A `RuntimeSession` needs neither. A runtime
-starts from a graph in ONNX. `runtimes.mobilenetv2` writes it from the verified tensors. Models that it does not know
-are exported once, with PyTorch, into a cache.
+starts from a graph in ONNX. `runtimes.mobilenetv2` writes it from the verified tensors. Other models are exported once,
+with PyTorch, and cached.
 """
 
 from __future__ import annotations
@@ -46,27 +46,27 @@ if TYPE_CHECKING:
     from mnv2zoo.models.pretrained import Network
 
 # How `predict` chooses an engine by the number of images. `benchmarks/folder.py` measured the times on two cores.
-FEW = 10  # at most as many are preprocessed as timm does, bit for bit, on the runtime that starts first
+FEW = 10  # up to so many images are preprocessed as in timm, bit for bit, on the runtime that starts fastest
 TIMED_FROM = 256  # timing the installed runtimes takes a second, as long as 250 images
 EXPORT_FROM = 1600  # an export takes 9.4 s, and a runtime then saves 5.9 ms per image over PyTorch
-LOOK_AHEAD = EXPORT_FROM  # images that are counted at most
+LOOK_AHEAD = EXPORT_FROM  # further images are not counted
 STARTS_FIRST = ("onnxruntime", "openvino")
 RUNS_FASTEST = ("openvino", "onnxruntime")
 TIMED_BATCH, TIMED_ROUNDS = 32, 5
 
-# Arguments of a model that decide nothing in prediction, or that the graph is written by.
+# Arguments of a model that the graph takes into account, and those that do not affect predictions.
 WRITTEN = ("pad_type", "in_chans", "num_classes", "classifier", "output_stride", "bn_eps")
 TRAINING_ONLY = ("bn_momentum", "drop_rate", "drop_path_rate")
 
 
 class Session(Protocol):
-    """A loaded network.
+    """A loaded model.
 
     Attributes:
         name: As in `names.Description`.
         preprocessing: The preprocessing of its images.
         label_names: Names of its outputs.
-        temperature: Number that divides its logits before the softmax; None for none.
+        temperature: Softmax temperature; None for no temperature.
     """
 
     @property
@@ -89,13 +89,13 @@ class Session(Protocol):
         """Runs a batch.
 
         Args:
-            prepared: The images as `preprocessing.prepare` gives them.
+            prepared: The images, as `preprocessing.prepare` returns them.
 
         Returns:
             The outputs as NumPy arrays, such as logits (N, classes).
 
         Raises:
-            DeployError: If the engine cannot run the network, or computes something else.
+            DeployError: If the engine cannot run the model, or its outputs differ from the model's.
             MissingExtraError: If the engine is not installed.
         """
 
@@ -116,24 +116,24 @@ def start(
     Args:
         task: The task, which loads its own models.
         model: Name of the model, as for `predict`.
-        engine: As for `deploy.optimize`, and None as for `predict`.
+        engine: As for `deploy.optimize`; None as for `predict`.
         precision: As for `deploy.optimize`.
         calibration: Folder of images for `int8`.
-        exact: Preprocess images as timm does, bit for bit.
+        exact: Preprocess images as in timm, bit for bit.
         device: The device; by default the CPU if an engine or a precision is given, and otherwise the accelerator
             if there is one.
         cache: Folder for compiled engines, as for `predict`; by default one under `MNV2ZOO_HOME`.
-        images: The number of images of the job, of which `LOOK_AHEAD` are counted at most; None to choose no runtime
-            by it.
+        images: Number of images of the job, counted up to `LOOK_AHEAD`, by which a runtime is chosen. None skips this
+            choice.
 
     Returns:
-        The network, without PyTorch where that is not needed.
+        The loaded model. It runs without PyTorch if possible.
 
     Raises:
         DeviceError: If the device cannot be used.
-        UnknownModelError: If there is no network of that name.
-        WeightsError: If its weights cannot be found, fetched or verified.
-        DeployError: If the cache cannot be filled or used.
+        UnknownModelError: If no model has that name.
+        WeightsError: If its weights cannot be found, downloaded or verified.
+        DeployError: If the cache cannot be used.
     """
     few = images is not None and images <= FEW
     kept = Cache(cache) if cache else Cache.at_home()
@@ -153,22 +153,22 @@ def start(
 
 
 class TorchSession:
-    """A network that PyTorch runs, or an engine that needs PyTorch to start.
+    """A model that runs in PyTorch, or on an engine that needs PyTorch to start.
 
     Args:
-        network: The network.
-        engine: As for `start`, and so are the others.
-        precision: The precision.
-        calibration: Folder of images for `int8`.
-        exact: Whether timm preprocesses the images.
-        cache: Folder for compiled engines.
-        few: Whether images are preprocessed as timm does, by whatever code.
+        network: The model.
+        engine: As for `start`.
+        precision: As for `start`.
+        calibration: As for `start`.
+        exact: Whether timm's own transforms preprocess the images.
+        cache: As for `start`.
+        few: Whether images are preprocessed bit for bit as in timm, by the fast code if possible.
 
     Attributes:
         name: As in `names.Description`.
         preprocessing: The preprocessing of its images.
         label_names: Names of its outputs.
-        temperature: Number that divides its logits before the softmax; None for none.
+        temperature: Softmax temperature; None for no temperature.
     """
 
     def __init__(
@@ -192,13 +192,13 @@ class TorchSession:
         self._run: Any = network.model if eager or self._sizes_differ() else None
 
     def _sizes_differ(self) -> bool:
-        """Whether images come in sizes of their own, which PyTorch runs and engines do not."""
+        """Whether the batch can contain images of different sizes, which only plain PyTorch supports."""
         if not (isinstance(self.preprocessing, Whole) and self.preprocessing.keep_ratio):
             return False
         if self._engine not in (None, "torch") or self._precision != "fp32":
             raise DeployError(
-                "engines do not run a detector whose images differ in size",
-                expected="PyTorch in fp32, or a detector with the head ssdlite",
+                f"the detector {self.name} takes images of different sizes, which engines do not support",
+                expected="plain PyTorch in fp32, or a detector with the head ssdlite",
                 found=f"engine {self._engine or 'torch'}, precision {self._precision}",
                 where=self.name,
                 fix="Leave out --engine and --precision.",
@@ -207,7 +207,7 @@ class TorchSession:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of its weights, which takes a while."""
+        """A hash of its weights, computed at each access."""
         return fingerprint(self._network.model)
 
     def __call__(self, prepared: Sequence[Any]) -> Any:
@@ -229,8 +229,8 @@ class TorchSession:
         from mnv2zoo.deploy import optimize
 
         engine = self._engine or "torch"
-        # Engines that choose, compile or record by the size of the batch need a whole one; one image is enough to check
-        # others.
+        # Engines that are chosen, compiled or recorded for a batch size need a whole batch. For others, one image is
+        # enough to check the outputs.
         device = self._network.device
         example = batch if engine in ("auto", "inductor") or device.type != "cpu" else batch[:1]
         return optimize(
@@ -245,7 +245,7 @@ class TorchSession:
         )
 
     def _seen(self) -> dict[str, Any] | None:
-        """How a segmenter sees calibration images; None for other models, which know it themselves."""
+        """Returns the preprocessing of calibration images for a segmenter; None for models that have their own."""
         how = self.preprocessing
         if not isinstance(how, Whole) or self._calibration is None:
             return None
@@ -259,16 +259,16 @@ class TorchSession:
 
 @dataclass(frozen=True)
 class RuntimeSession:
-    """A network on a runtime, without PyTorch.
+    """A model that runs on a runtime, without PyTorch.
 
     Attributes:
         name: As in `names.Description`.
         preprocessing: The preprocessing of its images.
         label_names: Names of its outputs.
         fingerprint: A hash of its weights.
-        run: From images (N, C, height, width) to outputs (N, K).
-        engine: The runtime's name.
-        temperature: Number that divides its logits before the softmax; None for none.
+        run: Maps images (N, C, H, W) to outputs (N, K).
+        engine: Name of the runtime.
+        temperature: Softmax temperature; None for no temperature.
     """
 
     name: str
@@ -285,21 +285,22 @@ class RuntimeSession:
 
 
 def choose(model: str, images: int, exact: bool, kept: Cache, timed: bool = False) -> RuntimeSession | None:
-    """Starts the runtime that suits a number of images on this machine, in fp32.
+    """Starts the best runtime for a number of images on this machine, in fp32.
 
     Args:
-        model: Name of the network, as for `names.describe`.
-        images: The number of images, of which `LOOK_AHEAD` are counted at most.
-        exact: Whether the user wants timm's own preprocessing.
+        model: Name of the model, as for `names.describe`.
+        images: Number of images, counted up to `LOOK_AHEAD`.
+        exact: Preprocess images as in timm, bit for bit. Always on for up to `FEW` images.
         kept: The cache.
-        timed: Whether to time the runtimes however few images there are.
+        timed: Time the runtimes for any number of images.
 
     Returns:
-        The session; None where PyTorch is to be used: no runtime is installed or works, or an export does not pay.
+        The session. None to use PyTorch instead, because no runtime is installed or works, or because exporting the
+        model takes longer than it saves.
 
     Raises:
-        UnknownModelError: If there is no network of that name.
-        WeightsError: If its weights cannot be found, fetched or verified.
+        UnknownModelError: If no model has that name.
+        WeightsError: If its weights cannot be found, downloaded or verified.
     """
     few = images <= FEW
     engines = [engine for engine in RUNS_FASTEST if importlib.util.find_spec(engine)]
@@ -318,7 +319,7 @@ def _started(engine: str, start: Callable[[str], RuntimeSession | None]) -> Runt
     """Starts a runtime; None, with a warning, if it fails."""
     try:
         return start(engine)
-    except Exception as error:  # runtimes raise nearly anything
+    except Exception as error:  # runtimes raise nearly any exception
         if isinstance(error, ZooError) and not isinstance(error, DeployError | MissingExtraError):
             raise
         warnings.warn(f"the engine {engine} is not used: {one_line(error)}", stacklevel=2)
@@ -328,7 +329,7 @@ def _started(engine: str, start: Callable[[str], RuntimeSession | None]) -> Runt
 def _by_speed(
     found: _Found, engines: list[str], start: Callable[[str], RuntimeSession | None], kept: Cache, measure: bool
 ) -> list[str]:
-    """Orders engines by the time that they took when they were timed, which they are if that pays."""
+    """Sorts engines by their cached times. Without cached times, they are timed if `measure` is set."""
     facts = {
         **_facts(found, engines),
         "kept": "choice",
@@ -353,7 +354,7 @@ def _by_speed(
 
 
 def _milliseconds(sessions: Mapping[str, RuntimeSession]) -> dict[str, float]:
-    """Median time of a batch on each, in turns, so that other work on the machine slows all of them."""
+    """Returns the median time of a batch on each engine. They run in turn, so that other load slows all of them."""
     times: dict[str, list[float]] = {name: [] for name in sessions}
     for _ in range(TIMED_ROUNDS + 1):
         for name, session in sessions.items():
@@ -362,11 +363,11 @@ def _milliseconds(sessions: Mapping[str, RuntimeSession]) -> dict[str, float]:
             began = time.perf_counter()
             session.run(batch)
             times[name].append(1000 * (time.perf_counter() - began))
-    return {name: statistics.median(own[1:]) for name, own in times.items()}  # the first of each warms it up
+    return {name: statistics.median(own[1:]) for name, own in times.items()}  # the first round is a warm-up
 
 
 class _ExportNeededError(Exception):
-    """A network would have to be exported, which does not pay."""
+    """Raised when the model would have to be exported, which takes longer than it saves."""
 
 
 def load(
@@ -378,25 +379,25 @@ def load(
     *,
     exact: bool = False,
 ) -> RuntimeSession | None:
-    """Starts a runtime from its cache, which is filled the first time; that takes a second, or a minute for `int8`.
+    """Starts a runtime from the cache. Filling the cache takes a second, or a minute for `int8`.
 
     Args:
-        model: Name of the network, as for `names.describe`.
-        engine: One of `deploy.optimize`.
+        model: Name of the model, as for `names.describe`.
+        engine: As for `deploy.optimize`.
         precision: As for `deploy.optimize`.
         calibration: Folder of images for `int8`.
-        kept: The cache; by default that under `MNV2ZOO_HOME`.
-        exact: Preprocess images as timm does, bit for bit.
+        kept: The cache. Default: the one in `MNV2ZOO_HOME`.
+        exact: Preprocess images as in timm, bit for bit.
 
     Returns:
-        The session; None where PyTorch is needed: for PyTorch's own engines, for weights whose hash only the Hub knows,
-        and for images that only timm can preprocess.
+        The session. None if PyTorch is needed: for PyTorch's own engines, for weights without a pinned hash, and for
+        preprocessing that only timm supports.
 
     Raises:
-        UnknownModelError: If there is no network of that name.
-        WeightsError: If its weights cannot be found, fetched or verified.
-        DeployError: If the engine cannot run the network, or computes something else, or the cache cannot be
-            written or is not the user's own.
+        UnknownModelError: If no model has that name.
+        WeightsError: If its weights cannot be found, downloaded or verified.
+        DeployError: If the engine cannot run the model, its outputs differ from the model's, or the cache cannot be
+            used.
         MissingExtraError: If the engine is not installed.
     """
     found = _find(model) if engine in RUNTIMES else None
@@ -465,18 +466,18 @@ def _load(
 
 
 def _facts(found: _Found, engines: Sequence[str]) -> dict[str, str]:
-    """The facts that the cache entries of a model depend on."""
+    """Returns the facts that the cache entries of a model depend on."""
     packages = ("timm", "torch", "onnx", "onnxscript", *engines)
     return {"model": found.model, "weights": found.weights, "mnv2zoo": __version__, **versions(packages)}
 
 
 def _weights(source: Path | WeightsEntry | None) -> str | None:
-    """An identifier of weights and of everything that the index or a folder says about them."""
+    """Identifies weights and everything that the index or their folder says about them; None without a hash."""
     if isinstance(source, Path):
         files = [source / name for name in ("config.json", "model.safetensors")]
         try:
             return discover.fingerprint(source, files) if all(file.is_file() for file in files) else None
-        except OSError:  # PyTorch's way says what is wrong with it
+        except OSError:  # loading with PyTorch reports the error
             return None
     return json.dumps(source.to_json()) if source and source.pinned else None
 
@@ -486,7 +487,7 @@ def _calibration(folder: Path, channels: int) -> str:
 
 
 def _make(found: _Found, engine: str, precision: str, calibration: str | None, export: bool) -> Parts:
-    installed = importlib.util.find_spec(engine) is not None  # otherwise the way by PyTorch says how to install it
+    installed = importlib.util.find_spec(engine) is not None  # otherwise, the export reports how to install it
     classifier = _written(found.described, found.preprocessing) if installed and precision != "int8" else None
     if classifier is not None:
         return _written_parts(found.described, classifier)
@@ -506,7 +507,7 @@ def _make(found: _Found, engine: str, precision: str, calibration: str | None, e
 
 
 def _written(described: Description, how: Fast) -> Classifier | None:
-    """The classifier whose graph can be written without PyTorch; None for others, which PyTorch exports."""
+    """Reads a classifier whose graph can be written without PyTorch; None for models that PyTorch exports."""
     given = {name: value for name, value in described.arguments.items() if value is not None}
     plain = {*WRITTEN, *TRAINING_ONLY, "global_pool"}
     entry = described.source if isinstance(described.source, WeightsEntry) else None
@@ -524,7 +525,7 @@ def _written(described: Description, how: Fast) -> Classifier | None:
         import safetensors.numpy
 
         tensors: Any = safetensors.numpy.load(data)
-    except Exception:  # PyTorch's way says what is wrong with it
+    except Exception:  # loading with PyTorch reports the error
         return None
     config = described.config
     if "classifier" in given:
@@ -569,7 +570,7 @@ def _start(how: Fast, engine: str, precision: str, images: int, parts: Parts) ->
 
 
 def _fingerprint_of(classifier: Classifier) -> str:
-    """The same as `fingerprint` of the network in PyTorch, whose batch norms count batches too."""
+    """Returns the `fingerprint` of the same model in PyTorch, where batch norms also count batches."""
     sha256 = hashlib.sha256()
     for name in classifier.shapes():
         sha256.update(np.ascontiguousarray(classifier.tensors[name]).tobytes())
@@ -584,7 +585,7 @@ def _logits(outputs: Runner, batch: Array) -> Array:
 
 
 def fingerprint(model: torch.nn.Module) -> str:
-    """A hash of a network's weights."""
+    """Returns the SHA-256 of a model's weights."""
     sha256 = hashlib.sha256()
     for tensor in model.state_dict().values():
         sha256.update(tensor.cpu().contiguous().numpy().tobytes())
