@@ -30,18 +30,18 @@ GOOGLE = SHARED / "weights/google_mobilenet_v2_1.0_224/model.safetensors"
 
 
 def parser(documentation: str | None) -> argparse.ArgumentParser:
-    """A parser whose help is the documentation of a benchmark."""
+    """Creates a parser whose help is the docstring of a benchmark."""
     return argparse.ArgumentParser(description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def in_process(*words: str, env: Mapping[str, str] | None = None) -> Any:
-    """Runs Python with these words in a process of its own, and returns the JSON on the last line that it prints."""
+    """Runs Python with these arguments in a new process, and returns the JSON on the last line of its output."""
     done = subprocess.run([sys.executable, *words], env=env, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def network(name: str = "mnv2zoo_100") -> nn.Module:
-    """A MobileNetV2 of width 1.0 with Google's weights, or with random ones that are the same in every process."""
+    """Creates a MobileNetV2 of width 1.0 with Google's weights, or with the same random weights in every process."""
     import timm
     import torch
     from safetensors.torch import load_file
@@ -56,6 +56,7 @@ def network(name: str = "mnv2zoo_100") -> nn.Module:
 
 
 def cpu_name() -> str:
+    """Returns the name of the processor."""
     return _cpu_info("model name") or platform.processor() or platform.machine()
 
 
@@ -70,7 +71,7 @@ def folder(cpu: str) -> str:
 
 
 def _cpu_info(field: str) -> str:
-    """The facts about the first core in Linux; empty on other systems."""
+    """Returns a field of `/proc/cpuinfo` for the first core; empty on other systems than Linux."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     return next((line.partition(":")[2].strip() for line in lines if line.split("\t")[0].strip() == field), "")
@@ -81,6 +82,7 @@ FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8"
 
 
 def machine() -> dict[str, object]:
+    """Describes the machine and the versions that affect results."""
     versions = {name: version(name) for name in ("timm", "torch")}
     return {
         "cpu": cpu_name(),
@@ -92,9 +94,9 @@ def machine() -> dict[str, object]:
 
 
 def write_index(path: Path, data: bytes, **fields: object) -> str:
-    """Writes an index of weights that names `mnv2zoo_100.benchmark`, and returns the SHA-256 of the weights.
+    """Writes a weights index with the entry `mnv2zoo_100.benchmark`, and returns the SHA-256 of its weights.
 
-    They use the normalization of Google's weights; `fields` contain their location.
+    The weights use the normalization of Google's weights. Pass their location in `fields`.
     """
     entry = {
         "repo_id": "benchmark/weights",
@@ -120,10 +122,11 @@ def write_index(path: Path, data: bytes, **fields: object) -> str:
 def take_turns(
     functions: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 0, settle: float | None = None
 ) -> dict[str, list[float]]:
-    """Seconds of each function's calls; a round is a call of each, and the first `warm_up` rounds do not count.
+    """Runs functions in turn, and returns the seconds of each call.
 
-    Every other round goes backwards, since what a function leaves in caches and memory is felt by the next. With
-    `settle`, a turn begins with calls that do not count, at least one and for as many seconds.
+    A round calls each function once. The first `warm_up` rounds are not recorded. Every other round runs in reverse
+    order, because each function affects the caches and the memory of the next one. With `settle`, each turn starts
+    with unrecorded calls, at least one and for that many seconds.
     """
     series: dict[str, list[float]] = {name: [] for name in functions}
     turns = list(functions.items())
@@ -142,7 +145,7 @@ def take_turns(
 
 
 def ratio(ours: list[float], theirs: list[float]) -> float:
-    """How long one series takes against another of the same turns: the median over the rounds.
+    """Returns the time of one series relative to another from the same rounds, as the median over the rounds.
 
     Background load slows both halves of a round, so it cancels out.
     """
@@ -150,7 +153,7 @@ def ratio(ours: list[float], theirs: list[float]) -> float:
 
 
 def peak_growth(function: Callable[[], object]) -> float:
-    """The growth of this process's peak memory in MB while a function runs. Only works on Linux."""
+    """Returns the growth of this process's peak memory in MB while a function runs. It only works on Linux."""
 
     def kilobytes(line: str) -> int:
         found = re.search(rf"{line}:\s+(\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))
@@ -163,13 +166,13 @@ def peak_growth(function: Callable[[], object]) -> float:
 
 
 def summary(seconds: list[float]) -> dict[str, object]:
-    """A series, in milliseconds."""
+    """Summarizes a series of seconds, in milliseconds."""
     values = {"median_ms": statistics.median(seconds), "min_ms": min(seconds), "max_ms": max(seconds)}
     return {"rounds": len(seconds), **{name: round(1000 * value, 2) for name, value in values.items()}}
 
 
 def write(name: str, results: Mapping[str, object]) -> None:
-    """Writes results with the machine they were measured on, to the folder of its processor, and prints where."""
+    """Writes results with a description of the machine, to its processor's folder, and prints the path of the file."""
     path = RESULTS / folder(cpu_name()) / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     about = {"benchmark": name, "date": datetime.date.today().isoformat(), "machine": machine()}

@@ -15,7 +15,7 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from catalog import ROOT, WEIGHTS, figures, measured, recorded, table
 
 from mnv2zoo import architecture, environment
 from mnv2zoo.convert import LAYOUTS
+from mnv2zoo.deploy.engines import ENGINES
 from mnv2zoo.tasks.recipe import Recipe
 from mnv2zoo.weights import index
 from mnv2zoo.weights.schema import WeightsEntry
@@ -442,6 +443,40 @@ def _answers(part: dict[str, Any]) -> tuple[str, str, str]:
     return f"{counts['200']:,}", f"{counts.get('503', 0):,}", f"{times['p50']:.0f} / {times['p99']:.0f}"
 
 
+# How to install an engine that needs more than its packages.
+INSTALL = {"inductor": "part of mnv2zoo; needs a C++ compiler"}
+
+
+def engines() -> str:
+    """A row for each engine, with its precisions on the CPU."""
+    rows = []
+    for name, engine in ENGINES.items():
+        install = '`pip install -e ".[deploy]"`' if engine.needs else "part of mnv2zoo"
+        rows.append((f"`{name}`", _codes(engine.precisions), INSTALL.get(name, install)))
+    return table("engine | precisions | install", rows)
+
+
+# The `device_types` of each engine in words.
+DEVICES = {
+    "torch": "all",
+    "inductor": "all that `torch.compile` supports",
+    "onnxruntime": "`cuda`, with `onnxruntime-gpu`",
+    "openvino": "`xpu`, an Intel GPU",
+}
+
+
+def engine_devices() -> str:
+    """A row for each engine, with its devices other than the CPU and its precisions there."""
+    for name, engine in ENGINES.items():
+        assert all(f"`{kind}`" in DEVICES[name] for kind in engine.device_types or ()), f"{name} has other devices"
+    rows = ((f"`{name}`", DEVICES[name], _codes(engine.accelerated)) for name, engine in ENGINES.items())
+    return table("engine | devices | precisions", rows)
+
+
+def _codes(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
 def gpu() -> str:
     """A row for each way to run a network on the GPU that was last measured, with columns by batch size."""
     found, inference = recorded("gpu"), on_gpu()
@@ -530,7 +565,6 @@ def fuzz() -> str:
 FORGOTTEN = {
     "as they were trained": "as trained",
     "ImageNet's mean and deviation": "ImageNet mean and standard deviation",
-    "no normalization": "no normalization",
     "symmetric padding, ImageNet's mean and deviation": "symmetric padding, ImageNet mean and standard deviation",
 }
 
@@ -570,7 +604,20 @@ PARTS: dict[str, Callable[..., str]] = {
         *(zoo, recommended, choose, model_pages.models, model_pages.costs, model_pages.model, variables, recipe),
         *(twenty_layers, twenty_differences),
         *(head_cache, training_step, grocery, long_tail, folds, multilabel, transfer, preprocessing, taps),
-        *(heads, service, gpu, gpu_speedups, forgotten, ecosystem, alphas, attacks, bounds, fuzz),
+        *(
+            heads,
+            service,
+            engines,
+            engine_devices,
+            gpu,
+            gpu_speedups,
+            forgotten,
+            ecosystem,
+            alphas,
+            attacks,
+            bounds,
+            fuzz,
+        ),
         *(c20_figures, c20_releases, c20_runs),
         *(performance.performance, performance.processors, performance.engine_choice, performance.speedups),
     )

@@ -121,12 +121,18 @@ def _cached() -> Iterator[Cached]:
     if status:
         used = max(one.st_mtime for one in status)
         size = sum(one.st_size for one in status)
-        yield Cached("images", "", "", "", size, _time(used), os.fspath(_home() / "images"))
+        yield Cached("images", "", "", "", size, _time(used), os.fspath(_images()))
 
 
 def _copies() -> list[Path]:
-    folder = _home() / "images"
+    folder = _images()
     return [file for file in folder.iterdir() if file.is_file()] if folder.is_dir() else []
+
+
+def _images() -> Path:
+    from mnv2zoo.data.copies import folder_on_disk
+
+    return folder_on_disk(_home())
 
 
 def _home() -> Path:

@@ -207,7 +207,7 @@ class Copies:
             folder = Path(tempfile.mkdtemp(prefix=f"mnv2zoo-{os.getpid()}-", dir=SHARED_MEMORY))
             most = shutil.disk_usage(folder).free // 2
             return cls(folder, most, min(most / needed, 1), own=True)
-        folder = home / "images"
+        folder = folder_on_disk(home)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             held = sum(file.stat().st_size for file in folder.iterdir())
@@ -275,6 +275,15 @@ class Copies:
 
     def _file(self, key: str, reader: Reader) -> Path:
         return self.folder / f"{key.removeprefix('sha256:')}-{reader.name}"
+
+
+def folder_on_disk(home: Path) -> Path:
+    """Returns the folder of the copies that stay on disk, which need not exist.
+
+    Args:
+        home: The folder of the package's own state.
+    """
+    return home / "images"
 
 
 def _remove_left_behind() -> None:

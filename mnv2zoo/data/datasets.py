@@ -231,9 +231,10 @@ class Photos(Dataset[tuple[Any, Any]]):
     Args:
         samples: The samples.
         transform: Maps an RGB image to a tensor (3, H, W). The target is unchanged.
-        transforms: Maps an RGB image and its target to an item of a batch, instead of `transform`. If it has a
-            `reader`, as `tasks.base.ImageTransform` has, that reads the images.
+        transforms: Maps an RGB image and its target to an item of a batch, instead of `transform`.
         copies: Where the reader's smaller copies are stored. None stores none.
+        reader: Reads images at a reduced size. By default the `reader` of `transforms`, if it has one, as
+            `tasks.base.ImageTransform` has.
     """
 
     def __init__(
@@ -242,9 +243,10 @@ class Photos(Dataset[tuple[Any, Any]]):
         transform: Callable[[Image.Image], Tensor] | None = None,
         transforms: Callable[[Image.Image, Any], tuple[Any, Any]] | None = None,
         copies: Copies | None = None,
+        reader: Reader | None = None,
     ) -> None:
         self.samples, self.transform, self.transforms, self.copies = samples, transform, transforms, copies
-        self.reader: Reader | None = getattr(transforms, "reader", None)
+        self.reader: Reader | None = reader or getattr(transforms, "reader", None)
 
     def __len__(self) -> int:
         return len(self.samples)

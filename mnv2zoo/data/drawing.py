@@ -17,7 +17,7 @@ PALETTE = (
     *("#008DF9", "#FFC33B", "#E20134", "#5AFFF0", "#870096", "#87FFA5"),
     *("#A50069", "#0000FF", "#F05A87", "#0FC3F0", "#F04BB4", "#2D4BE1"),
 )
-OPACITY = 0.5  # of a mask on its image
+OPACITY = 0.5  # opacity of a mask on its image
 
 
 def class_color(number: int) -> tuple[int, int, int]:
@@ -76,7 +76,10 @@ def draw_mask(
         ValueError: If the mask and the image differ in size.
     """
     if mask.shape != (image.height, image.width):
-        raise ValueError(f"a mask {mask.shape} on an image {(image.height, image.width)}")
+        raise ValueError(
+            f"the mask has the shape {mask.shape}, but the image has the shape {(image.height, image.width)}. "
+            "Resize the mask to the size of the image."
+        )
     numbers = [int(number) for number in np.unique(mask) if 0 <= number < len(label_names)]
     shown = [number for number in numbers if (number, label_names[number].lower()) != (0, "background")]
     pixels = np.asarray(image, np.float32).copy()

@@ -1,1 +1,1 @@
-"""From images to rows of predictions."""
+"""Turns images into rows of predictions."""

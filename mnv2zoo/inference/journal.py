@@ -1,4 +1,4 @@
-"""Rows of predictions on their way to a file: whole at the end, and not lost when the run is killed before."""
+"""Writes rows of predictions to a file that appears when it is complete. Added rows survive if the run is killed."""
 
 from __future__ import annotations
 
@@ -18,34 +18,36 @@ from mnv2zoo.system.installation import install_command
 from mnv2zoo.tasks import Task
 
 Row = dict[str, Any]
-PARQUET_ROWS = 10_000  # that are in memory at once, and in a row group
+PARQUET_ROWS = 10_000  # rows per row group, which are in memory at the same time
 
 
 class Journal:
     """The rows of a run, in a database next to the output file.
 
-    Added rows survive if the process is killed, and the next run resumes after them. `finish` writes the
-    file in the format of its suffix: `.csv`, `.parquet`, `.coco.json` for a detector, or else JSON lines. The database,
-    `.<file name>.partial`, is removed then.
+    Added rows survive if the process is killed, and the next run resumes after them. `finish` writes the file in the
+    format of its suffix: `.csv`, `.parquet`, `.coco.json` for a detector, or else JSON Lines. Then the database
+    `.<file name>.partial` is removed.
 
     Attributes:
         done: The number of rows from an earlier run.
     """
 
     def __init__(self, output: Path) -> None:
-        """Opens it.
+        """Opens the database.
 
         Args:
             output: The file. An older file is replaced when the rows are complete.
 
         Raises:
-            OSError: If the file could not be written there.
-            OutputError: If another process is at work on it, or what an earlier run left cannot be read.
+            OSError: If the file cannot be written there.
+            OutputError: If another process is writing to it, or the database of an earlier run cannot be read.
             MissingExtraError: If it is a Parquet file and pyarrow is not installed.
         """
         self.output = files.place(output)
         if self.output.suffix.lower() == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-            raise MissingExtraError("Parquet needs pyarrow", fix=f"Run: {install_command('parquet')}")
+            raise MissingExtraError(
+                "pyarrow, which writes Parquet files, is not installed", fix=f"Run: {install_command('parquet')}"
+            )
         self.path = self.output.with_name(f".{self.output.name}.partial")
         self._settings: dict[str, Any] = {}
         self._task: Task | None = None
@@ -53,7 +55,7 @@ class Journal:
         with self._errors():
             self._database = sqlite3.connect(self.path, timeout=0, isolation_level=None)
             self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
-            self._database.execute("PRAGMA journal_mode = WAL")  # a commit then waits for no disk
+            self._database.execute("PRAGMA journal_mode = WAL")  # so that commits do not wait for the disk
             self._database.execute("PRAGMA synchronous = NORMAL")
             self._database.execute("BEGIN IMMEDIATE")
             self._database.execute("CREATE TABLE IF NOT EXISTS settings (document TEXT)")
@@ -77,21 +79,20 @@ class Journal:
         """Records the settings of the rows.
 
         Args:
-            settings: Everything that decides the content of a row, as JSON can hold it. `topk` is the number of
-                predictions of each.
-            task: The task, which knows the columns of a table of rows.
+            settings: Everything that affects the rows, as JSON values. `topk` is the number of predictions per row.
+            task: The task, which defines the columns of a table.
 
         Raises:
-            OutputError: If the rows that are there were made with others, or the file is for boxes that the task does
-                not find.
+            OutputError: If the rows of an earlier run have other settings, or the file is for COCO results and the task
+                predicts no boxes.
         """
         if self.output.name.lower().endswith(COCO) and task.coco_results({"image": "", "detections": ()}, 1) is None:
             raise OutputError(
-                f"the task {task.name} has no boxes for a file of COCO results",
+                f"cannot write COCO results for the task {task.name}, which predicts no boxes",
                 expected="a detector, or another ending, such as .jsonl",
                 found=self.output.name,
                 where=self.output,
-                fix="Name another --output.",
+                fix="Choose another --output.",
             )
         self._settings, self._task = dict(settings), task
         with self._errors():
@@ -99,11 +100,11 @@ class Journal:
             if self.done and before and (earlier := json.loads(before[0])) != self._settings:
                 differing = [name for name in {**earlier, **settings} if earlier.get(name) != settings.get(name)]
                 raise OutputError(
-                    "an unfinished run was made with other settings",
+                    f"the unfinished run of {self.output} has other settings",
                     expected=", ".join(f"{name} {str(earlier.get(name))[:80]}" for name in differing),
                     found=", ".join(f"{name} {str(settings.get(name))[:80]}" for name in differing),
                     where=self.path,
-                    fix="Use the same settings to resume, or delete this file to start again.",
+                    fix="Use the same settings to resume, or delete this file to start over.",
                 )
             self._database.execute("BEGIN")
             self._database.execute("DELETE FROM settings")
@@ -111,19 +112,19 @@ class Journal:
             self._database.execute("COMMIT")
 
     def __contains__(self, image: Path) -> bool:
-        """Whether an image's row is there."""
+        """Whether the row of an image was added."""
         with self._errors():
             found = self._database.execute("SELECT 1 FROM rows WHERE image = ?", [os.fsencode(image)])
             return found.fetchone() is not None
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Keeps rows, all or none of them.
+        """Stores all of the rows, or none if there is an error.
 
         Args:
-            rows: Rows of images that have none yet.
+            rows: Rows of images that have no row yet.
 
         Raises:
-            OutputError: If they cannot be written.
+            OutputError: If the rows cannot be stored.
         """
         added = [(os.fsencode(row["image"]), json.dumps(row, allow_nan=False)) for row in rows]
         with self._errors():
@@ -132,10 +133,10 @@ class Journal:
             self._database.execute("COMMIT")
 
     def finish(self) -> None:
-        """Writes the file; the database goes away when the journal is left.
+        """Writes the file. The database is removed when the context manager exits.
 
         Raises:
-            OSError: If the file cannot be written; the rows stay in the database.
+            OSError: If the file cannot be written. The rows stay in the database.
         """
         assert self._task is not None, "begin comes first"
         name = self.output.name.lower()
@@ -150,11 +151,17 @@ class Journal:
         try:
             yield
         except sqlite3.Error as error:
-            locked = "locked" in str(error)
+            if "locked" in str(error):
+                raise OutputError(
+                    f"another process is writing {self.output}",
+                    where=self.path,
+                    fix="Wait for that process, or choose another output.",
+                ) from error
             raise OutputError(
-                "another process is at work on the file" if locked else "cannot keep rows for the file",
-                found=None if locked else error,
+                f"cannot store rows for {self.output}",
+                found=error,
                 where=self.path,
+                fix="Free disk space, or delete this file to start over.",
             ) from error
 
 
@@ -167,7 +174,7 @@ def write_json_lines(file: BinaryIO, rows: Iterable[Row], task: Task, settings: 
 
 
 def write_csv(file: BinaryIO, rows: Iterable[Row], task: Task, settings: Settings) -> None:
-    """Writes rows as CSV: `image`, `model`, `rejected` if rows can be, and the columns of the task.
+    """Writes rows as CSV: `image`, `model`, `rejected` if `reject_below` is set, and the columns of the task.
 
     A classifier has `class_1`, `label_1`, `score_1` and so on up to `topk`.
     """
@@ -188,7 +195,7 @@ def write_csv(file: BinaryIO, rows: Iterable[Row], task: Task, settings: Setting
 
 
 def write_parquet(file: BinaryIO, rows: Iterable[Row], task: Task, settings: Settings) -> None:
-    """Writes rows as Parquet, with a classifier's `predictions` a list of structures."""
+    """Writes rows as Parquet. The `predictions` of a classifier are a list of structures."""
     if rejects(settings):
         rows = ({**row, REJECTED: row.get(REJECTED, False)} for row in rows)
 
@@ -204,10 +211,10 @@ def write_parquet(file: BinaryIO, rows: Iterable[Row], task: Task, settings: Set
 
 
 def write_coco(file: BinaryIO, rows: Iterable[Row], task: Task, settings: Settings) -> None:
-    """Writes boxes as COCO results, https://cocodataset.org/#format-results: one JSON array.
+    """Writes boxes as COCO results (https://cocodataset.org/#format-results), which are one JSON array.
 
-    `image_id` is the number of the image's row, from 1, and `category_id` that of the class, from 1, as only the file
-    that holds the annotations knows others. `file_name` and `category_name` say which these are.
+    `image_id` is the number of the image's row and `category_id` the number of the class, both from 1. The numbers in
+    your annotations may differ: match them by `file_name` and `category_name`.
     """
     results = (box for number, row in enumerate(rows, 1) for box in task.coco_results(row, number) or ())
     file.write(b"[")
@@ -223,16 +230,16 @@ REJECTED = "rejected"
 
 
 def rejects(settings: Settings) -> bool:
-    """Whether rows say which images are rejected, so that tables have a column for it."""
+    """Whether images can be rejected, so that tables have a column for it."""
     return settings.get("reject_below") is not None
 
 
 def parquet_schema(task: Task, rejected: bool = False) -> Any:
-    """The columns of a Parquet file of rows, as pyarrow has them; None if the task leaves them to the rows.
+    """Returns the pyarrow schema of a Parquet file; None if the task infers it from the rows.
 
     Args:
         task: The task.
-        rejected: Whether there is a column that says which images are rejected.
+        rejected: Add a column for rejected images.
     """
     import pyarrow as pa
 

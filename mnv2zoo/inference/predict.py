@@ -1,7 +1,7 @@
-"""Prediction for any number of images. Images are found, read, predicted and recorded at the same time.
+"""Predicts any number of images. They are found, read, predicted and recorded at the same time.
 
-Threads read a few hundred images ahead of the model. They start before PyTorch and timm are imported, which takes
-seconds if they are needed. Nothing else accumulates.
+Threads read up to a few hundred images ahead of the model. They start before PyTorch and timm are imported, which
+takes seconds if they are needed. No other data accumulates, so memory does not grow with the number of images.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ if TYPE_CHECKING:
 
     from mnv2zoo.deploy.optimize import EngineName, Precision
 
-AHEAD = 512  # images that are read while timm is being imported: as 8-bit pixels of 224 x 224, 77 MB
+AHEAD = 512  # images to read while timm is imported; they take 77 MB as 8-bit pixels of 224 x 224
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides the rows of given images.
+    """All settings that affect the rows of given images.
 
     Attributes:
-        model: Name of the network, as for `predict`.
+        model: As for `predict`.
         topk: Number of classes per image.
-        engine: As for `deploy.optimize`, and None as for `predict`.
+        engine: As for `deploy.optimize`; None as for `predict`.
         precision: As for `deploy.optimize`.
         calibration: Folder of images for `int8`.
-        exact: Preprocess images as timm does, bit for bit, however many there are.
+        exact: Preprocess images as in timm, bit for bit, for any number of images.
         task: The task, as for `predict`.
         files: Folder for files alongside the rows, as for `predict`.
-        threshold: Lowest score that a row reports; None for the task's own.
+        threshold: Minimum score to report; None for the task's default.
         save_images: Folder for copies of the images with the predictions drawn in, as for `predict`.
         explain: Folder for heat maps, as for `predict`.
-        reject_below: Top score under which a row is rejected, as for `predict`.
-        root: The folder that holds all images; files alongside the rows lie as their images do in it.
+        reject_below: Top score below which a row is rejected, as for `predict`.
+        root: The folder that contains all images. Files alongside the rows keep its subfolders.
     """
 
     model: str = "mnv2zoo_100"
@@ -73,17 +73,17 @@ class Settings:
         """Finds the task.
 
         Raises:
-            TaskError: If the task does not exist, does not write the requested files or images, or its rows have no top
-                score to reject them by.
+            TaskError: If the task does not exist, does not write the requested files or images, or has no top score to
+                reject images by.
             ArgumentError: If `reject_below` is not a number from 0 to 1.
         """
         task = find_task(self.task, records.task_name(self.model), self.model)
-        rejects = "a classifier. Detectors leave out boxes under --threshold"
+        rejects = "a classifier; a detector leaves out boxes below --threshold"
         for name, can, problem, expected in (
-            ("files", task.writes_files, "writes no files alongside its rows", "no folder for files"),
-            ("save_images", task.draws, "has nothing to draw", "a model that detects or segments"),
-            ("explain", task.explains, "cannot explain its rows", "a classifier"),
-            ("reject_below", task.rejects, "has no top score by which to reject an image", rejects),
+            ("files", task.writes_files, "writes no files alongside its rows", "a task that writes files"),
+            ("save_images", task.draws, "cannot draw its predictions", "a model that detects or segments"),
+            ("explain", task.explains, "cannot explain its predictions", "a classifier"),
+            ("reject_below", task.rejects, "has no top score to reject images by", rejects),
         ):
             if getattr(self, name) is not None and not can:
                 raise TaskError(
@@ -99,7 +99,7 @@ class Settings:
             explanation.require()
         if self.reject_below is not None and not 0 <= self.reject_below <= 1:
             raise ArgumentError(
-                "bad value for reject_below",
+                f"reject_below {self.reject_below!r} is out of range",
                 expected="a number from 0 to 1",
                 found=repr(self.reject_below),
                 where="reject_below",
@@ -112,7 +112,7 @@ class Predictor:
     """Turns batches of images into rows.
 
     Args:
-        settings: Everything that decides the rows.
+        settings: The settings that affect the rows.
         device: The device, as for `predict`.
         cache: Folder for compiled engines, as for `predict`.
         images: As for `session.start`.
@@ -120,14 +120,14 @@ class Predictor:
     Attributes:
         settings: The settings.
         task: The task.
-        session: The loaded network.
+        session: The loaded model.
 
     Raises:
-        TaskError: If the task cannot be found.
+        TaskError: If the task does not exist.
         DeviceError: If the device cannot be used.
-        UnknownModelError: If there is no network of that name.
-        WeightsError: If its weights cannot be found, fetched or verified.
-        DeployError: If the cache cannot be filled or used.
+        UnknownModelError: If no model has that name.
+        WeightsError: If its weights cannot be found, downloaded or verified.
+        DeployError: If the cache cannot be used.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Predictor:
             cache,
             images,
         )
-        # Gradients need PyTorch, whatever engine gives the rows.
+        # Heat maps need gradients, which only PyTorch computes.
         self._explained = None if settings.explain is None else self.task.load_model(settings.model, device)
         self._folder = Path(settings.files) if settings.files is not None else None
 
@@ -154,13 +154,13 @@ class Predictor:
 
         Args:
             files: The names of the images in the rows.
-            prepared: The images as the session's preprocessing prepares them.
+            prepared: The images, as the session's `preprocessing.prepare` returns them.
 
         Returns:
             A row per image.
 
         Raises:
-            DeployError: If the engine cannot run the network, or computes something else.
+            DeployError: If the engine cannot run the model, or its outputs differ from the model's.
             MissingExtraError: If the engine is not installed.
         """
         images = [
@@ -182,7 +182,7 @@ class Predictor:
         return [{key: value for key, value in row.items() if not key.startswith("_")} for row in whole]
 
     def _rejected(self, row: Row) -> Row:
-        """The extra field of a row whose top score is too low."""
+        """Returns the extra field of a row whose top score is too low; empty for other rows."""
         lowest = self.settings.reject_below
         return {"rejected": True} if lowest is not None and self.task.top_score(row) < lowest else {}
 
@@ -204,7 +204,7 @@ class Predictor:
             picture.save(open_file, format="JPEG", quality=92)
 
     def facts(self) -> dict[str, Any]:
-        """Everything that decides its rows, as JSON can hold it."""
+        """Returns everything that affects its rows, as JSON values."""
         given = {f.name: getattr(self.settings, f.name) for f in fields(self.settings) if f.name not in _LATER}
         later = {"task": self.task.name, "files": self.settings.files, "threshold": self.settings.threshold}
         scores = {"temperature": self.session.temperature, "reject_below": self.settings.reject_below}
@@ -212,7 +212,7 @@ class Predictor:
             **given,
             "topk": min(self.settings.topk, len(self.session.label_names)),
             "weights": self.session.fingerprint,
-            # Journals of classification from before there were other tasks are continued.
+            # Without these facts, journals of classifiers from versions without other tasks can be resumed.
             **({} if self.task.name == DEFAULT else later),
             **{name: value for name, value in scores.items() if value is not None},
             **self.task.facts(),
@@ -259,15 +259,15 @@ def predict(
             of images.
         precision: As for `deploy.optimize`.
         calibration: Folder of images, for `int8`.
-        exact: Preprocess images as timm does, bit for bit. Always on for up to 10 images. Otherwise, large JPEGs are
+        exact: Preprocess images as in timm, bit for bit. Always on for up to 10 images. Otherwise, large JPEGs are
             decoded at a fraction of their size, among other savings.
         batch_size: Images per batch.
         device: The device, such as `cuda:1`. By default the CPU if an engine or a precision is given, and otherwise the
             accelerator if there is one.
         output: File to write the rows to as well: CSV or Parquet for `.csv` or `.parquet`, COCO results of a detector
             for `.coco.json` (`image_id` is the number of the image's row, from 1), or else JSON Lines. The file
-            appears
-            when all rows are complete. If the process is killed, the same call resumes and yields the missing rows.
+            appears when all rows are complete. If the process is killed, the same call resumes and yields the missing
+            rows.
         cache: Folder for compiled `onnxruntime` and `openvino` models, as for `deploy.optimize`. Default: `engines` in
             `MNV2ZOO_HOME`, which takes at most 1 GiB. `mnv2zoo cache` lists and clears it. If the default folder is not
             writable, nothing is cached.
@@ -324,11 +324,11 @@ def run(
     output: str | Path | None = None,
     cache: str | Path | None = None,
 ) -> Generator[Row | ImageReadError, None, None]:
-    """Predicts images as `predict` does, with its arguments in one value.
+    """Predicts images like `predict`, with its arguments in one object.
 
     Args:
         paths: As for `predict`.
-        settings: Everything that decides the rows.
+        settings: The settings that affect the rows.
         batch_size: As for `predict`.
         device: As for `predict`.
         output: As for `predict`.
@@ -347,7 +347,7 @@ def run(
         yield source
     else:
         return
-    # Enough are counted to know whether it is a small job.
+    # Count enough images to know whether the job is small.
     first = [source, *itertools.islice(sources, session.LOOK_AHEAD - 1)]
     images = sum(isinstance(one, Path) for one in first)
     sources = itertools.chain(first, sources)

@@ -1,9 +1,9 @@
-"""Predictions past one machine, as a Ray Data pipeline.
+"""Predicts images on several machines, as a Ray Data pipeline.
 
-Needs the extra `ray`: `pip install -e ".[ray]"` in a checkout.
+Requires the extra `ray`: `pip install -e ".[ray]"` in a checkout.
 
-Ray reads the images, hands batches to workers that hold the network, repeats what was in work where one of them
-dies, and writes the rows. Nothing of that is done here.
+Ray reads the images, sends batches to workers that have loaded the model, and writes the rows. If a worker dies, Ray
+repeats its batches.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("Ray is not installed", found=error, fix=f"Run: {install_command('ray')}") from error
 
-# Reading and writing are light; with this share of a core they fit alongside one worker per core.
+# Reading and writing take little CPU time. With this share of a core, they fit alongside one worker per core.
 LIGHT = 0.1
 
 
@@ -46,27 +46,28 @@ def predict(
 ) -> list[ImageReadError]:
     """Predicts images on all machines of a Ray cluster.
 
-    Ray is started on this machine unless it runs already, or `RAY_ADDRESS` names a cluster.
+    Ray starts on this machine, unless it is already running or `RAY_ADDRESS` names a cluster.
 
     Args:
-        paths: Files and folders, searched through all their levels for files with an image's ending; local,
-            or in a store that Ray reads, such as `s3://bucket/photos`.
-        output: Folder for Parquet files: a new one or, on this machine, an empty one. A local one appears when
-            all rows are there.
-        settings: The network, the task and everything else that decides the rows.
-        batch_size: Images that go through the network at once.
-        workers: Processes that hold the network; by default one for each core of the cluster.
+        paths: Images, and folders that are searched recursively. They are local, or in a store that Ray supports, such
+            as `s3://bucket/photos`.
+        output: Folder for Parquet files. It must be new or, on this machine, empty. A local folder appears when all
+            rows are complete.
+        settings: The model, the task and all other settings that affect the rows.
+        batch_size: Images per batch.
+        workers: Number of processes that load the model. Default: one per core of the cluster.
 
     Returns:
-        Why images could not be read, an error each. Their rows have it in the column `error` and no
+        An error for each unreadable image. The row of such an image has the error in the column `error`, and no
         predictions.
 
     Raises:
-        UnknownModelError: If there is no network of that name.
-        TaskError: If the task cannot be found, or does not name its columns.
+        UnknownModelError: If no model has that name.
+        TaskError: If the task does not exist, or does not declare its columns.
         ImageReadError: If there are no images.
-        OutputError: If the folder holds something.
-        ray.exceptions.RayError: If a worker fails. A worker that dies is restarted, and its batches are repeated.
+        OutputError: If the folder is not empty.
+        ray.exceptions.RayError: If a worker raises an error. A worker that dies is restarted, and its batches are
+            repeated.
     """
     _check(settings)
     remote = "://" in output
@@ -94,16 +95,16 @@ def predict(
 
 
 def _check(settings: Settings) -> None:
-    """Finds the task and the network before Ray starts.
+    """Finds the task and the model before Ray starts.
 
     Raises:
-        TaskError: If the task names no columns: each worker has to give the same ones.
+        TaskError: If the task does not declare its columns, which must be the same in all workers.
     """
     task = settings.find_task()
     if task.parquet_fields() is None:
         raise TaskError(
-            f"the task {task.name} does not name its columns, which Ray needs",
-            expected="names and types",
+            f"the task {task.name} does not declare its columns, which Ray needs",
+            expected="a list of names and types",
             found="None",
             where="parquet_fields",
             fix="Define the task's method `parquet_fields`, or predict without --ray.",
@@ -112,7 +113,7 @@ def _check(settings: Settings) -> None:
 
 
 def _sources(paths: Sequence[str], channels: int) -> tuple[ray.data.Dataset, list[ImageReadError]]:
-    """The images, and why others cannot be read; Ray itself would pass over names such as `_1.jpg`."""
+    """Finds the images, and returns errors for unreadable ones. Ray's own search skips names such as `_1.jpg`."""
     if any("://" in path for path in paths):
         endings: list[str] | None = sorted(ending.removeprefix(".") for ending in discover.endings(channels))
         places, missed = list(paths), []
@@ -132,7 +133,11 @@ def _sources(paths: Sequence[str], channels: int) -> tuple[ray.data.Dataset, lis
         images = ray.data.read_binary_files(places, include_paths=True, file_extensions=endings, num_cpus=LIGHT)
     except ValueError as error:
         raise ImageReadError(
-            f"no images found in {', '.join(paths)}"[:200], found=str(error).partition(".")[0], where=", ".join(paths)
+            f"no images found in {', '.join(paths)}"[:200],
+            expected="files or folders with images",
+            found=str(error).partition(".")[0],
+            where=", ".join(paths),
+            fix="Check the paths.",
         ) from error
     return images, missed
 
@@ -140,17 +145,17 @@ def _sources(paths: Sequence[str], channels: int) -> tuple[ray.data.Dataset, lis
 def classify(
     sources: ray.data.Dataset, settings: Settings, *, batch_size: int = 32, workers: int | None = None
 ) -> ray.data.Dataset:
-    """Classifies images from any source that Ray reads.
+    """Predicts images from any source that Ray supports.
 
     Args:
-        sources: Images, as columns `path` with their names and `bytes` with their files' content.
-        settings: The network, the task and everything else that decides the rows.
-        batch_size: Images that go through the network at once.
+        sources: Images, with their names in the column `path` and the content of their files in `bytes`.
+        settings: As for `predict`.
+        batch_size: As for `predict`.
         workers: As for `predict`.
 
     Returns:
-        A row for each image: `image`, `model`, `predictions` as in `mnv2zoo.predict`, and `error`, which is
-        null or says why it cannot be read.
+        A row per image, with the columns of `mnv2zoo.predict` and `error`, which is null unless the image is
+        unreadable.
     """
     return sources.map_batches(
         Worker,
@@ -163,7 +168,7 @@ def classify(
 
 
 class Worker:
-    """A process that loads the network once, and predicts batches."""
+    """A process that loads the model once and predicts batches."""
 
     def __init__(self, settings: Settings) -> None:
         self.predictor = Predictor(settings)

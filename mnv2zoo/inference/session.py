@@ -1,8 +1,8 @@
-"""A loaded network that runs batches of images: with PyTorch, or on a runtime alone.
+"""Loads models that run batches of images, with PyTorch or on a runtime alone.
 
 Importing PyTorch and timm takes as long as classifying hundreds of images. A `RuntimeSession` needs neither. A runtime
-starts from a graph in ONNX. `runtimes.mobilenetv2` writes it from the verified tensors. Models that it does not know
-are exported once, with PyTorch, into a cache.
+starts from a graph in ONNX. `runtimes.mobilenetv2` writes it from the verified tensors. Other models are exported once,
+with PyTorch, and cached.
 """
 
 from __future__ import annotations
@@ -45,27 +45,27 @@ if TYPE_CHECKING:
     from mnv2zoo.models.pretrained import Network
 
 # How `predict` chooses an engine by the number of images. `benchmarks/folder.py` measured the times on two cores.
-FEW = 10  # at most as many are preprocessed as timm does, bit for bit, on the runtime that starts first
+FEW = 10  # up to so many images are preprocessed as in timm, bit for bit, on the runtime that starts fastest
 TIMED_FROM = 256  # timing the installed runtimes takes a second, as long as 250 images
 EXPORT_FROM = 1600  # an export takes 9.4 s, and a runtime then saves 5.9 ms per image over PyTorch
-LOOK_AHEAD = EXPORT_FROM  # images that are counted at most
+LOOK_AHEAD = EXPORT_FROM  # further images are not counted
 STARTS_FIRST = ("onnxruntime", "openvino")
 RUNS_FASTEST = ("openvino", "onnxruntime")
 TIMED_BATCH = 32
 
-# Arguments of a model that decide nothing in prediction, or that the graph is written by.
+# Arguments of a model that the graph takes into account, and those that do not affect predictions.
 WRITTEN = ("pad_type", "in_chans", "num_classes", "classifier", "output_stride", "bn_eps")
 TRAINING_ONLY = ("bn_momentum", "drop_rate", "drop_path_rate")
 
 
 class Session(Protocol):
-    """A loaded network.
+    """A loaded model.
 
     Attributes:
         name: As in `names.Description`.
         preprocessing: The preprocessing of its images.
         label_names: Names of its outputs.
-        temperature: Number that divides its logits before the softmax; None for none.
+        temperature: Softmax temperature; None for no temperature.
     """
 
     @property
@@ -88,13 +88,13 @@ class Session(Protocol):
         """Runs a batch.
 
         Args:
-            prepared: The images as `preprocessing.prepare` gives them.
+            prepared: The images, as `preprocessing.prepare` returns them.
 
         Returns:
             The outputs as NumPy arrays, such as logits (N, classes).
 
         Raises:
-            DeployError: If the engine cannot run the network, or computes something else.
+            DeployError: If the engine cannot run the model, or its outputs differ from the model's.
             MissingExtraError: If the engine is not installed.
         """
 
@@ -115,36 +115,35 @@ def start(
     Args:
         task: The task, which loads its own models.
         model: Name of the model, as for `predict`.
-        engine: As for `deploy.optimize`, and None as for `predict`.
+        engine: As for `deploy.optimize`; None as for `predict`.
         precision: As for `deploy.optimize`.
         calibration: Folder of images for `int8`.
-        exact: Preprocess images as timm does, bit for bit.
+        exact: Preprocess images as in timm, bit for bit.
         device: The device; by default the CPU if an engine or a precision is given, and otherwise the accelerator
             if there is one.
         cache: Folder for compiled engines, as for `predict`; by default one under `MNV2ZOO_HOME`.
-        images: The number of images of the job, of which `LOOK_AHEAD` are counted at most; None to choose no runtime
-            by it.
+        images: Number of images of the job, counted up to `LOOK_AHEAD`, by which a runtime is chosen. None skips this
+            choice.
 
     Returns:
-        The network, without PyTorch where that is not needed.
+        The loaded model. It runs without PyTorch if possible.
 
     Raises:
         DeviceError: If the device cannot be used.
-        UnknownModelError: If there is no network of that name.
-        WeightsError: If its weights cannot be found, fetched or verified.
-        DeployError: If the cache cannot be filled or used.
+        UnknownModelError: If no model has that name.
+        WeightsError: If its weights cannot be found, downloaded or verified.
+        DeployError: If the cache cannot be used.
     """
     few = images is not None and images <= FEW
+    kept = Cache(cache) if cache else Cache.at_home()
     on_cpu = device == "cpu" or (device is None and (engine is not None or not accelerators.may_be_here()))
     if engine in (None, "auto") and precision == "fp32" and images is not None and task.loads_from_zoo and on_cpu:
-        kept = Cache(cache) if cache else Cache.at_home()
         chosen = choose(model, images, exact, kept, timed=engine == "auto")
         if chosen is not None:
             return chosen
     if device is None and (engine is not None or precision != "fp32"):
         device = "cpu"  # as for `optimize`
     if engine is not None and engine in RUNTIMES and not exact and task.loads_from_zoo and device == "cpu":
-        kept = Cache(cache) if cache else Cache.at_home()
         cached = load(model, engine, precision, calibration, kept, exact=few)
         if cached is not None:
             return cached
@@ -153,22 +152,22 @@ def start(
 
 
 class TorchSession:
-    """A network that PyTorch runs, or an engine that needs PyTorch to start.
+    """A model that runs in PyTorch, or on an engine that needs PyTorch to start.
 
     Args:
-        network: The network.
-        engine: As for `start`, and so are the others.
-        precision: The precision.
-        calibration: Folder of images for `int8`.
-        exact: Whether timm preprocesses the images.
-        cache: Folder for compiled engines.
-        few: Whether images are preprocessed as timm does, by whatever code.
+        network: The model.
+        engine: As for `start`.
+        precision: As for `start`.
+        calibration: As for `start`.
+        exact: Whether timm's own transforms preprocess the images.
+        cache: As for `start`.
+        few: Whether images are preprocessed bit for bit as in timm, by the fast code if possible.
 
     Attributes:
         name: As in `names.Description`.
         preprocessing: The preprocessing of its images.
         label_names: Names of its outputs.
-        temperature: Number that divides its logits before the softmax; None for none.
+        temperature: Softmax temperature; None for no temperature.
     """
 
     def __init__(
@@ -192,13 +191,13 @@ class TorchSession:
         self._run: Any = network.model if eager or self._sizes_differ() else None
 
     def _sizes_differ(self) -> bool:
-        """Whether images come in sizes of their own, which PyTorch runs and engines do not."""
+        """Whether the batch can contain images of different sizes, which only plain PyTorch supports."""
         if not (isinstance(self.preprocessing, Whole) and self.preprocessing.keep_ratio):
             return False
         if self._engine not in (None, "torch") or self._precision != "fp32":
             raise DeployError(
-                "engines do not run a detector whose images differ in size",
-                expected="PyTorch in fp32, or a detector with the head ssdlite",
+                f"the detector {self.name} takes images of different sizes, which engines do not support",
+                expected="plain PyTorch in fp32, or a detector with the head ssdlite",
                 found=f"engine {self._engine or 'torch'}, precision {self._precision}",
                 where=self.name,
                 fix="Leave out --engine and --precision.",
@@ -207,7 +206,7 @@ class TorchSession:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of its weights, which takes a while."""
+        """A hash of its weights, computed at each access."""
         return fingerprint(self._network.model)
 
     def __call__(self, prepared: Sequence[Any]) -> Any:
@@ -229,8 +228,8 @@ class TorchSession:
         from mnv2zoo.deploy import optimize
 
         engine = self._engine or "torch"
-        # Engines that choose, compile or record by the size of the batch need a whole one; one image is enough to check
-        # others.
+        # Engines that are chosen, compiled or recorded for a batch size need a whole batch. For others, one image is
+        # enough to check the outputs.
         device = self._network.device
         example = batch if engine in ("auto", "inductor") or device.type != "cpu" else batch[:1]
         return optimize(
@@ -245,7 +244,7 @@ class TorchSession:
         )
 
     def _seen(self) -> dict[str, Any] | None:
-        """How a segmenter sees calibration images; None for other models, which know it themselves."""
+        """Returns the preprocessing of calibration images for a segmenter; None for models that have their own."""
         how = self.preprocessing
         if not isinstance(how, Whole) or self._calibration is None:
             return None
@@ -259,16 +258,16 @@ class TorchSession:
 
 @dataclass(frozen=True)
 class RuntimeSession:
-    """A network on a runtime, without PyTorch.
+    """A model that runs on a runtime, without PyTorch.
 
     Attributes:
         name: As in `names.Description`.
         preprocessing: The preprocessing of its images.
         label_names: Names of its outputs.
         fingerprint: A hash of its weights.
-        run: From images (N, C, height, width) to outputs (N, K).
-        engine: The runtime's name.
-        temperature: Number that divides its logits before the softmax; None for none.
+        run: Maps images (N, C, H, W) to outputs (N, K).
+        engine: Name of the runtime.
+        temperature: Softmax temperature; None for no temperature.
     """
 
     name: str
@@ -285,29 +284,33 @@ class RuntimeSession:
 
 
 def choose(model: str, images: int, exact: bool, kept: Cache, timed: bool = False) -> RuntimeSession | None:
-    """Starts the runtime that suits a number of images on this machine, in fp32.
+    """Starts the best runtime for a number of images on this machine, in fp32.
 
     Args:
-        model: Name of the network, as for `names.describe`.
-        images: The number of images, of which `LOOK_AHEAD` are counted at most.
-        exact: Whether the user wants timm's own preprocessing.
+        model: Name of the model, as for `names.describe`.
+        images: Number of images, counted up to `LOOK_AHEAD`.
+        exact: Preprocess images as in timm, bit for bit. Always on for up to `FEW` images.
         kept: The cache.
-        timed: Whether to time the runtimes however few images there are.
+        timed: Time the runtimes for any number of images.
 
     Returns:
-        The session; None where PyTorch is to be used: no runtime is installed or works, or an export does not pay.
+        The session. None to use PyTorch instead, because no runtime is installed or works, or because exporting the
+        model takes longer than it saves.
 
     Raises:
-        UnknownModelError: If there is no network of that name.
-        WeightsError: If its weights cannot be found, fetched or verified.
+        UnknownModelError: If no model has that name.
+        WeightsError: If its weights cannot be found, downloaded or verified.
     """
     few = images <= FEW
-    start = partial(load, model, kept=kept, exact=exact or few, several=not few, export=images >= EXPORT_FROM)
     engines = [engine for engine in RUNS_FASTEST if importlib.util.find_spec(engine)]
+    found = _find(model) if engines else None
+    if found is None:
+        return None
+    start = partial(_load, found, kept=kept, exact=exact or few, several=not few, export=images >= EXPORT_FROM)
     if few and not timed:
         engines.sort(key=STARTS_FIRST.index)
     elif len(engines) > 1:
-        engines = _by_speed(model, engines, start, kept, timed or images >= TIMED_FROM)
+        engines = _by_speed(found, engines, start, kept, timed or images >= TIMED_FROM)
     return next(filter(None, (_started(engine, start) for engine in engines)), None)
 
 
@@ -315,7 +318,7 @@ def _started(engine: str, start: Callable[[str], RuntimeSession | None]) -> Runt
     """Starts a runtime; None, with a warning, if it fails."""
     try:
         return start(engine)
-    except Exception as error:  # runtimes raise nearly anything
+    except Exception as error:  # runtimes raise nearly any exception
         if isinstance(error, ZooError) and not isinstance(error, DeployError | MissingExtraError):
             raise
         warnings.warn(f"the engine {engine} is not used: {one_line(error)}", stacklevel=2)
@@ -323,15 +326,11 @@ def _started(engine: str, start: Callable[[str], RuntimeSession | None]) -> Runt
 
 
 def _by_speed(
-    model: str, engines: list[str], start: Callable[[str], RuntimeSession | None], kept: Cache, measure: bool
+    found: _Found, engines: list[str], start: Callable[[str], RuntimeSession | None], kept: Cache, measure: bool
 ) -> list[str]:
-    """Orders engines by the time that they took when they were timed, which they are if that pays."""
-    described = names.describe_local(model)
-    weights = _weights(described.source) if described else None
-    if weights is None:
-        return engines
+    """Sorts engines by their cached times. Without cached times, they are timed if `measure` is set."""
     facts = {
-        **_facts(model, weights, engines),
+        **_facts(found, engines),
         "kept": "choice",
         "engine": " ".join(engines),
         "precision": "fp32",
@@ -354,7 +353,7 @@ def _by_speed(
 
 
 def _milliseconds(sessions: Mapping[str, RuntimeSession]) -> dict[str, float]:
-    """Median time of a batch on each."""
+    """Returns the median time of a batch on each engine."""
     random = np.random.default_rng(0)
     batches = {
         name: random.standard_normal((TIMED_BATCH, *session.preprocessing.input_size), np.float32)
@@ -364,7 +363,7 @@ def _milliseconds(sessions: Mapping[str, RuntimeSession]) -> dict[str, float]:
 
 
 class _ExportNeededError(Exception):
-    """A network would have to be exported, which does not pay."""
+    """Raised when the model would have to be exported, which takes longer than it saves."""
 
 
 def load(
@@ -375,65 +374,107 @@ def load(
     kept: Cache | None = None,
     *,
     exact: bool = False,
+) -> RuntimeSession | None:
+    """Starts a runtime from the cache. Filling the cache takes a second, or a minute for `int8`.
+
+    Args:
+        model: Name of the model, as for `names.describe`.
+        engine: As for `deploy.optimize`.
+        precision: As for `deploy.optimize`.
+        calibration: Folder of images for `int8`.
+        kept: The cache. Default: the one in `MNV2ZOO_HOME`.
+        exact: Preprocess images as in timm, bit for bit.
+
+    Returns:
+        The session. None if PyTorch is needed: for PyTorch's own engines, for weights without a pinned hash, and for
+        preprocessing that only timm supports.
+
+    Raises:
+        UnknownModelError: If no model has that name.
+        WeightsError: If its weights cannot be found, downloaded or verified.
+        DeployError: If the engine cannot run the model, its outputs differ from the model's, or the cache cannot be
+            used.
+        MissingExtraError: If the engine is not installed.
+    """
+    found = _find(model) if engine in RUNTIMES else None
+    return _load(found, engine, precision, calibration, kept, exact=exact) if found else None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A model that a runtime can start.
+
+    Attributes:
+        model: Its name, as the user gave it.
+        described: Its description.
+        weights: Identifies its weights and everything that the index or a folder says about them.
+        preprocessing: The preprocessing of its images.
+    """
+
+    model: str
+    described: Description
+    weights: str
+    preprocessing: Fast
+
+
+def _find(model: str) -> _Found | None:
+    """Describes a model; None if only PyTorch can run it."""
+    described = names.describe_local(model)
+    weights = _weights(described.source) if described else None
+    preprocessing = described.preprocessing if described else None
+    if described is None or weights is None or preprocessing is None:
+        return None
+    return _Found(model, described, weights, preprocessing)
+
+
+def _load(
+    found: _Found,
+    engine: str,
+    precision: str = "fp32",
+    calibration: str | None = None,
+    kept: Cache | None = None,
+    *,
+    exact: bool = False,
     several: bool = True,
     export: bool = True,
 ) -> RuntimeSession | None:
-    """Starts a runtime from its cache, which is filled the first time; that takes a second, or a minute for `int8`.
+    """Starts a runtime for a model that was found; arguments as for `load`.
 
-    Args:
-        model: Name of the network, as for `names.describe`.
-        engine: One of `deploy.optimize`.
-        precision: As for `deploy.optimize`.
-        calibration: Folder of images for `int8`.
-        kept: The cache; by default that under `MNV2ZOO_HOME`.
-        exact: Preprocess images as timm does, bit for bit.
-        several: Whether there will be several images at once, for which runtimes start something else than for one.
-        export: Whether to export a network whose graph cannot be written without PyTorch.
-
-    Returns:
-        The session; None where PyTorch is needed: for PyTorch's own engines, for weights whose hash only the Hub knows,
-        for images that only timm can preprocess, and for an export that is not wanted.
-
-    Raises:
-        UnknownModelError: If there is no network of that name.
-        WeightsError: If its weights cannot be found, fetched or verified.
-        DeployError: If the engine cannot run the network, or computes something else, or the cache cannot be
-            written or is not the user's own.
-        MissingExtraError: If the engine is not installed.
+    `several` says whether batches will have more than one image, for which runtimes start other kernels. Unless
+    `export` is set, the result is None for a model whose graph cannot be written without PyTorch.
     """
-    described = names.describe_local(model)
-    weights = _weights(described.source) if described and engine in RUNTIMES else None
-    how = described.preprocessing if described else None
-    if described is None or weights is None or how is None:
-        return None
+    how = found.preprocessing
     facts = {
-        **_facts(model, weights, [engine, *(["nncf", "PIL"] if precision == "int8" else [])]),
+        **_facts(found, [engine, *(["nncf", "PIL"] if precision == "int8" else [])]),
         "kept": "classifier",
         "engine": engine,
         "precision": precision,
         "calibration": _calibration(Path(calibration), how.channels) if calibration else "",
         "processor": platform.machine(),
     }
-    make = partial(_make, described, model, how, engine, precision, calibration, export)
+    make = partial(_make, found, engine, precision, calibration, export)
     start = partial(_start, replace(how, exact=exact), engine, precision, 2 if several else 1)
     try:
         session = (kept or Cache.at_home()).fetch(facts, make, start)
     except _ExportNeededError:
         return None
-    return replace(session, temperature=described.temperature)
+    return replace(session, temperature=found.described.temperature)
 
 
-def _facts(model: str, weights: str, engines: Sequence[str]) -> dict[str, str]:
-    """The facts that the cache entries of a model depend on."""
+def _facts(found: _Found, engines: Sequence[str]) -> dict[str, str]:
+    """Returns the facts that the cache entries of a model depend on."""
     packages = ("timm", "torch", "onnx", "onnxscript", *engines)
-    return {"model": model, "weights": weights, "mnv2zoo": __version__, **versions(packages)}
+    return {"model": found.model, "weights": found.weights, "mnv2zoo": __version__, **versions(packages)}
 
 
 def _weights(source: Path | WeightsEntry | None) -> str | None:
-    """An identifier of weights and of everything that the index or a folder says about them."""
+    """Identifies weights and everything that the index or their folder says about them; None without a hash."""
     if isinstance(source, Path):
         files = [source / name for name in ("config.json", "model.safetensors")]
-        return discover.fingerprint(source, files) if all(file.is_file() for file in files) else None
+        try:
+            return discover.fingerprint(source, files) if all(file.is_file() for file in files) else None
+        except OSError:  # loading with PyTorch reports the error
+            return None
     return json.dumps(source.to_json()) if source and source.pinned else None
 
 
@@ -441,30 +482,28 @@ def _calibration(folder: Path, channels: int) -> str:
     return discover.fingerprint(folder, discover.spread(discover.find(str(folder), channels), CALIBRATED))
 
 
-def _make(
-    described: Description, model: str, how: Fast, engine: str, precision: str, calibration: str | None, export: bool
-) -> Parts:
-    installed = importlib.util.find_spec(engine) is not None  # otherwise the way by PyTorch says how to install it
-    classifier = _written(described, how) if installed and precision != "int8" else None
+def _make(found: _Found, engine: str, precision: str, calibration: str | None, export: bool) -> Parts:
+    installed = importlib.util.find_spec(engine) is not None  # otherwise, the export reports how to install it
+    classifier = _written(found.described, found.preprocessing) if installed and precision != "int8" else None
     if classifier is not None:
-        return _written_parts(described, classifier)
+        return _written_parts(found.described, classifier)
     if not export:
         raise _ExportNeededError
     from mnv2zoo.deploy.optimize import for_runtime
     from mnv2zoo.models import pretrained
 
-    loaded = pretrained.load(model, "cpu")
+    loaded = pretrained.load(found.model, "cpu")
     about = {
         "name": loaded.name,
         "label_names": list(loaded.label_names),
         "fingerprint": fingerprint(loaded.model),
     }
-    parts = for_runtime(loaded.model, how.input_size, engine, precision, calibration)
+    parts = for_runtime(loaded.model, found.preprocessing.input_size, engine, precision, calibration)
     return {**parts, "about": json.dumps(about).encode()}
 
 
 def _written(described: Description, how: Fast) -> Classifier | None:
-    """The classifier whose graph can be written without PyTorch; None for others, which PyTorch exports."""
+    """Reads a classifier whose graph can be written without PyTorch; None for models that PyTorch exports."""
     given = {name: value for name, value in described.arguments.items() if value is not None}
     plain = {*WRITTEN, *TRAINING_ONLY, "global_pool"}
     entry = described.source if isinstance(described.source, WeightsEntry) else None
@@ -482,7 +521,7 @@ def _written(described: Description, how: Fast) -> Classifier | None:
         import safetensors.numpy
 
         tensors: Any = safetensors.numpy.load(data)
-    except Exception:  # PyTorch's way says what is wrong with it
+    except Exception:  # loading with PyTorch reports the error
         return None
     config = described.config
     if "classifier" in given:
@@ -527,7 +566,7 @@ def _start(how: Fast, engine: str, precision: str, images: int, parts: Parts) ->
 
 
 def _fingerprint_of(classifier: Classifier) -> str:
-    """The same as `fingerprint` of the network in PyTorch, whose batch norms count batches too."""
+    """Returns the `fingerprint` of the same model in PyTorch, where batch norms also count batches."""
     sha256 = hashlib.sha256()
     for name in classifier.shapes():
         sha256.update(np.ascontiguousarray(classifier.tensors[name]).tobytes())
@@ -542,7 +581,7 @@ def _logits(outputs: Runner, batch: Array) -> Array:
 
 
 def fingerprint(model: torch.nn.Module) -> str:
-    """A hash of a network's weights."""
+    """Returns the SHA-256 of a model's weights."""
     sha256 = hashlib.sha256()
     for tensor in model.state_dict().values():
         sha256.update(tensor.cpu().contiguous().numpy().tobytes())

@@ -1,1 +1,1 @@
-"""Runtimes, which run a model without PyTorch and timm."""
+"""Runs models without PyTorch and timm."""

@@ -1,7 +1,7 @@
-"""A cache on disk of what engines start from, so that the next process need not build it again.
+"""Caches compiled engines on disk, so that the next process need not build them again.
 
-An entry is a file: a line with the SHA-256 of all that follows it, and a safetensors document of the entry's parts
-and of its key. It is read once, and the bytes that were hashed are the bytes that are used.
+An entry is a file. Its first line is the SHA-256 of the rest, which is a safetensors document with the parts of the
+entry and its key. Each file is read once, and the bytes that were hashed are the bytes that are used.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from mnv2zoo.system.files import locked, whole_file
 
 T = TypeVar("T")
 KEY = "key"
-LOCK_SECONDS = 900  # an engine of int8 takes minutes on a slow machine
+LOCK_SECONDS = 900  # quantizing to int8 takes minutes on a slow machine
 ENTRIES, FOLDER = "*.engine", "engines"
-MOST_BYTES = 2**30  # of the entries in the package's own folder; a network of width 1.0 takes 15 MB
+MOST_BYTES = 2**30  # of all entries in the default folder; a model of width 1.0 takes 15 MB
 
 
 @dataclass(frozen=True)
 class Cache:
     """A folder of entries.
 
-    The hash in an entry reveals damage, truncation and mix-ups. It does not reveal malice, because an attacker who can
-    write the entry can write the hash too. So a folder or a file that other users may write is not used.
+    The hash in an entry detects damage, truncation and mix-ups. It does not detect attacks, because an attacker who can
+    write to the entry can replace the hash too. Therefore, a folder or file that other users may write to is not used.
 
     Attributes:
         folder: The folder; None to cache nothing.
         key: The part of the key that all entries have in common.
-        optional: Whether to do without a folder that cannot be used. Otherwise that is an error.
-        most: Bytes that entries may take; None for any number. Entries that were not used for the longest time go
+        optional: Whether to work without a cache if the folder cannot be used. Otherwise, that raises an error.
+        most: Maximum size of all entries in bytes; None for no limit. The least recently used entries are removed
             first.
     """
 
@@ -57,26 +57,26 @@ class Cache:
 
     @classmethod
     def at_home(cls) -> Cache:
-        """The cache under `MNV2ZOO_HOME`, which is done without where it cannot be used."""
+        """Opens the cache in `MNV2ZOO_HOME`. If it cannot be used, nothing is cached."""
         home = environment.home()
         return cls(None if environment.is_homeless(home) else home / FOLDER, optional=True, most=MOST_BYTES)
 
     def fetch(self, key: Mapping[str, str], make: Callable[[], Parts], use: Callable[[Parts], T]) -> T:
-        """Loads an entry if there is a valid one, and builds it otherwise.
+        """Loads a valid entry, or builds it.
 
-        An entry that was altered or truncated, or that `use` cannot use, is rebuilt, with a warning. While one process
-        builds an entry, others wait for it.
+        If an entry is damaged, or `use` raises an error for it, it is rebuilt with a warning. While one process builds
+        an entry, others wait for it.
 
         Args:
-            key: What the entry depends on beyond the common part of the key.
+            key: The facts that this entry depends on, in addition to the common part of the key.
             make: Builds the parts, as bytes by name.
-            use: Turns the parts into the result. They are cached only if it raises no error.
+            use: Converts the parts to the result. The parts are only cached if it raises no error.
 
         Returns:
-            What `use` returned.
+            The result of `use`.
 
         Raises:
-            DeployError: If the folder cannot be written, or other users may write it.
+            DeployError: If the folder is not writable, or other users may write to it.
         """
         if self.folder is None:
             return use(make())
@@ -109,14 +109,14 @@ class Cache:
         with contextlib.suppress(Exception):
             used = use(_read(file, key))
             with contextlib.suppress(OSError):
-                os.utime(file)  # which `make_room` goes by
+                os.utime(file)  # `make_room` relies on it
             return used
         with _locked(file):
             try:
                 return use(_read(file, key))
             except FileNotFoundError:
                 pass
-            except Exception as error:  # runtimes raise nearly anything at what they cannot use
+            except Exception as error:  # runtimes raise nearly any exception for bytes that they cannot use
                 warnings.warn(f"the cache entry {file} cannot be used and is rebuilt: {one_line(error)}", stacklevel=2)
             parts, used = make_and_use()
             with _reported(file.parent):
@@ -125,25 +125,25 @@ class Cache:
         return used
 
     def has(self, key: Mapping[str, str]) -> bool:
-        """Whether there is an entry for a key; it need not be valid."""
+        """Whether there is an entry for a key, valid or not."""
         whole_key = json.dumps({**self.key, **key}, sort_keys=True).encode()
         return self.folder is not None and (self.folder / f"{hashlib.sha256(whole_key).hexdigest()}.engine").is_file()
 
     def make_room(self) -> None:
-        """Removes the entries that were not used for the longest time, until the others take no more than they may."""
+        """Removes the least recently used entries until the others fit into the maximum size."""
         if self.folder is None or self.most is None:
             return
         with contextlib.suppress(OSError):
             files = sorted((file.stat().st_mtime, file.stat().st_size, file) for file in self.folder.glob(ENTRIES))
             held = sum(size for _, size, _ in files)
-            for _, size, file in files[:-1]:  # the one that was just used stays
+            for _, size, file in files[:-1]:  # keep the entry that was just used
                 if held <= self.most:
                     return
                 file.unlink(missing_ok=True)
                 held -= size
 
     def entries(self) -> list[Entry]:
-        """The entries, the last used first; one that cannot be read is in the list too."""
+        """Lists the entries, the most recently used first. Unreadable entries are included."""
         if self.folder is None or not self.folder.is_dir():
             return []
         found = []
@@ -154,7 +154,7 @@ class Cache:
                 continue
             try:
                 about = json.loads(_parts(file)[KEY])
-            except Exception:  # whatever it holds
+            except Exception:  # the file may contain anything
                 about = {}
             found.append(Entry(file, status.st_size, status.st_mtime, about))
         return sorted(found, key=lambda entry: entry.used, reverse=True)
@@ -163,10 +163,10 @@ class Cache:
         """Removes all entries.
 
         Returns:
-            The bytes that they took.
+            Their total size in bytes.
 
         Raises:
-            OSError: If one cannot be removed.
+            OSError: If an entry cannot be removed.
         """
         if self.folder is None or not self.folder.is_dir():
             return 0
@@ -182,9 +182,9 @@ class Entry:
 
     Attributes:
         file: Its file.
-        size: Bytes that it takes.
-        used: When it was last used, in seconds since 1970.
-        about: Its key; empty for a file that holds none.
+        size: Size of the file in bytes.
+        used: Time of its last use, in seconds since 1970.
+        about: Its key; empty if the file cannot be read.
     """
 
     file: Path
@@ -194,7 +194,7 @@ class Entry:
 
 
 class _UnusableError(Exception):
-    """The folder cannot be used, for the reason that this holds."""
+    """Raised when the folder cannot be used, with the error to report."""
 
     def __init__(self, reason: DeployError) -> None:
         super().__init__(reason)
@@ -202,27 +202,27 @@ class _UnusableError(Exception):
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """The versions of packages, by the names that they are imported by; empty for one that is not installed."""
+    """Returns the versions of packages by import name. The version of a missing package is empty."""
     return {package: _version(package) for package in packages}
 
 
 def _version(package: str) -> str:
     try:
-        return importlib.metadata.version(package)  # finding out who else provides it takes a good while
+        return importlib.metadata.version(package)  # searching all distributions takes longer
     except importlib.metadata.PackageNotFoundError:
         return ", ".join(map(importlib.metadata.version, _distributions().get(package, ())))
 
 
 @functools.cache
 def _distributions() -> Mapping[str, list[str]]:
-    # One package may be of several names, as `onnxruntime` is of onnxruntime-gpu.
+    # Several distributions can provide a package: onnxruntime-gpu provides `onnxruntime` too.
     return importlib.metadata.packages_distributions()
 
 
 def _read(file: Path, key: bytes) -> Parts:
     parts = _parts(file)
     if parts.pop(KEY) != key:
-        raise DeployError("it was made from something else")
+        raise DeployError("it was built for another key")
     return parts
 
 
@@ -231,7 +231,7 @@ def _parts(file: Path) -> dict[str, bytes]:
         _require_private(file, os.fstat(opened.fileno()))
         digest, _, content = opened.read().partition(b"\n")
     if hashlib.sha256(content).hexdigest().encode() != digest:
-        raise DeployError("its content has another hash than it had when it was written")
+        raise DeployError("its content does not match its SHA-256")
     return {name: part.tobytes() for name, part in safetensors.numpy.load(content).items()}
 
 
@@ -247,11 +247,11 @@ def _write(file: Path, key: bytes, parts: Parts) -> None:
 def _require_private(path: Path, status: os.stat_result) -> None:
     if posix.others_may_write(status):
         raise DeployError(
-            "others may write what would be run here",
-            expected="an owner who alone may write",
-            found=f"{stat.filemode(status.st_mode)} of user {status.st_uid}",
+            f"other users may write to {path}",
+            expected="a path that only you or root can write to",
+            found=f"mode {stat.filemode(status.st_mode)}, owner {status.st_uid}",
             where=path,
-            fix=f"Run: chmod go-w {path}; or name another folder.",
+            fix=f"Run `chmod go-w {path}`, or choose another folder.",
         )
 
 
@@ -264,11 +264,11 @@ def _locked(file: Path) -> Iterator[None]:
                 stack.enter_context(locked(lock, LOCK_SECONDS))
             except TimeoutError as error:
                 raise DeployError(
-                    "another process has not finished the cache entry that is needed",
-                    expected=f"to wait {LOCK_SECONDS} s at most",
+                    f"another process is still building the cache entry {file.name}",
+                    expected=f"the lock to be released within {LOCK_SECONDS} s",
                     found=error.strerror,
                     where=lock,
-                    fix="End the process that holds this lock, or name another folder.",
+                    fix="Stop the process that holds the lock, or choose another folder.",
                 ) from error
         yield
 
@@ -281,9 +281,10 @@ def _reported(folder: Path) -> Iterator[None]:
         raise _UnusableError(error) from error.__cause__
     except OSError as error:
         reason = DeployError(
-            "cannot write the cache",
+            f"cannot write to the cache folder {folder}",
+            expected="a writable folder",
             found=error.strerror or error,
             where=folder,
-            fix="Name a folder that can be written, or leave out the cache.",
+            fix="Choose a writable folder, or leave out the cache.",
         )
         raise _UnusableError(reason) from error

@@ -1,4 +1,4 @@
-"""MobileNetV2 without PyTorch: as an ONNX document written from its config and tensors, and in NumPy to check that.
+"""Writes MobileNetV2 as ONNX from its config and tensors, without PyTorch, and runs it in NumPy as a reference.
 
 An export from PyTorch takes seconds, because PyTorch, timm and the exporter are imported and the model is traced.
 MobileNetV2 is a chain of convolutions, so its graph can be written directly from the config table.
@@ -16,24 +16,24 @@ import numpy as np
 from mnv2zoo.architecture import Config, bottlenecks, layers
 from mnv2zoo.runtimes.runners import INPUT, Array
 
-OPSET = 17  # which ONNX Runtime 1.18 and OpenVINO 2024.4 know; Clip takes its bounds as inputs
+OPSET = 17  # supported by ONNX Runtime 1.18 and OpenVINO 2024.4; Clip takes its bounds as inputs
 STATISTICS = ("weight", "bias", "running_mean", "running_var")
 
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution with what follows it.
+    """A convolution with its batch norm, activation and shortcut.
 
     Attributes:
-        name: What its tensors are called.
-        norm: What those of its batch norm are called; empty for none.
-        kernel: Side of its kernel.
-        stride: Its stride.
-        dilation: Its dilation.
-        depthwise: Whether each channel is convolved on its own.
-        activation: `relu6`, `relu` or empty.
-        begins: Whether its input is kept for a shortcut.
-        ends: Whether the kept map is added to its output.
+        name: Prefix of the names of its tensors.
+        norm: Prefix of the names of its batch norm's tensors; empty for no batch norm.
+        kernel: Kernel size.
+        stride: Stride.
+        dilation: Dilation.
+        depthwise: Whether the convolution is depthwise.
+        activation: `relu6` or `relu`; empty for no activation.
+        begins: Whether a shortcut starts at its input.
+        ends: Whether the shortcut is added to its output.
     """
 
     name: str
@@ -49,13 +49,13 @@ class Conv:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A network of the family with its tensors.
+    """A MobileNetV2 classifier with its tensors.
 
     Attributes:
-        config: Its architecture, with the form of classifier that it was built with.
-        tensors: Its tensors in the native layout, as float32.
-        input_size: Channels, height and width of its images.
-        same_padding: Whether convolutions are padded as TensorFlow pads them.
+        config: The architecture, including the form of the classifier.
+        tensors: The tensors in timm's layout, as float32.
+        input_size: Channels, height and width of the images.
+        same_padding: Whether convolutions are padded as in TensorFlow.
         output_stride: 8, 16 or 32; see `architecture.bottlenecks`.
         eps: Epsilon of the batch norms.
     """
@@ -68,7 +68,7 @@ class Classifier:
     eps: float = 1e-5
 
     def convolutions(self) -> Iterator[Conv]:
-        """The convolutions in the order they run; the last is the classifier, which sees the pooled map."""
+        """Yields the convolutions in the order in which they run. The last one is the classifier, after pooling."""
         act = self.config.activation
         yield Conv("conv_stem", "bn1", 3, 2, activation=act)
         for b in bottlenecks(self.config, self.output_stride):
@@ -86,7 +86,7 @@ class Classifier:
         yield Conv("classifier", "classifier_bn" if self.config.classifier_norm else "", activation=last)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of every tensor that it needs, in the order of its state dict in PyTorch, without counters."""
+        """Returns the shapes of all tensors except batch norm counters, in the order of PyTorch's state dict."""
         classes = len(self.tensors["classifier.bias"]) if "classifier.bias" in self.tensors else 0
         shapes: dict[str, tuple[int, ...]] = {}
         laid = layers(self.config, classes, self.input_size[0])
@@ -111,7 +111,7 @@ class Classifier:
         )
 
     def folded(self, conv: Conv) -> tuple[Array, Array]:
-        """The weight (out, in, kernel, kernel) and bias of a convolution with its batch norm folded in."""
+        """Folds the batch norm into a convolution. Returns its weight (out, in, kernel, kernel) and bias (out,)."""
         weight = self._weight(conv).astype(np.float64)
         bias = self.tensors.get(f"{conv.name}.bias", np.zeros(len(weight), np.float32)).astype(np.float64)
         if conv.norm:
@@ -123,7 +123,7 @@ class Classifier:
         return weight.astype(np.float32), bias.astype(np.float32)
 
     def padding(self, conv: Conv, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-        """The padding before and after a map of that height and width, per dimension."""
+        """Returns the padding before and after a feature map of the given height and width, per dimension."""
         wide = (conv.kernel - 1) * conv.dilation
         if not self.same_padding:
             each = (conv.stride - 1 + wide) // 2
@@ -136,10 +136,10 @@ class Classifier:
         return weight.reshape(*weight.shape, 1, 1) if weight.ndim == 2 else weight
 
     def onnx(self) -> bytes:
-        """Writes the network as ONNX with a batch of any size, and the batch norms folded in.
+        """Writes the model as ONNX, for batches of any size and with folded batch norms.
 
         Returns:
-            The file's bytes. Its input is `images`, its output `output_0`.
+            The bytes of the file. Its input is `images` and its output is `output_0`.
         """
         from onnx import TensorProto, checker, helper, numpy_helper
 
@@ -186,9 +186,9 @@ class Classifier:
         return document.SerializeToString()
 
     def __call__(self, images: Array) -> Array:
-        """Computes the logits (N, classes) of images (N, C, H, W), with the batch norms as they are.
+        """Computes the logits (N, classes) of images (N, C, H, W), without folding batch norms.
 
-        It is slow, and shares neither the folded tensors nor a runtime with `onnx`, so it can check both.
+        It is slow. It shares neither the folded tensors nor a runtime with `onnx`, so it is a reference for both.
         """
         x, kept = images, images
         for conv in self.convolutions():
@@ -214,14 +214,14 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
 def _after(conv: Conv, size: tuple[int, int], padding: Padding) -> tuple[int, int]:
-    """Height and width of a convolution's output."""
+    """Returns the height and width of a convolution's output."""
     reach = (conv.kernel - 1) * conv.dilation + 1
     high, wide = ((side + sum(added) - reach) // conv.stride + 1 for side, added in zip(size, padding, strict=True))
     return high, wide
 
 
 def _convolved(conv: Conv, x: Array, weight: Array, padding: Padding) -> Array:
-    """A convolution as a sum over the places of its kernel."""
+    """Computes a convolution as a sum over the positions of its kernel."""
     height, width = _after(conv, x.shape[2:], padding)
     padded = np.pad(x, ((0, 0), (0, 0), *padding))
     total = np.zeros((len(x), len(weight), height, width), np.float32)

@@ -1,4 +1,4 @@
-"""Runtimes that need no PyTorch: each makes of a model's bytes a function of numpy arrays."""
+"""Starts runtimes that need no PyTorch. Each one turns the bytes of a model into a function of NumPy arrays."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ from mnv2zoo.system import posix
 Array = NDArray[np.float32]
 Runner = Callable[[Array], list[Array]]
 Parts = Mapping[str, bytes]
-Place = tuple[str, int]  # a device's type as PyTorch names it, and its number
+Place = tuple[str, int]  # the type of a device, with PyTorch's name, and its number
 T = TypeVar("T")
 
-INPUT = "images"  # what a model calls its input
-CALIBRATED = 300  # most images that int8 is calibrated on: as many as NNCF looks at by default
+INPUT = "images"  # name of a model's input
+CALIBRATED = 300  # maximum number of calibration images for int8, which is NNCF's default
 CPU: Place = ("cpu", 0)
-# How far outputs may be from the original's, as a part of their norm.
+# Maximum error of an engine's outputs, relative to the norm of the model's outputs.
 TOLERANCE = {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.1, "int8": 0.4}
 
 
 def require_near(engine: str, precision: str, error: float, accelerated: bool = False) -> None:
-    """Refuses an engine whose outputs are further from the original's than its precision explains.
+    """Rejects an engine whose outputs differ from the model's by more than the precision explains.
 
     Args:
-        engine: Its name.
-        precision: What it computes in.
-        error: How far its outputs are, as a part of the original's norm.
-        accelerated: Whether it computes on a device other than the CPU. In fp32 a GPU may multiply with the 10 bits of
-            TF32, which fp16 has too.
+        engine: The name of the engine.
+        precision: Its precision.
+        error: The error of its outputs, relative to the norm of the model's outputs.
+        accelerated: Whether it runs on a device other than the CPU. In fp32, a GPU may multiply in TF32, whose mantissa
+            has 10 bits, like that of fp16.
 
     Raises:
-        DeployError: If that is too far, or no number.
+        DeployError: If the error exceeds the tolerance of the precision, or is NaN.
     """
     bound = TOLERANCE["fp16" if accelerated and precision == "fp32" else precision]
     if not error <= bound:  # a comparison with NaN is false
         raise DeployError(
-            f"{engine} does not compute what the model computes",
-            expected=f"outputs within {bound:.1%} of the original's norm in {precision}",
+            f"the outputs of {engine} differ from the model's",
+            expected=f"a relative error of at most {bound:.1%} in {precision}",
             found=f"{error:.2%}",
-            fix="Take precision fp32." if precision != "fp32" else "Take another engine, and report this one.",
+            fix="Use precision fp32." if precision != "fp32" else "Use another engine, and report this as a bug.",
         )
 
 
 def cores() -> int:
-    """Threads to compute with by default: `OMP_NUM_THREADS`, as PyTorch takes it, or the cores there are for us."""
+    """Returns the default number of threads: `OMP_NUM_THREADS`, as in PyTorch, or the number of available cores."""
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # of a list, the first
     if asked.isdecimal() and int(asked):
         return int(asked)
@@ -62,14 +62,14 @@ def cores() -> int:
 
 
 class PerProcess(Generic[T]):
-    """A function that each process starts for itself, when it is first called there.
+    """A function that each process starts at its first call.
 
-    A fork copies a runtime's memory but not its threads, so the copy would wait for them forever: when it computes,
-    and when it is destroyed. A forked process leaves its copy alone and starts another. Where one is pickled, the
-    other process starts another too.
+    A fork copies a runtime's memory but not its threads. The copy would wait for them forever when it runs or is
+    destroyed. A forked process therefore keeps its copy unused and starts a new one. A process that unpickles the
+    function starts a new one too.
 
     Args:
-        start: Makes the function. Only where it can be pickled, this can.
+        start: Creates the function. It must be picklable if this object is to be pickled.
     """
 
     _started: ClassVar[weakref.WeakSet[PerProcess[Any]]] = weakref.WeakSet()
@@ -80,7 +80,7 @@ class PerProcess(Generic[T]):
         self._run: Callable[[T], list[T]] | None = None
 
     def __call__(self, images: T) -> list[T]:
-        """Runs the function of this process."""
+        """Runs the function of this process, and starts it first if needed."""
         run = self._run
         if run is None:
             with PerProcess._starting:
@@ -95,7 +95,7 @@ class PerProcess(Generic[T]):
     def _forget() -> None:
         PerProcess._starting = threading.Lock()  # another thread of the parent may have held it
         for runner in list(PerProcess._started):
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(runner._run))  # it is never destroyed
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(runner._run))  # so that it is never destroyed
             runner._run = None
         PerProcess._started = weakref.WeakSet()
 
@@ -106,7 +106,7 @@ if hasattr(os, "register_at_fork"):
 
 def import_onnxruntime() -> Any:
     """Imports ONNX Runtime without its telemetry, whose thread keeps a forked process from ending."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at the import
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import
     import onnxruntime
 
     return onnxruntime
@@ -121,20 +121,20 @@ def onnxruntime_has_cuda() -> bool:
 
 
 def openvino_has_gpu() -> bool:
-    """Whether OpenVINO's plug-in for Intel GPUs finds one."""
+    """Whether OpenVINO finds an Intel GPU."""
     import openvino
 
     return any(name.startswith("GPU") for name in openvino.Core().available_devices)
 
 
 def onnxruntime(parts: Parts, shape: Sequence[int], precision: str, threads: int, place: Place = CPU) -> Runner:
-    """Starts ONNX Runtime. On a GPU this was not tested.
+    """Starts ONNX Runtime. It has not been tested on a GPU.
 
     Args:
         parts: An ONNX file as `model`.
-        shape: Channels, height and width of its images.
-        precision: What it computes in, which the file decides.
-        threads: Threads that it computes with.
+        shape: Channels, height and width of the images.
+        precision: The precision, which the file determines.
+        threads: Number of threads.
         place: The device.
 
     Returns:
@@ -185,17 +185,18 @@ def _onnxruntime_on_gpu(runtime: Any, parts: Parts, number: int) -> Runner:
 def openvino_compiler(
     parts: Parts, shape: Sequence[int], precision: str, threads: int, place: Place = CPU
 ) -> Callable[..., Any]:
-    """Reads a network for OpenVINO.
+    """Reads a model for OpenVINO.
 
     Args:
-        parts: As for `openvino`, like the rest.
-        shape: Channels, height and width of its images.
-        precision: What it computes in.
-        threads: Threads that it computes with.
+        parts: As for `openvino`.
+        shape: Channels, height and width of the images.
+        precision: As for `openvino`.
+        threads: Number of threads.
         place: The device.
 
     Returns:
-        A function from further OpenVINO settings, by name, to the model compiled for one image at a time.
+        A function that compiles the model for one image at a time. It takes further OpenVINO settings as keyword
+        arguments.
     """
     import openvino
 
@@ -215,14 +216,14 @@ def openvino_compiler(
 
 
 def openvino(parts: Parts, shape: Sequence[int], precision: str, threads: int, place: Place = CPU) -> Runner:
-    """Starts OpenVINO. On a GPU this was not tested.
+    """Starts OpenVINO. It has not been tested on a GPU.
 
     Args:
-        parts: An ONNX file as `model`; or OpenVINO's own, with its `weights`.
-        shape: Channels, height and width of its images.
-        precision: `fp32`; or `bf16` or `int8`, where what the file leaves in floating point is computed in
-            bf16 where the processor can, or on a GPU in fp16.
-        threads: Threads that it computes with.
+        parts: An ONNX file as `model`, or an OpenVINO file as `model` with its `weights`.
+        shape: Channels, height and width of the images.
+        precision: `fp32`, `bf16`, `fp16` or `int8`. Unless it is `fp32`, layers that are not quantized run in bf16 if
+            the processor supports it, or in fp16 on a GPU.
+        threads: Number of threads.
         place: The device.
 
     Returns:
@@ -237,11 +238,11 @@ def openvino(parts: Parts, shape: Sequence[int], precision: str, threads: int, p
     @functools.cache
     def several() -> list[Any]:
         model = compiled(PERFORMANCE_HINT="THROUGHPUT")
-        # Twice as many requests as are computed at once, so that nobody who could compute waits for us.
+        # Twice as many requests as run at the same time, so that no core waits for this thread.
         number = 2 * model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         return [model.create_infer_request() for _ in range(number)]
 
-    one_caller = threading.Lock()  # a request is for one at a time
+    one_caller = threading.Lock()  # a request runs for one caller at a time
 
     def run(images: Array) -> list[Array]:
         with one_caller:
@@ -250,14 +251,14 @@ def openvino(parts: Parts, shape: Sequence[int], precision: str, threads: int, p
             # One core per image is faster than all cores on each. Requests take turns, because in an AsyncInferQueue,
             # OpenVINO's threads call Python and can deadlock: they wait for its lock, whose holder waits for them.
             requests, found = several(), []
-            # An image goes to the request that had the one a round before it, whose answer is taken first.
+            # Each request takes its next image after its previous outputs were read.
             for place in range(len(images) + len(requests)):
                 request = requests[place % len(requests)]
                 if 0 <= place - len(requests) < len(images):
                     request.wait()
                     found.append([tensor.data.copy() for tensor in request.output_tensors])
                 if place < len(images):
-                    # Shared, not copied: the request keeps the images alive.
+                    # The images are shared, not copied. The request keeps them alive.
                     request.start_async({INPUT: images[place : place + 1]}, share_inputs=True)
             return [np.concatenate(rows) for rows in zip(*found, strict=True)]
 

@@ -39,7 +39,7 @@ from mnv2zoo.model_dir.records import RECIPE, SPLIT
 from mnv2zoo.models import pretrained
 from mnv2zoo.models.names import Description
 from mnv2zoo.system import memory, processes
-from mnv2zoo.tasks import Metric, Scores, Task, augmentation, find_task
+from mnv2zoo.tasks import Metric, Scores, Task, find_task
 from mnv2zoo.tasks import recipe as recipes
 from mnv2zoo.tasks.initialization import Start, in_chans, preprocessing_of, set_training
 from mnv2zoo.tasks.lookup import place_task
@@ -252,10 +252,9 @@ class Trainer:
         return self.finish()
 
     def setup_reader(self, target: Description, source: Description | Path | None) -> None:
-        """Chooses how training images are read. Only the default transforms work with downscaled images."""
-        self.reader, self.copies = None, None
-        if type(self.task).transforms is Task.transforms:
-            self.reader = augmentation.reader(self.recipe, preprocessing_of(target, source, self.recipe, test=False))
+        """Chooses how training images are read."""
+        preprocessing = preprocessing_of(target, source, self.recipe, test=False)
+        self.reader, self.copies = self.task.reader(preprocessing, self.recipe), None
 
     def setup_data(self) -> None:
         """Finds the images and their targets."""
@@ -405,7 +404,9 @@ class Trainer:
         workers, collate = recipe.workers, task.collate
         if self.backbone is None:
             transforms = task.transforms(self.start.preprocessing, recipe)
-            datasets["train"] = Photos(self.data.splits["train"], transforms=transforms, copies=self.copies)
+            datasets["train"] = Photos(
+                self.data.splits["train"], transforms=transforms, copies=self.copies, reader=self.reader
+            )
         else:
             workers, collate = 0, Features.collate
             if self.folds:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from mnv2zoo.data.copies import Copies, Smaller
 from mnv2zoo.inference import session
 
 
@@ -23,8 +24,8 @@ def test_what_is_kept_is_listed_cleared_and_made_again(run, home, tiny, monkeypa
     monkeypatch.setattr(session, "_milliseconds", lambda sessions: dict.fromkeys(sessions, 1.0))
     warm = json.loads(run("cache", "warm", tiny, "--json").out)
     assert warm == {"model": tiny, "engine": session.RUNS_FASTEST[0]}
-    (home / "images").mkdir()
-    (home / "images/copy").write_bytes(bytes(1000))
+    copies = Copies.open("disk", home, Smaller(32, 32, 0.08, (0.75, 1.33)), count=1)
+    (copies.folder / "copy").write_bytes(bytes(1000))
     (home / "first_use.json").write_text('{"first_use": {}}')
     listed = json.loads(run("cache", "list", "--json").out)
     assert sorted((row["kind"], row["model"], row["engine"], row["precision"]) for row in listed) == [

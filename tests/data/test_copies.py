@@ -16,6 +16,7 @@ from mnv2zoo.data import copies, decode
 from mnv2zoo.data.copies import Copies, Smaller
 from mnv2zoo.data.transforms import image_transform
 from mnv2zoo.errors import DataError
+from mnv2zoo.tasks import augmentation
 from mnv2zoo.tasks.classify import Classify
 from tests.photos import QUICK, encoded
 from tests.training.runs import MODEL, equal, interrupted_after
@@ -245,6 +246,40 @@ def test_a_run_has_the_same_bits_whether_copies_are_kept_or_not(photos, tmp_path
         mnv2zoo.finetune(photos, MODEL, tmp_path / "stopped", cache_images="off", **values)
     mnv2zoo.finetune(photos, MODEL, tmp_path / "stopped", resume=True, cache_images="disk", **values)
     assert equal(tmp_path / "off", tmp_path / "stopped")
+
+
+class Looking(Classify):
+    """A classifier with its own transforms, which note the sizes of the images that training gives them."""
+
+    def __init__(self):
+        self.sizes = set()
+
+    def transforms(self, preprocessing, recipe=None):
+        transform = super().transforms(preprocessing, recipe)
+
+        def noted(image, target):
+            self.sizes.add(image.size)
+            return transform(image, target)
+
+        return transform if recipe is None else noted
+
+
+class LookingAtSmaller(Looking):
+    def reader(self, preprocessing, recipe):
+        return augmentation.reader(recipe, preprocessing)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "is_smaller"), [(Looking, False), (LookingAtSmaller, True)])
+def test_a_task_with_its_own_transforms_gets_smaller_photos_only_if_it_says_so(
+    photos, tmp_path, monkeypatch, kind, is_smaller
+):
+    monkeypatch.setenv("MNV2ZOO_HOME", str(tmp_path / "home"))
+    task = kind()
+    mnv2zoo.finetune(photos, MODEL, tmp_path / "run", task=task, **{**QUICK, "epochs": 1, "batch_size": 4})
+    (size,) = task.sizes
+    assert (size != (400, 300)) == is_smaller
+    assert (tmp_path / "home/images").exists() == is_smaller
 
 
 @pytest.mark.slow

@@ -319,5 +319,5 @@ def test_a_precision_that_computes_something_else_does_not_appear(small, tmp_pat
     monkeypatch.setattr(formats, "InHalf", Wrong)
     with pytest.raises(DeployError) as error:
         deploy.export(small, tmp_path / "bundle", precision="fp16")
-    assert error.value.problem == "the bundle does not compute what the model computes"
+    assert error.value.problem == "the outputs of the bundle differ from the model's"
     assert not list(tmp_path.iterdir())

@@ -175,6 +175,23 @@ def test_engines_are_timed_once_for_a_long_job(tiny, kept, monkeypatch):
     assert session.choose(tiny, session.FEW, False, kept).engine == session.STARTS_FIRST[0]
 
 
+def test_a_choice_hashes_the_weights_of_a_folder_once(tiny, kept, monkeypatch):
+    hashed, fingerprint = [], session.discover.fingerprint
+    monkeypatch.setattr(session.discover, "fingerprint", lambda *args: hashed.append(args) or fingerprint(*args))
+    monkeypatch.setattr(session, "_milliseconds", lambda sessions: dict.fromkeys(sessions, 1.0))
+    assert session.choose(tiny, session.TIMED_FROM, False, kept) is not None
+    assert len(hashed) == 1
+
+
+def test_weights_that_cannot_be_read_are_left_to_pytorch(tiny, kept, monkeypatch):
+    def denied(*args):
+        raise PermissionError("permission denied")
+
+    monkeypatch.setattr(session.discover, "fingerprint", denied)
+    for images in (1, session.TIMED_FROM):
+        assert session.choose(tiny, images, False, kept) is None
+
+
 def test_times_are_of_every_engine(tiny, kept, monkeypatch):
     monkeypatch.setattr(timing, "ROUNDS", 1)
     times = session._milliseconds({name: session.load(tiny, name, kept=kept) for name in RUNTIMES})
@@ -241,7 +258,7 @@ def test_an_engine_that_computes_something_else_is_not_used(tiny, kept, monkeypa
     honest = session._written_parts
     other = {"expected": bytes(4 * 2 * 3)}
     monkeypatch.setattr(session, "_written_parts", lambda *args: honest(*args) | other)
-    with pytest.warns(UserWarning, match="does not compute what the model computes"), pytest.warns(RuntimeWarning):
+    with pytest.warns(UserWarning, match="differ from the model's"), pytest.warns(RuntimeWarning):
         assert session.choose(tiny, 1, False, kept) is None
     assert entries(kept.folder) == []
 

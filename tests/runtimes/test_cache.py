@@ -120,7 +120,7 @@ def test_an_entry_under_another_name_is_not_used(kept):
     kept.fetch({"engine": "two"}, lambda: {"model": b"two"}, dict)
     two = next(file for file in entries(kept.folder) if file != one)
     two.write_bytes(one.read_bytes())
-    with pytest.warns(UserWarning, match="made from something else"):
+    with pytest.warns(UserWarning, match="built for another key"):
         assert kept.fetch({"engine": "two"}, lambda: {"model": b"two"}, dict) == {"model": b"two"}
 
 
@@ -209,7 +209,7 @@ def test_a_folder_that_cannot_be_written_serves_what_it_holds(kept):
         warnings.simplefilter("error")
         assert kept.fetch({}, refuse, dict) == {"model": b"x"}
     entries(kept.folder)[0].write_bytes(b"altered")
-    with pytest.raises(DeployError, match="cannot write the cache"):
+    with pytest.raises(DeployError, match="cannot write to the cache folder"):
         kept.fetch({}, refuse, dict)
 
 
@@ -223,14 +223,14 @@ def test_a_folder_that_others_may_write_is_refused(x, tmp_path):
 def test_a_file_that_others_may_write_is_not_used(kept):
     kept.fetch({}, lambda: {"model": b"x"}, dict)
     entries(kept.folder)[0].chmod(0o660)
-    with pytest.warns(UserWarning, match="others may write"):
+    with pytest.warns(UserWarning, match="other users may write"):
         assert kept.fetch({}, lambda: {"model": b"y"}, dict) == {"model": b"y"}
     assert kept.fetch({}, refuse, dict) == {"model": b"y"}
 
 
 def test_bad_caches_are_told(x, tmp_path):
     (tmp_path / "file").write_text("mine", encoding="utf-8")
-    with pytest.raises(DeployError, match="cannot write the cache"):
+    with pytest.raises(DeployError, match="cannot write to the cache folder"):
         deploy.optimize(network(), x, "onnxruntime", cache=tmp_path / "file" / "engines")
     with pytest.raises(DeployError, match="Leave out cache="):
         deploy.optimize(Odd().eval(), x, "onnxruntime", cache=tmp_path)
@@ -279,7 +279,7 @@ def test_entries_are_listed_and_cleared(kept):
 
 def test_an_optional_folder_that_others_may_write_is_done_without(tmp_path):
     tmp_path.chmod(0o777)
-    with pytest.warns(UserWarning, match="engines are not cached: others may write"):
+    with pytest.warns(UserWarning, match="engines are not cached: other users may write"):
         assert Cache(tmp_path, optional=True).fetch({}, lambda: {"model": b"x"}, dict) == {"model": b"x"}
     assert list(tmp_path.iterdir()) == []
 
