@@ -185,8 +185,8 @@ def engines(results: RESULTS) -> str:
     header = " | ".join(f"batch {batch} | ms/image:" for batch in batches)
     return (
         table(f"model, `fp32` | {header} | one image after PyTorch, ms:", rows)
-        + f"\n{threads} threads. With any model, batch size and number of threads that were measured, the picked engine "
-        f"takes at most {100 * (results['worst'] - 1):.0f} % longer than the fastest.\n"
+        + f"\n{threads} threads. With any model, batch size and number of threads that were measured, the picked "
+        f"engine takes at most {100 * (results['worst'] - 1):.0f} % longer than the fastest.\n"
     )
 
 
