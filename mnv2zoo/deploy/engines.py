@@ -30,7 +30,7 @@ from mnv2zoo.errors import DeployError
 from mnv2zoo.models.timm_compat import compile_any_number, inductor_settings, pytree
 from mnv2zoo.runtimes import runners
 from mnv2zoo.runtimes.runners import INPUT, Parts
-from mnv2zoo.system import posix
+from mnv2zoo.system import openmp, posix
 
 Runner = Callable[[Tensor], list[Tensor]]
 T = TypeVar("T")
@@ -212,9 +212,12 @@ def fork_safe(compute: Callable[[], T]) -> T:
     Returns:
         Its result.
     """
-    if _forked and threading.current_thread() is threading.main_thread():
-        return _other_thread().submit(compute).result()
-    return compute()
+    return _other_thread().submit(compute).result() if _has_dead_team() else compute()
+
+
+def _has_dead_team() -> bool:
+    """Whether the calling thread's OpenMP team is a copy without threads."""
+    return _forked and threading.current_thread() is threading.main_thread()
 
 
 def _part(plan: Plan) -> int:
@@ -396,8 +399,14 @@ def _runtime(name: str, plan: Plan) -> Runner:
     place = (plan.device.type, plan.device.index or 0)
     run_arrays = runners.RUNTIMES[name](plan.parts, plan.shape[1:], plan.precision, plan.threads, place)
 
+    # ONNX Runtime's own threads wait in a busy loop too. They would delay the start of new OpenMP threads for longer.
+    releases = name == "openvino" and plan.device.type == "cpu" and plan.threads > 1
+
     def run(x: Tensor) -> list[Tensor]:
-        outputs = run_arrays(x.float().cpu().contiguous().numpy())
+        images = x.float().cpu().contiguous().numpy()
+        if releases and not _has_dead_team():
+            openmp.release_threads()
+        outputs = run_arrays(images)
         return [torch.from_numpy(output).to(plan.device) for output in outputs]
 
     return run
