@@ -144,13 +144,14 @@ $(RUN): | $(VENV)/.dev
 	$(BIN)/mnv2zoo finetune $(GROCERY) --recipe examples/grocery/head.toml --init $(WEIGHTS) --out $@
 
 # Benchmarks that need the photos next to the repository come last.
-bench: $(VENV)/.dev $(RUN)  ## measure, for about an hour, into benchmarks/results/ and docs/performance.md
+bench: $(VENV)/.dev $(RUN)  ## measure, for up to 90 minutes, into benchmarks/results/ and docs/performance.md
 	$(BIN)/python benchmarks/create_model.py
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/head_cache.py
 	$(BIN)/python benchmarks/taps.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/finetune_step.py
 	$(BIN)/python benchmarks/large_photos.py
 	$(BIN)/python benchmarks/deploy.py
 	$(BIN)/python benchmarks/engines.py
@@ -159,6 +160,7 @@ bench: $(VENV)/.dev $(RUN)  ## measure, for about an hour, into benchmarks/resul
 	$(BIN)/python benchmarks/engine_cache.py
 	$(BIN)/python benchmarks/first_prediction.py
 	$(BIN)/python benchmarks/folder.py
+	$(BIN)/python benchmarks/folder_large.py
 	$(BIN)/python benchmarks/detection_folder.py
 	$(BIN)/python benchmarks/head_training.py
 	$(BIN)/python benchmarks/scale.py

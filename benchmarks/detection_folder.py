@@ -23,7 +23,8 @@ import report
 import timm
 import torch
 from detection import CLASSES, SIDE, gmacs, ours, torchvisions
-from folder import make_photos, run
+from folder import run
+from photos import fill_small
 
 from mnv2zoo.detection import Head
 from mnv2zoo.tasks import find_task
@@ -96,8 +97,8 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch)
-        make_photos(home / "photos", args.images)
-        make_photos(home / "many", args.many)
+        fill_small(home / "photos", args.images)
+        fill_small(home / "many", args.many)
         make_run(home / "run")
 
         def ours_on(engine: str, photos: Path) -> list[str]:

@@ -23,14 +23,13 @@ from functools import partial
 from pathlib import Path
 
 import report
-from PIL import Image
-from report import GOOGLE, ROOT, SAMPLES
-
-from mnv2zoo.data import decode
+from photos import fill_small
+from report import GOOGLE, ROOT
 
 GOALS = {"timm": 6.0, "timm, channels last": 3.5}
 FIRST, LATER = "no option, first", "no option"
 GOALS_WITHOUT_OPTION = {FIRST: 3.5, LATER: 7.0}
+Results = dict[str, dict[str, object]]
 TIMM = """
 import json, sys
 import timm, torch
@@ -50,19 +49,6 @@ with torch.inference_mode():
         for row in zip(classes.tolist(), scores.tolist()):
             print(json.dumps([next(names), *row]))
 """
-
-
-def make_photos(folder: Path, count: int) -> None:
-    folder.mkdir()
-    samples = sorted(SAMPLES.glob("*.jpg"))
-    for number in range(count):
-        file = folder / f"{number:05}.jpg"
-        if number >= len(samples):
-            file.hardlink_to(folder / f"{number % len(samples):05}.jpg")
-            continue
-        photo = decode.read(samples[number])
-        size = (500, 375) if photo.width >= photo.height else (375, 500)
-        photo.resize(size, Image.Resampling.BICUBIC).save(file, quality=90)
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -86,6 +72,35 @@ def run_first(command: list[str], env: dict[str, str], count: int) -> None:
     run(command, {**env, "MNV2ZOO_HOME": home}, count)
 
 
+def timms(photos: Path, memory_format: str = "contiguous_format") -> list[str]:
+    """The arguments of timm's side."""
+    return ["-c", TIMM, str(photos), str(GOOGLE), memory_format]
+
+
+def ours(photos: Path) -> list[str]:
+    """The arguments of `mnv2zoo predict` without options."""
+    return ["-m", "mnv2zoo", "predict", str(photos), "--model", "mnv2zoo_100.benchmark", "--json"]
+
+
+def compare(commands: dict[str, list[str]], photos: Path, count: int, rounds: int, env: dict[str, str]) -> Results:
+    """Measures whole processes of these commands, and of `mnv2zoo predict` without options, which take turns."""
+    functions = {name: partial(run, command, env, count) for name, command in commands.items()}
+    functions |= {FIRST: partial(run_first, ours(photos), env, count), LATER: partial(run, ours(photos), env, count)}
+    first = report.take_turns(functions, 1)
+    series = report.take_turns(functions, rounds)
+    rivals = [name for name in GOALS if name in commands]
+    results: Results = {}
+    for name, seconds in series.items():
+        results[name] = {
+            "median_s": round(statistics.median(seconds), 2),
+            "first_s": round(first[name][0], 2),
+            "seconds": seconds,
+            **{f"times_{rival}": round(report.ratio(series[rival], seconds), 2) for rival in rivals},
+        }
+        print(f"{name}: {results[name]}")
+    return results
+
+
 def main() -> None:
     parser = report.parser(__doc__)
     parser.add_argument("--images", type=int, default=1000, help="photos in the folder")
@@ -100,36 +115,21 @@ def main() -> None:
     )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        home = Path(scratch)
-        make_photos(home / "photos", args.images)
-        env = environment(home)
+        home, photos = Path(scratch), Path(scratch) / "photos"
+        fill_small(photos, args.images)
         commands = {
-            name: ["-c", TIMM, str(home / "photos"), str(GOOGLE), memory_format]
+            name: timms(photos, memory_format)
             for name, memory_format in zip(GOALS, ("contiguous_format", "channels_last"), strict=True)
         }
         for engine in args.engines:
             name, precision = engine.split()
             commands[engine] = [
-                *("-m", "mnv2zoo", "predict", str(home / "photos"), "--model", "mnv2zoo_100.benchmark", "--json"),
-                *("--engine", name, "--precision", precision, "--cache", str(home / "engines")),
-                *(("--calibration", str(home / "photos")) if precision == "int8" else ()),
+                *(*ours(photos), "--engine", name, "--precision", precision, "--cache", str(home / "engines")),
+                *(("--calibration", str(photos)) if precision == "int8" else ()),
             ]
-        functions = {name: partial(run, command, env, args.images) for name, command in commands.items()}
-        plain = ["-m", "mnv2zoo", "predict", str(home / "photos"), "--model", "mnv2zoo_100.benchmark", "--json"]
-        functions |= {FIRST: partial(run_first, plain, env, args.images), LATER: partial(run, plain, env, args.images)}
-        first = report.take_turns(functions, 1)
-        series = report.take_turns(functions, args.rounds)
-    results: dict[str, object] = {"images": args.images, "goals": GOALS, "goals_no_option": GOALS_WITHOUT_OPTION}
-    for name, seconds in series.items():
-        times = {f"times_{other}": round(report.ratio(series[other], seconds), 2) for other in GOALS}
-        results[name] = {
-            "median_s": round(statistics.median(seconds), 2),
-            "first_s": round(first[name][0], 2),
-            "seconds": seconds,
-            **times,
-        }
-        print(f"{name}: {results[name]}")
-    report.write("folder", results)
+        results = compare(commands, photos, args.images, args.rounds, environment(home))
+    goals = {"goals": GOALS, "goals_no_option": GOALS_WITHOUT_OPTION}
+    report.write("folder", {"images": args.images, **goals, **results})
 
 
 if __name__ == "__main__":

@@ -11,17 +11,13 @@ turns.
 from __future__ import annotations
 
 import statistics
-import tarfile
 import tempfile
 import time
 from collections.abc import Iterable
-from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 import report
-from PIL import Image
-from report import SHARED
+from photos import GROCERY, fill_large
 from timm.data import create_dataset, create_loader
 from torch.utils.data import DataLoader
 
@@ -30,8 +26,7 @@ from mnv2zoo.data.copies import Copies
 from mnv2zoo.tasks import augmentation, recipe
 from mnv2zoo.tasks.base import ImageTransform
 
-BATCH, WORKERS, SIDE, QUALITY, NOISE = 32, 2, 224, 92, 6
-LONG, SHORT = 4000, 3000
+BATCH, WORKERS, SIDE = 32, 2, 224
 PREPROCESSING = {
     "input_size": (3, SIDE, SIDE),
     "mean": (0.5, 0.5, 0.5),
@@ -40,24 +35,6 @@ PREPROCESSING = {
     "crop_pct": 0.875,
     "crop_mode": "center",
 }
-
-
-def enlarge(archive: Path, folder: Path, number: int) -> float:
-    """Writes so many photos of 12 megapixels into class folders, and returns their mean size in MB."""
-    drawn = np.random.default_rng(0)
-    with tarfile.open(archive) as tar:
-        members = [member for member in tar if member.name.endswith(".jpg")]
-        for place, member in enumerate(members[:: max(len(members) // number, 1)][:number]):
-            file = tar.extractfile(member)
-            assert file is not None
-            photo = Image.open(BytesIO(file.read())).convert("RGB")
-            size = (LONG, SHORT) if photo.width > photo.height else (SHORT, LONG)
-            pixels = np.asarray(photo.resize(size, Image.Resampling.BICUBIC), np.float32)
-            grain = drawn.normal(0, NOISE, (*pixels.shape[:2], 1)).astype(np.float32)
-            target = folder / "ab"[place % 2] / f"{place}.jpg"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray((pixels + grain).clip(0, 255).astype(np.uint8)).save(target, quality=QUALITY)
-    return statistics.mean(file.stat().st_size for file in folder.glob("*/*.jpg")) / 1e6
 
 
 def seconds(batches: Iterable[object]) -> float:
@@ -104,14 +81,14 @@ def ours(folder: Path, home: Path) -> tuple[float, float, float]:
 
 def main() -> None:
     parser = report.parser(__doc__)
-    parser.add_argument("--archive", type=Path, default=SHARED / "data/grocery/train.tar", help="tar file of photos")
+    parser.add_argument("--archive", type=Path, default=GROCERY, help="tar file of photos")
     parser.add_argument("--photos", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     rounds: dict[str, list[float]] = {"timm": [], "check": [], "first epoch": [], "later epochs": []}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "photos"
-        size = enlarge(args.archive, folder, args.photos)
+        size = fill_large(folder / "class", args.photos, args.photos, args.archive)
         for number in range(args.rounds):
             rounds["timm"].append(seconds(timms(folder)))
             parts = ours(folder, Path(place) / f"home-{number}")

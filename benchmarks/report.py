@@ -154,15 +154,20 @@ def ratio(ours: list[float], theirs: list[float]) -> float:
 
 def peak_growth(function: Callable[[], object]) -> float:
     """Returns the growth of this process's peak memory in MB while a function runs. It only works on Linux."""
-
-    def kilobytes(line: str) -> int:
-        found = re.search(rf"{line}:\s+(\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))
-        return int(found[1]) if found else 0
-
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets the peak
-    before = kilobytes("VmRSS")
+    before = _memory("VmRSS")
     function()
-    return (kilobytes("VmHWM") - before) / 1024
+    return peak() - before
+
+
+def peak() -> float:
+    """Returns the peak memory of this process in MB. It only works on Linux."""
+    return _memory("VmHWM")
+
+
+def _memory(line: str) -> float:
+    found = re.search(rf"{line}:\s+(\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))
+    return int(found[1]) / 1024 if found else 0.0
 
 
 def summary(seconds: list[float]) -> dict[str, object]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import tarfile
 import tempfile
 import time
@@ -203,14 +202,9 @@ def measure(case: str, size: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["MNV2ZOO_HOME"] = f"{scratch}/home"
         run = CASES[case].prepare(size, Path(scratch) / "work")
-        before, began = peak_mb(), time.perf_counter()
+        before, began = round(report.peak()), time.perf_counter()
         run()
-        return {"seconds": round(time.perf_counter() - began, 3), "mb_before": before, "mb": peak_mb()}
-
-
-def peak_mb() -> int:
-    """The largest amount of memory that this process has taken."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        return {"seconds": round(time.perf_counter() - began, 3), "mb_before": before, "mb": round(report.peak())}
 
 
 def grown(rows: dict[int, dict[str, Any]]) -> None:

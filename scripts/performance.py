@@ -111,10 +111,22 @@ COMPARISONS: tuple[tuple[str, str, Callable[[RESULTS], float]], ...] = (
     ("batch of 32, fastest `int8` engine", "deploy", lambda r: fastest(r, "batch 32", "int8")),
     ("classify 1,000 images from a folder, first run", "folder", lambda r: r["no option, first"]["times_timm"]),
     ("classify 1,000 images from a folder, later runs", "folder", lambda r: r["no option"]["times_timm"]),
+    ("the same with 12-megapixel photos, first run", "folder_large", lambda r: r["no option, first"]["times_timm"]),
+    ("the same with 12-megapixel photos, later runs", "folder_large", lambda r: r["no option"]["times_timm"]),
     ("first prediction, first process", "first_prediction", lambda r: first_prediction_of(r, "mnv2zoo predict, first")),
     ("first prediction, later processes", "first_prediction", lambda r: first_prediction_of(r, "mnv2zoo predict")),
     ("load verified weights", "create_model", lambda r: 1 / r["ratio"]),
     ("SSDLite on images, over torchvision", "detection_folder", lambda r: r["results"]["default"]["times_torchvision"]),
+    (
+        "fine-tune all layers, batch of 32",
+        "finetune_step",
+        lambda r: r["cases"]["all layers, batch 32"]["mnv2zoo"]["times_timm"],
+    ),
+    (
+        "fine-tune from `Bottleneck_12`",
+        "finetune_step",
+        lambda r: r["cases"]["Bottleneck_12, batch 32"]["mnv2zoo"]["times_timm"],
+    ),
     ("read 12-megapixel photos, first epoch", "large_photos", lambda r: r["times_timm"]["first epoch with the check"]),
     ("read 12-megapixel photos, later epochs", "large_photos", lambda r: r["times_timm"]["later epochs"]),
 )
@@ -256,19 +268,30 @@ def engine_profile(results: RESULTS) -> str:
 
 
 def folder(results: RESULTS) -> str:
-    rivals = list(results["goals"])
-    rows = [
-        (
-            name if name in rivals else f"`{name}`",
-            row["first_s"],
-            row["median_s"],
-            *(row[f"times_{rival}"] for rival in rivals),
-        )
-        for name, row in results.items()
-        if isinstance(row, dict) and "median_s" in row
-    ]
+    return table_of_folder(results, f"{results['images']:,} images")
+
+
+def folder_large(results: RESULTS) -> str:
+    return table_of_folder(results, f"{results['images']:,} images of 12 megapixels, {results['megabytes']} MB each")
+
+
+def table_of_folder(results: RESULTS, title: str) -> str:
+    """A row for each command, with its speedup over each of its rivals."""
+    measured_rows = {name: row for name, row in results.items() if isinstance(row, dict) and "median_s" in row}
+    rivals = [key.removeprefix("times_") for key in measured_rows["timm"] if key.startswith("times_")]
+    names = {
+        "no option, first": "`mnv2zoo predict`, first process",
+        "no option": "`mnv2zoo predict`, later processes",
+    }
+    rows = []
+    for name, row in measured_rows.items():
+        # Without options, the first process has a row of its own.
+        seconds = {"no option, first": (row["median_s"], ""), "no option": ("", row["median_s"])}
+        first, later = seconds.get(name, (row["first_s"], row["median_s"]))
+        words = names.get(name, name if name in rivals else f"`{name}`")
+        rows.append((words, first, later, *(row[f"times_{rival}"] for rival in rivals)))
     header = " | ".join(f"speedup over {rival}:" for rival in rivals)
-    return table(f"{results['images']:,} images | first run, s: | later runs, s: | {header}", rows)
+    return table(f"{title} | first run, s: | later runs, s: | {header}", rows)
 
 
 def detection_folder(results: RESULTS) -> str:
@@ -335,6 +358,28 @@ def training(results: RESULTS) -> str:
     return table("model | images/s: | time relative to timm: | memory of training, MB:", rows) + settings
 
 
+# timm's programs in `finetune_step`, and their names on the page.
+PROGRAMS = {
+    "timm": "timm's `train.py`",
+    "timm, frozen batch norms": "timm's `train.py`, frozen batch norms",
+}
+
+
+def finetune_step(results: RESULTS) -> str:
+    """A row for each program in each case."""
+    rows = [
+        (
+            case.replace("Bottleneck_12", "`--train Bottleneck_12`"),
+            PROGRAMS.get(name, f"`{name.replace('mnv2zoo', 'mnv2zoo finetune')}`"),
+            *(row[key] for key in ("images_per_second", "times_timm", "peak_mb")),
+        )
+        for case, programs in results["cases"].items()
+        for name, row in programs.items()
+    ]
+    settings = f"\nImages of {results['side']} pixels, {results['threads']} threads, fp32.\n"
+    return table("trained layers | program | images/s: | speedup over timm: | peak memory, MB:", rows) + settings
+
+
 def large_photos(results: RESULTS) -> str:
     """Epochs of timm's loader and ours."""
     ms, times = results["ms_a_photo"], results["times_timm"]
@@ -349,8 +394,8 @@ def large_photos(results: RESULTS) -> str:
 SECTIONS = {
     section.__name__: section
     for section in (
-        *(deploy, engines, engine_profile, deploy_accuracy, folder, detection_folder, first_prediction),
-        *(engine_cache, create_model, import_time, training, large_photos, scale),
+        *(deploy, engines, engine_profile, deploy_accuracy, folder, folder_large, detection_folder, first_prediction),
+        *(engine_cache, create_model, import_time, training, finetune_step, large_photos, scale),
     )
 }
 

@@ -223,3 +223,32 @@ def test_the_accuracy_of_each_engine_is_shown(performance: ModuleType, results: 
     text = performance.performance("deploy_accuracy")
     assert "| `openvino bf16` | 74.90 | 0.10 | 99.00 |" in text
     assert "| PyTorch | 75.00 | 0.00 | 100.00 |" in text
+
+
+def test_without_options_the_first_process_and_later_ones_have_rows(performance: ModuleType, results: Path) -> None:
+    def row(first: float, median: float, times: float) -> dict[str, Any]:
+        return {"first_s": first, "median_s": median, "times_timm": times}
+
+    rows = {"timm": row(30.5, 30.0, 1.0), "torch fp32": row(12.5, 12.0, 2.5)}
+    rows |= {"no option, first": row(9.9, 8.0, 3.75), "no option": row(9.8, 4.0, 7.5)}
+    (results / "folder.json").write_text(json.dumps({"machine": MACHINE, "images": 1000, "goals": {}, **rows}))
+    found = rows_of(performance.performance("folder"))
+    assert found["1,000 images"] == ["first run, s", "later runs, s", "speedup over timm"]
+    assert found["timm"] == ["30.5", "30.0", "1.0"]
+    assert found["torch fp32"] == ["12.5", "12.0", "2.5"]
+    assert found["mnv2zoo predict`, first process"] == ["8.0", "", "3.75"]
+    assert found["mnv2zoo predict`, later processes"] == ["", "4.0", "7.5"]
+
+
+def test_steps_of_fine_tuning_name_the_programs_and_what_they_train(performance: ModuleType, results: Path) -> None:
+    ours = {"images_per_second": 40.0, "times_timm": 2.5, "peak_mb": 900}
+    cases = {
+        "all layers, batch 32": {"timm": {"images_per_second": 20.0, "times_timm": 1.0, "peak_mb": 1000}},
+        "Bottleneck_12, batch 32": {"mnv2zoo": ours, "mnv2zoo --compile": {**ours, "times_timm": 3.0}},
+    }
+    measured = {"machine": MACHINE, "threads": 2, "side": 224, "cases": cases}
+    (results / "finetune_step.json").write_text(json.dumps(measured))
+    text = performance.performance("finetune_step")
+    assert "| all layers, batch 32 | timm's `train.py` | 20.0 | 1.0 | 1000 |" in text
+    assert "| `--train Bottleneck_12`, batch 32 | `mnv2zoo finetune` | 40.0 | 2.5 | 900 |" in text
+    assert "| `--train Bottleneck_12`, batch 32 | `mnv2zoo finetune --compile` | 40.0 | 3.0 | 900 |" in text
