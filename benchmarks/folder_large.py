@@ -24,7 +24,9 @@ def main() -> None:
     parser.add_argument("--archive", type=Path, default=GROCERY, help="tar file of photos")
     parser.add_argument("--images", type=int, default=300, help="photos in the folder (300 by default)")
     parser.add_argument("--distinct", type=int, default=100, help="different ones among them (100 by default)")
-    parser.add_argument("--rounds", type=int, default=1, help="counted processes of each kind (1 by default)")
+    parser.add_argument(
+        "--rounds", type=int, default=1, help="processes of each kind that count, after one more (1 by default)"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         home, photos = Path(scratch), Path(scratch) / "photos"

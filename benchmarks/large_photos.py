@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import report
-from photos import GROCERY, fill_large
+from photos import GROCERY, QUALITY, fill, large
 from timm.data import create_dataset, create_loader
 from torch.utils.data import DataLoader
 
@@ -35,6 +35,14 @@ PREPROCESSING = {
     "crop_pct": 0.875,
     "crop_mode": "center",
 }
+
+
+def fill_classes(folder: Path, archive: Path, number: int) -> float:
+    """Fills two class folders with so many photos in all, and returns their mean size in MB."""
+    photos, half = large(archive, number), number // 2
+    return statistics.mean(
+        fill(folder / name, photos, count, QUALITY) for name, count in (("a", number - half), ("b", half))
+    )
 
 
 def seconds(batches: Iterable[object]) -> float:
@@ -88,7 +96,7 @@ def main() -> None:
     rounds: dict[str, list[float]] = {"timm": [], "check": [], "first epoch": [], "later epochs": []}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "photos"
-        size = fill_large(folder / "class", args.photos, args.photos, args.archive)
+        size = fill_classes(folder, args.archive, args.photos)
         for number in range(args.rounds):
             rounds["timm"].append(seconds(timms(folder)))
             parts = ours(folder, Path(place) / f"home-{number}")

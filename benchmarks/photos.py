@@ -49,7 +49,7 @@ def fill(folder: Path, photos: Iterable[Image.Image], count: int, quality: int) 
     folder.mkdir(parents=True)
     files = [folder / f"{number:05}.jpg" for number in range(count)]
     distinct = 0
-    for file, photo in zip(files, photos, strict=False):
+    for file, photo in zip(files, photos, strict=False):  # files first: it then takes no photo more than it saves
         photo.save(file, quality=quality)
         distinct += 1
     for number in range(distinct, count):
