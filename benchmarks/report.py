@@ -81,6 +81,11 @@ def _cpu_info(field: str) -> str:
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 
+def has_sha() -> bool:
+    """Returns whether the CPU has instructions for SHA-256."""
+    return "sha_ni" in _cpu_info("flags").split()
+
+
 def machine() -> dict[str, object]:
     """Describes the machine and the versions that affect results."""
     versions = {name: version(name) for name in ("timm", "torch")}
