@@ -7,6 +7,7 @@ with PyTorch, and cached.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import json
@@ -51,7 +52,7 @@ EXPORT_FROM = 1600  # an export takes 9.4 s, and a runtime then saves 5.9 ms per
 LOOK_AHEAD = EXPORT_FROM  # further images are not counted
 STARTS_FIRST = ("onnxruntime", "openvino")
 RUNS_FASTEST = ("openvino", "onnxruntime")
-TIMED_BATCH = 32
+TIMED_BATCH, TIMED_ROUNDS = 8, 3  # enough to fill the cores, and little compared with a long job
 
 # Arguments of a model that the graph takes into account, and those that do not affect predictions.
 WRITTEN = ("pad_type", "in_chans", "num_classes", "classifier", "output_stride", "bn_eps")
@@ -359,7 +360,7 @@ def _milliseconds(sessions: Mapping[str, RuntimeSession]) -> dict[str, float]:
         name: random.standard_normal((TIMED_BATCH, *session.preprocessing.input_size), np.float32)
         for name, session in sessions.items()
     }
-    return milliseconds({name: partial(session.run, batches[name]) for name, session in sessions.items()})
+    return milliseconds({name: partial(session.run, batches[name]) for name, session in sessions.items()}, TIMED_ROUNDS)
 
 
 class _ExportNeededError(Exception):
@@ -415,6 +416,12 @@ class _Found:
     described: Description
     weights: str
     preprocessing: Fast
+
+    @functools.cached_property
+    def written(self) -> Parts | None:
+        """The graph, written once for all runtimes without PyTorch; None for models that PyTorch exports."""
+        classifier = _written(self.described, self.preprocessing)
+        return None if classifier is None else _written_parts(self.described, classifier)
 
 
 def _find(model: str) -> _Found | None:
@@ -484,9 +491,8 @@ def _calibration(folder: Path, channels: int) -> str:
 
 def _make(found: _Found, engine: str, precision: str, calibration: str | None, export: bool) -> Parts:
     installed = importlib.util.find_spec(engine) is not None  # otherwise, the export reports how to install it
-    classifier = _written(found.described, found.preprocessing) if installed and precision != "int8" else None
-    if classifier is not None:
-        return _written_parts(found.described, classifier)
+    if installed and precision != "int8" and found.written is not None:
+        return found.written
     if not export:
         raise _ExportNeededError
     from mnv2zoo.deploy.optimize import for_runtime

@@ -6,26 +6,27 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
-ROUNDS, MOST_SECONDS = 5, 10.0  # turns of each function; there are no further rounds after so many seconds
+MOST_SECONDS = 10.0  # there are no further rounds after so many
 # The threads of PyTorch and ONNX Runtime spin for a while after a call, and would take a core from the next function.
 SETTLE_SECONDS = 0.05
 COUNTED_SECONDS = 0.05
 
 
-def milliseconds(functions: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+def milliseconds(functions: Mapping[str, Callable[[], object]], rounds: int = 5) -> dict[str, float]:
     """Times functions in turns, so that other work on the machine slows all of them.
 
     Each turn begins with calls that do not count.
 
     Args:
         functions: The functions by name.
+        rounds: Number of turns of each.
 
     Returns:
         The median time of a call of each, in milliseconds.
     """
     times: dict[str, list[float]] = {name: [] for name in functions}
     end = time.perf_counter() + MOST_SECONDS
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, function in functions.items():
             _durations(function, SETTLE_SECONDS)
             times[name] += _durations(function, COUNTED_SECONDS)

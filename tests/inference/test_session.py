@@ -17,7 +17,6 @@ from mnv2zoo.errors import IntegrityError, MissingExtraError
 from mnv2zoo.inference import session
 from mnv2zoo.inference.predict import Settings
 from mnv2zoo.models import names, pretrained
-from mnv2zoo.runtimes import timing
 from mnv2zoo.runtimes.cache import Cache
 from mnv2zoo.runtimes.runners import RUNTIMES, cores
 from tests.conftest import ROOT, as_bytes, random_state_dict, raw_entry, save_photos
@@ -193,7 +192,7 @@ def test_weights_that_cannot_be_read_are_left_to_pytorch(tiny, kept, monkeypatch
 
 
 def test_times_are_of_every_engine(tiny, kept, monkeypatch):
-    monkeypatch.setattr(timing, "ROUNDS", 1)
+    monkeypatch.setattr(session, "TIMED_ROUNDS", 1)
     times = session._milliseconds({name: session.load(tiny, name, kept=kept) for name in RUNTIMES})
     assert times.keys() == RUNTIMES.keys()
     assert all(time > 0 for time in times.values())
