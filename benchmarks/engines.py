@@ -98,8 +98,12 @@ def main() -> None:
                 rows += [{"model": name, "threads": threads, **row} for row in found]
                 for row in rows[-len(found) :]:
                     print(row, flush=True)
+                write(rows)
+
+
+def write(rows: list[dict[str, Any]]) -> None:
+    """Writes the rows so far."""
     worst = max(row["times_fastest"] for row in rows)
-    print(f"`auto` takes at most {worst} times as long as the fastest engine")
     facts = {"versions": versions(["onnxruntime", "openvino"]), "goal": GOAL, "worst": worst}
     report.write("engines", {**facts, "rows": rows})
 

@@ -96,6 +96,7 @@ class Engine:
         accelerated: The precisions that it supports on devices other than the CPU.
         device_types: The types of these devices; None for all types that PyTorch supports.
         reaches: Whether the installed packages support such a device.
+        spins: Whether its threads wait in a busy loop after a call, which delays the threads of others.
     """
 
     start: Callable[[Plan], Runner]
@@ -106,6 +107,7 @@ class Engine:
     accelerated: tuple[str, ...] = ()
     device_types: tuple[str, ...] | None = None
     reaches: Callable[[], bool] = lambda: True
+    spins: bool = True
 
     def packages(self, precision: str) -> tuple[str, ...]:
         """The packages that it imports for a precision, with NNCF for int8."""
@@ -399,8 +401,8 @@ def _runtime(name: str, plan: Plan) -> Runner:
     place = (plan.device.type, plan.device.index or 0)
     run_arrays = runners.RUNTIMES[name](plan.parts, plan.shape[1:], plan.precision, plan.threads, place)
 
-    # ONNX Runtime's own threads wait in a busy loop too. They would delay the start of new OpenMP threads for longer.
-    releases = name == "openvino" and plan.device.type == "cpu" and plan.threads > 1
+    # Where the runtime's own threads spin too, they would delay the start of new OpenMP threads for longer.
+    releases = not ENGINES[name].spins and plan.device.type == "cpu" and plan.threads > 1
 
     def run(x: Tensor) -> list[Tensor]:
         images = x.float().cpu().contiguous().numpy()
@@ -438,5 +440,6 @@ ENGINES = {
         accelerated=("fp32", "fp16", "int8"),
         device_types=("xpu",),
         reaches=runners.openvino_has_gpu,
+        spins=False,
     ),
 }

@@ -134,13 +134,19 @@ def test_auto_keeps_the_fastest_and_says_why(small, x):
     assert list(tried) == list(ENGINES)
     timed = {name: attempt.milliseconds for name, attempt in tried.items() if attempt.milliseconds is not None}
     assert set(timed) == set(QUICK)
-    assert fast.engine == min(timed, key=timed.get)
+    assert timed[fast.engine] <= optimization.AS_FAST * min(timed.values())
     assert tried[fast.engine].verdict == "chosen"
     for name in timed.keys() - {fast.engine}:
         margin = 100 * (timed[name] / timed[fast.engine] - 1)
-        assert tried[name].verdict == f"slower by {margin:.0f} %"
+        assert tried[name].verdict == (f"slower by {margin:.0f} %" if margin > 0 else "as fast")
     assert "minute" in tried["inductor"].verdict
     torch.testing.assert_close(fast(x), expected(small, x), rtol=1e-3, atol=1e-3)
+
+
+def test_auto_prefers_an_engine_whose_threads_leave_the_cores_to_others():
+    assert optimization._preferred({"torch": 9.0, "onnxruntime": 4.0, "openvino": 4.1}) == "openvino"
+    assert optimization._preferred({"torch": 9.0, "onnxruntime": 4.0, "openvino": 4.3}) == "onnxruntime"
+    assert optimization._preferred({"torch": 3.9, "onnxruntime": 4.0}) == "torch"
 
 
 @pytest.mark.slow

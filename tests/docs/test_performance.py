@@ -176,6 +176,9 @@ def test_speedups_of_each_processor_come_from_its_own_results(
     write(AMD, 2, "deploy", {"batch 1": {"timm, channels last": row(9, None), "onnxruntime fp32": row(4.26, None)}})
     write(AMD, 2, "create_model", {"ratio": 0.4})
     write(AMD, 2, "folder", {"no option, first": {"times_timm": 3.04}})
+    write(AMD, 2, "folder_large", {"no option": {"times_timm": 3.94}})
+    cases = {case: {"mnv2zoo": {"times_timm": 1.4}} for case in ("all layers, batch 32", "Bottleneck_12, batch 32")}
+    write(INTEL, 2, "finetune_step", {"cases": cases})
     medians = {"timm": 3000, "mnv2zoo predict, first": 750, "mnv2zoo predict": 500}
     write(AMD, 2, "first_prediction", {name: {"median_ms": ms} for name, ms in medians.items()})
     write(INTEL, 2, "detection_folder", {"results": {"default": {"times_torchvision": 2.5}}})
@@ -191,13 +194,44 @@ def test_speedups_of_each_processor_come_from_its_own_results(
         "batch of 32, fastest `int8` engine": ["", ""],
         "classify 1,000 images from a folder, first run": ["3.0", ""],
         "classify 1,000 images from a folder, later runs": ["", ""],
+        "the same with 12-megapixel photos, first run": ["", ""],
+        "the same with 12-megapixel photos, later runs": ["3.9", ""],
         "first prediction, first process": ["4.0", ""],
         "first prediction, later processes": ["6.0", ""],
         "load verified weights": ["2.5", ""],
         "SSDLite on images, over torchvision": ["", "2.5"],
+        "fine-tune all layers, batch of 32": ["", "1.4"],
+        "fine-tune from `Bottleneck_12": ["", "1.4"],
         "read 12-megapixel photos, first epoch": ["", "3.0"],
         "read 12-megapixel photos, later epochs": ["", "24.0"],
     }
+
+
+def test_the_picked_engines_are_shown_for_the_most_threads(performance: ModuleType, results: Path) -> None:
+    def measured(threads: int, batch: int, times: float, **more: Any) -> dict[str, Any]:
+        ms = {"onnxruntime": 5.0 * batch, "openvino": 4.0 * batch}
+        row = {"model": "mnv2zoo_100", "threads": threads, "batch": batch, "picked": "openvino", "ms": ms}
+        return {**row, "times_fastest": times, **more}
+
+    one = {"ms_after_pytorch": {"onnxruntime": 9.0, "openvino": 4.8}}
+    rows = [measured(1, 1, 1.0, **one), measured(2, 1, 1.04, **one), measured(2, 32, 1.0)]
+    (results / "engines.json").write_text(json.dumps({"machine": MACHINE, "worst": 1.04, "rows": rows}))
+    text = performance.performance("engines")
+    assert "| `mnv2zoo_100` | `openvino` | 4.0 | `openvino` | 4.0 | 4.8 |" in text
+    assert text.count("`mnv2zoo_100`") == 1
+    assert "at most 4 % longer" in text
+
+
+def test_growth_is_the_worst_of_all_sizes(performance: ModuleType, results: Path) -> None:
+    sizes = {
+        "1000": {"us_per_unit": 18.0, "mb": 715},
+        "10000": {"us_per_unit": 27.0, "mb": 719, "growth": 1.5},
+        "100000": {"us_per_unit": 20.0, "mb": 1719, "growth": 1.11},
+    }
+    measured = {"machine": MACHINE, "results": {"resume": {"unit": "images", "sizes": sizes}}}
+    (results / "scale.json").write_text(json.dumps(measured))
+    row = "| 1,000 to 100,000 images | 18.0 | 20.0 | 1.50 | 715 | 1,719 |"
+    assert row in performance.performance("scale")
 
 
 def test_drawings_show_each_bar_and_describe_it(performance: ModuleType, results: Path) -> None:
