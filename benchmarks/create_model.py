@@ -2,8 +2,8 @@
 
 Both load the same file from a warm Hub cache, on one thread and in turns. mnv2zoo verifies its hash, as on every load.
 The measured process is offline and fails if it opens a connection. The time of the hash alone is measured in the same
-turns. Goal: at most 0.4 of timm's time if the processor has SHA instructions, and otherwise at most the time of the
-hash plus a fifth of timm's.
+turns. Goal: at most 0.4 times timm's time if the processor has SHA instructions, and otherwise at most the time of the
+hash plus a fifth of the time in timm.
 
     python benchmarks/create_model.py --weights model.safetensors --rounds 25
 """

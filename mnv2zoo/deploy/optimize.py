@@ -527,7 +527,7 @@ def _fastest(source: Source, goal: Goal, cache: Cache) -> Optimized:
 
 
 def _preferred(times: Mapping[str, float]) -> str:
-    """The fastest engine. Of those that are about as fast, it is one whose idle threads leave the cores to others."""
+    """The fastest engine, or one that is about as fast and whose idle threads leave the cores to others."""
     near = [name for name, own in times.items() if own <= AS_FAST * min(times.values())]
     return min(near, key=lambda name: (ENGINES[name].spins, times[name]))
 
