@@ -21,13 +21,14 @@ from typing import Any
 import report
 import timm
 import torch
+from deploy import SETTLE
 from torch import Tensor, nn
 
-from mnv2zoo import architecture, deploy, detection, segmentation
+from mnv2zoo import architecture, detection, segmentation
+from mnv2zoo.deploy import optimize
 from mnv2zoo.runtimes.cache import versions
 
 GOAL = 1.05
-SETTLE = 0.05  # seconds, as in deploy.py
 HEADS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int]]] = {
     "ssdlite": (lambda: detection.ssdlite("mnv2zoo_100", 91, size=(320, 320), score_thresh=0.5), (320, 320)),
     "lraspp": (lambda: segmentation.lraspp("mnv2zoo_100", 21), (320, 320)),
@@ -62,9 +63,9 @@ def measure(name: str, batches: list[int], rounds: int, cache: str) -> None:
     rows = []
     for batch in batches:
         images = torch.rand(batch, 3, *size, generator=torch.Generator().manual_seed(0))
-        picked = deploy.optimize(model, images, cache=cache)
+        picked = optimize(model, images, cache=cache)
         tried = [attempt.engine for attempt in picked.tried if attempt.milliseconds is not None]
-        runs = {engine: deploy.optimize(model, images, engine, cache=cache) for engine in tried}
+        runs = {engine: optimize(model, images, engine, cache=cache) for engine in tried}
         turns = rounds if batch == 1 else max(4, rounds // 3)
         row: dict[str, Any] = {"batch": batch, "picked": picked.engine}
         row["ms"] = medians({engine: partial(run, images) for engine, run in runs.items()}, turns)

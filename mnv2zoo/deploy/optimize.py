@@ -30,8 +30,8 @@ from mnv2zoo.runtimes.timing import milliseconds
 
 EngineName = Literal["auto", "torch", "inductor", "onnxruntime", "openvino"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
-# Engines whose times differ by less count as equally fast. Directly after an operation of PyTorch, one that spins takes
-# 1.5 to 4 times as long (benchmarks/engines.py).
+# Engines whose times differ by less count as equally fast. Directly after an operation of PyTorch, ONNX Runtime, which
+# spins, takes 1.5 times as long or more (benchmarks/engines.py).
 AS_FAST = 1.05
 # The percentage of boxes in the example that an engine must match in fp32. A few may differ, because rounding decides
 # which of two boxes with nearly equal scores suppresses the other.
