@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
+import torch
 from msgspec import Meta
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, RetinaNet
@@ -24,6 +25,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBo
 from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.ssdlite import SSDLiteHead
 from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops import boxes as box_ops
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
 from mnv2zoo import _backbone, architecture
@@ -302,7 +304,7 @@ def ssdlite(
         "topk_candidates": 300,
         **_backbone.normalization(network, in_chans),
     }
-    return _of(network, SSD(maps, anchors, size, num_classes, head=head, **(defaults | kwargs)))
+    return _of(network, _SSD(maps, anchors, size, num_classes, head=head, **(defaults | kwargs)))
 
 
 def retinanet(
@@ -416,6 +418,40 @@ def fasterrcnn(
         **_backbone.normalization(network, in_chans),
     }
     return _of(network, FasterRCNN(maps, num_classes, **(defaults | kwargs)))
+
+
+class _SSD(SSD):
+    """torchvision's SSD, with post-processing that handles all classes of an image at once.
+
+    torchvision loops over the classes. With the 90 classes of COCO, that takes longer than the network on a GPU.
+    """
+
+    def postprocess_detections(
+        self, head_outputs: dict[str, Tensor], image_anchors: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> list[dict[str, Tensor]]:
+        """Computes the same boxes as torchvision; arguments and results are torchvision's."""
+        if torch.compiler.is_compiling():  # the number of candidates is not known then
+            return super().postprocess_detections(head_outputs, image_anchors, image_shapes)
+        probabilities = head_outputs["cls_logits"].softmax(-1)
+        found = []
+        images = zip(head_outputs["bbox_regression"], probabilities, image_anchors, image_shapes, strict=True)
+        for regression, scores, anchors, shape in images:
+            boxes = box_ops.clip_boxes_to_image(self.box_coder.decode_single(regression, anchors), shape)
+            labels, places, best = self._candidates(scores[:, 1:].T)
+            boxes = boxes[places]
+            keep = box_ops.batched_nms(boxes, best, labels, self.nms_thresh)[: self.detections_per_img]
+            found.append({"boxes": boxes[keep], "scores": best[keep], "labels": labels[keep]})
+        return found
+
+    def _candidates(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns labels, anchors and scores of the highest scores (classes, anchors) of each class."""
+        candidates = scores > self.score_thresh
+        if int(candidates.sum(1).max()) > self.topk_candidates:
+            best, places = scores.topk(self.topk_candidates, 1)
+            labels, ranks = (best > self.score_thresh).nonzero(as_tuple=True)
+            return labels + 1, places[labels, ranks], best[labels, ranks]
+        labels, places = candidates.nonzero(as_tuple=True)
+        return labels + 1, places, scores[labels, places]
 
 
 def _of(network: MobileNetV2, detector: D) -> D:

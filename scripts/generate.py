@@ -514,6 +514,23 @@ def gpu_speedups() -> str:
     return table("batch: | engine | compared with | speedup:", rows)
 
 
+TRAININGS = {
+    "timm": "timm's parts",
+    "timm, compiled": "timm's parts, compiled",
+    "mnv2zoo, all": "`finetune`",
+    "mnv2zoo, all, compiled": "`finetune --compile`",
+    "mnv2zoo, all, augmented on the device": "`finetune --augment-on device`",
+    "mnv2zoo, head": "`finetune --train head`, from cached features",
+}
+
+
+def gpu_training() -> str:
+    """A row for each training on the GPU that was last measured: the median of the epochs after the first."""
+    found = recorded("gpu")["training"]["images_per_second_by_epoch"]
+    rows = [(TRAININGS[name], f"{statistics.median(found[name][1:]):,.0f}") for name in TRAININGS if name in found]
+    return table("training | images per second:", rows)
+
+
 def attacks() -> str:
     """A row for each attack of the last whole `make attack`."""
     found = recorded("attacks")
@@ -611,6 +628,7 @@ PARTS: dict[str, Callable[..., str]] = {
             engine_devices,
             gpu,
             gpu_speedups,
+            gpu_training,
             forgotten,
             ecosystem,
             alphas,

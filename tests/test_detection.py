@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 from timm.layers import FrozenBatchNormAct2d
 from timm.models import save_for_hf
 from torch import nn
+from torchvision.models.detection.ssd import SSD
 
 import mnv2zoo
 from mnv2zoo.detection import Head, fasterrcnn, retinanet, ssdlite
@@ -203,6 +204,20 @@ def test_finer_maps_come_before_the_papers(stride, count, first):
     # The map at a stride is the expansion of the bottleneck that halves it, as that at 16 is.
     names = {16: ["Bottleneck_14"], 8: ["Bottleneck_7", "Bottleneck_14"]}.get(stride)
     assert names is None or model.backbone.taps.names == [*names, "C2"]
+
+
+@pytest.mark.parametrize(("threshold", "candidates"), [(0.001, 300), (0.02, 300), (0.02, 5), (0.999, 300)])
+def test_all_classes_at_once_give_torchvisions_boxes(threshold, candidates):
+    torch.manual_seed(0)
+    detector = ssdlite("mnv2zoo_035", 21, score_thresh=threshold, topk_candidates=candidates).eval()
+    anchors = torch.rand(500, 2).repeat(1, 2) * 300 + torch.tensor([0, 0, 40, 40])
+    outputs = {"cls_logits": 2 * torch.randn(2, 500, 21), "bbox_regression": torch.randn(2, 500, 4)}
+    arguments = (outputs, [anchors] * 2, [(320, 320), (200, 300)])
+    found, expected = detector.postprocess_detections(*arguments), SSD.postprocess_detections(detector, *arguments)
+    assert (len(expected[0]["scores"]) > 0) == (threshold < 0.9)
+    for ours, theirs in zip(found, expected, strict=True):
+        for name in ("labels", "scores", "boxes"):
+            torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=0)
 
 
 def test_the_smallest_anchors_of_ssdlite_are_asked_for():

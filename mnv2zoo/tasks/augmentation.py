@@ -21,7 +21,7 @@ from mnv2zoo.errors import RecipeError
 from mnv2zoo.tasks.recipe import Recipe
 
 
-def augmentation(recipe: Recipe, **preprocessing: Any) -> Callable[[Any], Tensor]:
+def augmentation(recipe: Recipe, as_bytes: bool = False, **preprocessing: Any) -> Callable[[Any], Tensor]:
     """Creates the augmentation: timm's random crop, flips, color jitter and random erasing.
 
     It matches the preprocessing of evaluation. With `crop_mode` `center`, the aspect ratio of the crop is 3/4 to 4/3
@@ -31,11 +31,11 @@ def augmentation(recipe: Recipe, **preprocessing: Any) -> Callable[[Any], Tensor
 
     Args:
         recipe: The recipe.
+        as_bytes: Whether to leave normalization to `for_device`. The values then have 8 bits.
         **preprocessing: The preprocessing, with timm's names. `crop_pct` is not used, because training crops at random.
 
     Returns:
-        A function from an RGB image, or from `pixels.Bands`, to a tensor (C, H, W). If `OnDevice` does the rest, the
-        tensor has 8 bits.
+        A function from an RGB image, or from `pixels.Bands`, to a tensor (C, H, W).
     """
     channels, height, width = preprocessing["input_size"]
     options: dict[str, Any] = {
@@ -43,9 +43,10 @@ def augmentation(recipe: Recipe, **preprocessing: Any) -> Callable[[Any], Tensor
         "crop_pct": None,
         "scale": (recipe.scale, 1.0),
         "ratio": _ratio(height, width),
+        "use_prefetcher": as_bytes or recipe.augment_on == "device",
     }
     if recipe.augment_on == "device":
-        options |= {"hflip": 0.0, "color_jitter": 0.0, "use_prefetcher": True}
+        options |= {"hflip": 0.0, "color_jitter": 0.0}
     else:
         options |= {
             "hflip": recipe.hflip,
@@ -96,7 +97,49 @@ class WholeFirst:
         return self.transform(fitted(as_channels(image, self.config["input_size"][0]), self.config))
 
 
-class OnDevice:
+def for_device(recipe: Recipe, preprocessing: Mapping[str, Any], device: torch.device) -> Normalized | None:
+    """Chooses what the device does for batches of `augmentation`.
+
+    On an accelerator, it at least normalizes RGB images: 8-bit values take a quarter of the bytes from the workers to
+    the device, and the workers less time. Random erasing needs normalized images, so it stays with its worker.
+
+    Args:
+        recipe: The recipe.
+        preprocessing: The preprocessing, with timm's names.
+        device: The device.
+
+    Returns:
+        A function from 8-bit images (N, 3, H, W) to the model's inputs. None if the workers do everything.
+    """
+    if recipe.augment_on == "device":
+        return OnDevice(recipe, preprocessing, device)
+    if device.type == "cpu" or preprocessing["input_size"][0] != 3 or recipe.reprob:
+        return None
+    return Normalized(preprocessing, device)
+
+
+class Normalized:
+    """Normalization of a batch on its device.
+
+    Args:
+        preprocessing: The `mean` and `std` of the colors.
+        device: The device.
+    """
+
+    def __init__(self, preprocessing: Mapping[str, Any], device: torch.device) -> None:
+        self.device = device
+        self.mean, self.std = (torch.tensor(preprocessing[k], device=device).view(3, 1, 1) for k in ("mean", "std"))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Normalizes 8-bit images (N, 3, H, W)."""
+        return self.normalize(images.float() / 255)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Normalizes images with values from 0 to 1."""
+        return (images - self.mean) / self.std
+
+
+class OnDevice(Normalized):
     """Augmentation of a batch on its device: flips, color jitter, normalization and random erasing.
 
     torchvision's transforms draw random values once for a whole batch. This class draws them for each image, on the
@@ -104,13 +147,13 @@ class OnDevice:
 
     Args:
         recipe: The recipe.
-        preprocessing: The `mean` and `std` of the colors.
+        preprocessing: As for `Normalized`.
         device: The device.
     """
 
     def __init__(self, recipe: Recipe, preprocessing: Mapping[str, Any], device: torch.device) -> None:
-        self.recipe, self.device = recipe, device
-        self.mean, self.std = (torch.tensor(preprocessing[k], device=device).view(3, 1, 1) for k in ("mean", "std"))
+        super().__init__(preprocessing, device)
+        self.recipe = recipe
         self.erase = RandomErasing(recipe.reprob, device=str(device)) if recipe.reprob else None
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -123,7 +166,7 @@ class OnDevice:
             factors = torch.empty(3, count).uniform_(1 - amount, 1 + amount)
             for number in torch.randperm(3).tolist():
                 images = JITTERS[number](images, self._column(factors[number]))
-        images = (images - self.mean) / self.std
+        images = self.normalize(images)
         return images if self.erase is None else self.erase(images)
 
     def _column(self, values: Tensor) -> Tensor:

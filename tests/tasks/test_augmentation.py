@@ -49,6 +49,27 @@ def test_the_device_goes_on_where_the_readers_stopped():
     torch.testing.assert_close(on_device(found[1][None])[0], found[0])
 
 
+def test_an_accelerator_gets_bytes_and_normalizes_them():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3)).astype(np.uint8))
+    recipe, found = Recipe(**STILL | {"hflip": 0.5, "vflip": 0.5, "color_jitter": 0.4}), []
+    for as_bytes in (False, True):
+        seed_augmentation(3)
+        found.append(augmentation.augmentation(recipe, as_bytes, **PREPROCESSING)(image))
+    normalize = augmentation.for_device(recipe, PREPROCESSING, torch.device("meta"))
+    assert type(normalize) is augmentation.Normalized
+    assert torch.as_tensor(found[1]).dtype == torch.uint8
+    normalize = augmentation.Normalized(PREPROCESSING, torch.device("cpu"))
+    torch.testing.assert_close(normalize(torch.as_tensor(found[1])[None])[0], found[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("device", "values", "channels"), [("cpu", {}, 3), ("meta", {"reprob": 0.5}, 3), ("meta", {}, 1)]
+)
+def test_workers_normalize_for_the_cpu_and_what_the_device_cannot_finish(device, values, channels):
+    preprocessing = {**PREPROCESSING, "input_size": (channels, *PREPROCESSING["input_size"][1:])}
+    assert augmentation.for_device(Recipe(**STILL | values), preprocessing, torch.device(device)) is None
+
+
 def test_flips_on_the_device_are_those_of_the_recipe():
     images = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
     plain = on_device(images)
