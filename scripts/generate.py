@@ -94,53 +94,51 @@ def head_cache() -> str:
     return table("images: | epochs: | without the cache (s): | with it (s): | speedup:", [cells])
 
 
-C20 = "mnv2zoo_100_c20.cifar100_coarse"
+TWENTY = "mnv2zoo_100_c20"
 
 
-def c20_record() -> Path:
-    """The folder with the record of the bundled weights' training."""
-    return ROOT / "docs/models" / C20
+class C20:
+    """The bundled weights of a 20-class model, and the record of their training.
+
+    Args:
+        model: The model's name.
+    """
+
+    def __init__(self, model: str) -> None:
+        self.entry = WEIGHTS[f"{model}.cifar100_coarse"]
+        self.folder = ROOT / "docs/models" / self.entry.name
+        count = len(list(self.folder.glob("*-recipe.json")))
+        self.runs = [self.read(f"{number}-recipe.json") for number in range(1, 1 + count)]
+
+    def read(self, file: str) -> Any:
+        """Reads a JSON file of the record."""
+        return json.loads((self.folder / file).read_text(encoding="utf-8"))
 
 
-def c20_about() -> list[dict[str, Any]]:
-    """The settings of each run that led to the weights, in order."""
-    count = len(list(c20_record().glob("*-recipe.json")))
-    files = (c20_record() / f"{number}-recipe.json" for number in range(1, 1 + count))
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
-
-
-def c20_figures() -> str:
-    results = json.loads((c20_record() / "results.json").read_text(encoding="utf-8"))
-    assert round(results["test"]["top1"], 4) == WEIGHTS[C20].metrics["top1"], "the index and the record disagree"
-    calibrated = json.loads((c20_record() / "temperature.json").read_text(encoding="utf-8"))
-    assert calibrated["temperature"] == WEIGHTS[C20].temperature, "the index and the record disagree"
-    with_temperature = f"{calibrated['test']['calibration_error']:.2f}"
-    rows = (
-        (
-            split,
-            scores["images"],
-            *(f"{scores[key]:.2f}" for key in ("top1", "top5", "calibration_error")),
-            with_temperature,
-        )
-        for split, scores in results.items()
-        if split == "test"
-    )
-    classes = ((f"`{row['label']}`", f"{row['top1']:.1f}") for row in results["test"]["per_class"])
+def c20_figures(model: str = TWENTY) -> str:
+    weights = C20(model)
+    scores, calibrated = weights.read("results.json")["test"], weights.read("temperature.json")
+    assert round(scores["top1"], 2) == weights.entry.metrics["top1"], "the index and the record disagree"
+    assert calibrated["temperature"] == weights.entry.temperature, "the index and the record disagree"
+    without, with_it = (calibrated["test"][f"calibration_error{key}"] for key in ("_before", ""))
+    figures = (f"{value:.2f}" for value in (scores["top1"], scores["top5"], without, with_it))
+    classes = ((f"`{row['label']}`", f"{row['top1']:.1f}") for row in scores["per_class"])
     return (
         table(
             "images | how many: | top-1 (%): | top-5 (%): | calibration error without temperature (%): "
             f"| with temperature {calibrated['temperature']:.3f} (%):",
-            rows,
+            [("test", scores["images"], *figures)],
         )
         + "\n"
         + table("superclass | top-1 on the test images (%):", classes)
     )
 
 
-def c20_releases() -> str:
+def c20_releases(model: str = TWENTY) -> str:
     """A row for each release of the weights; the last is the one in the package."""
-    releases = json.loads((c20_record() / "releases.json").read_text(encoding="utf-8"))
-    entry, last = WEIGHTS[C20], releases[-1]
+    weights = C20(model)
+    releases, entry = weights.read("releases.json"), weights.entry
+    last = releases[-1]
     assert last == {**entry.metrics, "sha256": entry.sha256, "trained": last["trained"]}, (
         "the index and the releases disagree"
     )
@@ -151,15 +149,15 @@ def c20_releases() -> str:
     return table("release: | top-1 (%): | top-5 (%): | SHA-256 begins | trained", rows)
 
 
-def c20_runs() -> str:
+def c20_runs(model: str = TWENTY) -> str:
     """A row for each run that led to the weights."""
-    rows = []
-    for number, about in enumerate(c20_about(), start=1):
+    weights, rows = C20(model), []
+    for number, about in enumerate(weights.runs, start=1):
         files = {what: f"{number}-{what}" for what in ("recipe.json", "metrics.jsonl", "curves.png")}
-        lines = (c20_record() / files["metrics.jsonl"]).read_text(encoding="utf-8").splitlines()
+        lines = (weights.folder / files["metrics.jsonl"]).read_text(encoding="utf-8").splitlines()
         epochs = [json.loads(line) for line in lines]
         minutes = sum(epoch["seconds"] for epoch in epochs) / 60
-        links = (f"[{what.partition('.')[0]}]({C20}/{file})" for what, file in files.items())
+        links = (f"[{what.partition('.')[0]}]({weights.folder.name}/{file})" for what, file in files.items())
         validation = f"{epochs[-1]['val_top1']:.2f}" if about["held_out"] else "trained on"
         figures = (len(epochs), f"{minutes:.0f}", validation)
         rows.append((number, about["classes"], about["recipe"]["train"], *figures, ", ".join(links)))

@@ -1,4 +1,4 @@
-"""Fits the temperature of the bundled weights, and writes it to the index and the training record in the docs.
+"""Fits the temperature of the weights of mnv2zoo_100_c20, and writes it to the index and the record in the docs.
 
     git show 262468a:mnv2zoo/bundled/mnv2zoo_100_c20.cifar100_coarse.safetensors > release-3.safetensors
     python examples/cifar100/temperature.py runs/data release-3.safetensors
@@ -10,11 +10,11 @@ The test images are only used to measure the effect.
 
 import hashlib
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
 
+import index_file
 import safetensors.torch
 import timm
 import torch
@@ -50,11 +50,7 @@ def main(data: Path, file: Path) -> None:
     logits, targets = outputs(weights, data / "coarse")
     found = temperature.fit(logits, targets)
 
-    path = ROOT / "weights_index.json"
-    before, begin, entry = path.read_text(encoding="utf-8").partition(f'"{NAME}": {{')  # it is the last entry
-    entry = re.sub(r'\n *"temperature": [\d.]+,', "", entry)
-    entry = re.sub(r'(\n *)("license": )', rf'\1"temperature": {found},\1\2', entry)
-    path.write_text(before + begin + entry, encoding="utf-8")
+    index_file.write(NAME, {**index_file.read()[NAME], "temperature": found})
 
     command = [sys.executable, "-m", "mnv2zoo", "evaluate", str(data / "coarse"), "--model", NAME, "--json"]
     scores = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
