@@ -496,6 +496,12 @@ def _engine_key(engine: str, precision: str) -> dict[str, str]:
 def _fastest(source: Source, goal: Goal, cache: Cache) -> Optimized:
     started: dict[str, Optimized] = {}
     attempts: dict[str, Attempt] = {}
+
+    def failed(name: str, failure: Exception) -> None:
+        other = f"{type(failure).__name__}: {checks.first_line(failure)}"
+        reason = failure.summary if isinstance(failure, DeployError) else other
+        attempts[name] = Attempt(name, None, None, reason)
+
     for name in ENGINES:
         if reason := _reason_to_skip(name, goal):
             attempts[name] = Attempt(name, None, None, reason)
@@ -503,11 +509,12 @@ def _fastest(source: Source, goal: Goal, cache: Cache) -> Optimized:
         try:
             started[name], error = _build(name, source, goal, cache)
             attempts[name] = Attempt(name, None, error, "")
-        except DeployError as failure:
-            attempts[name] = Attempt(name, None, None, failure.summary)
         except Exception as failure:  # runtimes raise many kinds of errors, and another engine may work
-            attempts[name] = Attempt(name, None, None, f"{type(failure).__name__}: {checks.first_line(failure)}")
-    if not started:
+            failed(name, failure)
+    example = source.example.to(goal.device)
+    runs = {name: functools.partial(_finished, run, example) for name, run in started.items()}
+    times = milliseconds(runs, failed)
+    if not times:
         reasons = "; ".join(f"{attempt.engine}: {attempt.verdict}" for attempt in attempts.values())
         raise DeployError(
             "no engine can run the model",
@@ -515,8 +522,6 @@ def _fastest(source: Source, goal: Goal, cache: Cache) -> Optimized:
             found=reasons,
             fix="Pass the name of an engine to see its full error.",
         )
-    example = source.example.to(goal.device)
-    times = milliseconds({name: functools.partial(_finished, run, example) for name, run in started.items()})
     chosen = _preferred(times)
     for name, own in times.items():
         percent = 100 * (own / times[chosen] - 1)

@@ -320,10 +320,15 @@ def _started(engine: str, start: Callable[[str], RuntimeSession | None]) -> Runt
     try:
         return start(engine)
     except Exception as error:  # runtimes raise nearly any exception
-        if isinstance(error, ZooError) and not isinstance(error, DeployError | MissingExtraError):
-            raise
-        warnings.warn(f"the engine {engine} is not used: {one_line(error)}", stacklevel=2)
+        _warn(engine, error)
         return None
+
+
+def _warn(engine: str, error: Exception) -> None:
+    """Warns that a runtime failed. Raises errors that have other reasons."""
+    if isinstance(error, ZooError) and not isinstance(error, DeployError | MissingExtraError):
+        raise error
+    warnings.warn(f"the engine {engine} is not used: {one_line(error)}", stacklevel=3)
 
 
 def _by_speed(
@@ -342,9 +347,9 @@ def _by_speed(
 
     def time_them() -> Parts:
         started = {engine: session for engine in engines if (session := _started(engine, start)) is not None}
-        if not started:
+        if not (times := _milliseconds(started)):
             raise _ExportNeededError
-        return {"json": json.dumps(_milliseconds(started)).encode()}
+        return {"json": json.dumps(times).encode()}
 
     try:
         times: dict[str, float] = kept.fetch(facts, time_them, lambda parts: json.loads(parts["json"]))
@@ -354,13 +359,14 @@ def _by_speed(
 
 
 def _milliseconds(sessions: Mapping[str, RuntimeSession]) -> dict[str, float]:
-    """Returns the median time of a batch on each engine."""
+    """Returns the median time of a batch on each engine that does not fail."""
     random = np.random.default_rng(0)
     batches = {
         name: random.standard_normal((TIMED_BATCH, *session.preprocessing.input_size), np.float32)
         for name, session in sessions.items()
     }
-    return milliseconds({name: partial(session.run, batches[name]) for name, session in sessions.items()}, TIMED_ROUNDS)
+    runs = {name: partial(session.run, batches[name]) for name, session in sessions.items()}
+    return milliseconds(runs, _warn, TIMED_ROUNDS)
 
 
 class _ExportNeededError(Exception):

@@ -10,26 +10,35 @@ MOST_SECONDS = 10.0  # there are no further rounds after so many
 # The threads of PyTorch and ONNX Runtime spin for a while after a call, and would take a core from the next function.
 SETTLE_SECONDS = 0.05
 COUNTED_SECONDS = 0.05
+LONG_SECONDS = 1.0  # during calls that take longer, threads that spin at the beginning do not matter
 
 
-def milliseconds(functions: Mapping[str, Callable[[], object]], rounds: int = 5) -> dict[str, float]:
+def milliseconds(
+    functions: Mapping[str, Callable[[], object]], failed: Callable[[str, Exception], None], rounds: int = 5
+) -> dict[str, float]:
     """Times functions in turns, so that other work on the machine slows all of them.
 
-    Each turn begins with calls that do not count.
+    Each turn begins with calls that do not count, unless one takes longer than a second.
 
     Args:
         functions: The functions by name.
+        failed: Called with the name and the exception of a function that raises one. It is not called again.
         rounds: Number of turns of each.
 
     Returns:
-        The median time of a call of each, in milliseconds.
+        The median time of a call of each function that raised nothing, in milliseconds.
     """
     times: dict[str, list[float]] = {name: [] for name in functions}
     end = time.perf_counter() + MOST_SECONDS
     for _ in range(rounds):
-        for name, function in functions.items():
-            _durations(function, SETTLE_SECONDS)
-            times[name] += _durations(function, COUNTED_SECONDS)
+        for name in list(times):
+            try:
+                settling = _durations(functions[name], SETTLE_SECONDS)
+                is_long = settling[0] > LONG_SECONDS
+                times[name] += settling if is_long else _durations(functions[name], COUNTED_SECONDS)
+            except Exception as error:  # runtimes raise nearly any exception
+                del times[name]
+                failed(name, error)
         if time.perf_counter() > end:
             break
     return {name: 1000 * statistics.median(own) for name, own in times.items()}

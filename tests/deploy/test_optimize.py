@@ -1,5 +1,6 @@
 """Optimized networks compute what the originals compute, on every engine."""
 
+import itertools
 import multiprocessing
 import os
 import subprocess
@@ -161,6 +162,38 @@ def test_auto_makes_do_with_what_is_there(small, x, monkeypatch):
     assert "not installed: mnv2zoo_no_such_package" in fast.tried[-1].verdict
     with pytest.raises(MissingExtraError, match=r"\[deploy\]"):
         deploy.optimize(small, x, "openvino")
+
+
+def failing_after(calls):
+    """The engine `torch`, which raises an error after some calls."""
+
+    def start(plan):
+        run, numbers = ENGINES["torch"].start(plan), itertools.count()
+
+        def runner(images):
+            if next(numbers) >= calls:
+                raise MemoryError("no memory for the outputs")
+            return run(images)
+
+        return runner
+
+    return replace(ENGINES["torch"], start=start)
+
+
+def test_an_engine_that_fails_while_it_is_timed_is_left_out(small, x, monkeypatch):
+    monkeypatch.setattr(optimization, "ENGINES", {"torch": ENGINES["torch"], "openvino": failing_after(2)})
+    fast = deploy.optimize(small, x)
+    assert fast.engine == "torch"
+    assert [attempt.verdict for attempt in fast.tried] == ["chosen", "MemoryError: no memory for the outputs"]
+
+
+def test_engines_that_all_fail_are_named(small, x, monkeypatch):
+    monkeypatch.setattr(optimization, "ENGINES", {"torch": failing_after(0), "openvino": failing_after(1)})
+    with pytest.raises(DeployError, match="no engine can run the model") as error:
+        deploy.optimize(small, x)
+    assert error.value.found == "; ".join(
+        f"{name}: MemoryError: no memory for the outputs" for name in ("torch", "openvino")
+    )
 
 
 class Drifting(nn.Module):

@@ -20,29 +20,48 @@ class Clock:
         return run
 
 
+def never(name, error):
+    raise error
+
+
 @pytest.fixture
 def clock(monkeypatch):
     return Clock(monkeypatch)
 
 
 def test_functions_take_turns_and_the_median_counts(clock):
-    times = timing.milliseconds({"fast": clock.function("fast", 0.06), "slow": clock.function("slow", 0.2)}, 3)
+    times = timing.milliseconds({"fast": clock.function("fast", 0.06), "slow": clock.function("slow", 0.2)}, never, 3)
     assert times == {"fast": pytest.approx(60), "slow": pytest.approx(200)}
     # One call settles, one counts.
     assert clock.calls == (["fast"] * 2 + ["slow"] * 2) * 3
 
 
 def test_a_call_that_other_work_slowed_does_not_decide(clock):
-    slowed = clock.function("a", lambda number: 5.0 if number == 2 else 0.06)
-    assert timing.milliseconds({"a": slowed, "b": clock.function("b", 0.07)})["a"] == pytest.approx(60)
+    slowed = clock.function("a", lambda number: 0.9 if number == 2 else 0.06)
+    times = timing.milliseconds({"a": slowed, "b": clock.function("b", 0.07)}, never)
+    assert times["a"] == pytest.approx(60)
 
 
 def test_short_calls_are_repeated(clock):
-    timing.milliseconds({"short": clock.function("short", 0.01)}, 4)
+    timing.milliseconds({"short": clock.function("short", 0.01)}, never, 4)
     assert len(clock.calls) == pytest.approx(4 * 10, abs=4)
 
 
 def test_slow_functions_get_a_single_turn(clock):
-    times = timing.milliseconds({name: clock.function(name, 20.0) for name in "ab"})
+    times = timing.milliseconds({name: clock.function(name, 20.0) for name in "ab"}, never)
     assert times == {"a": pytest.approx(20_000), "b": pytest.approx(20_000)}
-    assert clock.calls == ["a", "a", "b", "b"]
+    assert clock.calls == ["a", "b"]
+
+
+def test_a_function_that_fails_is_left_out_and_not_called_again(clock):
+    def breaks(number):
+        if number > 2:
+            raise OSError("out of memory")
+        return 0.06
+
+    failures = []
+    functions = {"breaks": clock.function("breaks", breaks), "sound": clock.function("sound", 0.06)}
+    times = timing.milliseconds(functions, lambda *failure: failures.append(failure), 3)
+    assert times == {"sound": pytest.approx(60)}
+    assert [(name, str(error)) for name, error in failures] == [("breaks", "out of memory")]
+    assert clock.calls.count("breaks") == 3
