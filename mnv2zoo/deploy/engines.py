@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from mnv2zoo.deploy import graphs
+from mnv2zoo.deploy import graphs, integer_kernels
 from mnv2zoo.deploy.calibration import Calibration
 from mnv2zoo.deploy.depthwise import replace_depthwise
 from mnv2zoo.errors import DeployError
@@ -348,7 +348,9 @@ def quantize_onnx(document: Any, source: Source) -> Any:
     # By default, NNCF uses a separate range for each channel before a depthwise convolution, for which ONNX Runtime has
     # no integer kernel. With the conversions to and from floating point, inference would be twice as slow as in fp32.
     whole = AdvancedQuantizationParameters(activations_quantization_params=QuantizationParameters(per_channel=False))
-    return _quantize(document, source, lambda image: {INPUT: image}, whole)
+    quantized = _quantize(document, source, lambda image: {INPUT: image}, whole)
+    integer_kernels.make_maps_unsigned(quantized)
+    return quantized
 
 
 def _quantize(network: Any, source: Source, feed: Callable[[Any], Any], advanced: Any = None) -> Any:
