@@ -5,6 +5,8 @@ are also measured directly after a small operation of PyTorch, as in a service t
 picked engine takes at most 5 % longer than the fastest. Weights are random.
 
     python benchmarks/engines.py --models mnv2zoo_100 ssdlite
+
+With some of the models or numbers of threads, rows of others that were measured with the same versions stay.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from mnv2zoo.deploy import optimize
 from mnv2zoo.runtimes.cache import versions
 
 GOAL = 1.05
+RUNTIMES = ("onnxruntime", "openvino")
 HEADS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int]]] = {
     "ssdlite": (lambda: detection.ssdlite("mnv2zoo_100", 91, size=(320, 320), score_thresh=0.5), (320, 320)),
     "lraspp": (lambda: segmentation.lraspp("mnv2zoo_100", 21), (320, 320)),
@@ -89,7 +92,7 @@ def main() -> None:
         measure(args.measure[0], args.batch, args.rounds, args.measure[1])
         return
 
-    rows: list[dict[str, Any]] = []
+    rows = others(args.models, args.threads)
     with tempfile.TemporaryDirectory() as cache:
         for name in args.models:
             for threads in args.threads:
@@ -102,11 +105,19 @@ def main() -> None:
                 write(rows)
 
 
+def others(models: list[str], threads: list[int]) -> list[dict[str, Any]]:
+    """The rows of earlier runs with the same versions, except for those that are measured now."""
+    earlier = report.written("engines")
+    if earlier.get("versions") != versions(RUNTIMES):
+        return []
+    return [row for row in earlier["rows"] if row["model"] not in models or row["threads"] not in threads]
+
+
 def write(rows: list[dict[str, Any]]) -> None:
-    """Writes the rows so far."""
+    """Writes the rows so far, by model, threads and batch size."""
+    rows.sort(key=lambda row: (MODELS.index(row["model"]), row["threads"], row["batch"]))
     worst = max(row["times_fastest"] for row in rows)
-    facts = {"versions": versions(["onnxruntime", "openvino"]), "goal": GOAL, "worst": worst}
-    report.write("engines", {**facts, "rows": rows})
+    report.write("engines", {"versions": versions(RUNTIMES), "goal": GOAL, "worst": worst, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -181,6 +181,13 @@ def summary(seconds: list[float]) -> dict[str, object]:
     return {"rounds": len(seconds), **{name: round(1000 * value, 2) for name, value in values.items()}}
 
 
+def written(name: str) -> dict[str, Any]:
+    """Returns the results that were last written on this machine; empty if there are none, or of another machine."""
+    path = RESULTS / folder(cpu_name()) / f"{name}.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found if found.get("machine") == machine() else {}
+
+
 def write(name: str, results: Mapping[str, object]) -> None:
     """Writes results with a description of the machine, to its processor's folder, and prints the path of the file."""
     path = RESULTS / folder(cpu_name()) / f"{name}.json"

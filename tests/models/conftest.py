@@ -25,7 +25,7 @@ def run_folder(tmp_path):
 def published(hub, overlay):
     """Random weights for two networks on the Hub, pinned in an index; gives their state dicts."""
     states, entries = {}, {}
-    for name, labels in (("mnv2zoo_050", "imagenet-1k"), ("mnv2zoo_050_c20", None)):
+    for name, labels in (("mnv2zoo_050", "imagenet-1k"), ("mnv2zoo_140_c20", None)):
         states[name] = random_state_dict(name)
         data = as_bytes(states[name])
         commit = hub.add(f"zoo/{name}", "model.safetensors", data)

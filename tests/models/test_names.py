@@ -39,11 +39,11 @@ print([(d.name, d.config.name, d.in_chans, d.preprocessing and d.preprocessing.i
 
 def test_a_name_or_a_folder_is_described_without_pytorch_and_timm(run_folder):
     folder = run_folder({"mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 0.9, "interpolation": "bilinear"})
-    program = WITHOUT_TORCH.format(names=["mnv2zoo_100_c20", "mnv2zoo_050_c20", "mobilenetv2_140.ra_in1k", folder])
+    program = WITHOUT_TORCH.format(names=["mnv2zoo_100_c20", "mnv2zoo_140_c20", "mobilenetv2_140.ra_in1k", folder])
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     expected = [
         ("mnv2zoo_100_c20.cifar100_coarse", "mnv2zoo_100_c20", 3, 64),
-        ("mnv2zoo_050_c20", "mnv2zoo_050_c20", 3, None),
+        ("mnv2zoo_140_c20", "mnv2zoo_140_c20", 3, None),
         ("mnv2zoo_140.ra_in1k", "mnv2zoo_140", 3, 224),
         (folder, "mnv2zoo_035", 3, 64),
     ]
@@ -56,7 +56,7 @@ def test_every_kind_of_name_has_its_source(run_folder):
     assert entry.source == mnv2zoo.weights.entry("mnv2zoo_100.ra_in1k")
     assert (len(entry.label_names), entry.label_names[0]) == (1000, "tench, Tinca tinca")
     assert names.describe("mnv2zoo_100") == entry
-    assert names.describe("mnv2zoo_050_c20").source is None
+    assert names.describe("mnv2zoo_140_c20").source is None
     for place in (folder, f"local-dir:{folder}"):
         described = names.describe(place)
         assert (described.source, described.label_names) == (Path(folder), ["cat", "dog"])

@@ -40,7 +40,7 @@ def test_timm_lists_exactly_ours():
     assert set(mnv2zoo.list_models(pretrained=True)) == set(entries)
 
 
-@pytest.mark.parametrize("name", ["mnv2zoo_050", "mnv2zoo_050_c20"])
+@pytest.mark.parametrize("name", ["mnv2zoo_050", "mnv2zoo_140_c20"])
 def test_every_way_to_name_weights_gives_them(published, hub, name):
     expected = logits_of(name, published[name])
     for model in (
@@ -124,7 +124,7 @@ def test_a_saved_model_is_no_larger_than_its_weights(published):
 
 def test_a_name_without_weights_says_which_have_some(hub):
     with pytest.raises(WeightsUnavailableError, match=r"mnv2zoo_100\.ra_in1k"):
-        timm.create_model("mnv2zoo_050_c20", pretrained=True)
+        timm.create_model("mnv2zoo_140_c20", pretrained=True)
 
 
 def test_hub_repositories_of_our_architectures_load_safetensors_on_first_use(hub, monkeypatch):

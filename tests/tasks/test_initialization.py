@@ -32,8 +32,8 @@ def test_random_weights_come_from_the_seed():
 
 
 def test_without_weights_pretrained_is_an_error():
-    with pytest.raises(WeightsUnavailableError, match="no pretrained weights are known for mnv2zoo_050_c20"):
-        build("mnv2zoo_050_c20")
+    with pytest.raises(WeightsUnavailableError, match="no pretrained weights are known for mnv2zoo_140_c20"):
+        build("mnv2zoo_140_c20")
 
 
 @pytest.mark.parametrize("layout", ["timm", "torchvision", "seed"])

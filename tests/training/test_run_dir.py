@@ -90,7 +90,7 @@ def test_whatever_fails_at_the_start_leaves_no_folder(photos, tmp_path, hub):
     cases = [
         ({"model": "mnv2zoo_053"}, UnknownModelError),
         ({"init": "nowhere.pth"}, UnknownModelError),
-        ({"model": "mnv2zoo_050_c20", "init": "pretrained"}, ZooError),  # there are none of this architecture
+        ({"model": "mnv2zoo_140_c20", "init": "pretrained"}, ZooError),  # there are none of this architecture
         ({"model": "mnv2zoo_100", "init": "hf-hub:zoo/none"}, ZooError),
         ({"teacher": str(save_run(tmp_path / "teacher", labels=("a", "b", "c")))}, RecipeError),
         ({"optt": "sgd"}, UnknownArgumentError),

@@ -56,7 +56,7 @@ def test_a_bad_further_index_leaves_the_shipped_names_readable(further):
     assert error.value.where == further
 
 
-@pytest.mark.parametrize("name", ["mnv2zoo_100.nobody", "mnv2zoo_050_c20", "mobilenetv2_100.nobody"])
+@pytest.mark.parametrize("name", ["mnv2zoo_100.nobody", "mnv2zoo_140_c20", "mobilenetv2_100.nobody"])
 def test_weights_that_nobody_lists_are_an_error(name):
     with pytest.raises(UnknownModelError) as error:
         index.entry(name)
