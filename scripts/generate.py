@@ -28,6 +28,7 @@ from catalog import ROOT, WEIGHTS, figures, measured, recorded, table
 from mnv2zoo import architecture, environment
 from mnv2zoo.convert import LAYOUTS
 from mnv2zoo.deploy.engines import ENGINES
+from mnv2zoo.deploy.formats import TARGETS
 from mnv2zoo.tasks.recipe import Recipe
 from mnv2zoo.weights import index
 from mnv2zoo.weights.schema import WeightsEntry
@@ -512,6 +513,41 @@ def gpu_speedups() -> str:
     return table("batch: | engine | compared with | speedup:", rows)
 
 
+# The title, model file, batch size and runtime of each format in words.
+FORMATS = {
+    "onnx": ("`onnx`", "`model.onnx`", "any", "ONNX Runtime"),
+    "openvino": ("`openvino`", "`model.xml`, `model.bin`", "any", "OpenVINO"),
+    "torch-export": ("`torch-export`", "`model.pt2`", "any", "PyTorch"),
+    "executorch": ("[`executorch`](mobile-and-web.md#executorch)", "`model.pte`, for XNNPACK", "1", "ExecuTorch"),
+    "litert": ("[`litert`](mobile-and-web.md#litert)", "`model.tflite`", "1", "LiteRT"),
+    "web": ("[`web`](mobile-and-web.md#in-the-browser)", "`model.onnx` and a page", "1", "onnxruntime-web"),
+}
+
+
+def formats() -> str:
+    """A row for each format of a bundle."""
+    rows = []
+    for name, target in TARGETS.items():
+        title, file, batch, runtime = FORMATS[name]
+        install = f'`pip install -e ".[{target.extra}]"`' if target.extra else ""
+        rows.append((title, file, _codes(target.precisions), batch, runtime, install))
+    return table("format | model | precisions | batch | runtime | to export", rows)
+
+
+def bundles() -> str:
+    """A row for PyTorch, and one for each format and precision of the 20-class weights that was last measured."""
+    found = recorded("bundles")
+    rows: list[tuple[object, ...]] = []
+    for row in found["rows"].values():
+        cells = (f"{row['accuracy']['bundle']:.2f}", f"{row['agreement']:.1f}", row["mb"])
+        rows.append((f"`{row['format']}`", f"`{row['precision']}`", *cells))
+    entry = WEIGHTS[f"{found['model']}.cifar100_coarse"]
+    assert entry.size
+    whole = ("PyTorch", "`fp32`", f"{entry.metrics['top1']:.2f}", "100.0", round(entry.size / 1e6, 1))
+    header = "format | precision | top-1 (%): | images that keep their class (%): | model (MB):"
+    return table(header, [whole, *rows]) + f"\n*{found['processor']}.*\n"
+
+
 TRAININGS = {
     "timm": "timm's parts",
     "timm, compiled": "timm's parts, compiled",
@@ -624,6 +660,8 @@ PARTS: dict[str, Callable[..., str]] = {
             service,
             engines,
             engine_devices,
+            formats,
+            bundles,
             gpu,
             gpu_speedups,
             gpu_training,

@@ -34,7 +34,7 @@ def test_the_wheel_made_of_the_sdist_holds_what_it_should(wheel):
     release.check_contents(wheel)
     data = [name for name in zipfile.ZipFile(wheel).namelist() if not re.search(r"\.py$|\.dist-info/", name)]
     assert sorted(data) == [
-        "mnv2zoo/bundled/mnv2zoo_100_c20.cifar100_coarse.safetensors",
+        *(f"mnv2zoo/bundled/mnv2zoo_{width}_c20.cifar100_coarse.safetensors" for width in ("050", "100")),
         *(
             f"mnv2zoo/deploy/page/{name}"
             for name in ("classify.js", "index.html", "page.js", "preprocess.js", "style.css")
