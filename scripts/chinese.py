@@ -24,7 +24,7 @@ NAMES = {
     "mnv2zoo",
     "nncf",
     "netron",
-    "onnxruntime",
+    "onnxruntime-web",
 }
 NAMES |= {"openvino", "peft", "px", "segmentation-models-pytorch", "timm", "top", "torch", "torchao", "torchvision"}
 NAMES |= {"channels", "last", "onnxruntime", "transformers"}

@@ -26,7 +26,7 @@ def test_the_table_tells_what_one_chooses_by(run, zoo):
     first = next(index for index, row in enumerate(rows) if row[0] == "mnv2zoo_035")
     assert " ".join(rows[first]) == "mnv2zoo_035 1.68 M 0.0593 224 pinned pinned 70.00 Apache-2.0"
     assert " ".join(rows[first + 1]) == "unpinned first use 70.00 MIT"
-    assert ["mnv2zoo_050_c20", "0.71", "M", "0.1297", "224", "-", "-", "-", "-"] in rows
+    assert ["mnv2zoo_140_c20", "4.36", "M", "0.8254", "224", "-", "-", "-", "-"] in rows
 
 
 def test_names_stay_whole_on_a_narrow_terminal(run, zoo, monkeypatch):

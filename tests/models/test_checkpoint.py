@@ -13,7 +13,7 @@ from tests.conftest import as_bytes, random_state_dict
 from tests.models.test_registry import IMAGES, logits_of
 
 
-@pytest.mark.parametrize("name", ["mnv2zoo_050", "mnv2zoo_050_c20"])
+@pytest.mark.parametrize("name", ["mnv2zoo_050", "mnv2zoo_140_c20"])
 def test_another_number_of_classes_gets_a_new_classifier_and_the_same_features(published, name):
     torch.manual_seed(0)
     net = timm.create_model(name, pretrained=True, num_classes=7).eval()
@@ -41,7 +41,7 @@ def test_other_input_channels_adapt_the_stem_as_timm_does(published, in_chans):
 
 
 def test_a_dropped_batch_norm_is_folded_into_the_classifier(published):
-    name = "mnv2zoo_050_c20"
+    name = "mnv2zoo_140_c20"
     folded = timm.create_model(name, pretrained=True, classifier="conv").eval()
     whole = timm.create_model(name, pretrained=True).eval()
     torch.testing.assert_close(folded(IMAGES).relu(), whole(IMAGES), rtol=1e-4, atol=1e-4)

@@ -22,7 +22,7 @@ def test_figures_are_those_of_the_weights_that_are_named():
     info = zoo.model_info("mnv2zoo_100_c20")
     assert (info.architecture, info.input_size, info.num_classes) == ("mnv2zoo_100_c20", (3, 64, 64), 20)
     assert info.weights[0] == "mnv2zoo_100_c20.cifar100_coarse"
-    plain = zoo.model_info("mnv2zoo_050_c20")  # no weights are known
+    plain = zoo.model_info("mnv2zoo_140_c20")  # no weights are known
     assert (plain.weights, plain.input_size, plain.num_classes) == ((), (3, 224, 224), 20)
     assert zoo.model_info("mnv2zoo_035").feature_reductions == (2, 4, 8, 16, 32)
 

@@ -35,7 +35,7 @@ def test_all_is_well_here(hub, token):
     assert checks["Hub"].found == f"{hub.endpoint} answers"
     assert checks["token"].found == "valid"
     assert "hf_aTokenThatMustNotBeSeen" not in str(checks)
-    assert checks["bundled weights"].found == "1 verified"
+    assert checks["bundled weights"].found == "2 verified"
     assert [request.path for request in hub.requests] == ["/api/whoami-v2"]
 
 

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,11 +15,12 @@ from mnv2zoo.tasks.classify.loss import CrossEntropy
 from mnv2zoo.tasks.recipe import Recipe
 
 LABELS = ("ant", "bee", "cat")
+START = SimpleNamespace(preprocessing={"input_size": (3, 32, 32)})
 
 
 def step(recipe, inputs, targets):
     task = Classify()
-    task.setup(recipe, Data(LABELS, {}), None, torch.device("cpu"))
+    task.setup(recipe, Data(LABELS, {}), START, torch.device("cpu"))
     assert task.fingerprints() == {"teacher": None}
     return task.training_step(lambda images: images.flatten(1)[:, :3], inputs, targets)
 
@@ -54,7 +56,7 @@ def test_the_recipe_chooses_loss_and_weights():
     samples = tuple(Sample(str(number), target, Path()) for number, target in enumerate([0, 0, 0, 1, 1, 2]))
     task = Classify()
     recipe = Recipe(loss="focal", focal_gamma=1.5, class_weights="balanced", smoothing=0.0)
-    task.setup(recipe, Data(LABELS, {"train": samples}), None, torch.device("cpu"))
+    task.setup(recipe, Data(LABELS, {"train": samples}), START, torch.device("cpu"))
     weights = torch.tensor([2 / 3, 1.0, 2.0])
     assert task.fingerprints()["class_weights"] == pytest.approx(weights.tolist())
     inputs, targets = torch.randn(4, 3, 1, 1), torch.tensor([0, 1, 2, 1])
