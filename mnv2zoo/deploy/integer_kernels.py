@@ -4,7 +4,7 @@ Around each layer, the quantizer writes QuantizeLinear and DequantizeLinear. ONN
 an integer kernel, but only if the layer's inputs and output have the same type
 (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html). NNCF gives maps with negative values
 the type int8 and others uint8. The layers between such maps would convert inputs, outputs and weights from and to
-floating point at every call, and take longer than without quantization.
+floating point on each call, and take longer than without quantization.
 """
 
 from __future__ import annotations
