@@ -154,17 +154,17 @@ bench: $(VENV)/.dev $(RUN)  ## measure, for up to 90 minutes, into benchmarks/re
 	$(BIN)/python benchmarks/finetune_step.py
 	$(BIN)/python benchmarks/large_photos.py
 	$(BIN)/python benchmarks/deploy.py
-	$(BIN)/python benchmarks/engines.py
+	$(BIN)/python benchmarks/engines.py --rounds 6
 	$(BIN)/python benchmarks/engine_profile.py
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/engine_cache.py
 	$(BIN)/python benchmarks/first_prediction.py
-	$(BIN)/python benchmarks/folder.py
+	$(BIN)/python benchmarks/folder.py --rounds 1
 	$(BIN)/python benchmarks/folder_large.py
 	$(BIN)/python benchmarks/detection_folder.py
-	$(BIN)/python benchmarks/head_training.py
+	$(BIN)/python benchmarks/head_training.py --rounds 1
 	$(BIN)/python benchmarks/scale.py
-	$(BIN)/python benchmarks/preprocessing.py
+	$(BIN)/python benchmarks/preprocessing.py --most 100
 	$(BIN)/python benchmarks/deploy_accuracy.py $(RUN) $(GROCERY)
 	$(BIN)/python scripts/generate.py
 
