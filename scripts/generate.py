@@ -108,12 +108,15 @@ class C20:
     def __init__(self, model: str) -> None:
         self.entry = WEIGHTS[f"{model}.cifar100_coarse"]
         self.folder = ROOT / "docs/models" / self.entry.name
-        count = len(list(self.folder.glob("*-recipe.json")))
-        self.runs = [self.read(f"{number}-recipe.json") for number in range(1, 1 + count)]
 
     def read(self, file: str) -> Any:
         """Reads a JSON file of the record."""
         return json.loads((self.folder / file).read_text(encoding="utf-8"))
+
+    def runs(self) -> list[Any]:
+        """Reads the settings of each run that led to the weights, in order."""
+        count = len(list(self.folder.glob("*-recipe.json")))
+        return [self.read(f"{number}-recipe.json") for number in range(1, 1 + count)]
 
 
 def c20_figures(model: str = TWENTY) -> str:
@@ -153,7 +156,7 @@ def c20_releases(model: str = TWENTY) -> str:
 def c20_runs(model: str = TWENTY) -> str:
     """A row for each run that led to the weights."""
     weights, rows = C20(model), []
-    for number, about in enumerate(weights.runs, start=1):
+    for number, about in enumerate(weights.runs(), start=1):
         files = {what: f"{number}-{what}" for what in ("recipe.json", "metrics.jsonl", "curves.png")}
         lines = (weights.folder / files["metrics.jsonl"]).read_text(encoding="utf-8").splitlines()
         epochs = [json.loads(line) for line in lines]
