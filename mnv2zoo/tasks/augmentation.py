@@ -21,7 +21,7 @@ from mnv2zoo.errors import RecipeError
 from mnv2zoo.tasks.recipe import Recipe
 
 
-def augmentation(recipe: Recipe, as_bytes: bool = False, **preprocessing: Any) -> Callable[[Any], Tensor]:
+def augmentation(recipe: Recipe, on_device: Normalized | None = None, **preprocessing: Any) -> Callable[[Any], Tensor]:
     """Creates the augmentation: timm's random crop, flips, color jitter and random erasing.
 
     It matches the preprocessing of evaluation. With `crop_mode` `center`, the aspect ratio of the crop is 3/4 to 4/3
@@ -31,7 +31,7 @@ def augmentation(recipe: Recipe, as_bytes: bool = False, **preprocessing: Any) -
 
     Args:
         recipe: The recipe.
-        as_bytes: Whether to leave normalization to `for_device`. The values then have 8 bits.
+        on_device: What the device does afterwards, as `for_device` returns it. The values then have 8 bits.
         **preprocessing: The preprocessing, with timm's names. `crop_pct` is not used, because training crops at random.
 
     Returns:
@@ -43,9 +43,9 @@ def augmentation(recipe: Recipe, as_bytes: bool = False, **preprocessing: Any) -
         "crop_pct": None,
         "scale": (recipe.scale, 1.0),
         "ratio": _ratio(height, width),
-        "use_prefetcher": as_bytes or recipe.augment_on == "device",
+        "use_prefetcher": on_device is not None,
     }
-    if recipe.augment_on == "device":
+    if isinstance(on_device, OnDevice):
         options |= {"hflip": 0.0, "color_jitter": 0.0}
     else:
         options |= {

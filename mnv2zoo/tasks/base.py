@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mnv2zoo.data.layout import Layout
     from mnv2zoo.models.names import Description
     from mnv2zoo.models.pretrained import Network
+    from mnv2zoo.tasks.augmentation import Normalized
     from mnv2zoo.tasks.initialization import Start
     from mnv2zoo.tasks.recipe import Recipe
 
@@ -214,6 +215,8 @@ class Task(ABC):
         gather_objects: Whether processes exchange outputs and targets as Python objects. Set it if their sizes differ
             between images, as for detections. Both are then lists with one item per image.
         writes_files: Whether `rows` writes files, such as masks.
+        on_device: What `augment` does with 8-bit images, from `augmentation.for_device`; None if `transforms` does
+            everything. Set it in `setup`.
     """
 
     metric: ClassVar[str] = "loss"
@@ -227,6 +230,7 @@ class Task(ABC):
     collate: ClassVar[Any] = None
     gather_objects: ClassVar[bool] = False
     writes_files: ClassVar[bool] = False
+    on_device: Normalized | None = None
 
     @property
     def name(self) -> str:
@@ -347,7 +351,7 @@ class Task(ABC):
             if preprocessing["input_size"][0] != 3:
                 return ImageTransform(transform)
             return ImageTransform(Evaluation(transform, fitted), fitted)
-        return ImageTransform(augmentation(recipe, **preprocessing))
+        return ImageTransform(augmentation(recipe, self.on_device, **preprocessing))
 
     def reader(self, preprocessing: Mapping[str, Any], recipe: Recipe) -> Smaller | None:
         """Chooses how training reads images at a reduced size, which makes epochs on large photos faster.
@@ -527,7 +531,9 @@ class Task(ABC):
         return {}
 
     def augment(self, inputs: Any, targets: Any) -> tuple[Any, Any]:
-        """Augments a batch on the device. By default does nothing, because `transforms` has augmented the images.
+        """Augments a batch on the device. By default, `on_device` does so with 8-bit images.
+
+        Images of other types are unchanged: a task with its own `transforms` may have done everything.
 
         Args:
             inputs: The batch's inputs on the device. For random choices, use the CPU generators, which are seeded for
@@ -537,6 +543,10 @@ class Task(ABC):
         Returns:
             Inputs and targets.
         """
+        import torch
+
+        if self.on_device is not None and inputs.dtype == torch.uint8:
+            inputs = self.on_device(inputs)
         return inputs, targets
 
     def shrink(self, inputs: Any, targets: Any, side: int, full: int) -> tuple[Any, Any]:

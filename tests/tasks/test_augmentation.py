@@ -10,6 +10,9 @@ from mnv2zoo.data.pixels import Bands
 from mnv2zoo.data.sampler import seed_augmentation
 from mnv2zoo.errors import RecipeError
 from mnv2zoo.tasks import augmentation
+from mnv2zoo.tasks.classify.task import Classify
+from mnv2zoo.tasks.multilabel.data import Labels
+from mnv2zoo.tasks.multilabel.task import Multilabel
 from mnv2zoo.tasks.recipe import Recipe
 
 PREPROCESSING = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bilinear"}
@@ -44,7 +47,9 @@ def test_the_device_goes_on_where_the_readers_stopped():
     found = []
     for where in ("workers", "device"):
         seed_augmentation(3)
-        found.append(augmentation.augmentation(Recipe(**STILL, augment_on=where), **PREPROCESSING)(image))
+        recipe = Recipe(**STILL, augment_on=where)
+        later = augmentation.for_device(recipe, PREPROCESSING, torch.device("cpu"))
+        found.append(augmentation.augmentation(recipe, later, **PREPROCESSING)(image))
     assert found[1].dtype == torch.uint8
     torch.testing.assert_close(on_device(found[1][None])[0], found[0])
 
@@ -52,14 +57,27 @@ def test_the_device_goes_on_where_the_readers_stopped():
 def test_an_accelerator_gets_bytes_and_normalizes_them():
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3)).astype(np.uint8))
     recipe, found = Recipe(**STILL | {"hflip": 0.5, "vflip": 0.5, "color_jitter": 0.4}), []
-    for as_bytes in (False, True):
-        seed_augmentation(3)
-        found.append(augmentation.augmentation(recipe, as_bytes, **PREPROCESSING)(image))
-    normalize = augmentation.for_device(recipe, PREPROCESSING, torch.device("meta"))
-    assert type(normalize) is augmentation.Normalized
-    assert torch.as_tensor(found[1]).dtype == torch.uint8
+    assert type(augmentation.for_device(recipe, PREPROCESSING, torch.device("meta"))) is augmentation.Normalized
     normalize = augmentation.Normalized(PREPROCESSING, torch.device("cpu"))
+    for later in (None, normalize):
+        seed_augmentation(3)
+        found.append(augmentation.augmentation(recipe, later, **PREPROCESSING)(image))
+    assert torch.as_tensor(found[1]).dtype == torch.uint8
     torch.testing.assert_close(normalize(torch.as_tensor(found[1])[None])[0], found[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", [Classify, Multilabel])
+def test_tasks_leave_to_the_device_what_it_does_and_read_smaller_photos_all_the_same(kind):
+    image, target = Image.new("RGB", (40, 50), (10, 100, 200)), Labels((1,), 2)
+    task, recipe = kind(), Recipe(**STILL)
+    wanted = task.transforms(PREPROCESSING, recipe)(image, target)[0]
+    task.on_device = augmentation.Normalized(PREPROCESSING, torch.device("cpu"))
+    given = torch.as_tensor(task.transforms(PREPROCESSING, recipe)(image, target)[0])[None]
+    assert given.dtype == torch.uint8
+    torch.testing.assert_close(task.augment(given, target)[0][0], wanted)
+    torch.testing.assert_close(task.augment(wanted[None], target)[0][0], wanted, rtol=0, atol=0)  # already normalized
+    assert task.reader(PREPROCESSING, recipe) == augmentation.reader(recipe, PREPROCESSING) is not None
+    assert task.transforms(PREPROCESSING).reader is not None
 
 
 @pytest.mark.parametrize(

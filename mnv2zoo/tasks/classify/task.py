@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from mnv2zoo.data.datasets import AnySample, Data
     from mnv2zoo.models.pretrained import Network
-    from mnv2zoo.tasks.augmentation import Normalized
     from mnv2zoo.tasks.classify.metrics import Accuracy, Mistake, Scores
     from mnv2zoo.tasks.initialization import Start
 
@@ -44,7 +43,6 @@ class Classify(Task):
     metric_names: ClassVar[tuple[str, ...]] = METRICS
     ignores: ClassVar[tuple[str, ...]] = (*OF_MULTILABEL, *OF_HEADS, *OF_DETECTORS, *OF_SEGMENTERS)
     losses: ClassVar[tuple[str, ...]] = ("ce", "bce", "focal")
-    _on_device: Normalized | None = None  # set by `setup`
 
     def check(self, recipe: Recipe) -> None:
         """Rejects recipe values that the task does not use, and losses that do not suit its targets."""
@@ -75,7 +73,7 @@ class Classify(Task):
         self._weights = class_weights.weights(recipe.class_weights, by_class, data.class_names)
         self._mixup, criterion = self.make_loss(recipe, len(data.class_names), self._weights)
         self._criterion = criterion.to(device)
-        self._on_device = augmentation.for_device(recipe, start.preprocessing, device)
+        self.on_device = augmentation.for_device(recipe, start.preprocessing, device)
         self._teacher, self._teacher_weight = None, recipe.teacher_weight
         if recipe.teacher is not None:
             self._teacher = Teacher(recipe.teacher, data.class_names, recipe, start.preprocessing).to(device)
@@ -93,21 +91,6 @@ class Classify(Task):
         teacher = None if self._teacher is None else self._teacher.fingerprint
         weights = {} if self._weights is None else {"class_weights": self._weights}
         return {"teacher": teacher, **weights}
-
-    def transforms(
-        self, preprocessing: Mapping[str, Any], recipe: Recipe | None = None
-    ) -> Callable[[Any, Any], tuple[Any, Any]]:
-        """The transform of an image. For training after `setup`, it leaves to `augment` what the device does."""
-        from mnv2zoo.tasks.augmentation import augmentation
-        from mnv2zoo.tasks.base import ImageTransform
-
-        if recipe is None or self._on_device is None:
-            return super().transforms(preprocessing, recipe)
-        return ImageTransform(augmentation(recipe, as_bytes=True, **preprocessing))
-
-    def augment(self, inputs: Any, targets: Any) -> tuple[Any, Any]:
-        """Normalizes images on an accelerator, and augments them if the recipe has `augment_on` set to `device`."""
-        return inputs if self._on_device is None else self._on_device(inputs), targets
 
     def training_step(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of images (N, 3, H, W) and classes (N,), plus the distillation loss if there is a teacher."""

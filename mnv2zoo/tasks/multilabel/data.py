@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from mnv2zoo.data.datasets import AnySample, Data, Sample
 from mnv2zoo.data.labels import match_classes
 from mnv2zoo.data.layout import Layout
 from mnv2zoo.errors import DataError
+
+if TYPE_CHECKING:
+    from mnv2zoo.data.copies import Reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +46,11 @@ class WithTargets:
 
     Attributes:
         transform: From an RGB image to a tensor (3, H, W).
+        reader: As for `tasks.base.ImageTransform`.
     """
 
     transform: Callable[[Any], Any]
+    reader: Reader | None = None
 
     def __call__(self, image: Any, target: Labels) -> tuple[Any, Tensor]:
         """Transforms an image; the target becomes a vector (K,)."""
