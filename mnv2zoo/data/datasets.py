@@ -27,6 +27,7 @@ from mnv2zoo.data.pixels import PHOTO_CHANNELS
 from mnv2zoo.data.sampler import seed_augmentation
 from mnv2zoo.data.timm_datasets import TimmSample
 from mnv2zoo.errors import DataError
+from mnv2zoo.system import collector
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,7 @@ def key_of(sample: AnySample) -> str:
     return getattr(sample, "key", None) or sample.name
 
 
+@collector.paused()
 def find(place: str | Path, root: Path | None = None, layout: Layout | None = None) -> Data:
     """Finds the images and their classes.
 

@@ -15,8 +15,10 @@ from mnv2zoo.data.datasets import AnySample, Data, in_other_splits, key_of
 from mnv2zoo.data.discover import SPLITS
 from mnv2zoo.data.labels import classes_of
 from mnv2zoo.errors import DataError
+from mnv2zoo.system import collector
 
 
+@collector.paused()
 def with_validation(data: Data, fraction: float, seed: int, learned: Set[str] = frozenset()) -> Data:
     """Takes validation images from the training images of each class, if the data has none.
 
