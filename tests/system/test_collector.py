@@ -29,11 +29,18 @@ def test_it_runs_again_after_an_error(enabled):
     assert gc.isenabled() == enabled
 
 
-def test_images_are_found_and_split_without_it(tmp_path, monkeypatch):
+def test_images_are_found_and_split_without_it(tmp_path):
     for name in ("a", "b"):
         save_photos(tmp_path / name, 1, links=5000)
     runs = []
-    monkeypatch.setattr(gc, "callbacks", [lambda phase, _: runs.append(phase)])
-    data = splits.with_validation(datasets.find(tmp_path), 0.1, 0)
+
+    def note(phase, _):
+        runs.append(phase)
+
+    gc.callbacks.append(note)
+    try:
+        data = splits.with_validation(datasets.find(tmp_path), 0.1, 0)
+    finally:
+        gc.callbacks.remove(note)
     assert len(data.splits["val"]) == 1000
-    assert len(runs) <= 2 * 3  # one after each pause, and one at most between them
+    assert len(runs) <= 2 * 3  # a start and a stop: one run after each pause, and one at most between them
