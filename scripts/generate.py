@@ -563,9 +563,11 @@ TRAININGS = {
 
 def gpu_training() -> str:
     """A row for each training on the GPU that was last measured: the median of the epochs after the first."""
-    found = recorded("gpu")["training"]["images_per_second_by_epoch"]
-    rows = [(TRAININGS[name], f"{statistics.median(found[name][1:]):,.0f}") for name in TRAININGS if name in found]
-    return table("training | images per second:", rows)
+    found = recorded("gpu")["training"]
+    rates = found["images_per_second_by_epoch"]
+    rows = [(TRAININGS[name], f"{statistics.median(rates[name][1:]):,.0f}") for name in TRAININGS if name in rates]
+    settings = f"\n{found['images']:,} small photos, {found['workers']} workers, batches of 256, bf16.\n"
+    return table("training | images per second:", rows) + settings
 
 
 def attacks() -> str:

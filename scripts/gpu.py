@@ -4,7 +4,7 @@
 
 `PHOTOS` contains some JPEG files, from which the training data is built. Each section is written as soon as it is
 measured, and tables by batch size row by row. Failed sections are named at the end; `--only SECTION` repeats one.
-While the tests run, another process compiles what is measured later, so that all of it takes less than 5 minutes.
+While the tests run, another process compiles what is measured later: compilation takes minutes.
 
 All models are MobileNetV2 1.0 at 224 pixels with random weights, on which speed does not depend. Compared models take
 turns, and figures are medians.
@@ -413,7 +413,7 @@ def timms_epochs(data: Path, out: Path, measurement: Measurement, compiled: bool
     return rates
 
 
-# Compilation takes minutes, so it comes last.
+# What compiles comes last.
 TRAININGS: dict[str, Callable[[Path, Path, Measurement], list[int]]] = {
     "mnv2zoo, all": our_epochs,
     "timm": timms_epochs,
