@@ -548,7 +548,8 @@ def bundles() -> str:
     assert entry.size
     whole = ("PyTorch", "`fp32`", f"{entry.metrics['top1']:.2f}", "100.0", round(entry.size / 1e6, 1))
     header = "format | precision | top-1 (%): | images that keep their class (%): | model (MB):"
-    return table(header, [whole, *rows]) + f"\n*{found['processor']}.*\n"
+    processors = ", ".join(sorted({row["processor"] for row in found["rows"].values()}))
+    return table(header, [whole, *rows]) + f"\n*{processors}.*\n"
 
 
 TRAININGS = {

@@ -32,6 +32,7 @@ def measure(photos: Path, bundle: Path, format: str, precision: str) -> dict[str
     model = sum(file.stat().st_size for file in bundle.glob("model.*"))
     found = {name: manifest["measured"][name] for name in ("images", "agreement", "accuracy")}
     row = {"format": format, "precision": precision, "mb": round(model / 1e6, 1), **found}
+    row["processor"] = posix.cpu_info("model name")
     print(row, flush=True)
     return row
 
@@ -51,8 +52,7 @@ def main(data: Path) -> None:
                 print(f"left as it was: {format} {precision}: {error.summary}")
                 continue
             rows[f"{format} {precision}"] = row
-            found = {"model": MODEL, "processor": posix.cpu_info("model name"), "rows": rows}
-            RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+            RESULTS.write_text(json.dumps({"model": MODEL, "rows": rows}, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
