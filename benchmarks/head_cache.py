@@ -28,7 +28,7 @@ def write_photos(folder: Path, count: int, classes: int = 5) -> None:
         random = np.random.default_rng(number)
         blotches = random.normal(128 + 20 * (label - classes // 2), 40, (16, 16, 3)).clip(0, 255).astype(np.uint8)
         path = folder / f"class{label}" / f"{number:05}.jpg"
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(blotches).resize((256, 256), Image.Resampling.BICUBIC).save(path, quality=85)
 
 
@@ -45,10 +45,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20, help="epochs of each training (20 by default)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        home = Path(scratch)
-        write_photos(home, args.photos)
-        cached = seconds(home, home / ".cached", args.epochs, cache=True)
-        uncached = seconds(home, home / ".uncached", args.epochs, cache=False)
+        photos = Path(scratch) / "photos"
+        write_photos(photos, args.photos)
+        cached = seconds(photos, Path(scratch) / "cached", args.epochs, cache=True)
+        uncached = seconds(photos, Path(scratch) / "uncached", args.epochs, cache=False)
     ratio = uncached / cached
     facts = {
         "photos": args.photos,
