@@ -147,21 +147,21 @@ $(RUN): | $(VENV)/.dev
 bench: $(VENV)/.dev $(RUN)  ## measure, for up to 90 minutes, into benchmarks/results/ and docs/performance.md
 	$(BIN)/python benchmarks/create_model.py
 	$(BIN)/python benchmarks/import_time.py
-	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/training_step.py --rounds 3
 	$(BIN)/python benchmarks/head_cache.py
 	$(BIN)/python benchmarks/taps.py
-	$(BIN)/python benchmarks/training.py
-	$(BIN)/python benchmarks/finetune_step.py
+	$(BIN)/python benchmarks/training.py --rounds 8
+	$(BIN)/python benchmarks/finetune_step.py --rounds 2
 	$(BIN)/python benchmarks/large_photos.py
-	$(BIN)/python benchmarks/deploy.py
+	$(BIN)/python benchmarks/deploy.py --rounds 15
 	$(BIN)/python benchmarks/engines.py --rounds 6
 	$(BIN)/python benchmarks/engine_profile.py
 	$(BIN)/python benchmarks/latency.py
-	$(BIN)/python benchmarks/engine_cache.py
+	$(BIN)/python benchmarks/engine_cache.py --rounds 1
 	$(BIN)/python benchmarks/first_prediction.py
 	$(BIN)/python benchmarks/folder.py --rounds 1
 	$(BIN)/python benchmarks/folder_large.py
-	$(BIN)/python benchmarks/detection_folder.py
+	$(BIN)/python benchmarks/detection_folder.py --rounds 1
 	$(BIN)/python benchmarks/head_training.py --rounds 1
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/preprocessing.py --most 100
