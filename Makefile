@@ -161,10 +161,11 @@ bench: $(VENV)/.dev $(RUN)  ## measure, for up to 90 minutes, into benchmarks/re
 	$(BIN)/python benchmarks/first_prediction.py
 	$(BIN)/python benchmarks/folder.py --rounds 1
 	$(BIN)/python benchmarks/folder_large.py
-	$(BIN)/python benchmarks/detection_folder.py --rounds 1
+	$(BIN)/python benchmarks/detection_folder.py --rounds 1 --many 3000
 	$(BIN)/python benchmarks/head_training.py --rounds 1
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/preprocessing.py --most 100
+	$(BIN)/python benchmarks/large_photos_accuracy.py --seeds 2
 	$(BIN)/python benchmarks/deploy_accuracy.py $(RUN) $(GROCERY)
 	$(BIN)/python scripts/generate.py
 

@@ -240,7 +240,7 @@ def main() -> None:
         for size, row in rows.items():
             print(f"{name}, {size:,} {case.unit}: {row}", flush=True)
         results[name] = {"unit": case.unit, "sizes": {str(size): row for size, row in rows.items()}}
-    report.write("scale", {"results": {name: results[name] for name in CASES if name in results}})
+        report.write("scale", {"results": {name: results[name] for name in CASES if name in results}})
 
 
 if __name__ == "__main__":

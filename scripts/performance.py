@@ -392,11 +392,19 @@ def large_photos(results: RESULTS) -> str:
     return table("loader | ms/photo: | speedup over timm:", rows) + settings
 
 
+def large_photos_accuracy(results: RESULTS) -> str:
+    """The accuracy of models trained on photos that were read at full size, and at a reduced one."""
+    rows = [(name, f"{results['mean'][name]:.2f}", results["standard_deviation"][name]) for name in results["top1"]]
+    seeds = len(next(iter(results["top1"].values())))
+    settings = f"\n{seeds} seeds, {results['epochs']} epochs of training all layers at {results['side']} pixels.\n"
+    return table("photos are read at | test top-1 (%): | standard deviation:", rows) + settings
+
+
 SECTIONS = {
     section.__name__: section
     for section in (
         *(deploy, engines, engine_profile, deploy_accuracy, folder, folder_large, detection_folder, first_prediction),
-        *(engine_cache, create_model, import_time, training, finetune_step, large_photos, scale),
+        *(engine_cache, create_model, import_time, training, finetune_step, large_photos, large_photos_accuracy, scale),
     )
 }
 

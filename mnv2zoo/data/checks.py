@@ -92,7 +92,8 @@ def _refuse_empty_classes(splits: Mapping[str, Sequence[AnySample]], class_names
     targets = [sample.target for sample in splits.get("train", ())]
     if any(not isinstance(target, int) for target in targets):  # masks may show fewer classes than have names
         return
-    lost = [name for label, name in enumerate(class_names) if label not in set(targets)]
+    shown = set(targets)
+    lost = [name for label, name in enumerate(class_names) if label not in shown]
     if "train" in splits and lost:
         raise DataError(
             f"the class {lost[0]!r} has no readable images",

@@ -472,6 +472,8 @@ class Trainer:
                     raise explained from error
                 progress.step += 1
                 self.losses.append(loss.detach())
+                if self.accelerator.device.type == "cpu":
+                    self.add_losses()  # a small tensor from each step would split up the memory that steps reuse
                 stage.advance(recipe.batch_size)
                 if recipe.checkpoint_steps and progress.step % (recipe.checkpoint_steps * recipe.accumulate) == 0:
                     self.save()

@@ -17,7 +17,7 @@ import mnv2zoo
 from mnv2zoo.errors import RecipeError, RunError
 from mnv2zoo.tasks.classify import Classify
 from mnv2zoo.training import accelerate_settings
-from tests.conftest import ROOT
+from tests.conftest import ROOT, save_photos
 from tests.fake_training import PARTS
 from tests.photos import QUICK, fill, photo
 from tests.tasks.detect import scenes as detect_scenes
@@ -250,3 +250,29 @@ def test_without_validation_the_last_epoch_is_kept(photos, tmp_path):
     assert (result.epoch, list(result.scores), len(result.history)) == (2, [], 2)
     assert "val_loss" not in result.history[0]
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == {"epoch": 2}
+
+
+PEAK = """
+import resource, sys
+import mnv2zoo
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+recipe = {"init": "random", "train": "head", "input_size": 32, "batch_size": 2, "workers": 0, "val_fraction": 0}
+mnv2zoo.finetune(sys.argv[1], "mnv2zoo_035", sys.argv[2], epochs=1, device="cpu", **recipe)
+one = peak()
+mnv2zoo.finetune(sys.argv[1], "mnv2zoo_035", sys.argv[3], epochs=3, device="cpu", **recipe)
+print(peak() - one)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is reused with glibc alone")
+def test_memory_does_not_grow_with_the_number_of_steps(tmp_path):
+    for number in range(1000):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        save_photos(tmp_path / "photos" / f"{number}", 1)
+    words = [sys.executable, "-c", PEAK, tmp_path / "photos", tmp_path / "one", tmp_path / "more"]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+    assert int(done.stdout.splitlines()[-1]) < 60  # MB; 5 MB of weights, and 1,500 steps
