@@ -14,7 +14,7 @@ EXTRAS ?= dev,docs
 TESTS ?= tests
 WEIGHTS ?= ../shared/weights/google_mobilenet_v2_1.0_224/model.safetensors
 
-.PHONY: help demo test quick attack browser-test docs docs-serve generate check lint words types release scan fuzz lock audit bench ecosystem elsewhere clean
+.PHONY: help demo test quick attack browser-test docs docs-serve generate check lint words types release scan fuzz lock audit bench bench-accuracy ecosystem elsewhere clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -165,8 +165,11 @@ bench: $(VENV)/.dev $(RUN)  ## measure, for up to 90 minutes, into benchmarks/re
 	$(BIN)/python benchmarks/head_training.py --rounds 1
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/preprocessing.py --most 100
-	$(BIN)/python benchmarks/large_photos_accuracy.py --seeds 2
 	$(BIN)/python benchmarks/deploy_accuracy.py $(RUN) $(GROCERY)
+	$(BIN)/python scripts/generate.py
+
+bench-accuracy: $(VENV)/.dev  ## measure, for ten minutes, whether reading photos at a reduced size changes accuracy
+	$(BIN)/python benchmarks/large_photos_accuracy.py --seeds 3
 	$(BIN)/python scripts/generate.py
 
 clean:  ## remove .venv and everything built

@@ -24,7 +24,7 @@ GROCERY = report.SHARED / "data/grocery"
 SIDE = 96
 RECIPE: Mapping[str, Any] = {
     **{"input_size": SIDE, "pad_type": "same", "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
-    **{"keep_statistics": True, "lr": 0.02, "weight_decay": 5e-4, "ema_decay": 0.98, "workers": 2},
+    **{"weight_decay": 5e-4, "ema_decay": 0.98, "scale": 0.3, "crop_pct": 1.0, "workers": 2},
 }
 
 
@@ -51,7 +51,7 @@ def main() -> None:
     parser = report.parser(__doc__)
     parser.add_argument("--weights", type=Path, default=report.GOOGLE, help="ImageNet weights of mnv2zoo_100")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=3)
     args = parser.parse_args()
     found: dict[str, list[float]] = {name: [] for name in TASKS}
     for seed in range(args.seeds):

@@ -123,7 +123,7 @@ def about(measurement: Measurement, results: dict[str, Any]) -> dict[str, Any]:
 
 
 def checks(measurement: Measurement, results: dict[str, Any]) -> dict[str, Any]:
-    """The tests that need a GPU. PyTorch keeps what is compiled beside them, on disk."""
+    """The tests that need a GPU. PyTorch caches on disk what the other process compiles."""
     with tempfile.TemporaryDirectory() as folder, compiling(measurement, Path(folder) / "discarded.json"):
         return tests()
 
@@ -413,7 +413,7 @@ def timms_epochs(data: Path, out: Path, measurement: Measurement, compiled: bool
     return rates
 
 
-# What compiles comes last.
+# Compiled trainings come last.
 TRAININGS: dict[str, Callable[[Path, Path, Measurement], list[int]]] = {
     "mnv2zoo, all": our_epochs,
     "timm": timms_epochs,
