@@ -101,6 +101,8 @@ def first_prediction_of(found: RESULTS, name: str) -> float:
     return found["timm"]["median_ms"] / found[name]["median_ms"]
 
 
+FIRST, LATER = "no option, first", "no option"  # processes with an empty and a filled cache, as benchmarks name them
+
 # A comparison as a user would name it, its benchmark, and its speedup from the results of that.
 COMPARISONS: tuple[tuple[str, str, Callable[[RESULTS], float]], ...] = (
     ("one image, fastest `fp32` engine", "deploy", lambda r: fastest(r, "batch 1", "fp32")),
@@ -109,14 +111,15 @@ COMPARISONS: tuple[tuple[str, str, Callable[[RESULTS], float]], ...] = (
     ("batch of 32, fastest `fp32` engine", "deploy", lambda r: fastest(r, "batch 32", "fp32")),
     ("batch of 32, fastest `bf16` engine", "deploy", lambda r: fastest(r, "batch 32", "bf16")),
     ("batch of 32, fastest `int8` engine", "deploy", lambda r: fastest(r, "batch 32", "int8")),
-    ("classify 1,000 images from a folder, first run", "folder", lambda r: r["no option, first"]["times_timm"]),
-    ("classify 1,000 images from a folder, later runs", "folder", lambda r: r["no option"]["times_timm"]),
-    ("the same with 12-megapixel photos, first run", "folder_large", lambda r: r["no option, first"]["times_timm"]),
-    ("the same with 12-megapixel photos, later runs", "folder_large", lambda r: r["no option"]["times_timm"]),
+    ("classify 1,000 images from a folder, first run", "folder", lambda r: r[FIRST]["times_timm"]),
+    ("classify 1,000 images from a folder, later runs", "folder", lambda r: r[LATER]["times_timm"]),
+    ("the same with 12-megapixel photos, first run", "folder_large", lambda r: r[FIRST]["times_timm"]),
+    ("the same with 12-megapixel photos, later runs", "folder_large", lambda r: r[LATER]["times_timm"]),
     ("first prediction, first process", "first_prediction", lambda r: first_prediction_of(r, "mnv2zoo predict, first")),
     ("first prediction, later processes", "first_prediction", lambda r: first_prediction_of(r, "mnv2zoo predict")),
     ("load verified weights", "create_model", lambda r: 1 / r["ratio"]),
-    ("SSDLite on images, over torchvision", "detection_folder", lambda r: r["results"]["default"]["times_torchvision"]),
+    ("SSDLite, over torchvision, on PyTorch", "detection_folder", lambda r: r["results"][FIRST]["times_torchvision"]),
+    ("SSDLite, over torchvision, exported", "detection_folder", lambda r: r["results"][LATER]["times_torchvision"]),
     (
         "fine-tune all layers, batch of 32",
         "finetune_step",
@@ -280,13 +283,13 @@ def table_of_folder(results: RESULTS, title: str) -> str:
     measured_rows = {name: row for name, row in results.items() if isinstance(row, dict) and "median_s" in row}
     rivals = [key.removeprefix("times_") for key in measured_rows["timm"] if key.startswith("times_")]
     names = {
-        "no option, first": "`mnv2zoo predict`, first process",
-        "no option": "`mnv2zoo predict`, later processes",
+        FIRST: "`mnv2zoo predict`, first process",
+        LATER: "`mnv2zoo predict`, later processes",
     }
     rows = []
     for name, row in measured_rows.items():
         # Without options, the first process has a row of its own.
-        seconds = {"no option, first": (row["median_s"], ""), "no option": ("", row["median_s"])}
+        seconds = {FIRST: (row["median_s"], ""), LATER: ("", row["median_s"])}
         first, later = seconds.get(name, (row["first_s"], row["median_s"]))
         words = names.get(name, name if name in rivals else f"`{name}`")
         rows.append((words, first, later, *(row[f"times_{rival}"] for rival in rivals)))
@@ -295,7 +298,11 @@ def table_of_folder(results: RESULTS, title: str) -> str:
 
 
 def detection_folder(results: RESULTS) -> str:
-    names = {"default": "`mnv2zoo predict`", "torchvision": "torchvision, eager"}
+    names = {
+        FIRST: "`mnv2zoo predict`, on PyTorch",
+        LATER: "`mnv2zoo predict`, exported",
+        "torchvision": "torchvision, eager",
+    }
     rows = [
         (
             names.get(name, f"`mnv2zoo predict --engine {name}`"),
@@ -396,7 +403,8 @@ def large_photos_accuracy(results: RESULTS) -> str:
     """The accuracy of models trained on photos that were read at full size, and at a reduced one."""
     rows = [(name, f"{results['mean'][name]:.2f}", results["standard_deviation"][name]) for name in results["top1"]]
     seeds = len(next(iter(results["top1"].values())))
-    settings = f"\n{seeds} seeds, {results['epochs']} epochs of training all layers at {results['side']} pixels.\n"
+    how = f"{seeds} seeds, {results['epochs']} epochs of training all layers at {results['side']} pixels"
+    settings = f"\n{how}. The reader reduces {results['reduced_percent']:g} % of the photos.\n"
     return table("photos are read at | test top-1 (%): | standard deviation:", rows) + settings
 
 

@@ -26,7 +26,7 @@ class Cached:
     """One line of the list.
 
     Attributes:
-        kind: `engine`, `choice` of an engine, or `images`.
+        kind: `engine`, `choice` of an engine, `count` of images, or `images`.
         model: The model, where it is of one.
         engine: The engine, or the engines that were timed.
         precision: The engine's precision.
@@ -49,8 +49,8 @@ def list_(as_json: Json = False, debug: Debug = False) -> None:
     """List what is cached, the last used first.
 
     An "engine" is a model that is ready for an inference engine, a "choice" is the engine that was the fastest for a
-    model on this machine, and "images" are smaller copies of training photos. Weights are in the cache of
-    huggingface_hub: see `mnv2zoo weights path`.
+    model on this machine, a "count" is the number of images that a model without an engine has predicted, and "images"
+    are smaller copies of training photos. Weights are in the cache of huggingface_hub: see `mnv2zoo weights path`.
     """
     found = list(_cached())
     if as_json:
@@ -94,25 +94,38 @@ def warm(
 
     Without this, `mnv2zoo predict` builds what it needs when it needs it.
     """
-    from mnv2zoo.inference import session
-    from mnv2zoo.runtimes.cache import Cache
-
-    chosen = session.choose(model, session.LOOK_AHEAD, exact=False, kept=Cache.at_home())
-    engine = chosen.engine if chosen else "torch"
+    engine = _warmed(model)
     if as_json:
         print_json({"model": model, "engine": engine})
-    elif chosen:
-        print(f"{model}: {engine}")
     else:
-        print(f"{model}: torch, which needs no cache")
+        print(f"{model}: {engine}" + (", which needs no cache" if engine == "torch" else ""))
+
+
+def _warmed(model: str) -> str:
+    """Fills the cache as a long job does, and returns the name of the engine."""
+    from PIL import Image
+
+    from mnv2zoo.inference import session
+    from mnv2zoo.inference.predict import Settings
+    from mnv2zoo.runtimes.cache import Cache
+
+    task = Settings(model).find_task().of_model(model)
+    if task.loads_from_zoo:
+        chosen = session.choose(model, session.LOOK_AHEAD, exact=False, kept=Cache.at_home())
+        return chosen.engine if chosen else "torch"
+    started = session.start(task, model, images=session.LOOK_AHEAD)
+    started([started.preprocessing.prepare(Image.new("RGB", (64, 64)))])  # the first batch starts the engine
+    return started.engine
 
 
 def _cached() -> Iterator[Cached]:
     from mnv2zoo.runtimes.cache import Cache
 
     for entry in Cache.at_home().entries():
-        kind = "choice" if entry.about.get("kept") == "choice" else "engine"
-        model, engine, precision = (entry.about.get(name, "?") for name in ("model", "engine", "precision"))
+        kept = entry.about.get("kept", "")
+        kind = kept if kept in ("choice", "count") else "engine"
+        engine, precision = (entry.about.get(name, "?") for name in ("engine", "precision"))
+        model = entry.about.get("name") or entry.about.get("model", "?")
         yield Cached(kind, model, engine, precision, entry.size, _time(entry.used), os.fspath(entry.file))
     status = []
     for file in _copies():

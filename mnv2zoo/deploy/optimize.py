@@ -225,7 +225,7 @@ def optimize(
     precision: Precision = "fp32",
     calibration: Images | None = None,
     threads: int | None = None,
-    cache: str | Path | None = None,
+    cache: str | Path | Cache | None = None,
     preprocessing: Mapping[str, Any] | None = None,
     device: str | torch.device | None = None,
 ) -> Optimized:
@@ -267,7 +267,7 @@ def optimize(
         cache: A folder for compiled `onnxruntime` and `openvino` models. An entry is used only for the same weights,
             settings, image size, calibration images, versions and CPU, and after its SHA-256 and its outputs have been
             checked. Otherwise it is rebuilt. A folder that other users can write to is rejected. You can delete the
-            folder at any time.
+            folder at any time. By default, nothing is cached.
         preprocessing: The preprocessing of a calibration folder for a segmenter or a detector, as for `export`. By
             default, a detector's own.
         device: The device, such as `cuda:1`, `xpu` or `mps`. By default, the CPU. Inputs can be on the device or the
@@ -300,10 +300,21 @@ def optimize(
             model, example = _on_cpu(model), example.detach().cpu()
         threads = threads or torch.get_num_threads()
         images = prepare(calibration, model, example, preprocessing) if calibration is not None else None
-        entries = Cache()
-        if cache is not None:
-            entries = Cache(Path(cache), cache_key(model, example, images.fingerprint if images else ""))
+        kept = cache if isinstance(cache, Cache) else Cache(Path(cache) if cache is not None else None)
+        entries = _keyed(kept, model, example, images.fingerprint if images else "")
         return _optimized(model, example, engine, Goal(precision, threads, where), images, entries)
+
+
+def _keyed(cache: Cache, model: nn.Module, example: Tensor, calibration: str) -> Cache:
+    """The cache with a key for this model."""
+    if cache.folder is None:
+        return cache
+    try:
+        return replace(cache, key={**cache.key, **cache_key(model, example, calibration)})
+    except DeployError:
+        if cache.optional:
+            return Cache()
+        raise
 
 
 def _optimized(

@@ -254,9 +254,10 @@ def predict(
             threshold.
         engine: As for `deploy.optimize`. By default, classifiers run in fp32 on an installed runtime on the CPU. Up to
             10 images run on the runtime that starts fastest. More images run on the fastest one on this machine, which
-            is measured once, in the first job with at least 256 images. Other models run on `torch` on the CPU. On a
-            GPU, the default is plain PyTorch, or `torch` if the precision is not `fp32`. `auto` measures for any number
-            of images.
+            is measured once, in the first job with at least 256 images. Models that must be
+            exported for a runtime, such as detectors and segmenters, run on `torch` until they have predicted 1,600
+            images in all jobs, which take as long as the export. On a GPU, the default is plain PyTorch, or `torch` if
+            the precision is not `fp32`. `auto` measures for any number of images.
         precision: As for `deploy.optimize`.
         calibration: Folder of images, for `int8`.
         exact: Preprocess images as in timm, bit for bit. Always on for up to 10 images. Otherwise, large JPEGs are

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
@@ -48,10 +48,12 @@ if TYPE_CHECKING:
 # How `predict` chooses an engine by the number of images. `benchmarks/folder.py` measured the times on two cores.
 FEW = 10  # up to so many images are preprocessed as in timm, bit for bit, on the runtime that starts fastest
 TIMED_FROM = 256  # timing the installed runtimes takes a second, as long as 250 images
-EXPORT_FROM = 1600  # an export takes 9.4 s, and a runtime then saves 5.9 ms per image over PyTorch
+# An export takes 9.4 s, and a runtime then saves 5.9 ms per image over PyTorch. A model is exported once its images,
+# over all jobs, have cost that much on PyTorch: small jobs do not wait, and many of them do not go on paying.
+EXPORT_FROM = 1600
 LOOK_AHEAD = EXPORT_FROM  # further images are not counted
-STARTS_FIRST = ("onnxruntime", "openvino")
-RUNS_FASTEST = ("openvino", "onnxruntime")
+STARTS_FIRST: Final = ("onnxruntime", "openvino")
+RUNS_FASTEST: Final = ("openvino", "onnxruntime")
 TIMED_BATCH, TIMED_ROUNDS = 8, 3  # enough to fill the cores, and little compared with a long job
 
 # Arguments of a model that the graph takes into account, and those that do not affect predictions.
@@ -64,6 +66,7 @@ class Session(Protocol):
 
     Attributes:
         name: As in `names.Description`.
+        engine: Name of its engine.
         preprocessing: The preprocessing of its images.
         label_names: Names of its outputs.
         temperature: Softmax temperature; None for no temperature.
@@ -71,6 +74,9 @@ class Session(Protocol):
 
     @property
     def name(self) -> str: ...  # noqa: D102  # an attribute
+
+    @property
+    def engine(self) -> str: ...  # noqa: D102
 
     @property
     def preprocessing(self) -> Preprocessing: ...  # noqa: D102
@@ -149,7 +155,10 @@ def start(
         if cached is not None:
             return cached
     network = task.load_model(model, device)
-    return TorchSession(network, engine, precision, calibration, exact, cache, few)
+    on_torch = TorchSession(network, engine, precision, calibration, exact, kept, few)
+    if images is not None and not task.loads_from_zoo:
+        on_torch.prefer_runtime(images)
+    return on_torch
 
 
 class TorchSession:
@@ -161,7 +170,7 @@ class TorchSession:
         precision: As for `start`.
         calibration: As for `start`.
         exact: Whether timm's own transforms preprocess the images.
-        cache: As for `start`.
+        kept: The cache.
         few: Whether images are preprocessed bit for bit as in timm, by the fast code if possible.
 
     Attributes:
@@ -178,7 +187,7 @@ class TorchSession:
         precision: Precision = "fp32",
         calibration: str | None = None,
         exact: bool = False,
-        cache: Path | None = None,
+        kept: Cache | None = None,
         few: bool = False,
     ) -> None:
         self.name, self.label_names, self.temperature = network.name, network.label_names, network.temperature
@@ -187,9 +196,31 @@ class TorchSession:
             fast = replace(fast, exact=True) if isinstance(fast, Whole) else None
         self.preprocessing: Preprocessing = fast or Exact(network.transform, network.config["input_size"][0])
         self._network, self._engine, self._precision = network, engine, precision
-        self._calibration, self._cache = calibration, cache
+        self._calibration, self._kept = calibration, kept or Cache()
         eager = network.device.type != "cpu" and engine is None and precision == "fp32"
         self._run: Any = network.model if eager or self._sizes_differ() else None
+        self._may_fail = False
+
+    @property
+    def engine(self) -> str:
+        """Name of the engine."""
+        return self._engine or "torch"
+
+    def prefer_runtime(self, images: int) -> None:
+        """Chooses an installed runtime instead of the default `torch`, if an export pays.
+
+        If the runtime fails, the model runs on `torch`, with a warning.
+
+        Args:
+            images: Number of images of the job, counted up to `LOOK_AHEAD`.
+        """
+        engine: EngineName | None = next((name for name in RUNS_FASTEST if importlib.util.find_spec(name)), None)
+        default = self._run is None and self._engine is None and self._precision == "fp32"
+        if engine is None or not default or images <= FEW or isinstance(self.preprocessing, Exact):
+            return
+        facts = {"model": self.name, "weights": self.fingerprint, **_versions([engine])}
+        if export_pays(facts, images, self._kept):
+            self._engine, self._may_fail = engine, True
 
     def _sizes_differ(self) -> bool:
         """Whether the batch can contain images of different sizes, which only plain PyTorch supports."""
@@ -233,16 +264,23 @@ class TorchSession:
         # enough to check the outputs.
         device = self._network.device
         example = batch if engine in ("auto", "inductor") or device.type != "cpu" else batch[:1]
-        return optimize(
-            self._network.model,
-            example,
-            engine,
-            self._precision,
-            calibration=self._calibration,
-            cache=self._cache,
-            preprocessing=self._seen(),
-            device=device,
-        )
+        try:
+            return optimize(
+                self._network.model,
+                example,
+                engine,
+                self._precision,
+                calibration=self._calibration,
+                cache=replace(self._kept, key={"name": self.name}) if engine in ("auto", *RUNTIMES) else None,
+                preprocessing=self._seen(),
+                device=device,
+            )
+        except Exception as error:  # runtimes raise nearly any exception
+            if not self._may_fail:
+                raise
+            _warn(engine, error)
+            self._engine, self._may_fail = "torch", False
+            return self._optimized(batch)
 
     def _seen(self) -> dict[str, Any] | None:
         """Returns the preprocessing of calibration images for a segmenter; None for models that have their own."""
@@ -307,12 +345,29 @@ def choose(model: str, images: int, exact: bool, kept: Cache, timed: bool = Fals
     found = _find(model) if engines else None
     if found is None:
         return None
-    start = partial(_load, found, kept=kept, exact=exact or few, several=not few, export=images >= EXPORT_FROM)
+    pays = functools.cache(partial(export_pays, _facts(found, engines), images, kept))
+    start = partial(_load, found, kept=kept, exact=exact or few, several=not few, export=pays)
     if few and not timed:
         engines.sort(key=STARTS_FIRST.index)
     elif len(engines) > 1:
         engines = _by_speed(found, engines, start, kept, timed or images >= TIMED_FROM)
     return next(filter(None, (_started(engine, start) for engine in engines)), None)
+
+
+def export_pays(facts: Mapping[str, str], images: int, kept: Cache) -> bool:
+    """Counts the images of a model that needs an export. Call it once per job. Jobs of up to `FEW` never export.
+
+    Args:
+        facts: The model, its weights, and the versions of the packages.
+        images: Number of images of this job.
+        kept: The cache.
+
+    Returns:
+        Whether the images of all jobs take PyTorch longer than the export saves.
+    """
+    if images <= FEW:
+        return False
+    return kept.add({**facts, "kept": "count", "engine": "torch", "precision": "fp32"}, images) >= EXPORT_FROM
 
 
 def _started(engine: str, start: Callable[[str], RuntimeSession | None]) -> RuntimeSession | None:
@@ -449,12 +504,13 @@ def _load(
     *,
     exact: bool = False,
     several: bool = True,
-    export: bool = True,
+    export: Callable[[], bool] = lambda: True,
 ) -> RuntimeSession | None:
     """Starts a runtime for a model that was found; arguments as for `load`.
 
-    `several` says whether batches will have more than one image, for which runtimes start other kernels. Unless
-    `export` is set, the result is None for a model whose graph cannot be written without PyTorch.
+    `several` says whether batches will have more than one image, for which runtimes start other kernels. For a model
+    whose graph is not cached and cannot be written without PyTorch, `export` says whether to export it. Otherwise, the
+    result is None.
     """
     how = found.preprocessing
     facts = {
@@ -476,8 +532,12 @@ def _load(
 
 def _facts(found: _Found, engines: Sequence[str]) -> dict[str, str]:
     """Returns the facts that the cache entries of a model depend on."""
-    packages = ("timm", "torch", "onnx", "onnxscript", *engines)
-    return {"model": found.model, "weights": found.weights, "mnv2zoo": __version__, **versions(packages)}
+    return {"model": found.model, "weights": found.weights, **_versions(engines)}
+
+
+def _versions(engines: Sequence[str]) -> dict[str, str]:
+    """Returns the versions of all packages that an export for some engines depends on."""
+    return {"mnv2zoo": __version__, **versions(("timm", "torch", "onnx", "onnxscript", *engines))}
 
 
 def _weights(source: Path | WeightsEntry | None) -> str | None:
@@ -495,11 +555,11 @@ def _calibration(folder: Path, channels: int) -> str:
     return discover.fingerprint(folder, discover.spread(discover.find(str(folder), channels), CALIBRATED))
 
 
-def _make(found: _Found, engine: str, precision: str, calibration: str | None, export: bool) -> Parts:
+def _make(found: _Found, engine: str, precision: str, calibration: str | None, export: Callable[[], bool]) -> Parts:
     installed = importlib.util.find_spec(engine) is not None  # otherwise, the export reports how to install it
     if installed and precision != "int8" and found.written is not None:
         return found.written
-    if not export:
+    if not export():
         raise _ExportNeededError
     from mnv2zoo.deploy.optimize import for_runtime
     from mnv2zoo.models import pretrained

@@ -29,7 +29,7 @@ from mnv2zoo.system import posix
 from mnv2zoo.system.files import locked, whole_file
 
 T = TypeVar("T")
-KEY = "key"
+KEY, SUM = "key", "sum"
 LOCK_SECONDS = 900  # quantizing to int8 takes minutes on a slow machine
 ENTRIES, FOLDER = "*.engine", "engines"
 MOST_BYTES = 2**30  # of all entries in the default folder; a model of width 1.0 takes 15 MB
@@ -80,8 +80,7 @@ class Cache:
         """
         if self.folder is None:
             return use(make())
-        whole_key = json.dumps({**self.key, **key}, sort_keys=True).encode()
-        file = self.folder / f"{hashlib.sha256(whole_key).hexdigest()}.engine"
+        file, whole_key = self._entry(self.folder, key)
         made: list[T] = []
 
         def make_and_use() -> tuple[Parts, T]:
@@ -92,19 +91,53 @@ class Cache:
         try:
             return self._fetch(file, whole_key, make_and_use, use)
         except _UnusableError as error:
-            if not self.optional:
-                raise error.reason from error.__cause__
-            if not isinstance(error.__cause__, OSError):  # a read-only folder needs no warning
-                warnings.warn(f"engines are not cached: {one_line(error.reason)}", stacklevel=2)
+            self._do_without(error)
             return made[0] if made else make_and_use()[1]
+
+    def add(self, key: Mapping[str, str], number: int) -> int:
+        """Adds a number to a cached sum.
+
+        Args:
+            key: As for `fetch`.
+            number: The number.
+
+        Returns:
+            The sum of all numbers that were added for this key; `number` if nothing can be cached.
+
+        Raises:
+            DeployError: As `fetch`.
+        """
+        if self.folder is None:
+            return number
+        file, whole_key = self._entry(self.folder, key)
+        total = number
+        try:
+            _make_folder(file)
+            with _locked(file):
+                with contextlib.suppress(Exception):  # a damaged sum starts again
+                    total += int(_read(file, whole_key)[SUM])
+                with _reported(file.parent):
+                    _write(file, whole_key, {SUM: str(total).encode()})
+        except _UnusableError as error:
+            self._do_without(error)
+        return total
+
+    def _do_without(self, error: _UnusableError) -> None:
+        """Reports that the folder cannot be used, unless it is optional and read-only."""
+        if not self.optional:
+            raise error.reason from error.__cause__
+        if not isinstance(error.__cause__, OSError):  # a read-only folder needs no warning
+            warnings.warn(f"engines are not cached: {one_line(error.reason)}", stacklevel=3)
+
+    def _entry(self, folder: Path, key: Mapping[str, str]) -> tuple[Path, bytes]:
+        """The file and the whole key of an entry."""
+        whole_key = json.dumps({**self.key, **key}, sort_keys=True).encode()
+        return folder / f"{hashlib.sha256(whole_key).hexdigest()}.engine", whole_key
 
     def _fetch(
         self, file: Path, key: bytes, make_and_use: Callable[[], tuple[Parts, T]], use: Callable[[Parts], T]
     ) -> T:
-        with _reported(file.parent):
-            if not file.is_file():
-                file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _require_private(file.parent, file.parent.stat())
+        _make_folder(file)
         # Entries appear whole, so reading needs no lock, and a read-only folder works too.
         with contextlib.suppress(Exception):
             used = use(_read(file, key))
@@ -126,8 +159,7 @@ class Cache:
 
     def has(self, key: Mapping[str, str]) -> bool:
         """Whether there is an entry for a key, valid or not."""
-        whole_key = json.dumps({**self.key, **key}, sort_keys=True).encode()
-        return self.folder is not None and (self.folder / f"{hashlib.sha256(whole_key).hexdigest()}.engine").is_file()
+        return self.folder is not None and self._entry(self.folder, key)[0].is_file()
 
     def make_room(self) -> None:
         """Removes the least recently used entries until the others fit into the maximum size."""
@@ -242,6 +274,14 @@ def _write(file: Path, key: bytes, parts: Parts) -> None:
         posix.forbid_others(opened.fileno())
         opened.write(hashlib.sha256(content).hexdigest().encode() + b"\n")
         opened.write(content)
+
+
+def _make_folder(file: Path) -> None:
+    """Creates the folder of an entry, and checks that it is private."""
+    with _reported(file.parent):
+        if not file.is_file():
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _require_private(file.parent, file.parent.stat())
 
 
 def _require_private(path: Path, status: os.stat_result) -> None:

@@ -210,11 +210,21 @@ def unwritten(tiny, tmp_path):
 
 def test_small_jobs_do_not_wait_for_an_export(unwritten, photos, kept, monkeypatch):
     monkeypatch.setattr("mnv2zoo.deploy.engines.to_onnx", lambda *args: 1 / 0)
-    for images in (1, session.EXPORT_FROM - 1):
+    for images in (1, session.FEW, session.EXPORT_FROM - 1):
         assert session.choose(unwritten, images, False, kept) is None
-    assert entries(kept.folder) == []
+    (count,) = kept.entries()
+    assert count.about["kept"] == "count"
     rows = list(mnv2zoo.predict(photos, unwritten))
     assert rows == list(mnv2zoo.predict(photos, unwritten, engine="torch", exact=False))
+
+
+@pytest.mark.slow
+def test_jobs_that_are_long_together_export_and_later_jobs_use_what_it_kept(unwritten, kept, monkeypatch):
+    assert session.choose(unwritten, session.EXPORT_FROM - 100, False, kept) is None
+    assert session.choose(unwritten, session.FEW, False, kept) is None
+    assert session.choose(unwritten, 100, False, kept) is not None
+    monkeypatch.setattr("mnv2zoo.deploy.engines.to_onnx", lambda *args: 1 / 0)
+    assert session.choose(unwritten, 1, False, kept) is not None
 
 
 @pytest.mark.slow

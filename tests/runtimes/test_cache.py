@@ -301,3 +301,37 @@ def test_an_optional_folder_that_cannot_be_written_is_done_without(tmp_path):
 def test_a_user_without_a_home_keeps_nothing(monkeypatch):
     monkeypatch.setenv("MNV2ZOO_HOME", "~nobody-of-that-name/x")
     assert Cache.at_home().folder is None
+
+
+def test_numbers_are_added_up_over_processes_by_key(kept, tmp_path):
+    assert kept.add({"kept": "count"}, 700) == 700
+    assert Cache(tmp_path / "engines", {"model": "a"}).add({"kept": "count"}, 900) == 1600
+    assert Cache(tmp_path / "engines", {"model": "b"}).add({"kept": "count"}, 1) == 1
+    (about,) = (entry.about for entry in kept.entries() if entry.about["model"] == "a")
+    assert about == {"model": "a", "kept": "count"}
+
+
+def test_a_damaged_sum_starts_again(kept):
+    kept.add({}, 700)
+    (file,) = entries(kept.folder)
+    file.write_bytes(file.read_bytes()[:-1])
+    assert kept.add({}, 900) == 900
+    assert kept.add({}, 1) == 901
+
+
+def test_threads_lose_no_number(kept):
+    threads = [threading.Thread(target=kept.add, args=({}, 10)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert kept.add({}, 0) == 80
+
+
+def test_without_a_folder_numbers_are_not_added_up(tmp_path):
+    (tmp_path / "file").touch()
+    unwritable = tmp_path / "file/engines"
+    for cache_ in (Cache(None), Cache(unwritable, optional=True)):
+        assert [cache_.add({}, 700), cache_.add({}, 900)] == [700, 900]
+    with pytest.raises(DeployError, match="cannot write to the cache folder"):
+        Cache(unwritable).add({}, 700)

@@ -7,7 +7,9 @@ import torch
 from PIL import Image
 
 import mnv2zoo
+from mnv2zoo import deploy
 from mnv2zoo.errors import DataError, DeployError, RecipeError
+from mnv2zoo.inference import session
 from tests.photos import tar
 from tests.tasks.detect.scenes import MODEL, QUICK, fill_coco, fill_voc
 from tests.training.runs import cli
@@ -109,12 +111,73 @@ def test_engines_find_the_boxes_of_pytorch(trained, engine):
         kind: list(mnv2zoo.predict(data / "JPEGImages", str(run), engine=kind, threshold=0.25, batch_size=5))
         for kind in ("torch", engine)
     }
-    assert sum(len(row["detections"]) for row in rows["torch"]) > 10
-    for one, other in zip(*rows.values(), strict=True):
+    require_same(rows[engine], rows["torch"])
+
+
+def require_same(rows, others):
+    assert sum(len(row["detections"]) for row in others) > 10
+    for one, other in zip(rows, others, strict=True):
         assert [found["label"] for found in one["detections"]] == [found["label"] for found in other["detections"]]
         for mine, its in zip(one["detections"], other["detections"], strict=True):
             assert mine["box"] == pytest.approx(its["box"], abs=0.1)
             assert mine["score"] == pytest.approx(its["score"], abs=1e-3)
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The engines that are started. An export pays from 20 images on."""
+    names, honest = [], deploy.optimize
+    monkeypatch.setattr(session, "EXPORT_FROM", 20)
+
+    def recorded(model, example, engine, *args, **options):
+        names.append(engine)
+        return honest(model, example, engine, *args, **options)
+
+    monkeypatch.setattr(session, "FEW", 4)
+    monkeypatch.setattr("mnv2zoo.deploy.optimize", recorded)
+    return names
+
+
+@pytest.mark.slow
+def test_a_detector_moves_to_a_runtime_once_its_images_pay_for_the_export(trained, started, tmp_path, monkeypatch):
+    data, run, _ = trained
+    runtime = session.RUNS_FASTEST[0]
+    photos = sorted((data / "JPEGImages").iterdir())[:12]
+    how = {"threshold": 0.25, "cache": tmp_path / "engines"}
+    first, second = (list(mnv2zoo.predict(photos, str(run), **how)) for _ in range(2))
+    assert started == ["torch", runtime]
+    require_same(second, first)
+    monkeypatch.setattr("mnv2zoo.deploy.engines.to_onnx", lambda *args: 1 / 0)
+    assert list(mnv2zoo.predict(photos, str(run), **how)) == second
+    few = photos[: session.FEW]
+    on_torch = list(mnv2zoo.predict(few, str(run), engine="torch", threshold=0.25))
+    assert list(mnv2zoo.predict(few, str(run), **how)) == on_torch
+    assert started == ["torch", runtime, runtime, "torch", "torch"]
+
+
+@pytest.mark.slow
+def test_a_detector_whose_runtime_fails_stays_on_pytorch_with_a_notice(trained, started, tmp_path, monkeypatch):
+    data, run, _ = trained
+    photos = sorted((data / "JPEGImages").iterdir())[:12]
+    wanted = list(mnv2zoo.predict(photos, str(run), engine="torch"))
+    started.clear()
+    monkeypatch.setattr(session, "EXPORT_FROM", len(photos))
+    monkeypatch.setattr("mnv2zoo.deploy.engines.to_onnx", lambda *args: 1 / 0)
+    with pytest.warns(UserWarning, match=f"the engine {session.RUNS_FASTEST[0]} is not used: .*division by zero"):
+        assert list(mnv2zoo.predict(photos, str(run), cache=tmp_path / "engines")) == wanted
+    assert started == [session.RUNS_FASTEST[0], "torch"]
+
+
+@pytest.mark.slow
+def test_warming_builds_the_engine_of_a_detector(trained, tmp_path, monkeypatch):
+    data, run, _ = trained
+    monkeypatch.setenv("MNV2ZOO_HOME", str(tmp_path))
+    engine = session.RUNS_FASTEST[0]
+    assert json.loads(cli("cache", "warm", str(run), "--json").stdout) == {"model": str(run), "engine": engine}
+    monkeypatch.setattr("mnv2zoo.deploy.engines.to_onnx", lambda *args: 1 / 0)
+    photos = sorted((data / "JPEGImages").iterdir())[:12]
+    wanted = list(mnv2zoo.predict(photos, str(run), engine=engine))
+    assert list(mnv2zoo.predict(photos, str(run))) == wanted
 
 
 @pytest.mark.parametrize(
