@@ -403,7 +403,7 @@ def large_photos_accuracy(results: RESULTS) -> str:
     """The accuracy of models trained on photos that were read at full size, and at a reduced one."""
     rows = [(name, f"{results['mean'][name]:.2f}", results["standard_deviation"][name]) for name in results["top1"]]
     seeds = len(next(iter(results["top1"].values())))
-    how = f"{seeds} seeds, {results['epochs']} epochs of training all layers at {results['side']} pixels"
+    how = f"{seeds} seeds, {results['epochs']} epochs from `Bottleneck_12` at {results['side']} pixels"
     settings = f"\n{how}. The reader reduces {results['reduced_percent']:g} % of the photos.\n"
     return table("photos are read at | test top-1 (%): | standard deviation:", rows) + settings
 
