@@ -1,7 +1,7 @@
 """Measures whether training on photos that are read at a reduced size changes accuracy.
 
-`mnv2zoo finetune` trains the layers from `Bottleneck_12` on with the Grocery Store dataset, which must be available next
-to the repository, at 96 pixels with crops of at least 90 % of a photo's area. The photos have a short side of 240
+`mnv2zoo finetune` trains the layers from `Bottleneck_12` on with the Grocery Store dataset, which must be available
+next to the repository, at 96 pixels with crops of at least 90 % of a photo's area. The photos have a short side of 240
 pixels, so all of them are read at about half their size, as phone photos are at 224 pixels. Each seed is trained twice:
 with the default reader, and with photos that are read at full size.
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,10 @@ RECIPE: Mapping[str, Any] = {
 class FullSize(Classify):
     """A classification task that reads training photos at full size."""
 
-    def reader(self, preprocessing: Mapping[str, Any], recipe: Any) -> None:
-        """Returns no reader."""
+    def transforms(self, preprocessing: Mapping[str, Any], recipe: Any = None) -> Any:
+        """Removes the reader of training photos."""
+        transform: Any = super().transforms(preprocessing, recipe)
+        return transform if recipe is None else replace(transform, reader=None)
 
 
 TASKS = {"full size": FullSize(), "reduced size": None}

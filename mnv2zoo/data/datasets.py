@@ -233,10 +233,9 @@ class Photos(Dataset[tuple[Any, Any]]):
     Args:
         samples: The samples.
         transform: Maps an RGB image to a tensor (3, H, W). The target is unchanged.
-        transforms: Maps an RGB image and its target to an item of a batch, instead of `transform`.
+        transforms: Maps an RGB image and its target to an item of a batch, instead of `transform`. Its `reader`, if it
+            has one, reads images at a reduced size, as for `tasks.base.Task.transforms`.
         copies: Where the reader's smaller copies are stored. None stores none.
-        reader: Reads images at a reduced size. By default the `reader` of `transforms`, if it has one, as
-            `tasks.base.ImageTransform` has.
     """
 
     def __init__(
@@ -245,10 +244,9 @@ class Photos(Dataset[tuple[Any, Any]]):
         transform: Callable[[Image.Image], Tensor] | None = None,
         transforms: Callable[[Image.Image, Any], tuple[Any, Any]] | None = None,
         copies: Copies | None = None,
-        reader: Reader | None = None,
     ) -> None:
         self.samples, self.transform, self.transforms, self.copies = samples, transform, transforms, copies
-        self.reader: Reader | None = reader or getattr(transforms, "reader", None)
+        self.reader: Reader | None = getattr(transforms, "reader", None)
 
     def __len__(self) -> int:
         return len(self.samples)

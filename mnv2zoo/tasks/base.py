@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor, nn
 
-    from mnv2zoo.data.copies import Reader, Smaller
+    from mnv2zoo.data.copies import Reader
     from mnv2zoo.data.datasets import AnySample, Data
     from mnv2zoo.data.layout import Layout
     from mnv2zoo.models.names import Description
@@ -340,36 +340,21 @@ class Task(ABC):
             recipe: The recipe with the augmentation; None for evaluation.
 
         Returns:
-            A function of image and target. It must be picklable.
+            A function of image and target. It must be picklable. Its attribute `reader`, if it has one, reads images at
+            a reduced size, which is faster for large photos. Without one, a task gets images at full size, because it
+            may need every pixel. If your transform crops and resizes like the default one, keep the `reader` of that.
         """
         from mnv2zoo.data.copies import Fitted
         from mnv2zoo.data.transforms import Evaluation, image_transform
-        from mnv2zoo.tasks.augmentation import augmentation
+        from mnv2zoo.tasks import augmentation
 
         if recipe is None:
             transform, fitted = image_transform(preprocessing), Fitted(preprocessing)
             if preprocessing["input_size"][0] != 3:
                 return ImageTransform(transform)
             return ImageTransform(Evaluation(transform, fitted), fitted)
-        return ImageTransform(augmentation(recipe, self.on_device, **preprocessing))
-
-    def reader(self, preprocessing: Mapping[str, Any], recipe: Recipe) -> Smaller | None:
-        """Chooses how training reads images at a reduced size, which makes epochs on large photos faster.
-
-        By default, a task with its own `transforms` gets images at full size, because it may need every pixel. If your
-        `transforms` crop and resize like the default ones, return `augmentation.reader(recipe, preprocessing)`.
-
-        Args:
-            preprocessing: As for `transforms`.
-            recipe: The recipe.
-
-        Returns:
-            The reader of training images, whose copies can be cached; None to read them at full size.
-        """
-        from mnv2zoo.tasks import augmentation
-
-        default = type(self).transforms is Task.transforms
-        return augmentation.reader(recipe, preprocessing) if default else None
+        transform = augmentation.augmentation(recipe, self.on_device, **preprocessing)
+        return ImageTransform(transform, augmentation.reader(recipe, preprocessing))
 
     def found(self, data: Data) -> str:
         """Describes the data in one line, which training prints first.

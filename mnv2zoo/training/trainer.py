@@ -15,6 +15,7 @@ import operator
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -191,8 +192,8 @@ class Trainer:
         shared: State that the folds of a cross-validation share.
     """
 
-    reader: Smaller | None  # how training images are downscaled when read; None for full size
-    copies: Copies | None  # the cache of downscaled training images
+    preprocessing: Mapping[str, Any]  # of training images
+    copies: Copies | None = None  # the cache of downscaled training images
     data: Data
     folds: list[list[str]]  # names of the images of each fold, where there are folds
     start: Start
@@ -222,7 +223,7 @@ class Trainer:
         """Trains."""
         target, source = self.task.find_model(self.model_name, self.recipe)
         self.layout = replace(self.recipe.images(), in_chans=in_chans(target, self.recipe))
-        self.setup_reader(target, source)
+        self.preprocessing = preprocessing_of(target, source, self.recipe, test=False)
         try:
             self.setup_data()
             self.setup_model(target, source)
@@ -251,10 +252,11 @@ class Trainer:
             raise
         return self.finish()
 
-    def setup_reader(self, target: Description, source: Description | Path | None) -> None:
-        """Chooses how training images are read."""
-        preprocessing = preprocessing_of(target, source, self.recipe, test=False)
-        self.reader, self.copies = self.task.reader(preprocessing, self.recipe), None
+    @cached_property
+    def reader(self) -> Smaller | None:
+        """How training images are downscaled when read; None for full size."""
+        found = getattr(self.task.transforms(self.preprocessing, self.recipe), "reader", None)
+        return found if isinstance(found, Smaller) else None
 
     def setup_data(self) -> None:
         """Finds the images and their targets."""
@@ -404,9 +406,7 @@ class Trainer:
         workers, collate = recipe.workers, task.collate
         if self.backbone is None:
             transforms = task.transforms(self.start.preprocessing, recipe)
-            datasets["train"] = Photos(
-                self.data.splits["train"], transforms=transforms, copies=self.copies, reader=self.reader
-            )
+            datasets["train"] = Photos(self.data.splits["train"], transforms=transforms, copies=self.copies)
         else:
             workers, collate = 0, Features.collate
             if self.folds:

@@ -16,7 +16,6 @@ from mnv2zoo.data import copies, decode
 from mnv2zoo.data.copies import Copies, Smaller
 from mnv2zoo.data.transforms import image_transform
 from mnv2zoo.errors import DataError
-from mnv2zoo.tasks import augmentation
 from mnv2zoo.tasks.classify import Classify
 from tests.photos import QUICK, encoded
 from tests.training.runs import MODEL, equal, interrupted_after
@@ -265,8 +264,11 @@ class Looking(Classify):
 
 
 class LookingAtSmaller(Looking):
-    def reader(self, preprocessing, recipe):
-        return augmentation.reader(recipe, preprocessing)
+    def transforms(self, preprocessing, recipe=None):
+        noted = super().transforms(preprocessing, recipe)
+        if recipe is not None:
+            noted.reader = Classify().transforms(preprocessing, recipe).reader
+        return noted
 
 
 @pytest.mark.slow

@@ -76,7 +76,7 @@ def test_tasks_leave_to_the_device_what_it_does_and_read_smaller_photos_all_the_
     assert given.dtype == torch.uint8
     torch.testing.assert_close(task.augment(given, target)[0][0], wanted)
     torch.testing.assert_close(task.augment(wanted[None], target)[0][0], wanted, rtol=0, atol=0)  # already normalized
-    assert task.reader(PREPROCESSING, recipe) == augmentation.reader(recipe, PREPROCESSING) is not None
+    assert task.transforms(PREPROCESSING, recipe).reader == augmentation.reader(recipe, PREPROCESSING) is not None
     assert task.transforms(PREPROCESSING).reader is not None
 
 

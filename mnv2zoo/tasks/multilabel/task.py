@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from timm.data import Mixup
     from torch import nn
 
-    from mnv2zoo.data.copies import Smaller
     from mnv2zoo.data.datasets import AnySample, Data
     from mnv2zoo.data.layout import Layout
     from mnv2zoo.models.names import Description
@@ -77,12 +76,6 @@ class Multilabel(Classify):
 
         of_images: Any = super().transforms(preprocessing, recipe)
         return WithTargets(of_images.transform, of_images.reader)
-
-    def reader(self, preprocessing: Mapping[str, Any], recipe: Recipe) -> Smaller | None:
-        """As for a classifier."""
-        from mnv2zoo.tasks import augmentation
-
-        return augmentation.reader(recipe, preprocessing)
 
     def align(self, samples: Sequence[AnySample], data: Data, label_names: Sequence[str]) -> list[AnySample]:
         """Renumbers the labels of the data to match the model.
