@@ -154,7 +154,7 @@ bench: $(VENV)/.dev $(RUN)  ## measure, for up to 90 minutes, into benchmarks/re
 	$(BIN)/python benchmarks/finetune_step.py --rounds 2
 	$(BIN)/python benchmarks/large_photos.py
 	$(BIN)/python benchmarks/deploy.py --rounds 15
-	$(BIN)/python benchmarks/engines.py --rounds 6
+	$(BIN)/python benchmarks/engines.py --rounds 5
 	$(BIN)/python benchmarks/engine_profile.py
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/engine_cache.py --rounds 1
