@@ -264,10 +264,10 @@ def optimize(
             a `DataLoader`. The first 300 images of an iterable are used. With labels, or with one folder per class, the
             accuracy is measured too.
         threads: Number of threads on the CPU. By default, PyTorch's number of threads.
-        cache: A folder for compiled `onnxruntime` and `openvino` models. An entry is used only for the same weights,
-            settings, image size, calibration images, versions and CPU, and after its SHA-256 and its outputs have been
-            checked. Otherwise it is rebuilt. A folder that other users can write to is rejected. You can delete the
-            folder at any time. By default, nothing is cached.
+        cache: A folder or an open cache for compiled `onnxruntime` and `openvino` models. An entry is used only for the
+            same weights, settings, image size, calibration images, versions and CPU, and after its SHA-256 and its
+            outputs have been checked. Otherwise it is rebuilt. A folder that other users can write to is rejected. You
+            can delete the folder at any time. By default, nothing is cached.
         preprocessing: The preprocessing of a calibration folder for a segmenter or a detector, as for `export`. By
             default, a detector's own.
         device: The device, such as `cuda:1`, `xpu` or `mps`. By default, the CPU. Inputs can be on the device or the
