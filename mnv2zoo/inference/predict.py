@@ -10,7 +10,9 @@ import contextlib
 import itertools
 import os
 import warnings
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +25,7 @@ from mnv2zoo.inference import session
 from mnv2zoo.inference.journal import Journal, Row
 from mnv2zoo.model_dir import records
 from mnv2zoo.models import names
+from mnv2zoo.runtimes.runners import RUNTIMES
 from mnv2zoo.system.files import whole_file
 from mnv2zoo.tasks import Task, find_task
 from mnv2zoo.tasks.base import DEFAULT, Options, Seen
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
     from mnv2zoo.deploy.optimize import EngineName, Precision
 
+IN_TURNS = 2  # number of batches that are predicted at the same time
 AHEAD = 512  # images to read while timm is imported; they take 77 MB as 8-bit pixels of 224 x 224
 
 
@@ -393,14 +397,45 @@ def _predicted(
         predictor = predictor or load()
         if journal:
             journal.begin({"paths": places, **predictor.facts()}, task)
-        while batch := list(itertools.islice(read, batch_size)):
-            ready = [(source, prepared) for source, prepared in batch if not isinstance(prepared, ImageReadError)]
-            rows = predictor(*zip(*ready, strict=True)) if ready else []
+        for batch, rows in _in_turns(iter(lambda: list(itertools.islice(read, batch_size)), []), predictor):
             if journal:
                 journal.add(rows)
             rest = iter(rows)
             for _, prepared in batch:
                 yield prepared if isinstance(prepared, ImageReadError) else next(rest)
+
+
+Batch = list[tuple[Any, Any]]  # names of images, with the prepared images or the reasons why they cannot be read
+
+
+def _in_turns(batches: Iterator[Batch], predictor: Predictor) -> Iterator[tuple[Batch, list[Row]]]:
+    """Yields batches with their rows, in order.
+
+    While a runtime computes a batch, another thread finishes the one before and prepares the one after it. PyTorch's
+    own engines get no second thread, whose team of OpenMP threads would compete with the first one's.
+    """
+
+    def rows_of(batch: Batch) -> list[Row]:
+        ready = [(source, prepared) for source, prepared in batch if not isinstance(prepared, ImageReadError)]
+        return predictor(*zip(*ready, strict=True)) if ready else []
+
+    for batch in itertools.islice(batches, 1):  # alone, because it starts the engine
+        yield batch, rows_of(batch)
+    if predictor.session.engine not in RUNTIMES:
+        yield from ((batch, rows_of(batch)) for batch in batches)
+        return
+    with ThreadPoolExecutor(IN_TURNS) as pool:
+        running: deque[tuple[Batch, Future[list[Row]]]] = deque()
+        try:
+            for batch in batches:
+                running.append((batch, pool.submit(rows_of, batch)))
+                if len(running) == IN_TURNS:
+                    earliest, rows = running.popleft()
+                    yield earliest, rows.result()
+            for earliest, rows in running:
+                yield earliest, rows.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _open(source: Path | ImageReadError, at_least: int | None, channels: int) -> Any:

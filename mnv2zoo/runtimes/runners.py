@@ -7,7 +7,7 @@ import functools
 import os
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -160,10 +160,21 @@ def onnxruntime(parts: Parts, shape: Sequence[int], precision: str, threads: int
         # One core per image is faster than all cores on each.
         rows = [{INPUT: images[place : place + 1]} for place in range(len(images))]
         with ThreadPoolExecutor(threads) as pool:
-            found = pool.map(functools.partial(session(1).run, None), rows)
-            return [np.concatenate(outputs) for outputs in zip(*found, strict=True)]
+            return _gathered(len(images), pool.map(functools.partial(session(1).run, None), rows))
 
     return run
+
+
+def _gathered(count: int, found: Iterable[Sequence[Array]]) -> list[Array]:
+    """Copies the outputs of single images (1, ...) as they come into one array (count, ...) per output."""
+    # The maps of a segmenter take 9 MB per image. Holding all of them before they are joined would take twice the
+    # memory, and new memory is slow.
+    whole: list[Array] = []
+    for place, outputs in enumerate(found):
+        whole = whole or [np.empty((count, *output.shape[1:]), output.dtype) for output in outputs]
+        for rows, output in zip(whole, outputs, strict=True):
+            rows[place] = output[0]
+    return whole
 
 
 def _onnxruntime_on_gpu(runtime: Any, parts: Parts, number: int) -> Runner:
@@ -242,25 +253,28 @@ def openvino(parts: Parts, shape: Sequence[int], precision: str, threads: int, p
         number = 2 * model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         return [model.create_infer_request() for _ in range(number)]
 
+    def each(images: Array) -> Iterator[list[Array]]:
+        """Yields the outputs of each image, which are valid until the next one."""
+        # One core per image is faster than all cores on each. Requests take turns, because in an AsyncInferQueue,
+        # OpenVINO's threads call Python and can deadlock: they wait for its lock, whose holder waits for them.
+        requests = several()
+        # Each request takes its next image after its previous outputs were read.
+        for place in range(len(images) + len(requests)):
+            request = requests[place % len(requests)]
+            if 0 <= place - len(requests) < len(images):
+                request.wait()
+                yield [tensor.data for tensor in request.output_tensors]
+            if place < len(images):
+                # The images are shared, not copied. The request keeps them alive.
+                request.start_async({INPUT: images[place : place + 1]}, share_inputs=True)
+
     one_caller = threading.Lock()  # a request runs for one caller at a time
 
     def run(images: Array) -> list[Array]:
         with one_caller:
             if len(images) == 1:
                 return [output.copy() for output in single()(images).values()]
-            # One core per image is faster than all cores on each. Requests take turns, because in an AsyncInferQueue,
-            # OpenVINO's threads call Python and can deadlock: they wait for its lock, whose holder waits for them.
-            requests, found = several(), []
-            # Each request takes its next image after its previous outputs were read.
-            for place in range(len(images) + len(requests)):
-                request = requests[place % len(requests)]
-                if 0 <= place - len(requests) < len(images):
-                    request.wait()
-                    found.append([tensor.data.copy() for tensor in request.output_tensors])
-                if place < len(images):
-                    # The images are shared, not copied. The request keeps them alive.
-                    request.start_async({INPUT: images[place : place + 1]}, share_inputs=True)
-            return [np.concatenate(rows) for rows in zip(*found, strict=True)]
+            return _gathered(len(images), each(images))
 
     return run
 

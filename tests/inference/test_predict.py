@@ -4,12 +4,16 @@ import csv
 import json
 import os
 import shutil
+import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import mnv2zoo
-from mnv2zoo.errors import ArgumentError, DeployError, DeviceError, OutputError, TaskError
+from mnv2zoo.errors import ArgumentError, DeployError, DeviceError, ImageReadError, OutputError, TaskError
+from mnv2zoo.inference import predict
 from mnv2zoo.inference.predict import Settings
 from mnv2zoo.models import pretrained
 from mnv2zoo.models.names import describe
@@ -171,3 +175,58 @@ def test_a_limit_that_makes_no_sense_is_an_error(tiny, task, limit, kind):
     with pytest.raises(kind) as error:
         Settings(tiny, task=task, reject_below=limit).find_task()
     assert error.value.where == "reject_below"
+
+
+class Slow:
+    """Predicts batches of numbers, the even ones slowly. It notes the threads and the most batches at the same time."""
+
+    def __init__(self, engine):
+        self.session, self.threads, self.running, self.most = SimpleNamespace(engine=engine), set(), 0, 0
+
+    def __call__(self, files, prepared):
+        self.threads.add(threading.get_ident())
+        self.running += 1
+        self.most = max(self.most, self.running)
+        time.sleep(0.1 if prepared[0] % 2 == 0 else 0)
+        self.running -= 1
+        return [{"image": file, "value": 2 * value} for file, value in zip(files, prepared, strict=True)]
+
+
+def batches(count):
+    """Batches of a number and an image that cannot be read."""
+    return [[(f"{n}.jpg", n), ("bad.jpg", ImageReadError("bad.jpg"))] for n in range(count)]
+
+
+def test_two_batches_on_a_runtime_run_at_the_same_time_and_their_rows_stay_in_order():
+    predictor = Slow("openvino")
+    found = list(predict._in_turns(iter(batches(7)), predictor))
+    assert [rows for _, rows in found] == [[{"image": f"{n}.jpg", "value": 2 * n}] for n in range(7)]
+    assert [batch[0] for batch, _ in found] == [(f"{n}.jpg", n) for n in range(7)]
+    assert predictor.most == predict.IN_TURNS
+
+
+def test_batches_of_pytorch_run_one_after_another_in_the_same_thread():
+    predictor = Slow("torch")
+    assert len(list(predict._in_turns(iter(batches(4)), predictor))) == 4
+    assert (predictor.threads, predictor.most) == ({threading.get_ident()}, 1)
+
+
+def test_an_error_in_a_batch_comes_after_the_rows_before_it():
+    class Failing(Slow):
+        def __call__(self, files, prepared):
+            if prepared[0] == 3:
+                raise DeployError("the engine failed")
+            return super().__call__(files, prepared)
+
+    found = predict._in_turns(iter(batches(9)), Failing("openvino"))
+    assert [next(found)[1][0]["value"] for _ in range(3)] == [0, 2, 4]
+    with pytest.raises(DeployError, match="the engine failed"):
+        next(found)
+
+
+def test_rows_that_nobody_asks_for_are_not_computed():
+    before, predictor = threading.active_count(), Slow("openvino")
+    found = predict._in_turns(iter(batches(100)), predictor)
+    next(found), next(found)
+    found.close()
+    assert threading.active_count() == before
