@@ -150,18 +150,18 @@ bench: $(VENV)/.dev $(RUN)  ## measure, for up to 90 minutes, into benchmarks/re
 	$(BIN)/python benchmarks/training_step.py --rounds 3
 	$(BIN)/python benchmarks/head_cache.py
 	$(BIN)/python benchmarks/taps.py
-	$(BIN)/python benchmarks/training.py --rounds 8
+	$(BIN)/python benchmarks/training.py --rounds 5
 	$(BIN)/python benchmarks/finetune_step.py --rounds 2
 	$(BIN)/python benchmarks/large_photos.py
-	$(BIN)/python benchmarks/deploy.py --rounds 15
-	$(BIN)/python benchmarks/engines.py --rounds 5
+	$(BIN)/python benchmarks/deploy.py --rounds 10
+	$(BIN)/python benchmarks/engines.py --rounds 4
 	$(BIN)/python benchmarks/engine_profile.py
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/engine_cache.py --rounds 1
 	$(BIN)/python benchmarks/first_prediction.py
 	$(BIN)/python benchmarks/folder.py --rounds 1
 	$(BIN)/python benchmarks/folder_large.py
-	$(BIN)/python benchmarks/detection_folder.py --rounds 1 --many 3000
+	$(BIN)/python benchmarks/detection_folder.py --rounds 1 --many 2000
 	$(BIN)/python benchmarks/head_training.py --rounds 1
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/preprocessing.py --most 100
