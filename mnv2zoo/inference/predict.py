@@ -405,7 +405,7 @@ def _predicted(
                 yield prepared if isinstance(prepared, ImageReadError) else next(rest)
 
 
-Batch = list[tuple[Any, Any]]  # names of images, with the prepared images or the reasons why they cannot be read
+Batch = list[tuple[Any, Any]]  # names of images, with the preprocessed images or the reasons why they cannot be read
 
 
 def _in_turns(batches: Iterator[Batch], predictor: Predictor) -> Iterator[tuple[Batch, list[Row]]]:

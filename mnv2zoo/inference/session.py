@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 FEW = 10  # up to so many images are preprocessed as in timm, bit for bit, on the runtime that starts fastest
 TIMED_FROM = 256  # timing the installed runtimes takes a second, as long as 250 images
 # An export takes 9.4 s, and a runtime then saves 5.9 ms per image over PyTorch. A model is exported once its images,
-# over all jobs, have cost that much on PyTorch: small jobs do not wait, and many of them do not go on paying.
+# over all jobs, have cost that much on PyTorch: small jobs do not wait, and many of them pay for the export once.
 EXPORT_FROM = 1600
 LOOK_AHEAD = EXPORT_FROM  # further images are not counted
 STARTS_FIRST: Final = ("onnxruntime", "openvino")

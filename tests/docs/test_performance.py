@@ -181,7 +181,12 @@ def test_speedups_of_each_processor_come_from_its_own_results(
     write(INTEL, 2, "finetune_step", {"cases": cases})
     medians = {"timm": 3000, "mnv2zoo predict, first": 750, "mnv2zoo predict": 500}
     write(AMD, 2, "first_prediction", {name: {"median_ms": ms} for name, ms in medians.items()})
-    write(INTEL, 2, "detection_folder", {"results": {"default": {"times_torchvision": 2.5}}})
+    write(
+        INTEL,
+        2,
+        "detection_folder",
+        {"results": {"no option, first": {"times_torchvision": 1.5}, "no option": {"times_torchvision": 2.5}}},
+    )
     write(INTEL, 2, "large_photos", {"times_timm": {"first epoch with the check": 3, "later epochs": 24}})
     assert rows_of(performance.speedups()) == {
         "speedup over timm": ["AMD EPYC", "Intel Xeon"],
@@ -199,7 +204,8 @@ def test_speedups_of_each_processor_come_from_its_own_results(
         "first prediction, first process": ["4.0", ""],
         "first prediction, later processes": ["6.0", ""],
         "load verified weights": ["2.5", ""],
-        "SSDLite on images, over torchvision": ["", "2.5"],
+        "SSDLite, over torchvision, on PyTorch": ["", "1.5"],
+        "SSDLite, over torchvision, exported": ["", "2.5"],
         "fine-tune all layers, batch of 32": ["", "1.4"],
         "fine-tune from `Bottleneck_12": ["", "1.4"],
         "read 12-megapixel photos, first epoch": ["", "3.0"],
