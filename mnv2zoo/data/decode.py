@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -15,6 +13,7 @@ from mnv2zoo.data import pixels
 from mnv2zoo.data.pixels import FORMATS as FORMATS
 from mnv2zoo.data.pixels import Bands, WrongChannels
 from mnv2zoo.errors import ImageReadError
+from mnv2zoo.system.threads import in_order
 
 Source = str | Path | BytesIO
 S = TypeVar("S")
@@ -149,15 +148,4 @@ def read_all(
         except ImageReadError as error:
             return error
 
-    waiting: deque[tuple[S, Future[T | ImageReadError]]] = deque()
-    pool = ThreadPoolExecutor()
-    try:
-        for source in sources:
-            waiting.append((source, pool.submit(work, source)))
-            if len(waiting) == ahead:
-                first, result = waiting.popleft()
-                yield first, result.result()
-        for source, result in waiting:
-            yield source, result.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    yield from in_order(sources, work, ahead)

@@ -10,9 +10,7 @@ import contextlib
 import itertools
 import os
 import warnings
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +25,7 @@ from mnv2zoo.model_dir import records
 from mnv2zoo.models import names
 from mnv2zoo.runtimes.runners import RUNTIMES
 from mnv2zoo.system.files import whole_file
+from mnv2zoo.system.threads import in_order
 from mnv2zoo.tasks import Task, find_task
 from mnv2zoo.tasks.base import DEFAULT, Options, Seen
 
@@ -421,21 +420,10 @@ def _in_turns(batches: Iterator[Batch], predictor: Predictor) -> Iterator[tuple[
 
     for batch in itertools.islice(batches, 1):  # alone, because it starts the engine
         yield batch, rows_of(batch)
-    if predictor.session.engine not in RUNTIMES:
+    if predictor.session.engine in RUNTIMES:
+        yield from in_order(batches, rows_of, IN_TURNS, IN_TURNS)
+    else:
         yield from ((batch, rows_of(batch)) for batch in batches)
-        return
-    with ThreadPoolExecutor(IN_TURNS) as pool:
-        running: deque[tuple[Batch, Future[list[Row]]]] = deque()
-        try:
-            for batch in batches:
-                running.append((batch, pool.submit(rows_of, batch)))
-                if len(running) == IN_TURNS:
-                    earliest, rows = running.popleft()
-                    yield earliest, rows.result()
-            for earliest, rows in running:
-                yield earliest, rows.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _open(source: Path | ImageReadError, at_least: int | None, channels: int) -> Any:
