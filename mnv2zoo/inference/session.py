@@ -156,7 +156,7 @@ def start(
             return cached
     network = task.load_model(model, device)
     on_torch = TorchSession(network, engine, precision, calibration, exact, kept, few)
-    if images is not None and not task.loads_from_zoo:
+    if images is not None and not few and not task.loads_from_zoo:
         on_torch.prefer_runtime(images)
     return on_torch
 
@@ -216,10 +216,10 @@ class TorchSession:
         """
         engine: EngineName | None = next((name for name in RUNS_FASTEST if importlib.util.find_spec(name)), None)
         default = self._run is None and self._engine is None and self._precision == "fp32"
-        if engine is None or not default or images <= FEW or isinstance(self.preprocessing, Exact):
+        if engine is None or not default or isinstance(self.preprocessing, Exact):
             return
         facts = {"model": self.name, "weights": self.fingerprint, **_versions([engine])}
-        if export_pays(facts, images, self._kept):
+        if _export_pays(facts, images, self._kept):
             self._engine, self._may_fail = engine, True
 
     def _sizes_differ(self) -> bool:
@@ -345,7 +345,8 @@ def choose(model: str, images: int, exact: bool, kept: Cache, timed: bool = Fals
     found = _find(model) if engines else None
     if found is None:
         return None
-    pays = functools.cache(partial(export_pays, _facts(found, engines), images, kept))
+    # Cached, because each engine asks, and a job counts once.
+    pays = functools.cache(lambda: not few and _export_pays(_facts(found, engines), images, kept))
     start = partial(_load, found, kept=kept, exact=exact or few, several=not few, export=pays)
     if few and not timed:
         engines.sort(key=STARTS_FIRST.index)
@@ -354,8 +355,8 @@ def choose(model: str, images: int, exact: bool, kept: Cache, timed: bool = Fals
     return next(filter(None, (_started(engine, start) for engine in engines)), None)
 
 
-def export_pays(facts: Mapping[str, str], images: int, kept: Cache) -> bool:
-    """Counts the images of a model that needs an export. Call it once per job. Jobs of up to `FEW` never export.
+def _export_pays(facts: Mapping[str, str], images: int, kept: Cache) -> bool:
+    """Counts the images of a model that needs an export. Call it once per job of more than `FEW` images.
 
     Args:
         facts: The model, its weights, and the versions of the packages.
@@ -365,8 +366,6 @@ def export_pays(facts: Mapping[str, str], images: int, kept: Cache) -> bool:
     Returns:
         Whether the images of all jobs take PyTorch longer than the export saves.
     """
-    if images <= FEW:
-        return False
     return kept.add({**facts, "kept": "count", "engine": "torch", "precision": "fp32"}, images) >= EXPORT_FROM
 
 
