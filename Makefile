@@ -148,7 +148,7 @@ bench: $(VENV)/.dev $(RUN)  ## measure, for up to 90 minutes, into benchmarks/re
 	$(BIN)/python benchmarks/create_model.py
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/training_step.py --rounds 3
-	$(BIN)/python benchmarks/head_cache.py
+	$(BIN)/python benchmarks/head_cache.py --photos 400
 	$(BIN)/python benchmarks/taps.py
 	$(BIN)/python benchmarks/training.py --rounds 5
 	$(BIN)/python benchmarks/finetune_step.py --rounds 2
@@ -158,7 +158,7 @@ bench: $(VENV)/.dev $(RUN)  ## measure, for up to 90 minutes, into benchmarks/re
 	$(BIN)/python benchmarks/engine_profile.py
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/engine_cache.py --rounds 1
-	$(BIN)/python benchmarks/first_prediction.py
+	$(BIN)/python benchmarks/first_prediction.py --rounds 5
 	$(BIN)/python benchmarks/folder.py --rounds 1
 	$(BIN)/python benchmarks/folder_large.py
 	$(BIN)/python benchmarks/detection_folder.py --rounds 1 --many 2000

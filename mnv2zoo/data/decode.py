@@ -10,7 +10,6 @@ from typing import Any, TypeVar, overload
 from PIL import Image
 
 from mnv2zoo.data import pixels
-from mnv2zoo.data.pixels import FORMATS as FORMATS
 from mnv2zoo.data.pixels import Bands, WrongChannels
 from mnv2zoo.errors import ImageReadError
 from mnv2zoo.system.threads import in_order
@@ -101,7 +100,7 @@ def examined(
         arrays = "" if channels == 3 else "a .npy array (height, width, channels), or "
         raise ImageReadError(
             "cannot read the image",
-            expected=f"{arrays}a valid image: {', '.join(FORMATS[:-1])} or {FORMATS[-1]}",
+            expected=f"{arrays}a valid image: {', '.join(pixels.formats()[:-1])} or {pixels.formats()[-1]}",
             found=pixels.reason(error),
             where=where,
         ) from error

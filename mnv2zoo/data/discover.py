@@ -21,12 +21,12 @@ from pathlib import Path, PurePath
 
 from PIL import Image
 
-from mnv2zoo.data.pixels import FORMATS
+from mnv2zoo.data.pixels import formats
 from mnv2zoo.data.tree import File, Folder, TarFolder
 from mnv2zoo.errors import ImageReadError
 
 ARRAY = ".npy"  # an image for a model that does not take RGB
-EXTENSIONS = frozenset(ext for ext, name in Image.registered_extensions().items() if name in FORMATS)
+EXTENSIONS = frozenset(ext for ext, name in Image.registered_extensions().items() if name in formats())
 
 # Names of folders and tar files for each split.
 SPLITS = {

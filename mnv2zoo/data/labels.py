@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mnv2zoo.data.layout import composed
 from mnv2zoo.errors import DataError
+
+
+def composed(name: str) -> str:
+    """Returns a class name in Unicode's composed form. macOS stores a decomposed form that looks the same."""
+    return unicodedata.normalize("NFC", name)
 
 
 def names_in(cfg: Mapping[str, Any]) -> tuple[str, ...]:

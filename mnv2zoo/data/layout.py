@@ -6,13 +6,13 @@ either, an error asks for a `Layout`.
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from mnv2zoo.data.discover import SPLIT_OF, SPLITS, Parts, Passed, Unused, below, wanted
+from mnv2zoo.data.labels import composed
 from mnv2zoo.data.tree import File, Folder, TarFolder, is_compressed, open_place
 from mnv2zoo.errors import DataError, ImageReadError
 
@@ -409,8 +409,3 @@ def _refuse_splits_within_classes(tree: _Tree, place: str | Path) -> None:
             where=place,
             fix="Move the splits to the top level, or pass --layout classes to use all of them for training.",
         )
-
-
-def composed(name: str) -> str:
-    """Returns a class name in Unicode's composed form. macOS stores a decomposed form that looks the same."""
-    return unicodedata.normalize("NFC", name)

@@ -20,7 +20,8 @@ from mnv2zoo.data import boxes
 from mnv2zoo.data import layout as layouts
 from mnv2zoo.data.annotations import Trouble, files_in, read_bytes, some
 from mnv2zoo.data.discover import SPLIT_OF, SPLITS, Parts, wanted
-from mnv2zoo.data.layout import Found, Layout, composed
+from mnv2zoo.data.labels import composed
+from mnv2zoo.data.layout import Found, Layout
 from mnv2zoo.data.tree import File
 from mnv2zoo.errors import DataError
 

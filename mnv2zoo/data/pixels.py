@@ -6,6 +6,7 @@ library, Pillow and numpy.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from io import BytesIO
@@ -14,13 +15,6 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, ImageSequence, UnidentifiedImageError
-
-# Plain raster formats. Pillow has others, some of which run another program on the file (EPS) or are mere stubs. Which
-# of these it has depends on how it was built.
-Image.init()
-FORMATS = tuple(
-    name for name in ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP") if name in Image.OPEN
-)
 
 # Numbers of channels for which images are read as gray or RGB. Models with other numbers get the stored channels.
 PHOTO_CHANNELS = (1, 3)
@@ -32,6 +26,17 @@ SCALES = {"uint8": 255, "uint16": 65535}  # the value that becomes 1
 SIDEWAYS = (5, 6, 7, 8)
 # A model's input is made by resizing the shorter side, which would enlarge a thin line to gigabytes.
 MAX_ASPECT = 500
+
+
+@functools.cache
+def formats() -> tuple[str, ...]:
+    """The formats that are read: plain raster formats, as far as this build of Pillow has them.
+
+    Pillow has others, some of which run another program on the file (EPS) or are mere stubs.
+    """
+    Image.init()  # takes a third of the time of `import mnv2zoo`, so it waits until an image is read
+    plain = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+    return tuple(name for name in plain if name in Image.OPEN)
 
 
 class WrongChannels(ValueError):
@@ -125,7 +130,7 @@ def open_image(
         return open_rgb(source, at_least)
     if any(_starts_with(source, magic) for magic in TIFF_MAGICS) and (array := _tiff(source, channels)) is not None:
         return Bands.of(array, channels), ()
-    with Image.open(source, formats=FORMATS) as image:
+    with Image.open(source, formats=formats()) as image:
         odd = tuple(kind for kind in _oddities(image) if kind == "rotated")
         _check_shape(*image.size)
         pages = [ImageOps.exif_transpose(page.copy()) for page in ImageSequence.Iterator(image)]
@@ -142,7 +147,7 @@ def open_image(
 def _tiff(source: str | Path | BytesIO, channels: int) -> np.ndarray[Any, Any] | None:
     """Returns the channels (height, width, channels) of a TIFF that Pillow cannot read completely; None for others."""
     try:
-        with Image.open(source, formats=FORMATS) as image:
+        with Image.open(source, formats=formats()) as image:
             bits, samples = image.tag_v2.get(258, (1,)), image.tag_v2.get(277, 1)  # type: ignore[attr-defined]
             if samples == 1 or max(bits) <= 8:
                 return None
@@ -183,7 +188,7 @@ def open_rgb(source: str | Path | BytesIO, at_least: int | None = None) -> tuple
         Exception: If the image cannot be read. Decoders can raise anything. `reason` describes it in words.
     """
     _check_source(source)
-    with Image.open(source, formats=FORMATS) as image:
+    with Image.open(source, formats=formats()) as image:
         odd = tuple(_oddities(image))
         _check_shape(*image.size)
         full, turned = image.size, image.getexif().get(ExifTags.Base.Orientation, 1) in SIDEWAYS
@@ -206,7 +211,7 @@ def header(source: str | Path | BytesIO) -> tuple[tuple[int, int], int]:
     Raises:
         Exception: If the image cannot be read.
     """
-    with Image.open(source, formats=FORMATS) as image:
+    with Image.open(source, formats=formats()) as image:
         return image.size, image.getexif().get(ExifTags.Base.Orientation, 1)
 
 

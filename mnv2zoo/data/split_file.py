@@ -15,7 +15,7 @@ from mnv2zoo.data import decode
 from mnv2zoo.data.annotations import some
 from mnv2zoo.data.datasets import AnySample, Data, Sample, in_other_splits
 from mnv2zoo.data.discover import SPLIT_OF, SPLITS
-from mnv2zoo.data.layout import composed
+from mnv2zoo.data.labels import composed
 from mnv2zoo.errors import DataError, ImageReadError
 from mnv2zoo.system.validation import fits
 

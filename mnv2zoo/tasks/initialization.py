@@ -17,7 +17,7 @@ from mnv2zoo import features
 from mnv2zoo.data import transforms
 from mnv2zoo.data.datasets import AnySample
 from mnv2zoo.data.discover import ARRAY
-from mnv2zoo.data.layout import composed
+from mnv2zoo.data.labels import composed
 from mnv2zoo.data.pixels import PHOTO_CHANNELS
 from mnv2zoo.data.preprocessing import per_channel
 from mnv2zoo.errors import RecipeError, UnknownModelError, nearest, unknown

@@ -2,7 +2,8 @@
 
 import pytest
 
-from mnv2zoo.data.layout import Layout, composed, read
+from mnv2zoo.data.labels import composed
+from mnv2zoo.data.layout import Layout, read
 from mnv2zoo.errors import DataError
 
 

@@ -11,7 +11,7 @@ from timm.data import resolve_data_config
 from timm.task import DistillationTeacher
 from torch import Tensor, nn
 
-from mnv2zoo.data.layout import composed
+from mnv2zoo.data.labels import composed
 from mnv2zoo.deploy.fold import fold
 from mnv2zoo.errors import RecipeError
 from mnv2zoo.models import pretrained

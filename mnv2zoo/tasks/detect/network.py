@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mnv2zoo import detection
 from mnv2zoo.data import transforms
 from mnv2zoo.data.datasets import Data
-from mnv2zoo.data.layout import composed
+from mnv2zoo.data.labels import composed
 from mnv2zoo.data.preprocessing import per_channel
 from mnv2zoo.detection import Head
 from mnv2zoo.errors import ArgumentError, RecipeError

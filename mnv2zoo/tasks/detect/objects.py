@@ -10,7 +10,8 @@ from pathlib import Path
 from mnv2zoo.data import boxes
 from mnv2zoo.data.boxes import BoxImage
 from mnv2zoo.data.datasets import AnySample, Data, Sample
-from mnv2zoo.data.layout import Layout, composed
+from mnv2zoo.data.labels import composed
+from mnv2zoo.data.layout import Layout
 from mnv2zoo.errors import DataError, nearest
 
 FORMS = {"voc": "Pascal VOC", "coco": "COCO"}
