@@ -148,7 +148,7 @@ bench: $(VENV)/.dev $(RUN)  ## measure, for up to 90 minutes, into benchmarks/re
 	$(BIN)/python benchmarks/create_model.py
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/training_step.py --rounds 3
-	$(BIN)/python benchmarks/head_cache.py --photos 400
+	$(BIN)/python benchmarks/head_cache.py
 	$(BIN)/python benchmarks/taps.py
 	$(BIN)/python benchmarks/training.py --rounds 5
 	$(BIN)/python benchmarks/finetune_step.py --rounds 2
