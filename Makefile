@@ -156,6 +156,7 @@ bench: $(VENV)/.dev $(RUN)  ## measure, for up to 90 minutes, into benchmarks/re
 	$(BIN)/python benchmarks/deploy.py --rounds 10
 	$(BIN)/python benchmarks/engines.py --rounds 4
 	$(BIN)/python benchmarks/engine_profile.py
+	$(BIN)/python benchmarks/compilers.py
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/engine_cache.py --rounds 1
 	$(BIN)/python benchmarks/first_prediction.py --rounds 5

@@ -270,6 +270,26 @@ def engine_profile(results: RESULTS) -> str:
     )
 
 
+def compilers(results: RESULTS) -> str:
+    one, many = results["batch 1"], results["batch 32"]
+    rows = [
+        (
+            name if "compile_s" in row else f"`{name}`",
+            row.get("compile_s", ""),
+            row.get("load_s", ""),
+            row["ms_an_image"],
+            row["times_timm"],
+            many[name]["ms_an_image"],
+            many[name]["times_timm"],
+        )
+        for name, row in one.items()
+        if name != "timm"
+    ]
+    header = "compiler or engine | compile, s: | load, s:"
+    figures = "batch 1, ms/image: | speedup: | batch 32, ms/image: | speedup:"
+    return table(f"{header} | {figures}", rows) + f"\n{results['threads']} threads.\n"
+
+
 def folder(results: RESULTS) -> str:
     return table_of_folder(results, f"{results['images']:,} images")
 
@@ -411,8 +431,9 @@ def large_photos_accuracy(results: RESULTS) -> str:
 SECTIONS = {
     section.__name__: section
     for section in (
-        *(deploy, engines, engine_profile, deploy_accuracy, folder, folder_large, detection_folder, first_prediction),
-        *(engine_cache, create_model, import_time, training, finetune_step, large_photos, large_photos_accuracy, scale),
+        *(deploy, engines, engine_profile, compilers, deploy_accuracy, folder, folder_large, detection_folder),
+        *(first_prediction, engine_cache, create_model, import_time, training, finetune_step, large_photos),
+        *(large_photos_accuracy, scale),
     )
 }
 
