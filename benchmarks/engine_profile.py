@@ -1,7 +1,8 @@
 """Profiles OpenVINO for one image of 224 pixels, and compares it with bare matrix multiplications.
 
 A 1x1 convolution is a matrix multiplication, and most of the model's computation. PyTorch multiplies matrices of the
-same shapes, one multiplication per layer. Being faster than that takes another model, not another engine.
+same shapes, one multiplication per layer, in turns with whole calls. Being faster than that takes another model, not
+another engine.
 
     python benchmarks/engine_profile.py --rounds 60
 """
@@ -14,7 +15,7 @@ from collections.abc import Callable
 
 import report
 import torch
-from deploy import photos
+from deploy import SETTLE, photos
 from torch import nn
 
 from mnv2zoo import architecture
@@ -23,16 +24,14 @@ from mnv2zoo.deploy.engines import ENGINES, Source
 from mnv2zoo.runtimes.cache import versions
 from mnv2zoo.runtimes.runners import openvino_compiler
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of the bare products
 KINDS = {"1x1 convolutions": "_1x1_", "depthwise convolutions": "_dw_"}  # by the names of OpenVINO's kernels
 
 
-def milliseconds(function: Callable[[], object], rounds: int) -> float:
-    series = report.take_turns({"it": function}, rounds, warm_up=5)
-    return round(1000 * statistics.median(series["it"]), 2)
-
-
-def profile(model: nn.Module, precision: str, rounds: int, threads: int) -> dict[str, float]:
-    """Milliseconds of an image by kind of kernel, of all kernels together, and of a call that is not profiled."""
+def profile(
+    model: nn.Module, precision: str, rounds: int, threads: int
+) -> tuple[dict[str, float], Callable[[], object]]:
+    """Milliseconds of an image by kind of kernel and of all kernels together, and a call that is not profiled."""
     image = photos(1)
     measured = calibration.prepare(photos(100), model, image) if precision == "int8" else None
     parts = ENGINES["openvino"].prepare(Source(fold(model), image, measured), precision)  # type: ignore[misc]
@@ -47,12 +46,11 @@ def profile(model: nn.Module, precision: str, rounds: int, threads: int) -> dict
             kind = next((kind for kind, part in KINDS.items() if part in node.exec_type), "all else")
             kernels[kind] += node.real_time.total_seconds() * 1000 / rounds
     row = {kind: round(kernels[kind], 2) for kind in (*KINDS, "all else")}
-    return row | {"kernels": round(kernels.total(), 2), "call": milliseconds(lambda: unprofiled(array), rounds)}
+    return row | {"kernels": round(kernels.total(), 2)}, lambda: unprofiled(array)
 
 
-def products(precision: str, rounds: int) -> float:
-    """Milliseconds of bare matrix products of the sizes that the network's 1x1 convolutions have."""
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+def products(dtype: torch.dtype) -> Callable[[], object]:
+    """Bare matrix products of the sizes that the network's 1x1 convolutions have."""
     config = architecture.get("mnv2zoo_100")
     sizes = [(7 * 7, config.head_channels, architecture.bottlenecks(config)[-1].out_channels)]
     for block in architecture.bottlenecks(config):
@@ -61,8 +59,7 @@ def products(precision: str, rounds: int) -> float:
             sizes.append((after * block.stride**2, block.hidden, block.in_channels))
         sizes.append((after, block.out_channels, block.hidden))
     layers = [(torch.randn(rows, ins).to(dtype), torch.randn(outs, ins).to(dtype)) for rows, outs, ins in sizes]
-    with torch.inference_mode():
-        return milliseconds(lambda: [nn.functional.linear(x, weight) for x, weight in layers], rounds)
+    return lambda: [nn.functional.linear(x, weight) for x, weight in layers]
 
 
 def main() -> None:
@@ -71,10 +68,17 @@ def main() -> None:
     args = parser.parse_args()
     threads = torch.get_num_threads()
     model = report.network()
-    rows = {precision: profile(model, precision, args.rounds, threads) for precision in ("fp32", "bf16", "int8")}
-    bare = {precision: products(precision, args.rounds) for precision in ("fp32", "bf16")}
-    for precision, row in rows.items():
-        print(precision, row, "bare products:", bare.get(precision, "not measured"))
+    rows, bare = {}, {}
+    for precision in ("fp32", "bf16", "int8"):
+        row, call = profile(model, precision, args.rounds, threads)
+        turns = {"call": call} | ({"products": products(DTYPES[precision])} if precision in DTYPES else {})
+        with torch.inference_mode():
+            series = report.take_turns(turns, args.rounds, warm_up=5, settle=SETTLE)
+        times = {name: round(1000 * statistics.median(seconds), 2) for name, seconds in series.items()}
+        rows[precision] = row | {"call": times["call"]}
+        if "products" in times:
+            bare[precision] = times["products"]
+        print(precision, rows[precision], "bare products:", bare.get(precision, "not measured"))
     results = {"threads": threads, "versions": versions(["openvino"]), "profile": rows, "products": bare}
     report.write("engine_profile", results)
 
