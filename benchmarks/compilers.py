@@ -24,6 +24,7 @@ from deploy import SETTLE, photos
 from torch import Tensor, nn
 
 from mnv2zoo.deploy import fold, optimize
+from mnv2zoo.models.timm_compat import inductor_settings
 from mnv2zoo.runtimes.cache import versions
 
 OFFERED = ("inductor fp32", "onnxruntime fp32", "openvino fp32", "openvino int8")
@@ -53,7 +54,7 @@ def torchao_int8(model: nn.Module, images: Tensor, calibration: Tensor) -> tuple
     started = time.perf_counter()
     quantizer = x86.X86InductorQuantizer()
     quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
-    with torch.no_grad():
+    with torch.no_grad(), inductor_settings(freezing=True):
         observed = prepare_pt2e(torch.export.export(model, (images,)).module(), quantizer)
         for part in calibration.split(len(images)):
             observed(part)
@@ -92,7 +93,6 @@ def main() -> None:
     parser = report.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=15, help="turns of each at batch 1, a third of it at 32")
     args = parser.parse_args()
-    torch._inductor.config.freezing = True
     model, calibration = report.network(), photos(CALIBRATED)
     results: dict[str, Any] = {
         "threads": torch.get_num_threads(),

@@ -281,12 +281,13 @@ def compilers(results: RESULTS) -> str:
             row["times_timm"],
             many[name]["ms_an_image"],
             many[name]["times_timm"],
+            row.get("same_top1_percent", ""),
         )
         for name, row in one.items()
         if name != "timm"
     ]
     header = "compiler or engine | compile, s: | load, s:"
-    figures = "batch 1, ms/image: | speedup: | batch 32, ms/image: | speedup:"
+    figures = "batch 1, ms/image: | speedup: | batch 32, ms/image: | speedup: | same class as PyTorch (%):"
     return table(f"{header} | {figures}", rows) + f"\n{results['threads']} threads.\n"
 
 

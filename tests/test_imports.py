@@ -170,6 +170,7 @@ def test_public_names_are_imported_at_their_first_use() -> None:
     script = (
         "import sys, mnv2zoo\n"
         "assert not {'mnv2zoo.deploy', 'mnv2zoo.detection', 'mnv2zoo.training'} & sys.modules.keys()\n"
+        "assert not {'PIL.TiffImagePlugin', 'PIL.PdfImagePlugin'} & sys.modules.keys()\n"
         "print(all(getattr(mnv2zoo, name).__name__.endswith(name) for name in mnv2zoo.__all__))\n"
         "print(set(mnv2zoo.__all__) <= set(dir(mnv2zoo)), hasattr(mnv2zoo, 'models_of_others'))\n"
     )

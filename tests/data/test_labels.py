@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from mnv2zoo.data.labels import match_classes, names_in
+from mnv2zoo.data.labels import composed, match_classes, names_in
 from mnv2zoo.errors import DataError
 
 IMAGENET = ["tench", "goldfish", *(f"class {number}" for number in range(2, 1000))]
@@ -45,3 +45,7 @@ def test_a_name_of_two_classes_is_refused():
 )
 def test_label_names_are_descriptions_where_there_are_some(cfg, names):
     assert names_in(cfg) == names
+
+
+def test_a_class_name_has_one_unicode_form():
+    assert composed("a\u0308") == "\u00e4"

@@ -2,7 +2,6 @@
 
 import pytest
 
-from mnv2zoo.data.labels import composed
 from mnv2zoo.data.layout import Layout, read
 from mnv2zoo.errors import DataError
 
@@ -70,7 +69,3 @@ def test_what_is_not_used_is_counted(tmp_path):
     assert str(read(tmp_path, Layout(layout="splits")).unused) == (
         "ignored: 1 image outside class folders, 1 .txt file, folder eval/"
     )
-
-
-def test_a_class_name_has_one_unicode_form():
-    assert composed("a\u0308") == "\u00e4"
