@@ -1,15 +1,18 @@
-"""The Lovász-Softmax loss, about three times as fast on a CPU as with a sort of floating-point numbers."""
+"""The Lovász-Softmax loss in linear time: the errors of pixels are counted in bins instead of sorted."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+BINS = 2**14  # errors within 1/16384 of each other count as equal in their order
+
 
 def lovasz_softmax(logits: Tensor, masks: Tensor, ignore_index: int) -> Tensor:
     """Computes the Lovász extension of 1 - IoU, averaged over the classes that the masks show.
 
-    The value and its gradient equal `LovaszLoss("multiclass")` in segmentation_models_pytorch.
+    The value and its gradient equal those of `LovaszLoss("multiclass")` in segmentation_models_pytorch, except that
+    the order of nearly equal errors differs: of the pixels in one bin, those of other classes come first.
 
     Args:
         logits: Float tensor (N, C, H, W).
@@ -34,20 +37,23 @@ def lovasz_softmax(logits: Tensor, masks: Tensor, ignore_index: int) -> Tensor:
 def _class_loss(probabilities: Tensor, positive: Tensor) -> Tensor:
     """The extension for one class, from its probabilities (P) and the pixels that show it (P)."""
     errors = (positive.float() - probabilities).abs()
-    order = _descending(errors.detach())
-    found = positive[order].cumsum(0)  # integers: exact, and deterministic on GPUs
-    missing = found[-1] - found
-    union = found[-1] + torch.arange(1, len(found) + 1, device=found.device) - found
-    jaccard = 1 - missing / union
-    gradient = torch.empty_like(jaccard)
-    gradient[order] = torch.diff(jaccard, prepend=jaccard.new_zeros(1))
-    return (errors * gradient).sum()
+    bins = (errors.detach() * BINS).long().clamp_(max=BINS - 1).add_(positive, alpha=BINS)
+    return (errors * _gradient(torch.bincount(bins, minlength=2 * BINS).view(2, BINS))[bins]).sum()
 
 
-def _descending(values: Tensor) -> Tensor:
-    """The indices that sort nonnegative float32 numbers from the largest to the smallest.
+def _gradient(counts: Tensor) -> Tensor:
+    """The growth of 1 - IoU with each pixel, from the largest error to the smallest.
 
-    Their bits, read as integers, have the same order, and PyTorch's CPU sort takes five times as long for floats,
-    and for any numbers in descending order.
+    A pixel of another class that counts as the class enlarges the union, and a pixel of the class that does not
+    reduces the intersection. Within a bin, the first kind shares its growth evenly.
+
+    Args:
+        counts: The number of pixels in each bin (2, BINS): of other classes, and of the class.
+
+    Returns:
+        The growth for a pixel in each of these bins (2 * BINS).
     """
-    return values.view(torch.int32).neg().sort().indices
+    other, own = counts.flip(1)
+    intersection = own.sum() - own.cumsum(0) + own  # before the bin
+    union = (own.sum() + other.cumsum(0)).float()  # after the pixels of other classes
+    return torch.stack((intersection / (union * (union - other)), 1 / union)).flip(1).flatten()
