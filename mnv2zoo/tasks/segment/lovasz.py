@@ -12,7 +12,7 @@ def lovasz_softmax(logits: Tensor, masks: Tensor, ignore_index: int) -> Tensor:
     """Computes the Lovász extension of 1 - IoU, averaged over the classes that the masks show.
 
     The value and its gradient equal those of `LovaszLoss("multiclass")` in segmentation_models_pytorch, except that
-    the order of nearly equal errors differs: of the pixels in one bin, those of other classes come first.
+    the order of nearly equal errors differs: in one bin, the pixels that show another class come first.
 
     Args:
         logits: Float tensor (N, C, H, W).
@@ -44,16 +44,17 @@ def _class_loss(probabilities: Tensor, positive: Tensor) -> Tensor:
 def _gradient(counts: Tensor) -> Tensor:
     """The growth of 1 - IoU with each pixel, from the largest error to the smallest.
 
-    A pixel of another class that counts as the class enlarges the union, and a pixel of the class that does not
+    A pixel of another class that is taken for this one enlarges the union, and a pixel of this class that is missed
     reduces the intersection. Within a bin, the first kind shares its growth evenly.
 
     Args:
-        counts: The number of pixels in each bin (2, BINS): of other classes, and of the class.
+        counts: The number of pixels in each bin (2, BINS): first of those that show another class, then of those that
+            show this one.
 
     Returns:
         The growth for a pixel in each of these bins (2 * BINS).
     """
     other, own = counts.flip(1)
     intersection = own.sum() - own.cumsum(0) + own  # before the bin
-    union = (own.sum() + other.cumsum(0)).float()  # after the pixels of other classes
+    union = (own.sum() + other.cumsum(0)).float()  # after the pixels that show another class
     return torch.stack((intersection / (union * (union - other)), 1 / union)).flip(1).flatten()
