@@ -5,6 +5,7 @@ import runpy
 import subprocess
 import sys
 import tarfile
+import tomllib
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 import mnv2zoo
+from mnv2zoo.tasks import find_task, recipe
 from tests.conftest import GOOGLE, SHARED, needs_google
 from tests.tasks.detect.scenes import fill_voc
 
@@ -54,6 +56,13 @@ def test_a_head_is_trained_measured_and_drawn_with_a_row_of_its_scores(tmp_path)
     run("heads/pictures.py", runs / name, "--data", data, "--out", strip, "--images", 2, "--width", 206)
     with Image.open(strip) as image:
         assert image.size == (206, 2 * 75 + 6)  # two columns of 100 x 75, as the images are 96 x 72
+
+
+@pytest.mark.parametrize("file", sorted((EXAMPLES / "heads").glob("*.toml")), ids=lambda file: file.stem)
+def test_the_recipe_of_a_head_is_valid(file):
+    described = tomllib.loads(file.read_text())
+    task = find_task(described["task"])
+    task.check(recipe.make(**{**task.defaults, **described["recipe"]}))
 
 
 def test_rows_of_processes_that_finish_together_are_all_there(tmp_path):

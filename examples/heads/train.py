@@ -38,6 +38,7 @@ def main() -> None:
 def train(args: argparse.Namespace, run: Path) -> None:
     """Trains or resumes a run without the test images."""
     described = tomllib.loads((HERE / f"{args.recipe}.toml").read_text(encoding="utf-8"))
+    given = {"device": args.device, "precision": args.precision, "epochs": args.epochs}
     result = mnv2zoo.finetune(
         args.data,
         out=run,
@@ -46,9 +47,7 @@ def train(args: argparse.Namespace, run: Path) -> None:
         init=str(args.weights),
         seed=args.seed,
         workers=args.workers,
-        **({} if args.device is None else {"device": args.device}),
-        precision=args.precision,
-        **described["recipe"] | ({} if args.epochs is None else {"epochs": args.epochs}),
+        **described["recipe"] | {name: value for name, value in given.items() if value is not None},
     )
     parameters = list(result.model.parameters())
     facts = {"parameters": sum(p.numel() for p in parameters), **machine(parameters[0].device)}
@@ -106,7 +105,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--device", help="device, such as cuda (default: the first GPU if there is one)")
-    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="precision, instead of the recipe's")
     parser.add_argument("--with-val", action="store_true", help="train on the training and validation images")
     parser.add_argument("--runs", type=Path, default=Path("runs/heads"))
     parser.add_argument("--epochs", type=int, help="number of epochs, instead of the recipe's")

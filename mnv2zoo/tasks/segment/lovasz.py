@@ -31,30 +31,34 @@ def lovasz_softmax(logits: Tensor, masks: Tensor, ignore_index: int) -> Tensor:
         return logits.sum() * 0
     if len(counted) < len(numbers):
         probabilities, numbers = probabilities.index_select(1, counted), numbers[counted]
-    return torch.stack([_class_loss(probabilities[c], numbers == c) for c in numbers.unique().tolist()]).mean()
+    each = probabilities.unbind()  # indexing would add a gradient of all classes for each one
+    return torch.stack([_class_loss(each[c], numbers == c) for c in numbers.unique().tolist()]).mean()
 
 
 def _class_loss(probabilities: Tensor, positive: Tensor) -> Tensor:
     """The extension for one class, from its probabilities (P) and the pixels that show it (P)."""
-    errors = (positive.float() - probabilities).abs()
-    bins = (errors.detach() * BINS).long().clamp_(max=BINS - 1).add_(positive, alpha=BINS)
-    return (errors * _gradient(torch.bincount(bins, minlength=2 * BINS).view(2, BINS))[bins]).sum()
+    with torch.no_grad():
+        bins = (probabilities - positive.float()).abs_().mul_(BINS - 1).int().add_(positive, alpha=BINS)
+        counts = torch.bincount(bins, minlength=2 * BINS).view(2, BINS)
+        other, own = _growth(*counts.flip(1)).flip(1)
+        slopes = torch.cat((other, -own)).index_select(0, bins)
+    # The error of a pixel of the class is 1 minus its probability.
+    return (probabilities * slopes).sum() + (counts[1] * own).sum()
 
 
-def _gradient(counts: Tensor) -> Tensor:
+def _growth(other: Tensor, own: Tensor) -> Tensor:
     """The growth of 1 - IoU with each pixel, from the largest error to the smallest.
 
     A pixel of another class that is taken for this one enlarges the union, and a pixel of this class that is missed
     reduces the intersection. Within a bin, the first kind shares its growth evenly.
 
     Args:
-        counts: The number of pixels in each bin (2, BINS): first of those that show another class, then of those that
-            show this one.
+        other: The number of pixels in each bin that show another class (BINS).
+        own: The number of pixels in each bin that show this class (BINS).
 
     Returns:
-        The growth for a pixel in each of these bins (2 * BINS).
+        The growth for a pixel of either kind in each bin (2, BINS).
     """
-    other, own = counts.flip(1)
     intersection = own.sum() - own.cumsum(0) + own  # before the bin
     union = (own.sum() + other.cumsum(0)).float()  # after the pixels that show another class
-    return torch.stack((intersection / (union * (union - other)), 1 / union)).flip(1).flatten()
+    return torch.stack((intersection / (union * (union - other)), 1 / union))

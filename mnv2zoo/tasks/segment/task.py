@@ -85,7 +85,7 @@ class Segment(Task):
                 where=error.where,
                 fix=f"{error.fix} On the command line, the option is --{str(error.where).replace('_', '-')}.",
             ) from error
-        if recipe.region_loss is not None:
+        if recipe.region_loss == "dice":
             segmentation.require_smp(f"the loss {recipe.region_loss}")
 
     # Data: samples, batches, targets.

@@ -1,10 +1,14 @@
 """The loss counts labeled pixels alone."""
 
+import sys
+
 import pytest
 import segmentation_models_pytorch as smp
 import torch
 from torch.nn import functional
 
+from mnv2zoo.errors import MissingExtraError
+from mnv2zoo.tasks import find_task, recipe
 from mnv2zoo.tasks.segment.loss import SegmentationLoss
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -42,6 +46,16 @@ def test_a_loss_on_regions_is_added(name):
     region = {"dice": smp.losses.DiceLoss, "lovasz": smp.losses.LovaszLoss}[name]("multiclass", ignore_index=255)
     wanted = SegmentationLoss()(LOGITS, MASKS) + region(LOGITS, MASKS.long())
     assert SegmentationLoss(region=name)(LOGITS, MASKS).item() == pytest.approx(wanted.item())
+
+
+def test_only_the_dice_loss_needs_segmentation_models_pytorch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
+    task = find_task("segment")
+    for name in (None, "lovasz"):
+        task.check(recipe.make(**{**task.defaults, "region_loss": name}))
+        SegmentationLoss(region=name)
+    with pytest.raises(MissingExtraError, match="the loss dice needs segmentation_models_pytorch"):
+        task.check(recipe.make(**{**task.defaults, "region_loss": "dice"}))
 
 
 @pytest.mark.parametrize("region", [None, "dice", "lovasz"])
