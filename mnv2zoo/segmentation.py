@@ -326,7 +326,19 @@ def _smp(network: MobileNetV2, arguments: Mapping[str, Any], head: Mapping[str, 
     net: Any = build(f"tu-{network.arch_config.name}", encoder_weights=None, classes=classes, **stride, **arguments)
     known = network.state_dict()
     net.encoder.model.load_state_dict({name: known[name] for name in net.encoder.model.state_dict()})
+    if isinstance(net, smp.FPN):
+        net.decoder.merge = _Sum()
     return net
+
+
+class _Sum(nn.Module):
+    """Adds maps of one shape. The FPN of segmentation_models_pytorch stacks them first, which is slow on CPUs."""
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        total = maps[0]
+        for own in maps[1:]:
+            total = total + own
+        return total
 
 
 def load(name: str | Path, device: str | None = None) -> Segmenter:

@@ -180,6 +180,17 @@ def test_the_encoder_has_the_weights_and_the_padding_of_the_network(head):
         assert torch.equal(stem, network.bn1(network.conv_stem(image)))  # symmetric padding gives another map
 
 
+def test_the_sum_of_the_pyramid_is_that_of_segmentation_models_pytorch():
+    model = segmenter("smp:FPN").eval()
+    theirs = smp.FPN(f"tu-{SMALL}", encoder_weights=None, classes=len(LABELS)).eval()
+    theirs.load_state_dict(model.net.state_dict())
+    images = torch.rand(2, 3, 64, 96)
+    with torch.inference_mode():
+        wanted = theirs(images)
+        assert wanted.std() > 0.01
+        torch.testing.assert_close(model(images), wanted)
+
+
 @pytest.mark.parametrize("head", ["smp:Unet", "smp:PAN"])
 def test_padding_is_cut_off_again(head):
     model = segmenter(head).eval()

@@ -47,6 +47,7 @@ from mnv2zoo.tasks.lookup import place_task
 from mnv2zoo.tasks.recipe import Recipe
 from mnv2zoo.tasks.tensors import channels_last, map_tensors, to_cpu
 from mnv2zoo.training import accelerate_settings, artifacts, builders, failures, resume
+from mnv2zoo.training.autocast import single_where_faster
 from mnv2zoo.training.cached_features import Features, cache_features
 from mnv2zoo.training.distributed import (
     of_worker,
@@ -240,9 +241,10 @@ class Trainer:
         try:
             self.begin()
             self.setup_batches()
-            while self.progress.epoch < self.recipe.epochs and not self.has_stopped():
-                self.train_epoch()
-                self.end_epoch(self.validate())
+            with single_where_faster(self.model, self.accelerator):
+                while self.progress.epoch < self.recipe.epochs and not self.has_stopped():
+                    self.train_epoch()
+                    self.end_epoch(self.validate())
         except BaseException as error:
             self.log.close()
             self.folder.discard()  # only the main process has anything to remove
