@@ -31,8 +31,8 @@ IN_SINGLE: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: _Conv2dInSingle,
 def single_where_faster(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
     """Within the `with` statement, computes strided depthwise convolutions in single precision, in bf16 on a CPU.
 
-    PyTorch has no fast kernel for the gradient of their input in bfloat16. It takes 20 to 30 times as long as in single
-    precision, and a tenth of a training step (benchmarks/training_step.py).
+    PyTorch has no fast kernel for the gradient of their input in bfloat16. It takes many times as long as in single
+    precision, and a large part of a training step (benchmarks/training_step.py).
 
     Args:
         model: The model, which is trained in place.
