@@ -241,10 +241,10 @@ class Trainer:
         try:
             self.begin()
             self.setup_batches()
-            with single_where_faster(self.model, self.accelerator):
-                while self.progress.epoch < self.recipe.epochs and not self.has_stopped():
+            while self.progress.epoch < self.recipe.epochs and not self.has_stopped():
+                with single_where_faster(self.model, self.accelerator):  # not when validating, as after the last epoch
                     self.train_epoch()
-                    self.end_epoch(self.validate())
+                self.end_epoch(self.validate())
         except BaseException as error:
             self.log.close()
             self.folder.discard()  # only the main process has anything to remove

@@ -23,10 +23,10 @@ def is_depthwise(module, stride):
 
 
 class Precisions:
-    """The precisions of depthwise convolutions with gradients within autocast, by their stride."""
+    """The precisions of depthwise convolutions within autocast, by their stride: with gradients, and without."""
 
     def __init__(self):
-        self.by_stride = {1: set(), 2: set()}
+        self.by_stride, self.evaluated = {1: set(), 2: set()}, {1: set(), 2: set()}
 
     def __enter__(self):
         self.hook = nn.modules.module.register_module_forward_hook(self.note)
@@ -36,9 +36,9 @@ class Precisions:
         self.hook.remove()
 
     def note(self, module, _, output):
-        for stride, found in self.by_stride.items():
-            if is_depthwise(module, stride) and output.requires_grad and torch.is_autocast_enabled("cpu"):
-                found.add(output.dtype)
+        for stride in self.by_stride:
+            if is_depthwise(module, stride) and torch.is_autocast_enabled("cpu"):
+                (self.by_stride if output.requires_grad else self.evaluated)[stride].add(output.dtype)
 
 
 @pytest.mark.parametrize("padding", ["", "same"])
@@ -80,3 +80,4 @@ def test_finetune_uses_it(photos, tmp_path):
     with Precisions() as seen:
         mnv2zoo.finetune(photos, "mnv2zoo_035", tmp_path / "run", **{**QUICK, "precision": "bf16"})
     assert seen.by_stride == {1: {torch.bfloat16}, 2: {torch.float32}}
+    assert seen.evaluated == {1: {torch.bfloat16}, 2: {torch.bfloat16}}  # during training as after it
